@@ -1,0 +1,1 @@
+"""Those who choose: the PPO agent, the baselines, the policy bundle and its runtime."""

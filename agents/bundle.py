@@ -1,0 +1,166 @@
+"""The policy bundle: what training hands to serving. A folder; loading executes nothing."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from agents.policy import Policy
+from envs.directive import Catalogue
+from envs.errors import BundleError, DataError
+from envs.features import Featurizer
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+TENSORS = "policy.safetensors"
+REQUIRED = ("schema_version", "catalogue", "tasks", "features", "network", "model", "files")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A loaded policy bundle.
+
+    Attributes:
+        version: first 12 hexadecimal digits of the manifest's SHA-256.
+        manifest: everything in manifest.json.
+    """
+
+    version: str
+    policy: Policy
+    catalogue: Catalogue
+    featurizer: Featurizer
+    manifest: Mapping[str, Any]
+
+    @property
+    def model(self) -> str:
+        """The served model that the policy was trained for."""
+        return str(self.manifest["model"])
+
+
+def save_bundle(
+    folder: Path,
+    policy: Policy,
+    catalogue: Catalogue,
+    featurizer: Featurizer,
+    model: str,
+    extra: Mapping[str, Any],
+) -> Bundle:
+    """Write a bundle into `folder` and load it back.
+
+    Args:
+        extra: the rest of the manifest: floors, multipliers, training configuration,
+            data fingerprint, validation figures, versions, git commit.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: np.ascontiguousarray(array) for name, array in policy.arrays().items()}
+    save_file(tensors, folder / TENSORS)
+    manifest = {
+        "schema_version": SCHEMA_VERSION,
+        "model": model,
+        "catalogue": catalogue.to_rows(),
+        "tasks": list(featurizer.tasks),
+        "features": [
+            {"name": f.name, "unit": f.unit, "mean": float(m), "scale": float(s)}
+            for f, m, s in zip(featurizer.features, policy.mean, policy.scale, strict=True)
+        ],
+        "network": {
+            "kind": "mlp-tanh",
+            "shapes": [list(weight.shape) for weight, _ in policy.layers],
+        },
+        **extra,
+        "files": {TENSORS: _sha256(folder / TENSORS)},
+    }
+    # Written last and moved into place: a reader never sees half a bundle.
+    draft = folder / f"{MANIFEST}.new"
+    draft.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    shutil.move(draft, folder / MANIFEST)
+    return load_bundle(folder)
+
+
+def load_bundle(folder: Path) -> Bundle:
+    """Load and verify a bundle.
+
+    Raises:
+        BundleError: naming the file and what is wrong: missing, other schema version,
+            hash or shape that does not fit, features this version does not know.
+    """
+    path = folder / MANIFEST
+    try:
+        raw = path.read_bytes()
+        manifest = json.loads(raw)
+    except FileNotFoundError as error:
+        raise BundleError(f"{folder} is no policy bundle: {MANIFEST} is missing") from error
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path} cannot be read: {error}") from error
+    if not isinstance(manifest, dict) or any(field not in manifest for field in REQUIRED):
+        raise BundleError(f"{path}: one of {', '.join(REQUIRED)} is missing")
+    if manifest["schema_version"] != SCHEMA_VERSION:
+        raise BundleError(
+            f"{path}: schema_version {manifest['schema_version']}; this version reads "
+            f"{SCHEMA_VERSION}"
+        )
+    _verify(folder, manifest["files"])
+    try:
+        catalogue = Catalogue.from_rows(manifest["catalogue"], path)
+        featurizer = Featurizer([str(task) for task in manifest["tasks"]])
+        tensors = load_file(folder / TENSORS)
+    except (DataError, TypeError, SafetensorError) as error:
+        raise BundleError(f"{path}: {error}") from error
+    names = tuple(row["name"] for row in manifest["features"])
+    if names != featurizer.names:
+        raise BundleError(f"{path}: features {names} are not this version's {featurizer.names}")
+    policy = _policy(path, tensors, manifest["network"]["shapes"], len(names), len(catalogue))
+    version = hashlib.sha256(raw).hexdigest()[:12]
+    return Bundle(version, policy, catalogue, featurizer, manifest)
+
+
+def _verify(folder: Path, files: Mapping[str, str]) -> None:
+    if TENSORS not in files:
+        raise BundleError(f"{folder / MANIFEST}: files does not list {TENSORS}")
+    for name, digest in files.items():
+        if Path(name).name != name:
+            raise BundleError(f"{folder / MANIFEST}: file name {name!r} leaves the bundle")
+        if not (folder / name).is_file():
+            raise BundleError(f"{folder / name} is missing")
+        if _sha256(folder / name) != digest:
+            raise BundleError(
+                f"{folder / name} is damaged: its sha256 is not the manifest's; fetch it again"
+            )
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _policy(
+    path: Path,
+    tensors: Mapping[str, Any],
+    shapes: list[list[int]],
+    n_features: int,
+    n_directives: int,
+) -> Policy:
+    layers = []
+    width = n_features
+    for index, shape in enumerate(shapes):
+        try:
+            weight, bias = tensors[f"layers.{index}.weight"], tensors[f"layers.{index}.bias"]
+        except KeyError as error:
+            raise BundleError(f"{path}: tensor {error} is missing") from error
+        if list(weight.shape) != shape or shape[1] != width or bias.shape != (shape[0],):
+            raise BundleError(f"{path}: layer {index} has shape {weight.shape}, not {shape}")
+        layers.append((weight, bias))
+        width = shape[0]
+    if width != n_directives:
+        raise BundleError(f"{path}: {width} outputs for {n_directives} directives")
+    if any(tensors.get(n) is None or tensors[n].shape != (n_features,) for n in ("mean", "scale")):
+        raise BundleError(f"{path}: mean and scale must have shape ({n_features},)")
+    if not all(np.isfinite(array).all() for array in tensors.values()):
+        raise BundleError(f"{path}: a tensor holds NaN or infinity")
+    return Policy(tensors["mean"], tensors["scale"], tuple(layers))

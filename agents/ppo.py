@@ -1,0 +1,271 @@
+"""PPO-Lagrangian on stable-baselines3: footprint against per-task quality floors."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+
+from agents.lagrangian import Constraint, Validation
+from agents.policy import Policy
+from agents.sb3 import Lanes, Normaliser, exported, normalisation
+from envs.carbon import IntensityTrace
+from envs.clock import SteppedClock
+from envs.features import Featurizer
+from envs.llama2 import Llama2VectorEnv
+from envs.profile import Profile
+from envs.replay import ReplayBackend
+from envs.request import in_share
+from envs.reward import reward_from_profile
+from envs.world import World, observe, request_parts
+
+
+class Tracker(Protocol):
+    """Where training figures go."""
+
+    def log(self, figures: Mapping[str, float], step: int) -> None:
+        """Record named figures at an environment step."""
+
+
+@dataclass(frozen=True)
+class PpoConfig:
+    """Hyperparameters; each says what it does.
+
+    Attributes:
+        replay_steps: environment steps on the replay.
+        live_steps: environment steps on the live server afterwards; 0 leaves it out.
+        lanes, live_lanes: requests a step, replayed or in flight together.
+        n_steps, live_n_steps: steps a lane between updates; a dual step follows each.
+        learning_rate, live_learning_rate: Adam's.
+        entropy: pulls towards trying every directive.
+        weight_decay: pulls weights to 0; without it prompts are memorised.
+        hidden: width of the two tanh layers.
+        dual_rate: multiplier change per unit of floor shortfall and dual step.
+        safety: added to the floors while training, since they are measured on few prompts.
+        validation_share: share of prompts (by hash) that only steer the multipliers and
+            the choice of the checkpoint.
+        gamma: 0: a request's directive does not change the next request.
+    """
+
+    replay_steps: int = 300_000
+    live_steps: int = 512
+    lanes: int = 128
+    live_lanes: int = 32
+    n_steps: int = 8
+    live_n_steps: int = 4
+    learning_rate: float = 1e-3
+    live_learning_rate: float = 1e-4
+    entropy: float = 0.01
+    weight_decay: float = 1e-3
+    hidden: int = 64
+    dual_rate: float = 1.0
+    initial_multiplier: float = 2.0
+    safety: float = 0.02
+    validation_share: float = 0.3
+    gamma: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training gives.
+
+    Attributes:
+        policy: the checkpoint that emitted least on validation prompts among those that
+            kept every floor, or else came nearest to keeping them.
+        validation: its figures.
+        multipliers: at its step.
+        steps: environment steps in all.
+        floors_kept: whether every floor held on validation prompts, safety included.
+    """
+
+    policy: Policy
+    featurizer: Featurizer
+    validation: Validation
+    multipliers: dict[str, float]
+    steps: int
+    floors_kept: bool
+
+
+def split(profile: Profile, validation_share: float) -> tuple[Profile, Profile]:
+    """Training and validation profiles, by prompt hash."""
+    chosen = np.array(
+        [in_share(r.prompt_hash, validation_share, "validation") for r in profile.requests]
+    )
+    return profile.select(~chosen), profile.select(chosen)
+
+
+class Trainer:
+    """Trains one policy: first `replay`, then optionally `live`, then `result`."""
+
+    def __init__(
+        self,
+        profile: Profile,
+        trace: IntensityTrace,
+        floors: Mapping[str, float],
+        config: PpoConfig,
+        tracker: Tracker,
+        quality: str = "correct",
+    ) -> None:
+        self._config = config
+        self._trace = trace
+        self._quality = quality
+        self._floors = dict(floors)
+        train, validation = split(profile, config.validation_share)
+        self._train = train
+        self.featurizer = Featurizer(profile.tasks)
+        self.reward = reward_from_profile(
+            train, float(trace.g_per_kwh.mean()), self._floors, quality
+        )
+        self.reward.multipliers = dict.fromkeys(self.reward.floors, config.initial_multiplier)
+        constraint = Constraint(
+            validation,
+            self.featurizer,
+            trace,
+            self.reward.floors,
+            quality=quality,
+            rate=config.dual_rate,
+            safety=config.safety,
+            seed=config.seed,
+        )
+        self._duals = _Duals(constraint, self.reward.multipliers, tracker)
+        self._weights: Mapping[str, Any] | None = None
+
+    def replay(self) -> None:
+        """Train on the replay of the training prompts."""
+        config = self._config
+        world = World(
+            ReplayBackend(self._train),
+            self.featurizer,
+            self._trace,
+            self.reward,
+            SteppedClock(60.0),
+            n_directives=len(self._train.directives),
+            lanes=config.lanes,
+        )
+        self._learn(world, config.replay_steps, config.n_steps, config.learning_rate)
+
+    def live(self, world: World) -> None:
+        """Go on training on a live world made with this trainer's featurizer and reward."""
+        config = self._config
+        self._learn(world, config.live_steps, config.live_n_steps, config.live_learning_rate)
+
+    def result(self) -> Trained:
+        """The best checkpoint so far."""
+        best = self._duals.best
+        if best is None:
+            raise RuntimeError("nothing has been trained yet")
+        return Trained(
+            best.policy,
+            self.featurizer,
+            best.found,
+            best.multipliers,
+            self._duals.steps_before + self._duals.num_timesteps,
+            best.kept,
+        )
+
+    def _learn(self, world: World, steps: int, n_steps: int, rate: float) -> None:
+        config = self._config
+        lanes = Lanes(Llama2VectorEnv(world))
+        model = PPO(
+            "MlpPolicy",
+            lanes,
+            n_steps=n_steps,
+            batch_size=min(256, n_steps * world.lanes),
+            n_epochs=4,
+            learning_rate=rate,
+            gamma=config.gamma,
+            gae_lambda=1.0 if config.gamma == 0 else 0.95,
+            ent_coef=config.entropy,
+            seed=config.seed,
+            device="cpu",
+            policy_kwargs=self._policy_arguments(),
+        )
+        if self._weights is not None:
+            model.policy.load_state_dict(self._weights)
+        self._duals.steps_before += self._duals.num_timesteps
+        model.learn(steps, callback=self._duals)
+        self._weights = copy.deepcopy(model.policy.state_dict())
+
+    def _policy_arguments(self) -> dict[str, Any]:
+        config = self._config
+        parts = request_parts(self.featurizer, self._train.requests)
+        count = len(parts)
+        times = np.random.default_rng(config.seed).uniform(
+            self._trace.start, self._trace.end, count
+        )
+        mean, scale = normalisation(
+            observe(self.featurizer, parts, self._trace, times, np.zeros(count))
+        )
+        return {
+            "net_arch": [config.hidden, config.hidden],
+            "activation_fn": torch.nn.Tanh,
+            "features_extractor_class": Normaliser,
+            "features_extractor_kwargs": {"mean": mean, "scale": scale},
+            "optimizer_class": torch.optim.AdamW,
+            "optimizer_kwargs": {"weight_decay": config.weight_decay},
+        }
+
+    def configuration(self) -> dict[str, Any]:
+        """The hyperparameters as plain data."""
+        return asdict(self._config)
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    policy: Policy
+    found: Validation
+    multipliers: dict[str, float]
+    kept: bool
+
+    def better_than(self, other: "_Checkpoint | None") -> bool:
+        if other is None or self.kept != other.kept:
+            return other is None or self.kept
+        if self.kept:
+            return self.found.grams_ratio < other.found.grams_ratio
+        return self.found.worst_margin > other.found.worst_margin
+
+
+class _Duals(BaseCallback):
+    """After each rollout: measure on validation prompts, move multipliers, keep the best."""
+
+    def __init__(
+        self, constraint: Constraint, multipliers: dict[str, float], tracker: Tracker
+    ) -> None:
+        super().__init__()
+        self._constraint = constraint
+        self._multipliers = multipliers
+        self._tracker = tracker
+        self.best: _Checkpoint | None = None
+        self.steps_before = 0
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        policy = exported(self.model.policy)  # type: ignore[arg-type]
+        found = self._constraint.measure(policy)
+        checkpoint = _Checkpoint(
+            policy, found, dict(self._multipliers), self._constraint.kept(found)
+        )
+        if checkpoint.better_than(self.best):
+            self.best = checkpoint
+        self._multipliers.update(self._constraint.moved(self._multipliers, found))
+        self._tracker.log(self._figures(found), self.steps_before + self.num_timesteps)
+
+    def _figures(self, found: Validation) -> dict[str, float]:
+        env = self.training_env
+        assert isinstance(env, Lanes)
+        terms = env.last_info["terms"]
+        return {
+            "validation/grams_ratio": found.grams_ratio,
+            "validation/worst_margin": found.worst_margin,
+            **{f"validation/quality/{t}": r for t, r in found.ratio_by_task.items()},
+            **{f"validation/share/{i}": s for i, s in enumerate(found.share)},
+            **{f"multiplier/{t}": m for t, m in self._multipliers.items()},
+            **{f"reward/{name}": float(values.mean()) for name, values in terms.items()},
+        }

@@ -1,0 +1,1 @@
+"""The world: requests, directives, carbon, energy, quality, the environments."""

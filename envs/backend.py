@@ -1,0 +1,22 @@
+"""The seam between the environments and where outcomes come from: recorded or live."""
+
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from envs.outcome import Outcomes
+from envs.request import Request
+
+
+class Backend(Protocol):
+    """Plays requests under directives."""
+
+    @property
+    def requests(self) -> tuple[Request, ...]:
+        """The workload that rows refer to."""
+
+    def in_flight(self, lanes: int) -> NDArray[Any]:
+        """Requests at the server when each of `lanes` simultaneous ones is sent, shape (lanes,)."""
+
+    def play(self, rows: NDArray[Any], actions: NDArray[Any]) -> Outcomes:
+        """Outcomes of requests `rows` under directives `actions`, each shape (n,), at once."""

@@ -1,0 +1,235 @@
+"""Carbon intensity: readings and hourly traces from CSV."""
+
+import csv
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.errors import DataError
+
+HOUR_SECONDS = 3600.0
+# The recent range in which an intensity is placed: trailing, so that live code can have it.
+RECENT_HOURS = 24
+PLAIN = ("timestamp_utc", "zone", "carbon_intensity_g_per_kwh")
+ELECTRICITY_MAPS_TIME = "Datetime (UTC)"
+ELECTRICITY_MAPS_VALUE = "Carbon Intensity gCO₂eq/kWh (direct)"
+REMEDY = f"give {','.join(PLAIN)} or an Electricity Maps hourly export"
+
+
+@dataclass(frozen=True)
+class CarbonReading:
+    """Carbon intensity at a time and place, with what kind of figure it is.
+
+    Attributes:
+        g_per_kwh: gCO2e per kWh.
+        time: start of the hour it holds for, Unix seconds UTC.
+        age_seconds: 0 within that hour; else how long ago it ended.
+        zone: the grid's name.
+        signal: "average" or "marginal".
+        scope: "direct" or "lifecycle".
+        method: "measured", "estimated" or "forecast".
+        source: who says so.
+    """
+
+    g_per_kwh: float
+    time: float
+    age_seconds: float
+    zone: str
+    signal: str
+    scope: str
+    method: str
+    source: str
+
+
+@dataclass(frozen=True)
+class IntensityTrace:
+    """Hourly carbon intensity of one zone.
+
+    Attributes:
+        start: Unix seconds UTC of the first hour.
+        g_per_kwh: shape (hours,), gCO2e/kWh.
+        estimated: shape (hours,), whether the source marks the hour as estimated.
+    """
+
+    zone: str
+    start: float
+    g_per_kwh: NDArray[np.float64]
+    estimated: NDArray[np.bool_]
+    source: str
+    signal: str = "average"
+    scope: str = "direct"
+
+    @property
+    def end(self) -> float:
+        """Unix seconds at which the last hour ends."""
+        return self.start + HOUR_SECONDS * len(self.g_per_kwh)
+
+    def hour(self, times: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Row of each time (Unix seconds).
+
+        Raises:
+            DataError: a time lies outside the trace.
+        """
+        rows = np.floor((np.asarray(times) - self.start) / HOUR_SECONDS).astype(np.int64)
+        if rows.size and (rows.min() < 0 or rows.max() >= len(self.g_per_kwh)):
+            asked = float(np.min(times)) if rows.min() < 0 else float(np.max(times))
+            raise DataError(
+                self.source,
+                f"no intensity for {iso(asked)}: it covers {iso(self.start)} to {iso(self.end)}",
+                "start the clock within the trace or give a longer one",
+            )
+        return rows
+
+    def at(self, times: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Intensity at each time (Unix seconds), gCO2e/kWh."""
+        return self.g_per_kwh[self.hour(times)]
+
+    def recent_place(self, times: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Where each time's intensity lies in the trailing day's range: 0 lowest, 1 highest.
+
+        0.5 where the range is empty, as in a trace's first hour.
+        """
+        return self._places()[self.hour(times)]
+
+    def _places(self) -> NDArray[np.float64]:
+        cached: NDArray[np.float64] | None = self.__dict__.get("_place_cache")
+        if cached is None:
+            padded = np.concatenate([np.full(RECENT_HOURS - 1, np.nan), self.g_per_kwh])
+            windows = np.lib.stride_tricks.sliding_window_view(padded, RECENT_HOURS)
+            low, high = np.nanmin(windows, axis=1), np.nanmax(windows, axis=1)
+            span = np.where(high > low, high - low, 1.0)
+            cached = np.where(high > low, (self.g_per_kwh - low) / span, 0.5)
+            self.__dict__["_place_cache"] = cached
+        return cached
+
+    def reading(self, now: float) -> CarbonReading:
+        """The reading for `now`, or the last one before it with its age; never raises."""
+        row = int((now - self.start) // HOUR_SECONDS)
+        row = min(max(row, 0), len(self.g_per_kwh) - 1)
+        begun = self.start + HOUR_SECONDS * row
+        return CarbonReading(
+            g_per_kwh=float(self.g_per_kwh[row]),
+            time=begun,
+            age_seconds=max(0.0, now - begun - HOUR_SECONDS),
+            zone=self.zone,
+            signal=self.signal,
+            scope=self.scope,
+            method="estimated" if self.estimated[row] else "measured",
+            source=self.source,
+        )
+
+
+def iso(seconds: float) -> str:
+    """Unix seconds as ISO 8601 UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%MZ")
+
+
+def synthetic_day() -> IntensityTrace:
+    """The shipped, generated trace: made up, not a measurement of any grid."""
+    path = Path(str(files("envs") / "data" / "synthetic_intensity.csv"))
+    return read_traces([path])["SYNTHETIC"]
+
+
+def read_trace(path: Path | None, zone: str | None = None) -> IntensityTrace:
+    """One zone's trace from a file or folder of CSVs; None means the synthetic day.
+
+    Raises:
+        DataError: the file is wrong, or holds several zones and none was named.
+    """
+    if path is None:
+        return synthetic_day()
+    traces = read_traces([path])
+    if zone is None and len(traces) == 1:
+        return next(iter(traces.values()))
+    if zone is None or zone not in traces:
+        named = f"no zone {zone!r}" if zone else "several zones"
+        raise DataError(path, named, f"name one of {', '.join(sorted(traces))} with --zone")
+    return traces[zone]
+
+
+def read_traces(paths: Iterable[Path]) -> dict[str, IntensityTrace]:
+    """Traces by zone, from CSV files in either format or folders of them.
+
+    Raises:
+        DataError: naming file, row and field: missing columns, times out of order,
+            twice or missing, values that are not numbers or negative.
+    """
+    rows: dict[str, list[tuple[float, float, bool, Path]]] = {}
+    for path in paths:
+        found = sorted(path.glob("*.csv")) if path.is_dir() else [path]
+        if not found:
+            raise DataError(path, "holds no CSV", REMEDY)
+        for file in found:
+            for zone, *row in _rows(file):
+                rows.setdefault(str(zone), []).append((*row, file))  # type: ignore[arg-type]
+    return {zone: _trace(zone, hours) for zone, hours in rows.items()}
+
+
+def _rows(path: Path) -> Iterable[tuple[str, float, float, bool]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream)
+            columns = set(reader.fieldnames or ())
+            if set(PLAIN) <= columns:
+                time, zone, value = PLAIN
+            elif {ELECTRICITY_MAPS_TIME, "Zone Id", ELECTRICITY_MAPS_VALUE} <= columns:
+                time, zone, value = ELECTRICITY_MAPS_TIME, "Zone Id", ELECTRICITY_MAPS_VALUE
+            else:
+                raise DataError(path, f"columns {sorted(columns)}", REMEDY)
+            for number, row in enumerate(reader, 2):
+                estimated = (row.get("Data Estimated") or "").lower() == "true"
+                yield (
+                    row[zone],
+                    _time(path, number, time, row[time]),
+                    _value(path, number, value, row[value]),
+                    estimated,
+                )
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(path, f"cannot be read ({error})", REMEDY) from error
+
+
+def _time(path: Path, number: int, field: str, text: str | None) -> float:
+    try:
+        moment = datetime.fromisoformat((text or "").strip())
+    except ValueError as error:
+        raise DataError(
+            path, f"row {number} {field} {text!r} is no time", "give ISO 8601 in UTC"
+        ) from error
+    if moment.tzinfo is not None and moment.utcoffset() != UTC.utcoffset(None):
+        raise DataError(path, f"row {number} {field} {text!r} is not UTC", "give UTC times")
+    return moment.replace(tzinfo=UTC).timestamp()
+
+
+def _value(path: Path, number: int, field: str, text: str | None) -> float:
+    try:
+        value = float(text or "")
+    except ValueError:
+        value = float("nan")
+    if not 0 <= value < float("inf"):
+        raise DataError(path, f"row {number} {field} {text!r}", "give gCO2e/kWh, 0 or more")
+    return value
+
+
+def _trace(zone: str, hours: list[tuple[float, float, bool, Path]]) -> IntensityTrace:
+    for (before, _, _, _), (after, _, _, path) in itertools.pairwise(hours):
+        if after == before + HOUR_SECONDS:
+            continue
+        where = f"zone {zone}: {iso(after)} follows {iso(before)}"
+        if after > before:
+            missing = iso(before + HOUR_SECONDS)
+            raise DataError(path, f"{where}: hour {missing} is missing", "give every hour once")
+        kind = "twice" if after == before else "out of order"
+        raise DataError(path, f"{where}: {kind}", "give every hour once, in order")
+    return IntensityTrace(
+        zone=zone,
+        start=hours[0][0],
+        g_per_kwh=np.array([value for _, value, _, _ in hours]),
+        estimated=np.array([estimated for _, _, estimated, _ in hours]),
+        source=str(hours[0][3]),
+    )

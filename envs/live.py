@@ -1,0 +1,81 @@
+"""Live: outcomes from a real server, metered and scored."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.directive import Catalogue
+from envs.energy import Meter, Window, attribute, attributed_method
+from envs.outcome import Outcomes
+from envs.quality import correctness
+from envs.request import Request
+from envs.upstream import Upstream
+
+DEFAULT_MAX_TOKENS = 192
+
+
+class LiveBackend:
+    """Sends requests to a live server, all of a call at once, and meters the call as one window.
+
+    The window's joules are split by tokens (`envs.energy.attribute`), so requests
+    that run beside each other share what the server spent.
+    """
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        meter: Meter,
+        catalogue: Catalogue,
+        requests: Sequence[Request],
+        max_tokens: int = DEFAULT_MAX_TOKENS,
+    ) -> None:
+        self._upstream = upstream
+        self._meter = meter
+        self._catalogue = catalogue
+        self._requests = tuple(requests)
+        self._max_tokens = max_tokens
+
+    @property
+    def requests(self) -> tuple[Request, ...]:
+        """The workload."""
+        return self._requests
+
+    def in_flight(self, lanes: int) -> NDArray[Any]:
+        """0, 1, 2 ...: the requests of a call are sent one after another without waiting."""
+        return np.arange(lanes)
+
+    def play(self, rows: NDArray[Any], actions: NDArray[Any]) -> Outcomes:
+        """Send, wait for all, meter and score.
+
+        Raises:
+            UpstreamError: the server failed.
+            MeterError: the meter failed or did not move.
+        """
+        requests = [self._requests[int(row)] for row in rows]
+        bodies = [
+            self._catalogue[int(action)].body(
+                {"messages": request.messages, "max_tokens": self._max_tokens}
+            )
+            for request, action in zip(requests, actions, strict=True)
+        ]
+        window = Window(self._meter)
+        answers = self._upstream.chat(bodies)
+        energy = window.close()
+        prompt = np.array([a.prompt_tokens for a in answers], dtype=np.float64)
+        completion = np.array([a.completion_tokens for a in answers], dtype=np.float64)
+        scores = [
+            correctness(request.task, answer.text, request.reference)
+            for request, answer in zip(requests, answers, strict=True)
+        ]
+        return Outcomes(
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            energy_joules=attribute(energy.joules, prompt, completion),
+            latency_seconds=np.array([a.latency_seconds for a in answers]),
+            correct=np.array(scores, dtype=np.float64),
+            preference=np.full(len(answers), np.nan),
+            energy_method=attributed_method(energy.method),
+            responses=tuple(a.text for a in answers),
+        )

@@ -1,0 +1,1 @@
+"""Meters by device, and the choice among them."""

@@ -1,0 +1,46 @@
+"""Processor time of a server's processes x stated watts: an estimate, and labelled so."""
+
+import psutil
+
+from envs.errors import MeterError
+
+# A server processor's package power divided by its cores, e.g. AMD EPYC 9654: 360 W / 96.
+DEFAULT_WATTS_PER_CORE = 3.75
+
+
+class CpuTimeMeter:
+    """Processor seconds of a process and its children, times `watts_per_core`.
+
+    Counts only while the processor works for the server: idle power is left out.
+    """
+
+    method = "estimated"
+
+    def __init__(self, pid: int, watts_per_core: float = DEFAULT_WATTS_PER_CORE) -> None:
+        try:
+            self._process = psutil.Process(pid)
+        except psutil.Error as error:
+            raise MeterError(f"processor time: no process {pid}") from error
+        self._watts = watts_per_core
+        self.source = f"processor time x {watts_per_core:g} W per core"
+
+    def read_joules(self) -> float:
+        """J since the server started, to the operating system's 10 ms."""
+        try:
+            tree = [self._process, *self._process.children(recursive=True)]
+            times = [process.cpu_times() for process in tree]
+        except psutil.Error as error:
+            raise MeterError(f"processor time: the server's process is gone ({error})") from error
+        return self._watts * float(sum(t.user + t.system for t in times))
+
+
+def listening_process(port: int) -> int | None:
+    """The process that listens on a local TCP port, or None."""
+    for process in psutil.process_iter():
+        try:
+            connections = process.net_connections(kind="tcp")
+        except psutil.Error:
+            continue
+        if any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in connections):
+            return int(process.pid)
+    return None

@@ -1,0 +1,45 @@
+"""Outcomes: what (request, directive) pairs cost and were worth, as arrays."""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+QUALITIES = ("correct", "preference")
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Outcomes of n requests; every array has shape (n,).
+
+    Attributes:
+        prompt_tokens, completion_tokens: tokens, as the server counts them.
+        energy_joules: J, as `energy_method` says.
+        latency_seconds: s from sending to the last byte.
+        correct: agreement with the reference, 0..1; NaN without a reference.
+        preference: judge's preference, 0..1; NaN where there is no verdict.
+        energy_method: "measured", "attributed" or "estimated".
+        responses: the answers' texts, or None where they were not kept.
+    """
+
+    prompt_tokens: Floats
+    completion_tokens: Floats
+    energy_joules: Floats
+    latency_seconds: Floats
+    correct: Floats
+    preference: Floats
+    energy_method: str
+    responses: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        sizes = {
+            getattr(self, f.name).shape
+            for f in fields(self)
+            if isinstance(getattr(self, f.name), np.ndarray)
+        }
+        if len(sizes) != 1:
+            raise ValueError(f"outcome arrays differ in shape: {sizes}")
+
+    def __len__(self) -> int:
+        return len(self.energy_joules)

@@ -1,0 +1,138 @@
+"""The LLM server seen from outside: an OpenAI-compatible chat client, many requests at once."""
+
+import asyncio
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from envs.errors import UpstreamError
+
+API_KEY_VARIABLE = "SPROUT_UPSTREAM_API_KEY"
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One answer: text, token counts as the server reports them, and seconds until complete."""
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    latency_seconds: float
+
+
+class Upstream:
+    """A synchronous client that keeps many requests in flight.
+
+    Use as a context manager. The key, if any, is read from the environment
+    variable SPROUT_UPSTREAM_API_KEY and sent nowhere but upstream.
+    """
+
+    def __init__(self, url: str, model: str | None = None, timeout_seconds: float = 120.0) -> None:
+        self.url = url.rstrip("/")
+        self._model = model
+        self._timeout = timeout_seconds
+        self._portal_context = start_blocking_portal("asyncio")
+        self._portal: BlockingPortal | None = None
+        self._session: aiohttp.ClientSession | None = None
+
+    def __enter__(self) -> Self:
+        self._portal = self._portal_context.__enter__()
+        self._portal.call(self._open)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._portal is not None and self._session is not None:
+            self._portal.call(self._session.close)
+        self._portal_context.__exit__(kind, error, trace)
+        self._portal = self._session = None
+
+    async def _open(self) -> None:
+        key = os.environ.get(API_KEY_VARIABLE)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(total=self._timeout),
+            headers={"Authorization": f"Bearer {key}"} if key else None,
+        )
+
+    @property
+    def model(self) -> str:
+        """The model asked for; the server's first one unless it was named.
+
+        Raises:
+            UpstreamError: the server lists no model.
+        """
+        if self._model is None:
+            listed = self._call("GET", "/v1/models", None).get("data") or []
+            if not listed:
+                raise UpstreamError(f"{self.url}/v1/models lists no model; name one with --model")
+            self._model = str(listed[0]["id"])
+        return self._model
+
+    def chat(self, chats: Sequence[Mapping[str, Any]]) -> list[Generation]:
+        """Send chat bodies all at once and wait for all answers, in order.
+
+        Args:
+            chats: bodies without `model`; greedy decoding is asked for.
+
+        Raises:
+            UpstreamError: any of them failed; names the URL and the cause.
+        """
+        model = self.model
+        bodies = [{"model": model, "temperature": 0.0, **chat} for chat in chats]
+        if self._portal is None:
+            raise UpstreamError(f"{self.url}: the client is closed")
+        return self._portal.call(self._gather, bodies)
+
+    async def _gather(self, bodies: Sequence[Mapping[str, Any]]) -> list[Generation]:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._guarded(body)) for body in bodies]
+        results = [task.result() for task in tasks]
+        for result in results:
+            if isinstance(result, UpstreamError):
+                raise result
+        return [result for result in results if isinstance(result, Generation)]
+
+    async def _guarded(self, body: Mapping[str, Any]) -> Generation | UpstreamError:
+        started = time.monotonic()
+        try:
+            answer = await self._json("POST", "/v1/chat/completions", body)
+        except UpstreamError as error:
+            return error
+        try:
+            usage = answer["usage"]
+            return Generation(
+                str(answer["choices"][0]["message"]["content"] or "").strip(),
+                int(usage["prompt_tokens"]),
+                int(usage["completion_tokens"]),
+                time.monotonic() - started,
+            )
+        except (KeyError, IndexError, TypeError) as error:
+            return UpstreamError(f"{self.url}: answer lacks {error}; is it OpenAI-compatible?")
+
+    def _call(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
+        if self._portal is None:
+            raise UpstreamError(f"{self.url}: the client is closed")
+        return self._portal.call(self._json, method, path, body)
+
+    async def _json(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
+        assert self._session is not None
+        try:
+            async with self._session.request(method, self.url + path, json=body) as response:
+                if response.status >= 400:
+                    text = (await response.text())[:300]
+                    raise UpstreamError(f"{self.url}{path} answered {response.status}: {text}")
+                return await response.json()
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            cause = str(error) or type(error).__name__
+            raise UpstreamError(f"the LLM server at {self.url} failed: {cause}") from error

@@ -1,0 +1,146 @@
+"""`sprout bench directives`: what each directive costs and is worth, by task and difficulty."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from agents.baselines import best_fixed_mix
+from envs.directive import DEFAULT_CATALOGUE
+from envs.live import LiveBackend
+from envs.meters.choose import choose_meter
+from envs.outcome import Floats
+from envs.profile import Profile
+from envs.tasks import CELLS, MODULES
+from envs.upstream import Upstream
+from envs.workload import generate
+from experiments.llama.server import EMBEDDED, llama_server
+from experiments.profile import record
+from experiments.settings import Settings, write_json
+
+BEGIN, END = "<!-- directives -->", "<!-- /directives -->"
+
+
+class DirectivesBench(Settings):
+    """Table tokens and accuracy by task, difficulty and directive on the live server."""
+
+    out: Path = Field(Path("runs/bench-directives"), description="folder for the profile")
+    model: str = Field(str(EMBEDDED), description="folder with weights or Hugging Face name")
+    per_cell: int = Field(300, ge=1, description="requests a (task, difficulty)")
+    floor: float = Field(0.95, ge=0, le=1)
+    seed: int = 77
+    card: Path | None = Field(None, description="model card whose table to rewrite")
+    json_path: Path | None = Field(None, alias="json", description="also write the result here")
+
+    def cli_cmd(self) -> None:
+        """Measure and print."""
+        self.save(self.out)
+        requests = generate(self.per_cell, self.seed, by_cell=True)
+        with (
+            llama_server(self.model, log=self.out / "llama.log") as server,
+            Upstream(server.url, server.model) as upstream,
+        ):
+            backend = LiveBackend(upstream, choose_meter(server.url), DEFAULT_CATALOGUE, requests)
+            profile = record(
+                backend, DEFAULT_CATALOGUE, server.model, self.out / "directives.parquet"
+            )
+        text = table(profile, self.per_cell) + "\n\n" + verdict(profile, self.floor)
+        print(text)
+        write_json(self.json_path, figures(profile, self.floor))
+        if self.card is not None:
+            _rewrite(self.card, text)
+
+
+def _cells(profile: Profile) -> dict[tuple[str, int], Any]:
+    keys = [(r.task, r.difficulty) for r in profile.requests]
+    return {cell: np.array([key == cell for key in keys]) for cell in CELLS}
+
+
+def table(profile: Profile, per_cell: int) -> str:
+    """Markdown table of mean tokens and accuracy."""
+    names = profile.directives
+    lines = [
+        f"Greedy decoding, {per_cell} requests a cell; tokens / accuracy.",
+        "",
+        "| task | difficulty | " + " | ".join(names) + " |",
+        "|---|---|" + "---|" * len(names),
+    ]
+    for (task, difficulty), rows in _cells(profile).items():
+        tokens = profile.completion_tokens[rows].mean(axis=0)
+        correct = profile.correct[rows].mean(axis=0)
+        cells = " | ".join(f"{t:.1f} / {c:.2f}" for t, c in zip(tokens, correct, strict=True))
+        lines.append(f"| {task} | {difficulty} | {cells} |")
+    return "\n".join(lines)
+
+
+def figures(profile: Profile, floor: float) -> dict[str, Any]:
+    """Fixed directives' quality, and tokens of the best fixed mix and the best choice a cell.
+
+    Every task weighs the same, and every difficulty within its task.
+    """
+    tasks = tuple(MODULES)
+    cells = _cells(profile)
+    tokens = {c: profile.completion_tokens[rows].mean(axis=0) for c, rows in cells.items()}
+    correct = {c: profile.correct[rows].mean(axis=0) for c, rows in cells.items()}
+
+    def of_task(values: dict[tuple[str, int], Floats], task: str) -> Floats:
+        mean: Floats = np.mean([v for (t, _), v in values.items() if t == task], axis=0)
+        return mean
+
+    cost = np.stack([of_task(tokens, t) for t in tasks])
+    worth = np.stack([of_task(correct, t) for t in tasks])
+    mix = best_fixed_mix(cost, worth, np.array(tasks), dict.fromkeys(tasks, floor))
+    best = [_best_choice(task, tokens, correct, floor) for task in tasks]
+    return {
+        "ratio_by_fixed_directive": {
+            name: {t: float(w[i] / w[0]) for t, w in zip(tasks, worth, strict=True)}
+            for i, name in enumerate(profile.directives)
+        },
+        "tokens_l0": float(cost[:, 0].mean()),
+        "best_fixed_mix": [float(x) for x in mix],
+        "tokens_best_fixed_mix": float((cost @ mix).mean()),
+        "tokens_best_choice": float(np.mean([found[0] for found in best])),
+        "best_choice": {t: list(found[1]) for t, found in zip(tasks, best, strict=True)},
+    }
+
+
+def _best_choice(
+    task: str,
+    tokens: dict[tuple[str, int], Floats],
+    correct: dict[tuple[str, int], Floats],
+    floor: float,
+) -> tuple[float, tuple[int, ...]]:
+    """Fewest mean tokens, over one directive a difficulty, that keep the task's floor."""
+    cells = [cell for cell in tokens if cell[0] == task]
+    least = floor * np.mean([correct[cell][0] for cell in cells])
+    choices = itertools.product(range(len(tokens[cells[0]])), repeat=len(cells))
+    return min(
+        (float(np.mean([tokens[c][d] for c, d in zip(cells, choice, strict=True)])), choice)
+        for choice in choices
+        if np.mean([correct[c][d] for c, d in zip(cells, choice, strict=True)]) >= least
+    )
+
+
+def verdict(profile: Profile, floor: float) -> str:
+    """The figures in sentences."""
+    found = figures(profile, floor)
+    lines = ["Accuracy relative to `none`, by task, of each directive used for everything:", ""]
+    for name, ratios in found["ratio_by_fixed_directive"].items():
+        lines.append(f"- `{name}`: " + ", ".join(f"{t} {r:.2f}" for t, r in ratios.items()))
+    mix = ", ".join(f"{100 * x:.0f}%" for x in found["best_fixed_mix"])
+    ratio = found["tokens_best_choice"] / found["tokens_best_fixed_mix"]
+    lines += [
+        "",
+        f"The best fixed mix that keeps {floor:g} of every task ({mix}) needs "
+        f"{found['tokens_best_fixed_mix']:.1f} tokens a request; the best choice by task and "
+        f"difficulty needs {found['tokens_best_choice']:.1f}, a ratio of {ratio:.2f}.",
+    ]
+    return "\n".join(lines)
+
+
+def _rewrite(card: Path, text: str) -> None:
+    before, _, rest = card.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    card.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")

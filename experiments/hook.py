@@ -1,0 +1,26 @@
+"""The hook as a child process, as the demo, the benchmarks and the tests start it."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from experiments.child import Child, child, free_port
+
+
+@contextmanager
+def hook(
+    upstream: str, policy: Path, flags: Sequence[str] = (), log: Path | None = None
+) -> Iterator[Child]:
+    """`sprout serve` in front of `upstream` on a free port while the context lasts.
+
+    Raises:
+        UpstreamError: it did not become healthy; quotes its last line.
+    """
+    port = free_port()
+    command = [sys.executable, "-m", "experiments.cli", "serve"]
+    given = ["--upstream", upstream, "--policy", str(policy), "--port", str(port), *flags]
+    with child(
+        "the hook", [*command, *given], port, "/healthz", log=log, start_seconds=30
+    ) as started:
+        yield started

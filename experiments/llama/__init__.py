@@ -1,0 +1,1 @@
+"""The embedded Llama: training, weights, and the live server that serves it."""

@@ -1,0 +1,45 @@
+"""`sprout llama` and `sprout pretrain`."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from envs.errors import UpstreamError
+from experiments.child import last_line
+from experiments.llama.server import EMBEDDED, llama_server
+from experiments.settings import Settings
+
+
+class Llama(Settings):
+    """Start a live, OpenAI-compatible Llama server on loopback and stop it with Ctrl-C."""
+
+    model: str = Field(str(EMBEDDED), description="folder with weights or Hugging Face name")
+    engine: str = Field("transformers", description="transformers, or vllm where installed")
+    port: int = Field(8000, ge=0, le=65535, description="0 takes a free one")
+    device: str = Field("auto", description="auto, cpu or cuda")
+
+    def cli_cmd(self) -> None:
+        """Run until interrupted."""
+        with llama_server(
+            self.model, engine=self.engine, port=self.port, device=self.device
+        ) as server:
+            print(
+                f"serving model {server.model} at {server.url} (log: {server.child.log})",
+                flush=True,
+            )
+            server.child.process.wait()
+            raise UpstreamError(f"the Llama server ended: {last_line(server.child.log)}")
+
+
+class Pretrain(Settings):
+    """Train the embedded Llama from scratch on generated tasks (CPU, about 30 minutes)."""
+
+    out: Path = Field(Path("runs/sprout-llama-2m"), description="folder for model and tokenizer")
+    steps: int = Field(6500, ge=1, description="batches of 4,096 tokens")
+    seed: int = 0
+
+    def cli_cmd(self) -> None:
+        """Train and write the model."""
+        from experiments.llama.pretrain import pretrain
+
+        pretrain(self.out, steps=self.steps, seed=self.seed)

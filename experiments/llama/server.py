@@ -1,0 +1,109 @@
+"""Start a live Llama server: `transformers serve`, or vLLM where it is installed."""
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from envs.errors import ConfigError
+from experiments.child import HOST, Child, child, free_port
+
+EMBEDDED = Path(__file__).parent / "sprout-llama-2m"
+ENGINES = ("transformers", "vllm")
+# Continuous batching with bounds: the defaults take most of a machine's memory.
+BATCHING = (
+    *("--continuous-batching", "--cb-block-size", "32"),
+    *("--cb-num-blocks", "512", "--cb-max-batch-tokens", "512"),
+)
+
+
+@dataclass(frozen=True)
+class LlamaServer:
+    """A running server and the model's name to ask it for."""
+
+    model: str
+    child: Child
+
+    @property
+    def url(self) -> str:
+        """Its URL, on loopback."""
+        return self.child.url
+
+
+@contextmanager
+def llama_server(
+    model: str | Path = EMBEDDED,
+    *,
+    engine: str = "transformers",
+    port: int = 0,
+    device: str = "auto",
+    log: Path | None = None,
+) -> Iterator[LlamaServer]:
+    """Serve `model` while the context lasts.
+
+    Args:
+        model: a folder with weights, or a Hugging Face model's name.
+        engine: "transformers" (`transformers serve`) or "vllm" where it is installed.
+        port: 0 takes a free one.
+        device: "auto", "cpu" or "cuda"; for transformers.
+        log: the server's output; default a temporary file.
+
+    Raises:
+        ConfigError: wrong model, engine, or a port in use.
+        UpstreamError: the server did not become healthy; quotes its last line.
+    """
+    name, folder = _resolved(model)
+    port = free_port(port)
+    command = _command(engine, name, port, device)
+    with child(
+        "the Llama server",
+        command,
+        port,
+        "/health",
+        log=log,
+        folder=folder,
+        environment=_environment(),
+    ) as started:
+        yield LlamaServer(name, started)
+
+
+def _resolved(model: str | Path) -> tuple[str, Path | None]:
+    # Served from its parent folder, a model's name is short and shows no path.
+    path = Path(model)
+    if path.is_dir():
+        if not (path / "config.json").exists():
+            raise ConfigError(f"{path} holds no model: config.json is missing")
+        return path.resolve().name, path.resolve().parent
+    if isinstance(model, Path) or model.startswith((".", "/", "~")):
+        raise ConfigError(f"no model folder at {model}; give one, or a Hugging Face model's name")
+    if model.count("/") != 1:
+        raise ConfigError(
+            f"{model!r} is neither a folder nor a Hugging Face name like "
+            "meta-llama/Llama-2-7b-chat-hf"
+        )
+    return model, None
+
+
+def _command(engine: str, name: str, port: int, device: str) -> list[str]:
+    if engine == "transformers":
+        start = "from transformers.cli.transformers import main; main()"
+        base = [sys.executable, "-c", start, "serve", name]
+        where = ["--host", HOST, "--port", str(port), "--device", device]
+        return [*base, *where, "--dtype", "auto", *BATCHING]
+    if engine != "vllm":
+        raise ConfigError(f"engine {engine!r}: one of {', '.join(ENGINES)}")
+    program = shutil.which("vllm")
+    if program is None:
+        raise ConfigError("engine vllm: the program vllm is not installed; see vLLM's own guide")
+    return [program, "serve", name, "--host", HOST, "--port", str(port)]
+
+
+def _environment() -> dict[str, str]:
+    # `transformers serve` answers /v1/models with 500 where the cache folder is missing.
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+    cache.mkdir(parents=True, exist_ok=True)
+    return {"HF_HUB_CACHE": str(cache), "TOKENIZERS_PARALLELISM": "false"}

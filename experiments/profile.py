@@ -1,0 +1,157 @@
+"""`sprout profile`: record a workload's outcomes under every directive from a live server."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+from rich.progress import Progress
+
+from envs.directive import Catalogue, read_catalogue
+from envs.errors import ConfigError, DataError
+from envs.live import LiveBackend
+from envs.meters.choose import choose_meter
+from envs.meters.cpu_time import DEFAULT_WATTS_PER_CORE
+from envs.outcome import Outcomes
+from envs.profile import Profile, read_profile, write_profile
+from envs.request import Request
+from envs.upstream import Upstream
+from envs.workload import generate
+from experiments.settings import Settings
+
+IN_FLIGHT = 32
+WARM_UP = 8
+
+
+class ProfileCommand(Settings):
+    """Record a profile of generated requests; run again to resume after an interruption."""
+
+    upstream: str = Field(description="URL of the Llama server, on this machine")
+    model: str | None = Field(None, description="model to ask for; default the server's first")
+    out: Path = Field(description="Parquet file to write")
+    per_task: int = Field(150, ge=1, description="requests a task")
+    directives: Path | None = Field(None, description="YAML catalogue; default the paper's three")
+    in_flight: int = Field(IN_FLIGHT, ge=1, description="requests in flight together")
+    watts_per_core: float = Field(
+        DEFAULT_WATTS_PER_CORE, gt=0, description="stated power of a busy core without a GPU"
+    )
+    seed: int = 0
+
+    def cli_cmd(self) -> None:
+        """Record and write."""
+        requests = generate(self.per_task, self.seed)
+        catalogue = read_catalogue(self.directives)
+        with Upstream(self.upstream, self.model) as upstream:
+            meter = choose_meter(self.upstream, self.watts_per_core)
+            backend = LiveBackend(upstream, meter, catalogue, requests)
+            profile = record(backend, catalogue, upstream.model, self.out, self.in_flight)
+        self.save(self.out.parent)
+        print(
+            f"{len(profile.requests)} requests x {len(profile.directives)} directives in "
+            f"{self.out}; joules {profile.energy_method} ({meter.source})"
+        )
+
+
+def record(
+    backend: LiveBackend,
+    catalogue: Catalogue,
+    model: str,
+    out: Path,
+    in_flight: int = IN_FLIGHT,
+    label: str = "profile",
+) -> Profile:
+    """Play every request under every directive and write the profile.
+
+    Requests go in blocks of `in_flight`; a block's requests run under one directive
+    at a time, each such window metered by itself, so that differences between
+    directives are read, not assumed. Finished windows are kept in `out`.partial, from
+    which a later call goes on.
+
+    Raises:
+        UpstreamError, MeterError: the server or its meter failed; what was recorded stays.
+        ConfigError: the partial file belongs to other requests.
+    """
+    partial = out.with_suffix(out.suffix + ".partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    kept = _resumed(partial, backend.requests)
+    count = len(backend.requests)
+    warm = np.arange(min(WARM_UP, count))
+    backend.play(warm, np.zeros(len(warm), dtype=np.int64))
+    with Progress() as progress, partial.open("a", encoding="utf-8") as journal:
+        bar = progress.add_task(label, total=count * len(catalogue), completed=len(kept))
+        for block, start in enumerate(range(0, count, in_flight)):
+            window = np.arange(start, min(start + in_flight, count))
+            # Each block starts with another directive, so that drift favours none.
+            for turn in range(len(catalogue)):
+                action = (block + turn) % len(catalogue)
+                name = catalogue[action].name
+                # A window is kept whole or played again: its joules were split over all of it.
+                if all((backend.requests[r].request_id, name) in kept for r in window):
+                    continue
+                outcomes = backend.play(window, np.full(len(window), action))
+                fresh = outcome_rows(backend.requests, window, outcomes, name, model)
+                journal.writelines(json.dumps(row) + "\n" for row in fresh)
+                journal.flush()
+                kept |= {(row["request_id"], row["directive"]): row for row in fresh}
+                progress.advance(bar, len(window))
+    write_profile(out, kept.values())
+    partial.unlink()
+    return read_profile(out, directives=catalogue.names)
+
+
+def _resumed(partial: Path, requests: Sequence[Request]) -> dict[tuple[str, str], dict[str, Any]]:
+    if not partial.exists():
+        return {}
+    lines = partial.read_text(encoding="utf-8").splitlines()
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            # The last line may be cut off by whatever interrupted us; no other may.
+            if number < len(lines):
+                raise DataError(partial, f"row {number} is no JSON", "delete the file") from error
+    prompts = {request.request_id: request.messages_json for request in requests}
+    for row in rows:
+        if prompts.get(row["request_id"]) != row["messages"]:
+            raise ConfigError(
+                f"{partial} holds request {row['request_id']!r} of another workload; "
+                "use the same flags as then, or delete the file"
+            )
+    return {(row["request_id"], row["directive"]): row for row in rows}
+
+
+def outcome_rows(
+    requests: Sequence[Request],
+    rows: Any,
+    outcomes: Outcomes,
+    directive: str,
+    model: str,
+) -> list[dict[str, Any]]:
+    """Profile rows of one window."""
+    result = []
+    for i, row in enumerate(rows):
+        request = requests[int(row)]
+        correct = float(outcomes.correct[i])
+        result.append(
+            {
+                "request_id": request.request_id,
+                "task": request.task,
+                "model": model,
+                "directive": directive,
+                "messages": request.messages_json,
+                "reference": request.reference,
+                "difficulty": request.difficulty,
+                "response": outcomes.responses[i] if outcomes.responses else None,
+                "prompt_tokens": int(outcomes.prompt_tokens[i]),
+                "completion_tokens": int(outcomes.completion_tokens[i]),
+                "energy_joules": float(outcomes.energy_joules[i]),
+                "energy_method": outcomes.energy_method,
+                "latency_seconds": float(outcomes.latency_seconds[i]),
+                "preference": None,
+                "correct": None if np.isnan(correct) else correct,
+            }
+        )
+    return result

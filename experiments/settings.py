@@ -1,0 +1,126 @@
+"""The one configuration system: typed settings, file < environment < flags.
+
+A command is a `Settings` subclass whose fields are its flags. `--config FILE` (YAML)
+gives defaults, environment variables `SPROUT_<FIELD>` override it, flags override
+both. The resolved settings are saved beside every result.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    CliApp,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
+
+from envs.errors import ConfigError
+
+
+class Settings(BaseSettings):
+    """Base of all commands: define fields and `cli_cmd`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SPROUT_",
+        env_ignore_empty=True,
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        cli_implicit_flags=True,
+        nested_model_default_partial_update=True,
+        extra="forbid",
+    )
+    config_file: ClassVar[Path | None] = None
+
+    config: Path | None = Field(None, description="YAML file with defaults for these flags")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags come as init settings, then the environment, then the file."""
+        sources = [init_settings, env_settings]
+        if cls.config_file is not None:
+            sources.append(YamlConfigSettingsSource(settings_cls, cls.config_file))
+        return tuple(sources)
+
+    def save(self, folder: Path) -> None:
+        """Write the resolved settings to `folder`/config.yaml."""
+        folder.mkdir(parents=True, exist_ok=True)
+        resolved = self.model_dump(mode="json", exclude={"config"})
+        (folder / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False))
+
+
+def run_command(command: type[Settings], name: str, arguments: list[str]) -> None:
+    """Parse `arguments` into `command` and run it.
+
+    Raises:
+        ConfigError: a setting is unknown or has a wrong value; names it.
+    """
+    command.config_file = _config_file(arguments)
+    command.model_config["cli_prog_name"] = f"sprout {name}"
+    try:
+        CliApp.run(command, cli_args=arguments)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]).replace("_", "-")
+        given = "" if first["type"] == "missing" else f", not {first.get('input')!r}"
+        raise ConfigError(f"--{field}: {first['msg']}{given}") from error
+
+
+def _config_file(arguments: list[str]) -> Path | None:
+    for index, argument in enumerate(arguments):
+        if argument.startswith("--config="):
+            path = Path(argument.partition("=")[2])
+        elif argument == "--config" and index + 1 < len(arguments):
+            path = Path(arguments[index + 1])
+        else:
+            continue
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise ConfigError(f"--config {path}: cannot be read ({error})") from error
+        if content is not None and not isinstance(content, dict):
+            raise ConfigError(f"--config {path}: give a mapping of settings")
+        return path
+    return None
+
+
+def floors_by_task(floor: str, tasks: tuple[str, ...]) -> dict[str, float]:
+    """Floors from `--floor`: one ratio for all tasks, or a YAML file of task: ratio.
+
+    Raises:
+        ConfigError: no ratio in 0..1, or a task without a floor.
+    """
+    try:
+        given: Any = dict.fromkeys(tasks, float(floor))
+    except ValueError:
+        try:
+            given = yaml.safe_load(Path(floor).read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError) as error:
+            raise ConfigError(f"--floor {floor!r}: neither a ratio nor a YAML file") from error
+    missing = [task for task in tasks if task not in given]
+    if missing:
+        raise ConfigError(f"--floor {floor}: no floor for task {missing[0]!r}")
+    floors = {task: float(given[task]) for task in tasks}
+    for task, value in floors.items():
+        if not 0 <= value <= 1:
+            raise ConfigError(f"--floor {floor}: {task} is {value}; give a ratio from 0 to 1")
+    return floors
+
+
+def write_json(path: Path | None, result: Any) -> None:
+    """Write a machine-readable result where `--json` asks for it."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

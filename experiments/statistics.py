@@ -1,0 +1,56 @@
+"""Intervals for ratios of means, by paired bootstrap over requests (scipy)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import bootstrap
+
+Floats = NDArray[np.float64]
+RESAMPLES = 4000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A figure with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def to_json(self) -> dict[str, float | list[float]]:
+        """As results are written."""
+        return {"value": self.value, "ci95": [self.low, self.high]}
+
+
+def ratio_of_means(numerator: Floats, denominator: Floats, seed: int = 0) -> Interval:
+    """mean(numerator) / mean(denominator) over the same requests, each shape (n,).
+
+    Percentile bootstrap of 4,000 resamples, pairs kept together (Efron & Tibshirani,
+    1993, chapter 8). NaN throughout where the denominator's mean is 0.
+    """
+    base = float(denominator.mean())
+    if base == 0:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    value = float(numerator.mean()) / base
+    if len(numerator) < 2 or np.ptp(numerator - value * denominator) < 1e-12:
+        # The same ratio for every request: nothing to resample.
+        return Interval(value, value, value)
+
+    def ratio(top: Floats, bottom: Floats, axis: int = -1) -> Floats:
+        below = bottom.mean(axis=axis)
+        safe: Floats = top.mean(axis=axis) / np.where(below == 0, np.nan, below)
+        return safe
+
+    result = bootstrap(
+        (numerator, denominator),
+        ratio,
+        paired=True,
+        vectorized=True,
+        n_resamples=RESAMPLES,
+        batch=500,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    interval = result.confidence_interval
+    return Interval(value, float(interval.low), float(interval.high))

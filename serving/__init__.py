@@ -1,0 +1,1 @@
+"""The online hook in front of an OpenAI-compatible server."""

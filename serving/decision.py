@@ -1,0 +1,92 @@
+"""The framework-free core of the hook: observe a request, decide, rewrite it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from agents.bundle import Bundle
+from envs.carbon import CarbonReading, IntensityTrace
+
+# Requests whose answer a machine parses: a directive could break them.
+UNSAFE_FIELDS = ("tools", "functions", "response_format")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was chosen for a request.
+
+    Attributes:
+        directive: name in the bundle's catalogue.
+        probability: of that directive under the policy (1 where it had no say).
+        reason: "policy", or why the request was left alone: "opt_out", "format",
+            "unknown_model".
+        intensity: what the policy saw of the grid.
+    """
+
+    action: int
+    directive: str
+    probability: float
+    reason: str
+    intensity: CarbonReading
+
+
+class Decider:
+    """Chooses a directive for each chat request by a policy bundle.
+
+    Args:
+        now: Unix seconds of the clock that the trace is read by.
+        seed: of the sampling; None draws from the operating system.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        trace: IntensityTrace,
+        now: Callable[[], float],
+        seed: int | None = None,
+    ) -> None:
+        self.bundle = bundle
+        self._trace = trace
+        self._now = now
+        self._rng = np.random.default_rng(seed)
+
+    def decide(
+        self, body: Mapping[str, Any], task: str | None, in_flight: int, opt_out: bool = False
+    ) -> Decision:
+        """Choose for one chat-completions body.
+
+        Raises:
+            KeyError, TypeError, ValueError: the body is no chat; the caller passes it on
+                untouched, for upstream to judge.
+        """
+        reading = self._trace.reading(self._now())
+        reason = self._left_alone(body, opt_out)
+        if reason is not None:
+            return Decision(0, self.bundle.catalogue[0].name, 1.0, reason, reading)
+        place = self._trace.recent_place(np.array([reading.time]))
+        context = self.bundle.featurizer.context(
+            np.array([in_flight]), np.array([reading.g_per_kwh]), place, np.array([reading.time])
+        )
+        request = self.bundle.featurizer.request(body["messages"], task)
+        observation = np.concatenate([request[None], context], axis=1)
+        chance = self.bundle.policy.probabilities(observation)[0]
+        if not np.isfinite(chance).all():
+            raise ValueError("the policy gave no probabilities")
+        action = int(self._rng.choice(len(chance), p=chance))
+        name = self.bundle.catalogue[action].name
+        return Decision(action, name, float(chance[action]), "policy", reading)
+
+    def steer(self, body: Mapping[str, Any], decision: Decision) -> dict[str, Any]:
+        """The body with the decision's directive added."""
+        return self.bundle.catalogue[decision.action].body(body)
+
+    def _left_alone(self, body: Mapping[str, Any], opt_out: bool) -> str | None:
+        if opt_out:
+            return "opt_out"
+        if body.get("model") != self.bundle.model:
+            return "unknown_model"
+        if any(body.get(field) for field in UNSAFE_FIELDS):
+            return "format"
+        return None
