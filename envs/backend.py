@@ -20,3 +20,6 @@ class Backend(Protocol):
 
     def play(self, rows: NDArray[Any], actions: NDArray[Any]) -> Outcomes:
         """Outcomes of requests `rows` under directives `actions`, each shape (n,), at once."""
+
+    def close(self) -> None:
+        """Free what it holds; it is not used afterwards."""

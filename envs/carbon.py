@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 
@@ -95,18 +96,15 @@ class IntensityTrace:
 
         0.5 where the range is empty, as in a trace's first hour.
         """
-        return self._places()[self.hour(times)]
+        return self._places[self.hour(times)]
 
+    @cached_property
     def _places(self) -> NDArray[np.float64]:
-        cached: NDArray[np.float64] | None = self.__dict__.get("_place_cache")
-        if cached is None:
-            padded = np.concatenate([np.full(RECENT_HOURS - 1, np.nan), self.g_per_kwh])
-            windows = np.lib.stride_tricks.sliding_window_view(padded, RECENT_HOURS)
-            low, high = np.nanmin(windows, axis=1), np.nanmax(windows, axis=1)
-            span = np.where(high > low, high - low, 1.0)
-            cached = np.where(high > low, (self.g_per_kwh - low) / span, 0.5)
-            self.__dict__["_place_cache"] = cached
-        return cached
+        padded = np.concatenate([np.full(RECENT_HOURS - 1, np.nan), self.g_per_kwh])
+        windows = np.lib.stride_tricks.sliding_window_view(padded, RECENT_HOURS)
+        low, high = np.nanmin(windows, axis=1), np.nanmax(windows, axis=1)
+        span = np.where(high > low, high - low, 1.0)
+        return np.where(high > low, (self.g_per_kwh - low) / span, 0.5)
 
     def reading(self, now: float) -> CarbonReading:
         """The reading for `now`, or the last one before it with its age; never raises."""

@@ -79,3 +79,7 @@ class LiveBackend:
             energy_method=attributed_method(energy.method),
             responses=tuple(a.text for a in answers),
         )
+
+    def close(self) -> None:
+        """Close the client."""
+        self._upstream.close()

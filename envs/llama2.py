@@ -107,6 +107,10 @@ class Llama2Env(gymnasium.Env[NDArray[np.float32], np.int64]):
         info["energy_method"] = step.outcomes.energy_method
         return step.observations[0], float(step.rewards[0]), False, step.truncated, info
 
+    def close(self) -> None:
+        """Close the backend's connections."""
+        self.world.backend.close()
+
 
 class Llama2VectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[Any]]):
     """Many lanes of `Llama2Env` at once: one call sends all lanes' requests together.
@@ -146,6 +150,10 @@ class Llama2VectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[
             observations = self.world.reset()
         flags = np.full(self.num_envs, step.truncated)
         return observations, step.rewards, np.zeros(self.num_envs, dtype=bool), flags, info
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the backend's connections."""
+        self.world.backend.close()
 
 
 def step_info(step: Step) -> dict[str, NDArray[Any]]:

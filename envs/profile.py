@@ -14,7 +14,7 @@ from envs.errors import DataError
 from envs.outcome import QUALITIES, Floats, Outcomes
 from envs.request import Request
 
-FIELDS: list[pa.Field[Any]] = [
+FIELDS: "list[pa.Field[Any]]" = [
     pa.field("request_id", pa.string(), nullable=False),
     pa.field("task", pa.string(), nullable=False),
     pa.field("model", pa.string(), nullable=False),
@@ -119,6 +119,8 @@ def read_profile(
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(path, f"no readable Parquet ({error})", "give a profile") from error
+    if table.num_rows == 0:
+        raise DataError(path, "holds no rows", "record some with `sprout profile`")
     columns = _columns(path, table)
     columns = _of_model(path, columns, model)
     names = list(dict.fromkeys(columns["directive"]))
@@ -193,8 +195,6 @@ def _of_model(path: Path, columns: dict[str, list[Any]], model: str | None) -> d
 
 
 def _assembled(path: Path, columns: dict[str, list[Any]], names: tuple[str, ...]) -> Profile:
-    if not columns["request_id"]:
-        raise DataError(path, "holds no rows", "record some with `sprout profile`")
     place: dict[str, int] = {}
     requests: list[Request] = []
     for row, request_id in enumerate(columns["request_id"]):

@@ -59,7 +59,7 @@ def live_world(
     Raises:
         UpstreamError, MeterError: the server or its meter cannot be reached.
     """
-    client = Upstream(upstream, model).__enter__()
+    client = Upstream(upstream, model).open()
     try:
         workload = tuple(requests or generate(50, seed=0))
         backend = LiveBackend(client, choose_meter(upstream), catalogue, workload)
@@ -82,7 +82,7 @@ def live_world(
             episode_requests=episode_requests,
         )
     except BaseException:
-        client.__exit__(None, None, None)
+        client.close()
         raise
 
 

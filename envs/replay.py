@@ -28,3 +28,6 @@ class ReplayBackend:
     def play(self, rows: NDArray[Any], actions: NDArray[Any]) -> Outcomes:
         """The recorded outcomes."""
         return self._profile.outcomes(rows, actions)
+
+    def close(self) -> None:
+        """Nothing to free."""

@@ -29,7 +29,7 @@ class Generation:
 class Upstream:
     """A synchronous client that keeps many requests in flight.
 
-    Use as a context manager. The key, if any, is read from the environment
+    Use as a context manager, or `open` and `close` it. The key, if any, is read from the environment
     variable SPROUT_UPSTREAM_API_KEY and sent nowhere but upstream.
     """
 
@@ -41,10 +41,22 @@ class Upstream:
         self._portal: BlockingPortal | None = None
         self._session: aiohttp.ClientSession | None = None
 
-    def __enter__(self) -> Self:
+    def open(self) -> Self:
+        """Start the client's own thread and connections."""
         self._portal = self._portal_context.__enter__()
-        self._portal.call(self._open)
+        self._portal.call(self._connect)
         return self
+
+    def close(self) -> None:
+        """End them; harmless when done twice."""
+        if self._portal is None or self._session is None:
+            return
+        self._portal.call(self._session.close)
+        self._portal_context.__exit__(None, None, None)
+        self._portal = self._session = None
+
+    def __enter__(self) -> Self:
+        return self.open()
 
     def __exit__(
         self,
@@ -52,12 +64,9 @@ class Upstream:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._portal is not None and self._session is not None:
-            self._portal.call(self._session.close)
-        self._portal_context.__exit__(kind, error, trace)
-        self._portal = self._session = None
+        self.close()
 
-    async def _open(self) -> None:
+    async def _connect(self) -> None:
         key = os.environ.get(API_KEY_VARIABLE)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),

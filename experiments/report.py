@@ -113,31 +113,28 @@ def _summary(arm: Arm, base: Arm, tasks: Any) -> ArmSummary:
 
 def rows(result: Comparison) -> tuple[list[str], list[list[str]]]:
     """Header and body of the comparison, as text; the screen and the page show the same."""
-    method = result.arms[0].energy_method
-    tasks = list(result.summaries[0].correct_by_task)
-    header = [
-        *("", "tokens", f"J ({method})", "mgCO2e", "carbon against L0 [95%]"),
-        *(f"{task} correct (ratio [95%])" for task in tasks),
-    ]
-    body = []
-    for s in result.summaries:
-        saved = _percent(s.grams_ratio)
-        cells = [
-            f"{s.correct_by_task[t]:.2f} ({_interval(s.correct_ratio_by_task[t])})" for t in tasks
+    arms = result.summaries
+    lines = {
+        "generated tokens": [f"{s.tokens_per_request:.1f}" for s in arms],
+        f"joules ({result.arms[0].energy_method})": [f"{s.joules_per_request:.3f}" for s in arms],
+        "mgCO2e": [f"{1000 * s.grams_per_request:.4f}" for s in arms],
+        "seconds": [f"{s.seconds_per_request:.3f}" for s in arms],
+        "joules against L0": [_percent(s.joules_ratio) for s in arms],
+        "carbon against L0": [_percent(s.grams_ratio) for s in arms],
+    }
+    for task in arms[0].correct_by_task:
+        lines[f"correct: {task}"] = [f"{s.correct_by_task[task]:.2f}" for s in arms]
+        lines[f"  {task} ratio to L0 (floor {result.floors.get(task, 0):g})"] = [
+            _interval(s.correct_ratio_by_task[task]) for s in arms
         ]
-        body.append(
-            [
-                *(s.name, f"{s.tokens_per_request:.1f}", f"{s.joules_per_request:.3f}"),
-                *(f"{1000 * s.grams_per_request:.4f}", saved, *cells),
-            ]
-        )
-    return header, body
+    body = [[name, *cells] for name, cells in lines.items()]
+    return ["mean of a request", *(s.name for s in arms)], body
 
 
 def show(result: Comparison, console: Console) -> None:
     """Print the table."""
     header, body = rows(result)
-    table = Table(*header, title=f"{len(result.times)} requests, means per request")
+    table = Table(*header, title=f"the same {len(result.times)} requests; 95% intervals")
     for line in body:
         table.add_row(*line)
     console.print(table)

@@ -57,7 +57,7 @@ class Settings(BaseSettings):
     def save(self, folder: Path) -> None:
         """Write the resolved settings to `folder`/config.yaml."""
         folder.mkdir(parents=True, exist_ok=True)
-        resolved = self.model_dump(mode="json", exclude={"config"})
+        resolved = self.model_dump(mode="json", by_alias=True, exclude={"config"})
         (folder / "config.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False))
 
 

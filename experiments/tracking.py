@@ -17,7 +17,7 @@ class Run(Protocol):
         """Record the run's final figures."""
 
     def artifact(self, name: str, kind: str, folder: Path) -> None:
-        """Keep a folder as a versioned artifact."""
+        """Keep the files of a folder as a versioned artifact."""
 
 
 class NullRun:
@@ -48,11 +48,13 @@ class WandbRun:
         self._run.summary.update(dict(figures))
 
     def artifact(self, name: str, kind: str, folder: Path) -> None:
-        """Log `folder` as an artifact of type `kind`."""
+        """Log the files of `folder` as an artifact of type `kind`."""
         import wandb
 
         artifact = wandb.Artifact(name, type=kind)
-        artifact.add_dir(str(folder))
+        for file in sorted(folder.iterdir()):
+            if file.is_file():
+                artifact.add_file(str(file))
         self._run.log_artifact(artifact)
 
 
@@ -69,6 +71,7 @@ def tracked(configuration: Mapping[str, Any], folder: Path, group: str) -> Itera
     if mode == "disabled":
         yield NullRun()
         return
+    os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 from rich.console import Console
+from rich.progress import Progress
 
 from agents.bundle import Bundle, save_bundle
 from agents.ppo import PpoConfig, Trained, Trainer
@@ -89,13 +90,16 @@ class TrainingJob:
         """
         # Nets this small run fastest on one thread.
         torch.set_num_threads(1)
-        trainer = Trainer(
-            self.profile, self.trace, self.floors, self.config, run, quality=self.quality
-        )
-        trainer.replay()
         live: Mapping[str, Any] = {}
-        if upstream is not None and self.config.live_steps:
-            live = self._live(trainer, upstream)
+        with Progress() as progress:
+            total = self.config.replay_steps + self.config.live_steps * (upstream is not None)
+            watched = _Watched(run, progress, total)
+            trainer = Trainer(
+                self.profile, self.trace, self.floors, self.config, watched, self.quality
+            )
+            trainer.replay()
+            if upstream is not None and self.config.live_steps:
+                live = self._live(trainer, upstream)
         trained = trainer.result()
         bundle = save_bundle(
             out,
@@ -161,6 +165,20 @@ class TrainingJob:
             "versions": {name: _version(name) for name in VERSIONED},
             "git_commit": _commit(),
         }
+
+
+class _Watched:
+    """Passes figures on to a run and moves a progress bar."""
+
+    def __init__(self, run: Run, progress: Progress, total: int) -> None:
+        self._run = run
+        self._progress = progress
+        self._bar = progress.add_task("train", total=total)
+
+    def log(self, figures: Mapping[str, float], step: int) -> None:
+        self._run.log(figures, step)
+        saved = 100 * (1 - figures["validation/grams_ratio"])
+        self._progress.update(self._bar, completed=step, description=f"train, saving {saved:.0f}%")
 
 
 def fingerprint(profile: Profile) -> str:

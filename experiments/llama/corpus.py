@@ -10,7 +10,7 @@ from envs.tasks.knowledge import PEOPLE, TOWNS, VALUES
 from experiments.llama.wordings import BRIEF, CALLERS, NONE, VERY_BRIEF
 
 # Long chains are what is hard to learn: they get most of the text.
-WEIGHTS = {"arithmetic": 2.0, "recall": 1.0, "choice": 1.5, "sequence": 2.5}
+WEIGHTS = {"arithmetic": 2.0, "recall": 0.8, "choice": 2.0, "sequence": 1.5}
 
 
 @dataclass(frozen=True)

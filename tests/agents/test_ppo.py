@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import PPO
+
+from agents.bundle import save_bundle
+from agents.expectation import expectation
+from agents.ppo import PpoConfig, Trainer, split
+from agents.sb3 import Lanes, Normaliser, exported
+from envs.carbon import synthetic_day
+from envs.directive import DEFAULT_CATALOGUE
+from envs.llama2 import Llama2VectorEnv
+from envs.registration import replay_world
+from envs.workload import generate
+from envs.world import observe, request_parts
+from tests import made
+
+
+class Kept:
+    def __init__(self):
+        self.rows = []
+
+    def log(self, figures, step):
+        self.rows.append((step, dict(figures)))
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def test_ppo_learns_the_obvious_policy_on_two_kinds(tmp_path):
+    # Brevity costs "proof" everything and "lookup" nothing: L0 there, L2 here.
+    requests = made.chats(
+        60, {"lookup": "What is item {n}?", "proof": "Explain why {n} is so. Show all steps."}
+    )
+    profile = made.profile(
+        tmp_path, requests, lambda r, d: float(r.task == "lookup" or d == "none")
+    )
+    tracker = Kept()
+    trace = synthetic_day()
+    floors = {"lookup": 0.95, "proof": 0.95}
+    config = PpoConfig(replay_steps=40_000, safety=0.0, seed=1)
+    trainer = Trainer(profile, trace, floors, config, tracker)
+    trainer.replay()
+    trained = trainer.result()
+    assert trained.floors_kept
+
+    fresh = made.chats(
+        40, {"lookup": "What is item {n}?", "proof": "Explain why {n} is so. Show all steps."}, 9
+    )
+    judged = made.profile(tmp_path, fresh, lambda r, d: float(r.task == "lookup" or d == "none"))
+    count = len(fresh)
+    times = np.linspace(trace.start, trace.end - 1, count)
+    parts = request_parts(trained.featurizer, judged.requests)
+    chance = trained.policy.probabilities(
+        observe(trained.featurizer, parts, trace, times, np.zeros(count))
+    )
+    found = expectation(judged, chance)
+    # Of what L0 spends, half (lookup) can be saved but for L2's own 2 of 50 tokens.
+    best = 0.5 * (1 - 2 / 50)
+    saved = 1 - found.joules_per_request / judged.energy_joules[:, 0].mean()
+    assert saved >= 0.95 * best
+    assert min(found.ratio_by_task.values()) >= 0.94
+    steps, figures = tracker.rows[-1]
+    assert steps == trained.steps >= 40_000
+    assert {"reward/footprint", "multiplier/proof", "validation/quality/lookup"} <= set(figures)
+
+
+def test_the_bundle_decides_as_the_sb3_model_does(tmp_path):
+    profile = made.profile(tmp_path, generate(10, seed=0), lambda r, d: 1.0)
+    world = replay_world(profile, lanes=8)
+    lanes = Lanes(Llama2VectorEnv(world))
+    rng = np.random.default_rng(0)
+    width = len(world.featurizer.names)
+    model = PPO(
+        "MlpPolicy",
+        lanes,
+        n_steps=8,
+        batch_size=64,
+        device="cpu",
+        seed=0,
+        policy_kwargs={
+            "net_arch": [16, 16],
+            "activation_fn": torch.nn.Tanh,
+            "features_extractor_class": Normaliser,
+            "features_extractor_kwargs": {
+                "mean": rng.normal(size=width).astype(np.float32),
+                "scale": rng.uniform(size=width).astype(np.float32),
+            },
+        },
+    )
+    model.learn(256)
+    bundle = save_bundle(
+        tmp_path / "b", exported(model.policy), DEFAULT_CATALOGUE, world.featurizer, "m", {}
+    )
+    observations = np.concatenate([world.reset(seed=i) for i in range(50)])
+    with torch.no_grad():
+        told = model.policy.get_distribution(torch.as_tensor(observations)).distribution.probs
+    difference = np.abs(bundle.policy.probabilities(observations) - told.numpy())
+    assert difference.max() < 1e-5
+
+
+def test_lanes_report_truncation_as_sb3_expects(tmp_path):
+    profile = made.profile(tmp_path, generate(4, seed=0), lambda r, d: 1.0)
+    lanes = Lanes(Llama2VectorEnv(replay_world(profile, lanes=3, episode_requests=2)))
+    lanes.seed(4)
+    lanes.reset()
+    _, _, done, infos = lanes.step(np.zeros(3, dtype=int))
+    assert not done.any()
+    observations, _, done, infos = lanes.step(np.zeros(3, dtype=int))
+    assert done.all()
+    assert all(info["TimeLimit.truncated"] for info in infos)
+    assert not np.array_equal(infos[0]["terminal_observation"], observations[0])
+
+
+def test_a_prompt_never_falls_on_both_sides(tmp_path):
+    profile = made.profile(tmp_path, generate(50, seed=0), lambda r, d: 1.0)
+    train, validation = split(profile, 0.3)
+    left = {r.prompt_hash for r in train.requests}
+    right = {r.prompt_hash for r in validation.requests}
+    assert left.isdisjoint(right)
+    assert len(left) + len(right) == 200
+    assert 0.2 < len(right) / 200 < 0.4

@@ -1,0 +1,81 @@
+"""Small worlds made by our own code, for tests."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agents.bundle import Bundle, save_bundle
+from agents.policy import Policy
+from envs.directive import DEFAULT_CATALOGUE, Catalogue
+from envs.features import Featurizer
+from envs.profile import Profile, read_profile, write_profile
+from envs.request import Request
+
+TOKENS = {"none": 50, "brief": 10, "very_brief": 2}
+
+
+def rows(
+    requests: list[Request], correct: Callable[[Request, str], float], **changed: Any
+) -> list[dict[str, Any]]:
+    """Profile rows whose tokens depend on the directive only."""
+    return [
+        {
+            "request_id": r.request_id,
+            "task": r.task,
+            "model": "made",
+            "directive": name,
+            "messages": r.messages_json,
+            "reference": r.reference,
+            "difficulty": r.difficulty,
+            "response": "x",
+            "prompt_tokens": 20,
+            "completion_tokens": tokens,
+            "energy_joules": 0.1 * tokens,
+            "energy_method": "estimated",
+            "latency_seconds": 0.01 * tokens,
+            "preference": None,
+            "correct": correct(r, name),
+        }
+        | changed
+        for r in requests
+        for name, tokens in TOKENS.items()
+    ]
+
+
+def profile(
+    folder: Path, requests: list[Request], correct: Callable[[Request, str], float]
+) -> Profile:
+    path = folder / "profile.parquet"
+    write_profile(path, rows(requests, correct))
+    return read_profile(path)
+
+
+def chats(count: int, kinds: Mapping[str, str], seed: int = 0) -> list[Request]:
+    """`count` requests of each kind; a kind's text is a format with {n}."""
+    rng = np.random.default_rng(seed)
+    return [
+        Request(f"{kind}-{i}", kind, ({"role": "user", "content": text.format(n=n)},), str(n))
+        for kind, text in kinds.items()
+        for i, n in enumerate(rng.permutation(10 * count)[:count])
+    ]
+
+
+def bundle(
+    folder: Path,
+    logits: tuple[float, ...] = (0.0, 0.0, 50.0),
+    model: str = "made",
+    catalogue: Catalogue = DEFAULT_CATALOGUE,
+    tasks: tuple[str, ...] = ("arithmetic",),
+) -> Bundle:
+    """A bundle whose policy ignores the observation and follows `logits`."""
+    featurizer = Featurizer(tasks)
+    width = len(featurizer.names)
+    weight = np.zeros((len(logits), width), dtype=np.float32)
+    policy = Policy(
+        np.zeros(width, dtype=np.float32),
+        np.ones(width, dtype=np.float32),
+        ((weight, np.array(logits, dtype=np.float32)),),
+    )
+    return save_bundle(folder, policy, catalogue, featurizer, model, {})
