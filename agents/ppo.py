@@ -13,6 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from agents.lagrangian import Constraint, Validation
 from agents.policy import Policy
 from agents.sb3 import Lanes, Normaliser, exported, normalisation
+from agents.smoothing import smoothed
 from envs.carbon import IntensityTrace
 from envs.clock import SteppedClock
 from envs.features import Featurizer
@@ -42,7 +43,7 @@ class PpoConfig:
         n_steps, live_n_steps: steps a lane between updates; a dual step follows each.
         learning_rate, live_learning_rate: Adam's.
         entropy: pulls towards trying every directive.
-        weight_decay: pulls weights to 0; without it prompts are memorised.
+        weight_decay: AdamW's; pulls weights to 0, against memorising prompts.
         hidden: width of the two tanh layers.
         dual_rate: multiplier change per unit of floor shortfall and dual step.
         safety: added to the floors while training, since they are measured on few prompts.
@@ -60,8 +61,8 @@ class PpoConfig:
     learning_rate: float = 1e-3
     live_learning_rate: float = 1e-4
     entropy: float = 0.01
-    weight_decay: float = 1e-3
-    hidden: int = 64
+    weight_decay: float = 0.3
+    hidden: int = 32
     dual_rate: float = 1.0
     initial_multiplier: float = 2.0
     safety: float = 0.02
@@ -116,8 +117,8 @@ class Trainer:
         self._quality = quality
         self._floors = dict(floors)
         train, validation = split(profile, config.validation_share)
-        self._train = train
         self.featurizer = Featurizer(profile.tasks)
+        self._train = smoothed(train, self.featurizer, quality)
         self.reward = reward_from_profile(
             train, float(trace.g_per_kwh.mean()), self._floors, quality
         )

@@ -29,8 +29,8 @@ class Generation:
 class Upstream:
     """A synchronous client that keeps many requests in flight.
 
-    Use as a context manager, or `open` and `close` it. The key, if any, is read from the environment
-    variable SPROUT_UPSTREAM_API_KEY and sent nowhere but upstream.
+    Use as a context manager, or `open` and `close` it. The key, if any, is read from
+    the environment variable SPROUT_UPSTREAM_API_KEY and sent nowhere but upstream.
     """
 
     def __init__(self, url: str, model: str | None = None, timeout_seconds: float = 120.0) -> None:
