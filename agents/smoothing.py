@@ -5,13 +5,11 @@ trained on the tosses memorises which prompts came out well and breaks its floor
 new ones; trained on leave-one-out estimates it has nothing to memorise.
 """
 
-from dataclasses import replace
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from envs.features import CONTENT, STRUCTURE, Featurizer
+from envs.features import CONTENT, STRUCTURE, Array, Featurizer
 from envs.profile import Profile
 from envs.world import request_parts
 
@@ -35,10 +33,10 @@ def smoothed(
         known = rows[~np.isnan(estimate[rows]).any(axis=1)]
         if len(known) > 1:
             estimate[known] = _neighbours_mean(parts[known], estimate[known], neighbours)
-    return replace(profile, **{quality: estimate})
+    return profile.with_quality(quality, estimate)
 
 
-def _neighbours_mean(parts: Floats, scores: Floats, neighbours: int) -> Floats:
+def _neighbours_mean(parts: Array, scores: Floats, neighbours: int) -> Floats:
     points = parts.astype(np.float64)
     structure = points[:, : len(STRUCTURE)]
     spread = structure.std(axis=0)
@@ -47,6 +45,6 @@ def _neighbours_mean(parts: Floats, scores: Floats, neighbours: int) -> Floats:
     # One more than asked for: the nearest is the prompt itself, unless others coincide with it.
     _, found = KDTree(points).query(points, k=count + 1)
     mean = np.empty_like(scores)
-    for row, near in enumerate(found):
+    for row, near in enumerate(np.atleast_2d(found)):
         mean[row] = scores[near[near != row][:count]].mean(axis=0)
     return mean

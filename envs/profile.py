@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,12 @@ class Profile:
             raise ValueError(f"quality {kind!r}: one of {', '.join(QUALITIES)}")
         array: Floats = getattr(self, kind)
         return array
+
+    def with_quality(self, kind: str, scores: Floats) -> "Profile":
+        """The profile with another (R, D) array of `correct` or `preference`."""
+        if kind == "correct":
+            return replace(self, correct=scores)
+        return replace(self, preference=scores)
 
     def rows_of(self, task: str) -> Floats:
         """Mask of the requests of a task, shape (R,)."""
