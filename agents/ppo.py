@@ -3,16 +3,16 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import BaseCallback
 
+from agents.duals import DualCallback, Tracker
 from agents.lagrangian import Constraint, Validation
 from agents.policy import Policy
-from agents.sb3 import Lanes, Normaliser, exported, normalisation
+from agents.sb3 import Lanes, Normaliser, normalisation
 from agents.smoothing import smoothed
 from envs.carbon import IntensityTrace
 from envs.clock import SteppedClock
@@ -23,13 +23,6 @@ from envs.replay import ReplayBackend
 from envs.request import in_share
 from envs.reward import reward_from_profile
 from envs.world import World, observe, request_parts
-
-
-class Tracker(Protocol):
-    """Where training figures go."""
-
-    def log(self, figures: Mapping[str, float], step: int) -> None:
-        """Record named figures at an environment step."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +126,7 @@ class Trainer:
             safety=config.safety,
             seed=config.seed,
         )
-        self._duals = _Duals(constraint, self.reward.multipliers, tracker)
+        self._duals = DualCallback(constraint, self.reward.multipliers, tracker)
         self._weights: Mapping[str, Any] | None = None
 
     def replay(self) -> None:
@@ -214,59 +207,3 @@ class Trainer:
     def configuration(self) -> dict[str, Any]:
         """The hyperparameters as plain data."""
         return asdict(self._config)
-
-
-@dataclass(frozen=True)
-class _Checkpoint:
-    policy: Policy
-    found: Validation
-    multipliers: dict[str, float]
-    kept: bool
-
-    def better_than(self, other: "_Checkpoint | None") -> bool:
-        if other is None or self.kept != other.kept:
-            return other is None or self.kept
-        if self.kept:
-            return self.found.grams_ratio < other.found.grams_ratio
-        return self.found.worst_margin > other.found.worst_margin
-
-
-class _Duals(BaseCallback):
-    """After each rollout: measure on validation prompts, move multipliers, keep the best."""
-
-    def __init__(
-        self, constraint: Constraint, multipliers: dict[str, float], tracker: Tracker
-    ) -> None:
-        super().__init__()
-        self._constraint = constraint
-        self._multipliers = multipliers
-        self._tracker = tracker
-        self.best: _Checkpoint | None = None
-        self.steps_before = 0
-
-    def _on_step(self) -> bool:
-        return True
-
-    def _on_rollout_end(self) -> None:
-        policy = exported(self.model.policy)  # type: ignore[arg-type]
-        found = self._constraint.measure(policy)
-        checkpoint = _Checkpoint(
-            policy, found, dict(self._multipliers), self._constraint.kept(found)
-        )
-        if checkpoint.better_than(self.best):
-            self.best = checkpoint
-        self._multipliers.update(self._constraint.moved(self._multipliers, found))
-        self._tracker.log(self._figures(found), self.steps_before + self.num_timesteps)
-
-    def _figures(self, found: Validation) -> dict[str, float]:
-        env = self.training_env
-        assert isinstance(env, Lanes)
-        terms = env.last_info["terms"]
-        return {
-            "validation/grams_ratio": found.grams_ratio,
-            "validation/worst_margin": found.worst_margin,
-            **{f"validation/quality/{t}": r for t, r in found.ratio_by_task.items()},
-            **{f"validation/share/{i}": s for i, s in enumerate(found.share)},
-            **{f"multiplier/{t}": m for t, m in self._multipliers.items()},
-            **{f"reward/{name}": float(values.mean()) for name, values in terms.items()},
-        }
