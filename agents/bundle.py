@@ -106,17 +106,22 @@ def load_bundle(folder: Path) -> Bundle:
             f"{path}: schema_version {manifest['schema_version']}; this version reads "
             f"{SCHEMA_VERSION}"
         )
-    _verify(folder, manifest["files"])
     try:
+        _verify(folder, manifest["files"])
         catalogue = Catalogue.from_rows(manifest["catalogue"], path)
         featurizer = Featurizer([str(task) for task in manifest["tasks"]])
         tensors = load_file(folder / TENSORS)
-    except (DataError, TypeError, SafetensorError) as error:
+        names = tuple(row["name"] for row in manifest["features"])
+        shapes = [[int(size) for size in shape] for shape in manifest["network"]["shapes"]]
+        if any(len(shape) != 2 for shape in shapes):
+            raise ValueError(f"network shapes {shapes}")
+    except DataError as error:
         raise BundleError(f"{path}: {error}") from error
-    names = tuple(row["name"] for row in manifest["features"])
+    except (AttributeError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise BundleError(f"{path}: a field is missing or of a wrong kind ({error})") from error
     if names != featurizer.names:
         raise BundleError(f"{path}: features {names} are not this version's {featurizer.names}")
-    policy = _policy(path, tensors, manifest["network"]["shapes"], len(names), len(catalogue))
+    policy = _policy(path, tensors, shapes, len(names), len(catalogue))
     version = hashlib.sha256(raw).hexdigest()[:12]
     return Bundle(version, policy, catalogue, featurizer, manifest)
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from agents.expectation import quality_ratio
 from agents.policy import Policy
 from envs.carbon import IntensityTrace
+from envs.errors import ConfigError
 from envs.features import Featurizer
 from envs.footprint import footprint_grams
 from envs.profile import Profile
@@ -58,14 +59,26 @@ class Constraint:
         self._floors = dict(floors)
         self._rate = rate
         self._safety = safety
-        self._scores = profile.quality(quality)
-        self._rows = {task: profile.rows_of(task) for task in floors}
-        count = len(profile.requests)
+        # Every prompt twice: with its task's tag and without one, as clients may send it.
+        self._scores = np.tile(profile.quality(quality), (2, 1))
+        self._rows = {task: np.tile(profile.rows_of(task), 2) for task in floors}
+        count = len(self._scores)
+        for task, rows in self._rows.items():
+            if np.isnan(quality_ratio(self._scores[rows], np.ones_like(self._scores[rows]))):
+                raise ConfigError(
+                    f"task {task!r}: its floor cannot be checked, since none of its "
+                    f"{int(rows.sum()) // 2} validation prompts is answered right at L0; "
+                    "record more requests a task"
+                )
         times = np.random.default_rng(seed).uniform(trace.start, trace.end, count)
-        parts = request_parts(featurizer, profile.requests)
+        parts = np.concatenate(
+            [request_parts(featurizer, profile.requests, tags) for tags in (True, False)]
+        )
         self._observations = observe(featurizer, parts, trace, times, np.zeros(count))
         self._grams: NDArray[np.float64] = footprint_grams(
-            profile.energy_joules, profile.latency_seconds, trace.at(times)[:, None]
+            np.tile(profile.energy_joules, (2, 1)),
+            np.tile(profile.device_seconds, (2, 1)),
+            trace.at(times)[:, None],
         )
 
     def measure(self, policy: Policy) -> Validation:
@@ -75,13 +88,12 @@ class Constraint:
             task: quality_ratio(self._scores[rows], chance[rows])
             for task, rows in self._rows.items()
         }
-        ratios = {task: ratio for task, ratio in ratios.items() if not np.isnan(ratio)}
         margins = [ratio - self._floors[task] for task, ratio in ratios.items()]
         return Validation(
             float((self._grams * chance).sum() / self._grams[:, 0].sum()),
             ratios,
             tuple(float(x) for x in chance.mean(axis=0)),
-            min(margins, default=0.0),
+            min(margins),
         )
 
     def moved(self, multipliers: Mapping[str, float], found: Validation) -> dict[str, float]:
@@ -90,8 +102,7 @@ class Constraint:
             task: float(
                 np.clip(
                     value
-                    + self._rate
-                    * (self._floors[task] + self._safety - found.ratio_by_task.get(task, np.inf)),
+                    + self._rate * (self._floors[task] + self._safety - found.ratio_by_task[task]),
                     0.0,
                     MAX_MULTIPLIER,
                 )

@@ -16,6 +16,7 @@ from agents.sb3 import Lanes, Normaliser, normalisation
 from agents.smoothing import smoothed
 from envs.carbon import IntensityTrace
 from envs.clock import SteppedClock
+from envs.errors import ConfigError
 from envs.features import Featurizer
 from envs.llama2 import Llama2VectorEnv
 from envs.profile import Profile
@@ -23,6 +24,9 @@ from envs.replay import ReplayBackend
 from envs.request import in_share
 from envs.reward import reward_from_profile
 from envs.world import World, observe, request_parts
+
+# Share of training requests that show their task's tag.
+TAG_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -85,11 +89,32 @@ class Trained:
     floors_kept: bool
 
 
+def with_known_quality(profile: Profile, quality: str) -> Profile:
+    """The requests of tasks whose quality is known.
+
+    A task without references has no floor that could be kept: it is left out of
+    training, of floors and of savings alike, and serving sees it as an unknown task.
+    """
+    scores = profile.quality(quality)
+    rows = np.zeros(len(profile.requests), dtype=bool)
+    for task in profile.tasks:
+        of_task = profile.rows_of(task)
+        if not np.isnan(scores[of_task]).any(axis=1).all():
+            rows |= of_task
+    if not rows.any():
+        raise ConfigError(f"no task of the profile has a known quality {quality!r}")
+    return profile.select(rows)
+
+
 def split(profile: Profile, validation_share: float) -> tuple[Profile, Profile]:
     """Training and validation profiles, by prompt hash."""
     chosen = np.array(
         [in_share(r.prompt_hash, validation_share, "validation") for r in profile.requests]
     )
+    if chosen.all() or not chosen.any():
+        raise ConfigError(
+            f"{len(chosen)} requests are too few to train and to validate; record more"
+        )
     return profile.select(~chosen), profile.select(chosen)
 
 
@@ -109,8 +134,8 @@ class Trainer:
         self._trace = trace
         self._quality = quality
         self._floors = dict(floors)
-        train, validation = split(profile, config.validation_share)
-        self.featurizer = Featurizer(profile.tasks)
+        train, validation = split(with_known_quality(profile, quality), config.validation_share)
+        self.featurizer = Featurizer(train.tasks)
         self._train = smoothed(train, self.featurizer, quality)
         self.reward = reward_from_profile(
             train, float(trace.g_per_kwh.mean()), self._floors, quality
@@ -140,6 +165,7 @@ class Trainer:
             SteppedClock(60.0),
             n_directives=len(self._train.directives),
             lanes=config.lanes,
+            tag_share=TAG_SHARE,
         )
         self._learn(world, config.replay_steps, config.n_steps, config.learning_rate)
 
@@ -189,6 +215,8 @@ class Trainer:
         config = self._config
         parts = request_parts(self.featurizer, self._train.requests)
         count = len(parts)
+        # Without some tags they all vary, also where the workload has one task only.
+        parts[::2] = request_parts(self.featurizer, self._train.requests[::2], task_tags=False)
         times = np.random.default_rng(config.seed).uniform(
             self._trace.start, self._trace.end, count
         )

@@ -34,7 +34,7 @@ class CarbonReading:
         zone: the grid's name.
         signal: "average" or "marginal".
         scope: "direct" or "lifecycle".
-        method: "measured", "estimated" or "forecast".
+        method: "measured", "estimated", "forecast", or "unstated" by its source.
         source: who says so.
     """
 
@@ -55,13 +55,14 @@ class IntensityTrace:
     Attributes:
         start: Unix seconds UTC of the first hour.
         g_per_kwh: shape (hours,), gCO2e/kWh.
-        estimated: shape (hours,), whether the source marks the hour as estimated.
+        methods: shape (hours,), "measured" or "estimated" where the source says which,
+            else "unstated".
     """
 
     zone: str
     start: float
     g_per_kwh: NDArray[np.float64]
-    estimated: NDArray[np.bool_]
+    methods: NDArray[np.str_]
     source: str
     signal: str = "average"
     scope: str = "direct"
@@ -118,7 +119,7 @@ class IntensityTrace:
             zone=self.zone,
             signal=self.signal,
             scope=self.scope,
-            method="estimated" if self.estimated[row] else "measured",
+            method=str(self.methods[row]),
             source=self.source,
         )
 
@@ -158,7 +159,7 @@ def read_traces(paths: Iterable[Path]) -> dict[str, IntensityTrace]:
         DataError: naming file, row and field: missing columns, times out of order,
             twice or missing, values that are not numbers or negative.
     """
-    rows: dict[str, list[tuple[float, float, bool, Path]]] = {}
+    rows: dict[str, list[tuple[float, float, str, Path]]] = {}
     for path in paths:
         found = sorted(path.glob("*.csv")) if path.is_dir() else [path]
         if not found:
@@ -169,7 +170,7 @@ def read_traces(paths: Iterable[Path]) -> dict[str, IntensityTrace]:
     return {zone: _trace(zone, hours) for zone, hours in rows.items()}
 
 
-def _rows(path: Path) -> Iterable[tuple[str, float, float, bool]]:
+def _rows(path: Path) -> Iterable[tuple[str, float, float, str]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream)
@@ -181,12 +182,13 @@ def _rows(path: Path) -> Iterable[tuple[str, float, float, bool]]:
             else:
                 raise DataError(path, f"columns {sorted(columns)}", REMEDY)
             for number, row in enumerate(reader, 2):
-                estimated = (row.get("Data Estimated") or "").lower() == "true"
+                flag = (row.get("Data Estimated") or "").lower()
+                method = {"true": "estimated", "false": "measured"}.get(flag, "unstated")
                 yield (
                     row[zone],
                     _time(path, number, time, row[time]),
                     _value(path, number, value, row[value]),
-                    estimated,
+                    method,
                 )
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(path, f"cannot be read ({error})", REMEDY) from error
@@ -214,7 +216,7 @@ def _value(path: Path, number: int, field: str, text: str | None) -> float:
     return value
 
 
-def _trace(zone: str, hours: list[tuple[float, float, bool, Path]]) -> IntensityTrace:
+def _trace(zone: str, hours: list[tuple[float, float, str, Path]]) -> IntensityTrace:
     for (before, _, _, _), (after, _, _, path) in itertools.pairwise(hours):
         if after == before + HOUR_SECONDS:
             continue
@@ -228,6 +230,6 @@ def _trace(zone: str, hours: list[tuple[float, float, bool, Path]]) -> Intensity
         zone=zone,
         start=hours[0][0],
         g_per_kwh=np.array([value for _, value, _, _ in hours]),
-        estimated=np.array([estimated for _, _, estimated, _ in hours]),
+        methods=np.array([method for _, _, method, _ in hours]),
         source=str(hours[0][3]),
     )

@@ -1,5 +1,6 @@
 """Generation directives and their catalogue. The index in the catalogue is the action."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,8 @@ import yaml
 from envs.errors import DataError
 
 Message = Mapping[str, Any]
+# Names travel in HTTP headers and metric labels.
+_NAME = re.compile(r"[\w.-]+", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -98,17 +101,24 @@ class Catalogue:
             raise DataError(source, "not a list of directives", "give rows with name and text")
         directives = []
         for number, row in enumerate(rows, 1):
-            unknown = set(row) - {"name", "text", "max_tokens"} if isinstance(row, dict) else row
-            if unknown or "name" not in row:
+            known = isinstance(row, dict) and "name" in row
+            if not known or set(row) - {"name", "text", "max_tokens"}:
                 raise DataError(
                     source,
                     f"directive {number} has fields {row!r}",
                     "it takes name, text and optionally max_tokens",
                 )
+            name, text = row["name"], row.get("text", "")
+            if not isinstance(name, str) or not _NAME.fullmatch(name):
+                raise DataError(
+                    source, f"directive {number} name {name!r}", "use letters, digits, _ . -"
+                )
+            if not isinstance(text, str):
+                raise DataError(source, f"directive {number} text {text!r}", "give text")
             cap = row.get("max_tokens")
             if cap is not None and (not isinstance(cap, int) or cap < 1):
                 raise DataError(source, f"directive {number} max_tokens {cap!r}", "give 1 or more")
-            directives.append(Directive(str(row["name"]), str(row.get("text", "")), cap))
+            directives.append(Directive(name, text, cap))
         return cls(tuple(directives))
 
 

@@ -12,6 +12,8 @@ from envs.errors import MeterError
 # Weight of a prompt token against a generated one when a window is split: a prompt is
 # processed in one parallel pass. A stated assumption, not a measurement.
 PREFILL_TOKEN_WEIGHT = 0.1
+# NVML's total-energy counter advances every 20 to 100 ms.
+TICK_SECONDS = 0.2
 
 
 class Meter(Protocol):
@@ -64,8 +66,13 @@ class Window:
         Raises:
             MeterError: the counter did not move, which means that it is unavailable.
         """
-        joules = self._meter.read_joules() - self._joules
         seconds = time.monotonic() - self._started
+        deadline = time.monotonic() + TICK_SECONDS
+        # Counters advance in ticks: a short window may have to wait for the next one.
+        while (joules := self._meter.read_joules() - self._joules) <= 0:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(TICK_SECONDS / 20)
         if joules <= 0:
             raise MeterError(
                 f"{self._meter.source} read {joules:.3g} J over {seconds:.3f} s of work; "
@@ -75,22 +82,30 @@ class Window:
 
 
 def attribute(
-    joules: float,
+    whole: float,
     prompt_tokens: NDArray[np.float64],
     completion_tokens: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Split a window's joules by tokens; the shares sum to the whole.
+    """Split a window's joules, or its seconds, by tokens; the shares sum to the whole.
 
     Returns:
-        J per request, shape (n,): in proportion to completion tokens +
+        Share of each request, shape (n,): in proportion to completion tokens +
         `PREFILL_TOKEN_WEIGHT` x prompt tokens, evenly if no request has any.
     """
     weights = completion_tokens + PREFILL_TOKEN_WEIGHT * prompt_tokens
     total = float(weights.sum())
     if total <= 0:
-        return np.full(len(weights), joules / max(1, len(weights)))
-    shares: NDArray[np.float64] = joules * (weights / total)
+        return np.full(len(weights), whole / max(1, len(weights)))
+    shares: NDArray[np.float64] = whole * (weights / total)
     return shares
+
+
+def busy_seconds(starts: NDArray[np.float64], ends: NDArray[np.float64]) -> float:
+    """Seconds in which at least one request was in flight: the union of their intervals."""
+    order = np.argsort(starts)
+    begun, until = starts[order], np.maximum.accumulate(ends[order])
+    idle = np.maximum(0.0, begun[1:] - until[:-1]).sum()
+    return float(until[-1] - begun[0] - idle) if len(starts) else 0.0
 
 
 def attributed_method(method: str) -> str:

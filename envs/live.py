@@ -74,11 +74,16 @@ class LiveBackend:
             completion_tokens=completion,
             energy_joules=attribute(energy.joules, prompt, completion),
             latency_seconds=np.array([a.latency_seconds for a in answers]),
+            device_seconds=attribute(energy.seconds, prompt, completion),
             correct=np.array(scores, dtype=np.float64),
             preference=np.full(len(answers), np.nan),
             energy_method=attributed_method(energy.method),
             responses=tuple(a.text for a in answers),
         )
+
+    def conditions(self) -> dict[str, Any]:
+        """What a recording must have in common to be one: meter and cap on tokens."""
+        return {"meter": self._meter.source, "max_tokens": self._max_tokens}
 
     def close(self) -> None:
         """Close the client."""

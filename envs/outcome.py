@@ -16,7 +16,9 @@ class Outcomes:
     Attributes:
         prompt_tokens, completion_tokens: tokens, as the server counts them.
         energy_joules: J, as `energy_method` says.
-        latency_seconds: s from sending to the last byte.
+        latency_seconds: s from sending to the last byte, as the client waits.
+        device_seconds: s of the device's time; under batching, a share of the time that
+            the batch took, for requests that run together also share the device.
         correct: agreement with the reference, 0..1; NaN without a reference.
         preference: judge's preference, 0..1; NaN where there is no verdict.
         energy_method: "measured", "attributed" or "estimated".
@@ -27,6 +29,7 @@ class Outcomes:
     completion_tokens: Floats
     energy_joules: Floats
     latency_seconds: Floats
+    device_seconds: Floats
     correct: Floats
     preference: Floats
     energy_method: str

@@ -28,12 +28,14 @@ FIELDS: "list[pa.Field[Any]]" = [
     pa.field("energy_joules", pa.float64(), nullable=False),
     pa.field("energy_method", pa.string()),
     pa.field("latency_seconds", pa.float64(), nullable=False),
+    pa.field("device_seconds", pa.float64()),
     pa.field("preference", pa.float64()),
     pa.field("correct", pa.float64()),
 ]
 SCHEMA = pa.schema(FIELDS)
 TEXTS = ("request_id", "task", "model", "directive")
 COSTS = ("prompt_tokens", "completion_tokens", "energy_joules", "latency_seconds")
+ARRAYS = (*COSTS, "device_seconds", *QUALITIES)
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Profile:
     completion_tokens: Floats
     energy_joules: Floats
     latency_seconds: Floats
+    device_seconds: Floats
     correct: Floats
     preference: Floats
     responses: tuple[tuple[str, ...], ...] | None = None
@@ -83,7 +86,7 @@ class Profile:
     def select(self, rows: Any) -> "Profile":
         """The profile of some of the requests, by index or mask."""
         index = np.arange(len(self.requests))[rows]
-        arrays = {name: getattr(self, name)[index] for name in (*COSTS, *QUALITIES)}
+        arrays = {name: getattr(self, name)[index] for name in ARRAYS}
         kept = None if self.responses is None else tuple(self.responses[i] for i in index)
         return Profile(
             tuple(self.requests[i] for i in index),
@@ -96,7 +99,7 @@ class Profile:
 
     def outcomes(self, rows: Any, actions: Any) -> Outcomes:
         """Recorded outcomes of requests `rows` under `actions`, each shape (n,)."""
-        arrays = {name: getattr(self, name)[rows, actions] for name in (*COSTS, *QUALITIES)}
+        arrays = {name: getattr(self, name)[rows, actions] for name in ARRAYS}
         return Outcomes(**arrays, energy_method=self.energy_method)
 
 
@@ -162,6 +165,9 @@ def _columns(path: Path, table: pa.Table) -> dict[str, list[Any]]:
         ]
     for name in (*COSTS, *QUALITIES):
         columns[name] = _numbers(path, table, name)
+    # Without batching a request has the device to itself for as long as it takes.
+    device = "device_seconds" if "device_seconds" in have else "latency_seconds"
+    columns["device_seconds"] = _numbers(path, table, device)
     for name in ("reference", "difficulty", "response", "energy_method"):
         columns[name] = (
             table[name].to_pylist() if name in have else [None] * len(columns["request_id"])
@@ -179,7 +185,7 @@ def _numbers(path: Path, table: pa.Table, name: str) -> list[Any]:
         [np.nan if v is None else v for v in table[name].to_pylist()], dtype=np.float64
     )
     with np.errstate(invalid="ignore"):
-        if name in COSTS:
+        if name not in QUALITIES:
             wrong, right = ~(values >= 0) | np.isinf(values), "0 or more"
         else:
             wrong, right = (values < 0) | (values > 1), "0 to 1, or null"
@@ -200,6 +206,16 @@ def _of_model(path: Path, columns: dict[str, list[Any]], model: str | None) -> d
     return {name: [values[i] for i in keep] for name, values in columns.items()}
 
 
+def _chat(path: Path, row: int, text: str) -> tuple[dict[str, Any], ...]:
+    try:
+        chat = json.loads(text)
+    except ValueError:
+        chat = None
+    if not isinstance(chat, list) or not all(isinstance(message, dict) for message in chat):
+        raise DataError(path, f"row {row} messages is no chat", "give a JSON list of messages")
+    return tuple(chat)
+
+
 def _assembled(path: Path, columns: dict[str, list[Any]], names: tuple[str, ...]) -> Profile:
     place: dict[str, int] = {}
     requests: list[Request] = []
@@ -210,7 +226,7 @@ def _assembled(path: Path, columns: dict[str, list[Any]], names: tuple[str, ...]
                 Request(
                     request_id,
                     columns["task"][row],
-                    tuple(json.loads(columns["messages"][row])),
+                    _chat(path, row, columns["messages"][row]),
                     columns["reference"][row],
                     columns["difficulty"][row],
                 )
@@ -234,7 +250,7 @@ def _assembled(path: Path, columns: dict[str, list[Any]], names: tuple[str, ...]
             f"request {requests[r].request_id!r} lacks directive {names[d]!r}",
             f"every request needs {', '.join(names)}",
         )
-    arrays = {name: np.array(columns[name])[row_at] for name in (*COSTS, *QUALITIES)}
+    arrays = {name: np.array(columns[name])[row_at] for name in ARRAYS}
     responses = None
     if None not in columns["response"]:
         responses = tuple(tuple(columns["response"][i] for i in line) for line in row_at)

@@ -5,7 +5,12 @@ import re
 from collections.abc import Callable
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
-_LETTER = re.compile(r"\b([A-Z])\b")
+# An option's letter, from the surest form to the weakest: "answer is (B)", "B)", "B".
+_LETTERS = (
+    re.compile(r"(?:answer|option|choice)(?: is)?:? *\(?([A-H])\b"),
+    re.compile(r"\b([A-H])\)"),
+    re.compile(r"\b([A-H])\b(?! [a-z])"),
+)
 _WORD = re.compile(r"[^\W_]+")
 
 
@@ -15,13 +20,17 @@ def last_number(answer: str, references: list[str]) -> bool:
     if not found:
         return False
     value = float(found[-1].replace(",", ""))
-    return any(value == float(r.replace(",", "")) for r in references)
+    known = [number for r in references for number in _NUMBER.findall(r)[-1:]]
+    return any(value == float(number.replace(",", "")) for number in known)
 
 
 def option_letter(answer: str, references: list[str]) -> bool:
-    """The last capital letter standing alone is a reference (multiple choice)."""
-    found = _LETTER.findall(answer)
-    return bool(found) and found[-1] in references
+    """The option named last, in the surest form that occurs, is a reference."""
+    for form in _LETTERS:
+        found = form.findall(answer)
+        if found:
+            return found[-1] in references
+    return False
 
 
 def last_word(answer: str, references: list[str]) -> bool:
@@ -58,6 +67,8 @@ def correctness(task: str, answer: str, reference: str | None) -> float:
         return float("nan")
     references = [reference]
     if reference.startswith("["):
-        parsed = json.loads(reference)
-        references = [str(item) for item in parsed]
+        try:
+            references = [str(item) for item in json.loads(reference)]
+        except ValueError:
+            pass  # a text that happens to begin so
     return float(RULES.get(task, contains)(answer, references))

@@ -40,7 +40,7 @@ class Reward:
         """Footprint of each outcome, gCO2e, shape (n,)."""
         return footprint_grams(
             outcomes.energy_joules,
-            outcomes.latency_seconds,
+            outcomes.device_seconds,
             intensity_g_per_kwh,
             pue=self.pue,
             embodied_g_per_second=self.embodied_g_per_second,
@@ -77,7 +77,7 @@ def reward_from_profile(
     scores = profile.quality(quality)[:, 0]
     grams = footprint_grams(
         float(profile.energy_joules[:, 0].mean()),
-        float(profile.latency_seconds[:, 0].mean()),
+        float(profile.device_seconds[:, 0].mean()),
         mean_intensity_g_per_kwh,
     )
     means = {}
@@ -85,4 +85,5 @@ def reward_from_profile(
         known = scores[profile.rows_of(task) & ~np.isnan(scores)]
         if known.size:
             means[task] = float(known.mean())
-    return Reward(grams, means, {t: floors[t] for t in means}, dict.fromkeys(means, 1.0), quality)
+    kept = {task: floors[task] for task in means if task in floors}
+    return Reward(grams, means, kept, dict.fromkeys(kept, 1.0), quality)

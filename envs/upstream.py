@@ -82,10 +82,13 @@ class Upstream:
             UpstreamError: the server lists no model.
         """
         if self._model is None:
-            listed = self._call("GET", "/v1/models", None).get("data") or []
-            if not listed:
-                raise UpstreamError(f"{self.url}/v1/models lists no model; name one with --model")
-            self._model = str(listed[0]["id"])
+            listed = self._call("GET", "/v1/models", None)
+            try:
+                self._model = str(listed["data"][0]["id"])
+            except (AttributeError, IndexError, KeyError, TypeError) as error:
+                raise UpstreamError(
+                    f"{self.url}/v1/models lists no model; name one with --model"
+                ) from error
         return self._model
 
     def chat(self, chats: Sequence[Mapping[str, Any]]) -> list[Generation]:
@@ -126,7 +129,7 @@ class Upstream:
                 int(usage["completion_tokens"]),
                 time.monotonic() - started,
             )
-        except (KeyError, IndexError, TypeError) as error:
+        except (KeyError, IndexError, TypeError, ValueError) as error:
             return UpstreamError(f"{self.url}: answer lacks {error}; is it OpenAI-compatible?")
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:

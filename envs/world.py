@@ -74,7 +74,8 @@ class World:
     the trace. Observations come from `featurizer`, rewards from `reward`.
 
     Args:
-        task_tags: whether the observation shows the request's task.
+        tag_share: share of requests whose observation shows their task; training hides
+            some tags, so that the policy also serves clients who send none.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class World:
         n_directives: int,
         lanes: int = 1,
         episode_requests: int = 64,
-        task_tags: bool = True,
+        tag_share: float = 1.0,
     ) -> None:
         self.backend = backend
         self.featurizer = featurizer
@@ -99,10 +100,14 @@ class World:
         self._clock = clock
         self._episode_requests = episode_requests
         self.tasks = np.array([request.task for request in backend.requests])
-        self._parts = request_parts(featurizer, backend.requests, task_tags)
+        self._parts = np.stack(
+            [request_parts(featurizer, backend.requests, tags) for tags in (False, True)]
+        )
+        self._tag_share = tag_share
         self._rng = np.random.default_rng()
         self._starts = np.full(lanes, trace.start)
         self._rows = np.zeros(lanes, dtype=np.int64)
+        self._tagged = np.ones(lanes, dtype=np.int64)
         self._count = 0
 
     def reset(self, seed: int | None = None) -> Array:
@@ -150,11 +155,12 @@ class World:
 
     def _draw(self) -> None:
         self._rows = self._rng.integers(0, len(self.backend.requests), self.lanes)
+        self._tagged = (self._rng.random(self.lanes) < self._tag_share).astype(np.int64)
 
     def _observe(self) -> Array:
         return observe(
             self.featurizer,
-            self._parts[self._rows],
+            self._parts[self._tagged, self._rows],
             self.trace,
             self._times(),
             self.backend.in_flight(self.lanes),

@@ -55,6 +55,8 @@ def child(
 ) -> Iterator[Child]:
     """Run `command`, wait until `health` (a path) answers 200, and stop it in the end.
 
+    `environment` None passes on this process's own.
+
     Raises:
         UpstreamError: it ended early or was not healthy in time; quotes its last line.
     """
@@ -71,7 +73,7 @@ def child(
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=folder,
-            env={**os.environ, **(environment or {})},
+            env=environment,
             start_new_session=True,
             preexec_fn=_die_with_parent,
         )
@@ -123,13 +125,18 @@ def _die_with_parent() -> None:
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
-    for how in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, how)
-        except ProcessLookupError:
-            pass
-        try:
-            process.wait(STOP_SECONDS)
-            return
-        except subprocess.TimeoutExpired:
-            continue
+    _signal_group(process.pid, signal.SIGTERM)
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        pass
+    # Workers that outlast their leader go too.
+    _signal_group(process.pid, signal.SIGKILL)
+    process.wait(STOP_SECONDS)
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        pass

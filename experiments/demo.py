@@ -29,6 +29,7 @@ from experiments.train import TrainingJob, report
 DAY_SECONDS = 24 * HOUR_SECONDS
 # Seconds between requests: a day of requests passes in some twenty seconds.
 GAP_SECONDS = 0.1
+START_SECONDS = 0.7
 
 
 class Demo(Settings):
@@ -111,9 +112,12 @@ class Demo(Settings):
         console.print(f"[bold]4/5[/] the same requests straight to the server ({length} an arm)")
         arms = [arm("always L0", server.url, None), arm("always L2", server.url, 2)]
         console.print("[bold]5/5[/] the same requests through the hook")
+        # The hook's clock starts with it, some START_SECONDS before the first request.
+        speed = DAY_SECONDS / (self.requests * GAP_SECONDS)
+        start = self._day_start(trace) - START_SECONDS * speed
         flags = [
-            *("--clock-start", iso(self._day_start(trace)).rstrip("Z")),
-            *("--clock-speed", str(DAY_SECONDS / (self.requests * GAP_SECONDS) * 0.99)),
+            *("--clock-start", iso(max(start, trace.start))),
+            *("--clock-speed", str(speed)),
             *("--seed", str(self.seed)),
         ]
         log = self.out / "hook.log"

@@ -10,7 +10,7 @@ from openai import AsyncOpenAI
 from rich.progress import Progress
 
 from envs.directive import Directive
-from envs.energy import Meter, Window, attribute, attributed_method
+from envs.energy import Meter, Window, attribute, attributed_method, busy_seconds
 from envs.errors import UpstreamError
 from envs.footprint import footprint_grams
 from envs.live import DEFAULT_MAX_TOKENS
@@ -72,13 +72,16 @@ def drive(
     correct = [
         correctness(r.task, a.text, r.reference) for r, a in zip(requests, answers, strict=True)
     ]
+    starts = np.array([a.started for a in answers])
+    # The device is ours only while it works: idle gaps between requests are left out.
+    device = attribute(busy_seconds(starts, starts + seconds), prompt, tokens)
     return Arm(
         name,
         tuple(a.directive for a in answers),
         tokens,
         joules,
         seconds,
-        footprint_grams(joules, seconds, intensity_g_per_kwh),
+        footprint_grams(joules, device, intensity_g_per_kwh),
         np.array(correct),
         attributed_method(energy.method),
         energy.source,
@@ -90,6 +93,7 @@ class _Answer:
     text: str
     prompt_tokens: int
     completion_tokens: int
+    started: float
     seconds: float
     directive: str
 
@@ -131,6 +135,7 @@ async def _send_all(
                 answer.choices[0].message.content or "",
                 usage.prompt_tokens if usage else 0,
                 usage.completion_tokens if usage else 0,
+                sent,
                 seconds,
                 chosen or (directive.name if directive else "none"),
             )

@@ -1,5 +1,6 @@
 """The hook as a child process, as the demo, the benchmarks and the tests start it."""
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,9 +19,16 @@ def hook(
         UpstreamError: it did not become healthy; quotes its last line.
     """
     port = free_port()
-    command = [sys.executable, "-m", "experiments.cli", "serve"]
+    command = [sys.executable, "-P", "-m", "experiments.cli", "serve"]
     given = ["--upstream", upstream, "--policy", str(policy), "--port", str(port), *flags]
     with child(
-        "the hook", [*command, *given], port, "/healthz", log=log, start_seconds=30
+        "the hook",
+        [*command, *given],
+        port,
+        "/healthz",
+        log=log,
+        # Its flags say it all: settings meant for the caller must not change it.
+        environment={k: v for k, v in os.environ.items() if not k.startswith("SPROUT_")},
+        start_seconds=30,
     ) as started:
         yield started

@@ -1,7 +1,7 @@
 """`sprout profile`: record a workload's outcomes under every directive from a live server."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +71,12 @@ def record(
 
     Raises:
         UpstreamError, MeterError: the server or its meter failed; what was recorded stays.
-        ConfigError: the partial file belongs to other requests.
+        ConfigError: the partial file was recorded under other settings.
     """
     partial = out.with_suffix(out.suffix + ".partial")
     partial.parent.mkdir(parents=True, exist_ok=True)
-    kept = _resumed(partial, backend.requests)
+    session = {"model": model, "catalogue": catalogue.to_rows(), **backend.conditions()}
+    kept = _resumed(partial, session, backend.requests)
     count = len(backend.requests)
     warm = np.arange(min(WARM_UP, count))
     backend.play(warm, np.zeros(len(warm), dtype=np.int64))
@@ -97,30 +98,33 @@ def record(
                 kept |= {(row["request_id"], row["directive"]): row for row in fresh}
                 progress.advance(bar, len(window))
     write_profile(out, kept.values())
+    profile = read_profile(out, directives=catalogue.names)
     partial.unlink()
-    return read_profile(out, directives=catalogue.names)
+    return profile
 
 
-def _resumed(partial: Path, requests: Sequence[Request]) -> dict[tuple[str, str], dict[str, Any]]:
-    if not partial.exists():
-        return {}
-    lines = partial.read_text(encoding="utf-8").splitlines()
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            # The last line may be cut off by whatever interrupted us; no other may.
-            if number < len(lines):
-                raise DataError(partial, f"row {number} is no JSON", "delete the file") from error
+def _resumed(
+    partial: Path, session: Mapping[str, Any], requests: Sequence[Request]
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """What a cut-off recording kept; leaves `partial` ready to be appended to."""
+    text = partial.read_text(encoding="utf-8") if partial.exists() else ""
+    # Whatever interrupted us may have cut the last line: it is recorded again.
+    lines = text[: text.rfind("\n") + 1].splitlines()
+    try:
+        rows = [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise DataError(partial, f"holds what is no JSON ({error})", "delete the file") from error
     prompts = {request.request_id: request.messages_json for request in requests}
-    for row in rows:
-        if prompts.get(row["request_id"]) != row["messages"]:
-            raise ConfigError(
-                f"{partial} holds request {row['request_id']!r} of another workload; "
-                "use the same flags as then, or delete the file"
-            )
-    return {(row["request_id"], row["directive"]): row for row in rows}
+    if rows and (
+        rows[0] != session or any(prompts.get(r["request_id"]) != r["messages"] for r in rows[1:])
+    ):
+        raise ConfigError(
+            f"{partial} was recorded under other settings (requests, model, directives, meter); "
+            "use the same as then, or delete the file"
+        )
+    rows = rows or [dict(session)]
+    partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return {(row["request_id"], row["directive"]): row for row in rows[1:]}
 
 
 def outcome_rows(
@@ -150,6 +154,7 @@ def outcome_rows(
                 "energy_joules": float(outcomes.energy_joules[i]),
                 "energy_method": outcomes.energy_method,
                 "latency_seconds": float(outcomes.latency_seconds[i]),
+                "device_seconds": float(outcomes.device_seconds[i]),
                 "preference": None,
                 "correct": None if np.isnan(correct) else correct,
             }

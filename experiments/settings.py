@@ -6,6 +6,7 @@ both. The resolved settings are saved beside every result.
 """
 
 import json
+import os
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,9 +15,10 @@ from pydantic import Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     CliApp,
+    EnvSettingsSource,
+    InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    YamlConfigSettingsSource,
 )
 
 from envs.errors import ConfigError
@@ -35,7 +37,7 @@ class Settings(BaseSettings):
         nested_model_default_partial_update=True,
         extra="forbid",
     )
-    config_file: ClassVar[Path | None] = None
+    from_file: ClassVar[dict[str, Any]] = {}
 
     config: Path | None = Field(None, description="YAML file with defaults for these flags")
 
@@ -49,10 +51,11 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags come as init settings, then the environment, then the file."""
-        sources = [init_settings, env_settings]
-        if cls.config_file is not None:
-            sources.append(YamlConfigSettingsSource(settings_cls, cls.config_file))
-        return tuple(sources)
+        if isinstance(env_settings, EnvSettingsSource):
+            # An aliased flag like --json must not read a variable without our prefix.
+            own = {k: v for k, v in env_settings.env_vars.items() if k.startswith("sprout_")}
+            env_settings.env_vars = own
+        return init_settings, env_settings, InitSettingsSource(settings_cls, cls.from_file)
 
     def save(self, folder: Path) -> None:
         """Write the resolved settings to `folder`/config.yaml."""
@@ -67,7 +70,7 @@ def run_command(command: type[Settings], name: str, arguments: list[str]) -> Non
     Raises:
         ConfigError: a setting is unknown or has a wrong value; names it.
     """
-    command.config_file = _config_file(arguments)
+    command.from_file = _file_settings(arguments)
     command.model_config["cli_prog_name"] = f"sprout {name}"
     try:
         CliApp.run(command, cli_args=arguments)
@@ -76,24 +79,27 @@ def run_command(command: type[Settings], name: str, arguments: list[str]) -> Non
         field = ".".join(str(part) for part in first["loc"]).replace("_", "-")
         given = "" if first["type"] == "missing" else f", not {first.get('input')!r}"
         raise ConfigError(f"--{field}: {first['msg']}{given}") from error
+    finally:
+        command.from_file = {}
 
 
-def _config_file(arguments: list[str]) -> Path | None:
+def _file_settings(arguments: list[str]) -> dict[str, Any]:
+    given = os.environ.get("SPROUT_CONFIG")
     for index, argument in enumerate(arguments):
         if argument.startswith("--config="):
-            path = Path(argument.partition("=")[2])
+            given = argument.partition("=")[2]
         elif argument == "--config" and index + 1 < len(arguments):
-            path = Path(arguments[index + 1])
-        else:
-            continue
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise ConfigError(f"--config {path}: cannot be read ({error})") from error
-        if content is not None and not isinstance(content, dict):
-            raise ConfigError(f"--config {path}: give a mapping of settings")
-        return path
-    return None
+            given = arguments[index + 1]
+    if not given:
+        return {}
+    try:
+        content = yaml.safe_load(Path(given).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"--config {given}: cannot be read ({error})") from error
+    if content is not None and not isinstance(content, dict):
+        raise ConfigError(f"--config {given}: give a mapping of settings")
+    # Written as flags are or as fields are.
+    return {str(key).replace("-", "_"): value for key, value in (content or {}).items()}
 
 
 def floors_by_task(floor: str, tasks: tuple[str, ...]) -> dict[str, float]:
@@ -109,12 +115,14 @@ def floors_by_task(floor: str, tasks: tuple[str, ...]) -> dict[str, float]:
             given = yaml.safe_load(Path(floor).read_text(encoding="utf-8"))
         except (OSError, yaml.YAMLError) as error:
             raise ConfigError(f"--floor {floor!r}: neither a ratio nor a YAML file") from error
+    if not isinstance(given, dict):
+        raise ConfigError(f"--floor {floor}: give task: ratio lines")
     missing = [task for task in tasks if task not in given]
     if missing:
         raise ConfigError(f"--floor {floor}: no floor for task {missing[0]!r}")
-    floors = {task: float(given[task]) for task in tasks}
+    floors = {task: given[task] for task in tasks}
     for task, value in floors.items():
-        if not 0 <= value <= 1:
+        if not isinstance(value, int | float) or not 0 <= value <= 1:
             raise ConfigError(f"--floor {floor}: {task} is {value}; give a ratio from 0 to 1")
     return floors
 

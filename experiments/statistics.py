@@ -18,8 +18,10 @@ class Interval:
     low: float
     high: float
 
-    def to_json(self) -> dict[str, float | list[float]]:
-        """As results are written."""
+    def to_json(self) -> dict[str, float | list[float] | None]:
+        """As results are written; JSON has no NaN."""
+        if np.isnan(self.value):
+            return {"value": None, "ci95": None}
         return {"value": self.value, "ci95": [self.low, self.high]}
 
 

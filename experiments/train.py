@@ -14,14 +14,15 @@ from rich.console import Console
 from rich.progress import Progress
 
 from agents.bundle import Bundle, save_bundle
-from agents.ppo import PpoConfig, Trained, Trainer
+from agents.ppo import TAG_SHARE, PpoConfig, Trained, Trainer
 from envs.carbon import IntensityTrace, read_trace
 from envs.clock import WallClock
 from envs.directive import Catalogue, read_catalogue
 from envs.errors import ConfigError
 from envs.live import LiveBackend
 from envs.meters.choose import choose_meter
-from envs.profile import Profile, read_profile
+from envs.outcome import Floats
+from envs.profile import ARRAYS, Profile, read_profile
 from envs.upstream import Upstream
 from envs.workload import generate
 from envs.world import World
@@ -128,6 +129,7 @@ class TrainingJob:
                 f"({', '.join(self.profile.tasks)}); leave out --upstream"
             )
         backend = LiveBackend(upstream, choose_meter(upstream.url), self.catalogue, requests)
+        before = trainer.result().steps
         trainer.live(
             World(
                 backend,
@@ -137,10 +139,11 @@ class TrainingJob:
                 WallClock(LIVE_CLOCK_SPEED),
                 n_directives=len(self.catalogue),
                 lanes=self.config.live_lanes,
+                tag_share=TAG_SHARE,
             )
         )
         return {
-            "requests": self.config.live_steps,
+            "requests": trainer.result().steps - before,
             "prompt_hashes": [request.prompt_hash for request in requests],
         }
 
@@ -149,7 +152,7 @@ class TrainingJob:
         tokens = self.profile.completion_tokens
         return {
             "quality": self.quality,
-            "floors": self.floors,
+            "floors": trainer.reward.floors,
             "multipliers": trained.multipliers,
             "training": trainer.configuration(),
             "intensity": {"zone": self.trace.zone, "source": Path(self.trace.source).name},
@@ -186,7 +189,8 @@ def fingerprint(profile: Profile) -> str:
     digest = hashlib.sha256()
     for request in profile.requests:
         digest.update(request.prompt_hash.encode())
-    for array in (profile.completion_tokens, profile.energy_joules, profile.correct):
+    for name in ARRAYS:
+        array: Floats = getattr(profile, name)
         digest.update(array.tobytes())
     return digest.hexdigest()
 
@@ -224,7 +228,16 @@ def _version(name: str) -> str | None:
 
 def _commit() -> str | None:
     root = Path(__file__).resolve().parent.parent
-    result = subprocess.run(
-        ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
+    # An installed package may lie inside somebody else's repository.
+    if not (root / ".git").exists():
+        return None
+    try:
+        result = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:
+        return None
     return result.stdout.strip() or None

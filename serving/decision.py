@@ -10,7 +10,11 @@ from agents.bundle import Bundle
 from envs.carbon import CarbonReading, IntensityTrace
 
 # Requests whose answer a machine parses: a directive could break them.
-UNSAFE_FIELDS = ("tools", "functions", "response_format")
+UNSAFE_FIELDS = (
+    *("tools", "functions", "response_format", "structured_outputs", "guided_json"),
+    *("guided_regex", "guided_choice", "guided_grammar", "grammar", "json_schema"),
+    "continue_final_message",
+)
 
 
 @dataclass(frozen=True)
@@ -61,13 +65,14 @@ class Decider:
             KeyError, TypeError, ValueError: the body is no chat; the caller passes it on
                 untouched, for upstream to judge.
         """
-        reading = self._trace.reading(self._now())
+        now = self._now()
+        reading = self._trace.reading(now)
         reason = self._left_alone(body, opt_out)
         if reason is not None:
             return Decision(0, self.bundle.catalogue[0].name, 1.0, reason, reading)
         place = self._trace.recent_place(np.array([reading.time]))
         context = self.bundle.featurizer.context(
-            np.array([in_flight]), np.array([reading.g_per_kwh]), place, np.array([reading.time])
+            np.array([in_flight]), np.array([reading.g_per_kwh]), place, np.array([now])
         )
         request = self.bundle.featurizer.request(body["messages"], task)
         observation = np.concatenate([request[None], context], axis=1)
@@ -87,6 +92,6 @@ class Decider:
             return "opt_out"
         if body.get("model") != self.bundle.model:
             return "unknown_model"
-        if any(body.get(field) for field in UNSAFE_FIELDS):
+        if not body["messages"] or any(body.get(field) for field in UNSAFE_FIELDS):
             return "format"
         return None

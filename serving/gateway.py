@@ -33,6 +33,9 @@ HOP_HEADERS = {
     *(b"trailer", b"transfer-encoding", b"upgrade", b"host", b"content-length", b"expect"),
 }
 OWN_HEADERS = b"x-sprout-"
+NOT_DECIDED = ("none", "passed")
+# Answers to a request that upstream found wrong: perhaps because of what we added.
+REFUSED = {400, 413, 422}
 _COMPLETION_TOKENS = re.compile(rb'"completion_tokens"\s*:\s*(\d+)')
 
 
@@ -64,7 +67,11 @@ class Gateway:
             event = await receive()
             if event["type"] == "lifespan.startup":
                 self._session = aiohttp.ClientSession(
-                    connector=aiohttp.TCPConnector(limit=0),
+                    # Idle connections end before a server's own limit (uvicorn: 5 s), so that
+                    # no request is sent into one that is just being closed.
+                    connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=3),
+                    # One client's cookies are not another's.
+                    cookie_jar=aiohttp.DummyCookieJar(),
                     timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
                     auto_decompress=False,
                 )
@@ -77,32 +84,30 @@ class Gateway:
 
     async def _proxy(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        body = await _body(receive)
-        if body is None:
+        raw = await _body(receive)
+        if raw is None:
             return
+        body = raw
         decision: Decision | None = None
         if scope["method"] == "POST" and scope["path"] == CHAT:
-            body, decision = self._steered(scope, body)
+            body, decision = self._steered(scope, raw)
             self._metrics.decision_seconds.observe(time.perf_counter() - started)
         self._in_flight += 1
         self._metrics.in_flight.set(self._in_flight)
+        relay = asyncio.ensure_future(self._relay(scope, (body, raw), decision, send))
+        gone = asyncio.ensure_future(_disconnected(receive))
         try:
-            relay = asyncio.ensure_future(self._relay(scope, body, decision, send))
-            gone = asyncio.ensure_future(_disconnected(receive))
             await asyncio.wait({relay, gone}, return_when=asyncio.FIRST_COMPLETED)
-            gone.cancel()
-            # A client that left needs no answer: stop upstream's work too.
-            if not relay.done():
-                relay.cancel()
-            await asyncio.gather(gone, return_exceptions=True)
-            try:
-                await relay
-            except asyncio.CancelledError:
-                return
         finally:
+            # A client that left needs no answer: stop upstream's work too.
+            gone.cancel()
+            relay.cancel()
+            results = await asyncio.gather(relay, gone, return_exceptions=True)
             self._in_flight -= 1
             self._metrics.in_flight.set(self._in_flight)
             self._metrics.request_seconds.observe(time.perf_counter() - started)
+        if isinstance(results[0], Exception):
+            raise results[0]
 
     def _steered(self, scope: Scope, raw: bytes) -> tuple[bytes, Decision | None]:
         """The body to send and the decision; the raw body and None where we failed."""
@@ -125,58 +130,73 @@ class Gateway:
             return raw, None
 
     async def _relay(
-        self, scope: Scope, body: bytes, decision: Decision | None, send: Send
+        self, scope: Scope, bodies: tuple[bytes, bytes], decision: Decision | None, send: Send
     ) -> None:
+        """Send the steered body; if upstream refuses what we changed, the raw one."""
+        began = False
+        try:
+            response = await self._ask(scope, bodies[0])
+            if response.status in REFUSED and bodies[0] != bodies[1]:
+                response.close()
+                self._metrics.fail_open.labels("refused").inc()
+                decision = None
+                response = await self._ask(scope, bodies[1])
+            async with response:
+                began = True
+                await self._answer_with(response, decision, send)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            self._metrics.upstream_errors.inc()
+            if began:
+                # Bytes are out: break the connection, as upstream alone would have.
+                raise
+            self._count(decision, 502)
+            message = f"upstream did not answer: {type(error).__name__}"
+            text = json.dumps({"error": {"message": message, "type": "upstream_error"}}).encode()
+            await _answer(send, 502, text, b"application/json")
+
+    async def _ask(self, scope: Scope, body: bytes) -> aiohttp.ClientResponse:
         assert self._session is not None
         path = scope.get("raw_path") or scope["path"].encode()
         url = self._upstream + path.decode("ascii")
         if scope.get("query_string"):
             url += "?" + scope["query_string"].decode("ascii")
         headers = [
-            (name.decode("latin-1"), value.decode("latin-1"))
+            (name.decode("latin-1"), _text(value))
             for name, value in scope["headers"]
             if name not in HOP_HEADERS and not name.startswith(OWN_HEADERS)
         ]
-        began = False
-        directive = decision.directive if decision else "none"
-        reason = decision.reason if decision else "passed"
-        try:
-            async with self._session.request(
-                scope["method"],
-                URL(url, encoded=True),
-                data=body or None,
-                headers=headers,
-                skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-                allow_redirects=False,
-            ) as response:
-                self._metrics.requests.labels(directive, reason, str(response.status)).inc()
-                await send(
-                    {
-                        "type": "http.response.start",
-                        "status": response.status,
-                        "headers": _relayed(response.raw_headers) + self._headers(decision),
-                    }
-                )
-                began = True
-                tail = b""
-                async for chunk in response.content.iter_any():
-                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
-                    tail = (tail + chunk)[-TAIL_BYTES:]
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
-                self._count_tokens(directive, tail)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            self._metrics.upstream_errors.inc()
-            if began:
-                # Bytes are out: break the connection, as upstream alone would have.
-                raise
-            self._metrics.requests.labels(directive, reason, "502").inc()
-            message = f"upstream did not answer: {type(error).__name__}"
-            text = json.dumps({"error": {"message": message, "type": "upstream_error"}}).encode()
-            await _answer(send, 502, text, b"application/json")
+        return await self._session.request(
+            scope["method"],
+            URL(url, encoded=True),
+            data=body or None,
+            headers=headers,
+            skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+            allow_redirects=False,
+        )
+
+    async def _answer_with(
+        self, response: aiohttp.ClientResponse, decision: Decision | None, send: Send
+    ) -> None:
+        self._count(decision, response.status)
+        headers = _relayed(response) + self._headers(decision)
+        await send({"type": "http.response.start", "status": response.status, "headers": headers})
+        tail = b""
+        async for chunk in response.content.iter_any():
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            tail = (tail + chunk)[-TAIL_BYTES:]
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        found = _COMPLETION_TOKENS.findall(tail)
+        if decision is not None and found:
+            self._metrics.completion_tokens.labels(decision.directive).inc(int(found[-1]))
+
+    def _count(self, decision: Decision | None, status: int) -> None:
+        directive, reason = (decision.directive, decision.reason) if decision else NOT_DECIDED
+        self._metrics.requests.labels(directive, reason, str(status)).inc()
 
     def _headers(self, decision: Decision | None) -> Headers:
         if decision is None:
-            return [(b"x-sprout-directive", b"none"), (b"x-sprout-reason", b"passed")]
+            directive, reason = (text.encode() for text in NOT_DECIDED)
+            return [(b"x-sprout-directive", directive), (b"x-sprout-reason", reason)]
         pairs = {
             "directive": decision.directive,
             "probability": f"{decision.probability:.6f}",
@@ -187,14 +207,19 @@ class Gateway:
         }
         return [(OWN_HEADERS + name.encode(), value.encode()) for name, value in pairs.items()]
 
-    def _count_tokens(self, directive: str, tail: bytes) -> None:
-        found = _COMPLETION_TOKENS.findall(tail)
-        if found:
-            self._metrics.completion_tokens.labels(directive).inc(int(found[-1]))
+
+def _relayed(response: aiohttp.ClientResponse) -> Headers:
+    # The length of a 304 is that of a body which does not come.
+    dropped = HOP_HEADERS if response.status == 304 else HOP_HEADERS - {b"content-length"}
+    return [(n.lower(), v) for n, v in response.raw_headers if n.lower() not in dropped]
 
 
-def _relayed(raw: Any) -> Headers:
-    return [(n.lower(), v) for n, v in raw if n.lower() not in HOP_HEADERS - {b"content-length"}]
+def _text(value: bytes) -> str:
+    # The client library writes headers as UTF-8; what is not UTF-8 is kept readable.
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 def _header(scope: Scope, name: bytes) -> str | None:

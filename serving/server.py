@@ -35,7 +35,8 @@ def trace_clock(
         now: Callable[[], float] = time.time
     else:
         try:
-            begun = datetime.fromisoformat(start).replace(tzinfo=UTC).timestamp()
+            moment = datetime.fromisoformat(start)
+            begun = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
         except ValueError as error:
             raise ConfigError(f"--clock-start {start!r}: give ISO 8601, UTC") from error
         clock = WallClock(speed)
@@ -49,6 +50,23 @@ def trace_clock(
             "give a current trace, or --clock-start within it"
         )
     return now
+
+
+def check_upstream(upstream: str) -> None:
+    """Refuse what is no base URL of a server.
+
+    Raises:
+        ConfigError: no http(s) URL with a host and a possible port, or one with a
+            password, which belongs into the clients' own Authorization header.
+    """
+    try:
+        parts = urlsplit(upstream)
+        fits = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        fits = fits and not (parts.username or parts.query or parts.fragment)
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ConfigError("--upstream: give a URL like http://127.0.0.1:8000, without a password")
 
 
 def serve(
@@ -68,9 +86,7 @@ def serve(
     Raises:
         SproutError: before listening: wrong URL, bundle, trace, or a port in use.
     """
-    parts = urlsplit(upstream)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"--upstream {upstream!r}: give a URL like http://127.0.0.1:8000")
+    check_upstream(upstream)
     bundle = load_bundle(policy)
     trace = read_trace(intensity, zone)
     decider = Decider(bundle, trace, trace_clock(trace, clock_start, clock_speed), seed)
@@ -83,7 +99,12 @@ def serve(
             f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port"
         ) from error
     config = uvicorn.Config(
-        Gateway(upstream, decider), log_level="warning", lifespan="on", server_header=False
+        Gateway(upstream, decider),
+        log_level="warning",
+        lifespan="on",
+        # Upstream's own are relayed.
+        server_header=False,
+        date_header=False,
     )
     print(
         f"sprout serves http://{host}:{listener.getsockname()[1]} -> {upstream} "

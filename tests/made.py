@@ -35,6 +35,7 @@ def rows(
             "energy_joules": 0.1 * tokens,
             "energy_method": "estimated",
             "latency_seconds": 0.01 * tokens,
+            "device_seconds": 0.01 * tokens,
             "preference": None,
             "correct": correct(r, name),
         }

@@ -22,6 +22,7 @@ class CpuTimeMeter:
         except psutil.Error as error:
             raise MeterError(f"processor time: no process {pid}") from error
         self._watts = watts_per_core
+        self._most = 0.0
         self.source = f"processor time x {watts_per_core:g} W per core"
 
     def read_joules(self) -> float:
@@ -31,7 +32,9 @@ class CpuTimeMeter:
             times = [process.cpu_times() for process in tree]
         except psutil.Error as error:
             raise MeterError(f"processor time: the server's process is gone ({error})") from error
-        return self._watts * float(sum(t.user + t.system for t in times))
+        # A child that ended takes its time out of the sum; a counter must not fall.
+        self._most = max(self._most, float(sum(t.user + t.system for t in times)))
+        return self._watts * self._most
 
 
 def listening_process(port: int) -> int | None:

@@ -51,18 +51,19 @@ class LoopBench(Settings):
     def cli_cmd(self) -> None:
         """Run all seeds and print one row each."""
         self.save(self.out)
-        verdicts = []
+        verdicts: list[Verdict] = []
         with (
             llama_server(self.model, log=self.out / "llama.log") as server,
             Upstream(server.url, server.model) as upstream,
         ):
             for seed in range(self.seeds):
-                verdicts.append(self._seed(upstream, seed))
-                print(verdicts[-1].line(), flush=True)
-        show(verdicts)
+                verdicts += self._seed(upstream, seed)
+                print(verdicts[-2].line(), flush=True)
+        for tags in (True, False):
+            show([v for v in verdicts if v.task_tags == tags])
         write_json(self.json_path, {"schema": 1, "seeds": [v.to_json() for v in verdicts]})
 
-    def _seed(self, upstream: Upstream, seed: int) -> "Verdict":
+    def _seed(self, upstream: Upstream, seed: int) -> "list[Verdict]":
         folder = self.out / f"seed-{seed}"
         trace = synthetic_day()
         meter = choose_meter(upstream.url)
@@ -89,7 +90,10 @@ class LoopBench(Settings):
         seen = {h for part in ("data", "live") for h in bundle.manifest[part]["prompt_hashes"]}
         new = generate(self.new_per_task, 1000 * (seed + 1) + 500, exclude=seen)
         judged = played(new, "judged")
-        return judge(judged, bundle, trace, floors, seed, trained.floors_kept)
+        return [
+            judge(judged, bundle, trace, floors, seed, trained.floors_kept, tags)
+            for tags in (True, False)
+        ]
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,7 @@ class Verdict:
         mix: the best fixed mix, in hindsight.
         share: the policy's directives.
         floors_kept: on the training's validation prompts.
+        task_tags: whether the policy saw the tasks' tags, or nothing but the requests.
     """
 
     seed: int
@@ -114,6 +119,7 @@ class Verdict:
     share: tuple[float, ...]
     energy_method: str
     floors_kept: bool
+    task_tags: bool
 
     def line(self) -> str:
         """One line for the log."""
@@ -125,6 +131,7 @@ class Verdict:
         return {
             "seed": self.seed,
             "requests": self.requests,
+            "task_tags": self.task_tags,
             "joules_to_best_fixed_mix": self.joules_to_mix.to_json(),
             "joules_to_l0": self.joules_to_l0.to_json(),
             "correct_ratio_by_task": {t: r.to_json() for t, r in self.quality_by_task.items()},
@@ -142,9 +149,10 @@ def judge(
     floors: Mapping[str, float],
     seed: int,
     floors_kept: bool,
+    task_tags: bool = True,
 ) -> Verdict:
     """Expected figures of a bundle on recorded new requests, against the best fixed mix."""
-    chance = chances(judged, bundle, trace, seed)
+    chance = chances(judged, bundle, trace, seed, task_tags)
     tasks = np.array([request.task for request in judged.requests])
     mix = best_fixed_mix(judged.energy_joules, judged.correct, tasks, floors)
     policy = (judged.energy_joules * chance).sum(axis=1)
@@ -162,16 +170,19 @@ def judge(
         expectation(judged, chance).share,
         judged.energy_method,
         floors_kept,
+        task_tags,
     )
 
 
-def chances(profile: Profile, bundle: Bundle, trace: IntensityTrace, seed: int) -> Floats:
+def chances(
+    profile: Profile, bundle: Bundle, trace: IntensityTrace, seed: int, task_tags: bool = True
+) -> Floats:
     """A bundle's probabilities on a profile's requests at hours spread over the trace."""
     count = len(profile.requests)
     times = np.random.default_rng(seed).permutation(
         trace.start + (np.arange(count) + 0.5) / count * (trace.end - trace.start)
     )
-    parts = request_parts(bundle.featurizer, profile.requests)
+    parts = request_parts(bundle.featurizer, profile.requests, task_tags)
     observations = observe(bundle.featurizer, parts, trace, times, np.zeros(count))
     return bundle.policy.probabilities(observations)
 
@@ -182,7 +193,8 @@ def show(verdicts: list[Verdict]) -> None:
     table = Table(
         *("seed", "joules / best mix", "joules / L0", *(f"{t} correct / L0" for t in tasks)),
         *("best mix", "policy"),
-        title=f"{verdicts[0].requests} new requests a seed, energy {verdicts[0].energy_method}",
+        title=f"{verdicts[0].requests} new requests a seed, energy {verdicts[0].energy_method}, "
+        f"{'with' if verdicts[0].task_tags else 'without'} task tags",
     )
     for v in verdicts:
         cells = (v.joules_to_mix, v.joules_to_l0, *v.quality_by_task.values())
@@ -195,3 +207,6 @@ def show(verdicts: list[Verdict]) -> None:
     Console(width=200).print(table)
     values = [v.joules_to_mix.value for v in verdicts]
     print(f"joules against the best fixed mix: mean {np.mean(values):.3f}, worst {max(values):.3f}")
+    ratios = [r for v in verdicts for r in v.quality_by_task.values()]
+    least, bound = min(r.value for r in ratios), min(r.high for r in ratios)
+    print(f"quality against L0, worst seed and task: {least:.3f}, upper 95% bound {bound:.3f}")

@@ -90,7 +90,8 @@ def _resolved(model: str | Path) -> tuple[str, Path | None]:
 def _command(engine: str, name: str, port: int, device: str) -> list[str]:
     if engine == "transformers":
         start = "from transformers.cli.transformers import main; main()"
-        base = [sys.executable, "-c", start, "serve", name]
+        # -P: the folder it runs in holds models, not modules.
+        base = [sys.executable, "-P", "-c", start, "serve", name]
         where = ["--host", HOST, "--port", str(port), "--device", device]
         return [*base, *where, "--dtype", "auto", *BATCHING]
     if engine != "vllm":
@@ -106,4 +107,4 @@ def _environment() -> dict[str, str]:
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
     cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
     cache.mkdir(parents=True, exist_ok=True)
-    return {"HF_HUB_CACHE": str(cache), "TOKENIZERS_PARALLELISM": "false"}
+    return {**os.environ, "HF_HUB_CACHE": str(cache), "TOKENIZERS_PARALLELISM": "false"}

@@ -9,6 +9,7 @@ from agents.ppo import PpoConfig, Trainer, split
 from agents.sb3 import Lanes, Normaliser, exported
 from envs.carbon import synthetic_day
 from envs.directive import DEFAULT_CATALOGUE
+from envs.errors import ConfigError
 from envs.llama2 import Llama2VectorEnv
 from envs.registration import replay_world
 from envs.workload import generate
@@ -122,3 +123,20 @@ def test_a_prompt_never_falls_on_both_sides(tmp_path):
     assert left.isdisjoint(right)
     assert len(left) + len(right) == 200
     assert 0.2 < len(right) / 200 < 0.4
+
+
+def test_a_task_without_references_is_left_out(tmp_path):
+    kinds = {"lookup": "What is item {n}?", "open": "Explain why {n} is so. Show all steps."}
+    profile = made.profile(tmp_path, made.chats(30, kinds), lambda r, d: 1.0)
+    profile.correct[profile.rows_of("open")] = np.nan
+    floors = {"lookup": 0.95, "open": 0.95}
+    trainer = Trainer(profile, synthetic_day(), floors, PpoConfig(), Kept())
+    assert trainer.featurizer.tasks == ("lookup",)
+    assert set(trainer.reward.floors) == {"lookup"}
+
+
+def test_a_floor_that_cannot_be_checked_is_refused(tmp_path):
+    requests = made.chats(30, {"lookup": "What is item {n}?"})
+    profile = made.profile(tmp_path, requests, lambda r, d: 0.0)
+    with pytest.raises(ConfigError, match="'lookup'"):
+        Trainer(profile, synthetic_day(), {"lookup": 0.95}, PpoConfig(), Kept())

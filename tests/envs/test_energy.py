@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envs.energy import Window, attribute
+from envs.energy import Window, attribute, busy_seconds
 from envs.errors import MeterError
 from envs.footprint import EMBODIED_G_PER_SECOND, footprint_grams
 from envs.meters.choose import choose_meter
@@ -61,3 +61,10 @@ def test_footprint_is_the_papers():
     assert footprint_grams(3.6e6, 1000.0, 100.0) == pytest.approx(100 + 0.16715, rel=1e-4)
     assert pytest.approx(1.6715e-4, rel=1e-4) == EMBODIED_G_PER_SECOND
     assert footprint_grams(3.6e6, 0.0, 100.0, pue=1.5) == pytest.approx(150)
+
+
+def test_the_device_is_busy_while_any_request_is_in_flight():
+    starts = np.array([0.0, 1.0, 5.0, 5.5])
+    ends = np.array([2.0, 1.5, 6.0, 5.7])
+    assert busy_seconds(starts, ends) == pytest.approx(3.0)
+    assert busy_seconds(starts[::-1].copy(), ends[::-1].copy()) == pytest.approx(3.0)

@@ -154,6 +154,26 @@ def test_upstreams_refusal_is_the_clients(upstream, gateway):
         client(gateway).chat.completions.create(model="made", messages=CHAT["messages"])
 
 
+def test_what_upstream_refuses_steered_is_sent_as_it_came(upstream, gateway):
+    upstream.mode = "strict"
+    data = json.dumps(CHAT).encode()
+    status, _, headers = post(gateway, data)
+    assert status == 200
+    assert headers["x-sprout-directive"] == "none"
+    assert [received[3] == data for received in upstream.received] == [False, True]
+    assert metric(gateway, 'sprout_fail_open_total{reason="refused"}') == 1
+
+
+def test_one_clients_cookies_are_not_anothers(upstream, tmp_path):
+    # By name: a cookie jar would not keep cookies for an address.
+    named = upstream.url.replace("127.0.0.1", "localhost")
+    with served(Gateway(named, decider(tmp_path))) as url:
+        _, _, headers = post(url, json.dumps(CHAT).encode())
+        assert headers["set-cookie"] == "session=first"
+        post(url, json.dumps(CHAT).encode(), {"Cookie": "mine=1"})
+    assert upstream.received[-1][2][b"cookie"] == b"mine=1"
+
+
 def test_an_absent_upstream_is_a_502_that_says_so(tmp_path):
     with served(Gateway("http://127.0.0.1:9", decider(tmp_path))) as url:
         status, body, _ = post(url, json.dumps(CHAT).encode())

@@ -36,7 +36,10 @@ class Upstream:
         streamed = self.mode == "die" or b'"stream": true' in body or b'"stream":true' in body
         kind = b"text/event-stream" if streamed else b"application/json"
         status = 429 if self.mode == "refuse" else 200
+        if self.mode == "strict" and b'"system"' in body:
+            status = 400
         headers = [(b"content-type", kind), (b"x-request-id", b"7")]
+        headers.append((b"set-cookie", b"session=first"))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         usage = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
         if not streamed:
