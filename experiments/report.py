@@ -1,7 +1,6 @@
 """The demo's comparison: table, picture and HTML page."""
 
 import base64
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,10 +122,8 @@ def rows(result: Comparison) -> tuple[list[str], list[list[str]]]:
         "carbon against L0": [_percent(s.grams_ratio) for s in arms],
     }
     for task in arms[0].correct_by_task:
-        lines[f"correct: {task}"] = [f"{s.correct_by_task[task]:.2f}" for s in arms]
-        lines[f"  {task} ratio to L0 (floor {result.floors.get(task, 0):g})"] = [
-            _interval(s.correct_ratio_by_task[task]) for s in arms
-        ]
+        lines[f"correct, {task}"] = [f"{s.correct_by_task[task]:.2f}" for s in arms]
+        lines[f"  to L0, {task}"] = [_interval(s.correct_ratio_by_task[task]) for s in arms]
     body = [[name, *cells] for name, cells in lines.items()]
     return ["mean of a request", *(s.name for s in arms)], body
 
@@ -138,10 +135,13 @@ def show(result: Comparison, console: Console) -> None:
     for line in body:
         table.add_row(*line)
     console.print(table)
-    console.print(
-        f"energy: {result.arms[0].energy_source}; intensity: zone {result.trace.zone}; "
-        f"shares of the policy: {_shares(result.summaries[-1].share)}"
-    )
+    floors = ", ".join(f"{task} {floor:g}" for task, floor in result.floors.items())
+    for note in (
+        f"quality floors, relative to L0: {floors}",
+        f"energy: {result.arms[0].energy_source}; intensity: zone {result.trace.zone}",
+        f"the policy chose: {_shares(result.summaries[-1].share)}",
+    ):
+        console.print(note)
 
 
 def write_report(result: Comparison, folder: Path) -> Path:
@@ -174,35 +174,42 @@ def _draw(result: Comparison, path: Path) -> None:
     hours = (result.times - result.times[0]) / HOUR_SECONDS
     edges = np.arange(0, 25, 1.0)
     figure, (top, middle, bottom) = plt.subplots(3, 1, figsize=(9, 8), sharex=True)
-    top.step(hours, result.trace.at(result.times), where="post", color="0.3")
+    top.stairs(result.trace.at(result.times[0] + HOUR_SECONDS * edges[:-1]), edges, color="0.3")
     top.set_ylabel("gCO2e/kWh")
-    top.set_title(f"a day of zone {html.escape(result.trace.zone)}")
-    for arm in result.arms:
+    top.set_title(f"a day of zone {result.trace.zone}", loc="left")
+    for arm, color in zip(result.arms, ("0.55", "tab:orange", "tab:green"), strict=False):
         grams, _ = np.histogram(hours, bins=edges, weights=1000 * arm.grams)
-        middle.stairs(grams, edges, label=arm.name, linewidth=1.6)
+        middle.stairs(grams, edges, label=arm.name, linewidth=1.8, color=color)
     middle.set_ylabel("mgCO2e an hour")
-    middle.legend(frameon=False)
-    policy = result.arms[-1]
-    chosen = np.array(policy.directives)
-    names = [n for n in ("none", "brief", "very_brief") if (chosen == n).any()]
-    names += sorted(set(policy.directives) - set(names))
-    counts = [np.histogram(hours[chosen == n], bins=edges)[0] for n in names]
-    bottom.stackplot(edges[:-1] + 0.5, counts, labels=names, step="mid", alpha=0.85)
+    _legend(middle)
+    chosen = np.array(result.arms[-1].directives)
+    names = list(dict.fromkeys(["none", *sorted(result.arms[-1].directives, key=len)]))
+    shades = plt.get_cmap("Greens")(np.linspace(0.25, 0.85, len(names)))
+    below = np.zeros(len(edges) - 1)
+    for name, shade in zip(names, shades, strict=True):
+        count, _ = np.histogram(hours[chosen == name], bins=edges)
+        bottom.bar(edges[:-1], count, 1.0, bottom=below, align="edge", label=name, color=shade)
+        below += count
     bottom.set_ylabel("requests by directive")
     bottom.set_xlabel("hour of the day (UTC)")
-    bottom.legend(frameon=False, ncols=len(names), loc="upper left")
+    bottom.set_xlim(0, 24)
+    _legend(bottom)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
+def _legend(axes: Any) -> None:
+    axes.legend(frameon=False, ncols=3, loc="lower right", bbox_to_anchor=(1, 0.98))
+
+
 def _interval(ratio: Interval) -> str:
-    return f"{ratio.value:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
+    return f"{ratio.value:.2f} [{ratio.low:.2f} {ratio.high:.2f}]"
 
 
 def _percent(ratio: Interval) -> str:
     change, low, high = (100 * (x - 1) for x in (ratio.value, ratio.low, ratio.high))
-    return f"{change:+.1f}% [{low:+.1f}, {high:+.1f}]"
+    return f"{change:+.1f}% [{low:+.0f} {high:+.0f}]"
 
 
 def _shares(share: Mapping[str, float]) -> str:
