@@ -43,7 +43,8 @@ class PpoConfig:
         weight_decay: AdamW's; pulls weights to 0, against memorising prompts.
         hidden: width of the two tanh layers.
         dual_rate: multiplier change per unit of floor shortfall and dual step.
-        safety: added to the floors while training, since they are measured on few prompts.
+        confidence, safety: standard errors, and a constant, by which a task's validation
+            ratio must clear its floor.
         validation_share: share of prompts (by hash) that only steer the multipliers and
             the choice of the checkpoint.
         gamma: 0: a request's directive does not change the next request.
@@ -62,7 +63,8 @@ class PpoConfig:
     hidden: int = 32
     dual_rate: float = 1.0
     initial_multiplier: float = 2.0
-    safety: float = 0.02
+    confidence: float = 1.645
+    safety: float = 0.01
     validation_share: float = 0.3
     gamma: float = 0.0
     seed: int = 0
@@ -148,6 +150,7 @@ class Trainer:
             self.reward.floors,
             quality=quality,
             rate=config.dual_rate,
+            confidence=config.confidence,
             safety=config.safety,
             seed=config.seed,
         )

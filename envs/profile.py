@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from envs.errors import DataError
 from envs.outcome import QUALITIES, Floats, Outcomes
@@ -79,9 +80,9 @@ class Profile:
             return replace(self, correct=scores)
         return replace(self, preference=scores)
 
-    def rows_of(self, task: str) -> Floats:
+    def rows_of(self, task: str) -> NDArray[np.bool_]:
         """Mask of the requests of a task, shape (R,)."""
-        return np.array([request.task == task for request in self.requests])
+        return np.array([request.task == task for request in self.requests], dtype=np.bool_)
 
     def select(self, rows: Any) -> "Profile":
         """The profile of some of the requests, by index or mask."""

@@ -206,7 +206,9 @@ def report(bundle: Bundle, trained: Trained) -> None:
     for task, ratio in trained.validation.ratio_by_task.items():
         console.print(f"  {task}: quality {ratio:.3f} of L0")
     if not trained.floors_kept:
-        console.print("[yellow]not every floor (with its safety margin) held on validation prompts")
+        console.print(
+            "[yellow]not every floor held on validation prompts with its confidence; the nearest was kept"
+        )
 
 
 def _figures(trained: Trained) -> dict[str, Any]:

@@ -41,7 +41,10 @@ class LoopBench(Settings):
     out: Path = Field(Path("runs/bench-loop"), description="folder for profiles and bundles")
     model: str = Field(str(EMBEDDED), description="folder with weights or Hugging Face name")
     seeds: int = Field(5, ge=1, description="independent repetitions")
-    per_task: int = Field(150, ge=20, description="profiled requests a task")
+    first_seed: int = Field(
+        0, ge=0, description="each seed draws and judges on requests of its own"
+    )
+    per_task: int = Field(200, ge=20, description="profiled requests a task")
     new_per_task: int = Field(400, ge=20, description="new requests a task to judge on")
     replay_steps: int = Field(PpoConfig.replay_steps, ge=1)
     live_steps: int = Field(PpoConfig.live_steps, ge=0)
@@ -56,7 +59,7 @@ class LoopBench(Settings):
             llama_server(self.model, log=self.out / "llama.log") as server,
             Upstream(server.url, server.model) as upstream,
         ):
-            for seed in range(self.seeds):
+            for seed in range(self.first_seed, self.first_seed + self.seeds):
                 verdicts += self._seed(upstream, seed)
                 print(verdicts[-2].line(), flush=True)
         for tags in (True, False):

@@ -41,7 +41,7 @@ def test_ppo_learns_the_obvious_policy_on_two_kinds(tmp_path):
     tracker = Kept()
     trace = synthetic_day()
     floors = {"lookup": 0.95, "proof": 0.95}
-    config = PpoConfig(replay_steps=40_000, safety=0.0, seed=1)
+    config = PpoConfig(replay_steps=40_000, confidence=0.0, safety=0.0, seed=1)
     trainer = Trainer(profile, trace, floors, config, tracker)
     trainer.replay()
     trained = trainer.result()
