@@ -207,7 +207,7 @@ def report(bundle: Bundle, trained: Trained) -> None:
         console.print(f"  {task}: quality {ratio:.3f} of L0")
     if not trained.floors_kept:
         console.print(
-            "[yellow]not every floor held on validation prompts with its confidence; the nearest was kept"
+            "[yellow]no checkpoint kept every floor with confidence; the nearest one was taken"
         )
 
 
