@@ -38,9 +38,15 @@ class Validation:
 
 
 class Constraint:
-    """Measures floors on a validation profile and moves the multipliers after them.
+    """Measures floors and moves the multipliers after them.
+
+    A floor has to hold on the validation prompts, which the policy never trains on,
+    and by the training prompts' smoothed estimates: few validation prompts may hold
+    few hard ones, and a policy is then chosen for its luck on those.
 
     Args:
+        validation: prompts that the policy does not train on.
+        training: the smoothed training prompts.
         floors: least quality ratio by task.
         rate: multiplier change per unit of shortfall and dual step.
         confidence: standard errors that a ratio must lie above its floor: on few prompts
@@ -50,7 +56,8 @@ class Constraint:
 
     def __init__(
         self,
-        profile: Profile,
+        validation: Profile,
+        training: Profile,
         featurizer: Featurizer,
         trace: IntensityTrace,
         floors: Mapping[str, float],
@@ -65,47 +72,34 @@ class Constraint:
         self._rate = rate
         self._confidence = confidence
         self._safety = safety
-        self._scores = profile.quality(quality)
-        self._rows = {
-            task: profile.rows_of(task) & ~np.isnan(self._scores).any(axis=1) for task in floors
-        }
-        for task, rows in self._rows.items():
-            if not self._scores[rows, 0].sum() > 0:
-                raise ConfigError(
-                    f"task {task!r}: its floor cannot be checked, since none of its "
-                    f"{int(rows.sum())} validation prompts is answered right at L0; "
-                    "record more requests a task"
-                )
-        # Every prompt twice: with its task's tag and without one, as clients may send it.
-        count = 2 * len(self._scores)
-        times = np.random.default_rng(seed).uniform(trace.start, trace.end, count)
-        parts = np.concatenate(
-            [request_parts(featurizer, profile.requests, tags) for tags in (True, False)]
-        )
-        self._observations = observe(featurizer, parts, trace, times, np.zeros(count))
-        self._grams: Floats = footprint_grams(
-            np.tile(profile.energy_joules, (2, 1)),
-            np.tile(profile.device_seconds, (2, 1)),
-            trace.at(times)[:, None],
-        )
+        self._unseen = _Prompts(validation, featurizer, trace, quality, seed)
+        self._known = _Prompts(training, featurizer, trace, quality, seed)
+        for task in floors:
+            for prompts, kind in ((self._unseen, "validation"), (self._known, "training")):
+                if not prompts.right_at_l0(task) > 0:
+                    raise ConfigError(
+                        f"task {task!r}: its floor cannot be checked, since no {kind} prompt of "
+                        "it is answered right at L0; record more requests a task"
+                    )
 
     def measure(self, policy: Policy) -> Validation:
-        """Expected figures of `policy`."""
-        chance = policy.probabilities(self._observations)
-        either = chance.reshape(2, *self._scores.shape).mean(axis=0)
+        """Expected figures of `policy`; bounds are the worse of the two sets of prompts."""
+        chance = self._unseen.chances(policy)
         ratios, bounds = {}, {}
-        for task, rows in self._rows.items():
-            ratio, error = _ratio_with_error(
-                (self._scores[rows] * either[rows]).sum(axis=1), self._scores[rows, 0]
+        known = self._known.chances(policy)
+        for task in self._floors:
+            ratio, error = self._unseen.ratio(task, chance)
+            trained, trained_error = self._known.ratio(task, known)
+            ratios[task] = ratio
+            bounds[task] = min(
+                ratio - self._confidence * error, trained - self._confidence * trained_error
             )
-            ratios[task], bounds[task] = ratio, ratio - self._confidence * error
-        margins = [bound - self._floors[task] for task, bound in bounds.items()]
         return Validation(
-            float((self._grams * chance).sum() / self._grams[:, 0].sum()),
+            self._unseen.grams_ratio(chance),
             ratios,
             bounds,
-            tuple(float(x) for x in chance.mean(axis=0)),
-            min(margins),
+            tuple(float(x) for x in chance.mean(axis=(0, 1))),
+            min(bound - self._floors[task] for task, bound in bounds.items()),
         )
 
     def moved(self, multipliers: Mapping[str, float], found: Validation) -> dict[str, float]:
@@ -127,8 +121,55 @@ class Constraint:
         return found.worst_margin >= self._safety
 
 
-def _ratio_with_error(kept: Floats, reference: Floats) -> tuple[float, float]:
-    """Ratio of means and its standard error by linearisation (the delta method)."""
-    ratio = float(kept.sum() / reference.sum())
-    spread = float((kept - ratio * reference).std())
-    return ratio, spread * float(np.sqrt(len(kept))) / float(reference.sum())
+class _Prompts:
+    """Prompts at random hours, each with its task's tag and without, as clients may send it."""
+
+    def __init__(
+        self,
+        profile: Profile,
+        featurizer: Featurizer,
+        trace: IntensityTrace,
+        quality: str,
+        seed: int,
+    ) -> None:
+        self.scores = profile.quality(quality)
+        known = ~np.isnan(self.scores).any(axis=1)
+        self.rows = {task: profile.rows_of(task) & known for task in profile.tasks}
+        count = len(self.scores)
+        times = np.random.default_rng(seed).uniform(trace.start, trace.end, count)
+        self._observations = np.concatenate(
+            [
+                observe(
+                    featurizer,
+                    request_parts(featurizer, profile.requests, tags),
+                    trace,
+                    times,
+                    np.zeros(count),
+                )
+                for tags in (True, False)
+            ]
+        )
+        self._grams: Floats = footprint_grams(
+            profile.energy_joules, profile.device_seconds, trace.at(times)[:, None]
+        )
+
+    def right_at_l0(self, task: str) -> float:
+        """Sum of the quality under L0; 0 where the task has no prompts."""
+        return float(self.scores[self.rows[task], 0].sum()) if task in self.rows else 0.0
+
+    def chances(self, policy: Policy) -> Floats:
+        """Probabilities with and without tags, shape (2, n, n_directives)."""
+        return policy.probabilities(self._observations).reshape(2, *self.scores.shape)
+
+    def grams_ratio(self, chance: Floats) -> float:
+        """Expected footprint relative to always L0."""
+        return float((self._grams * chance.mean(axis=0)).sum() / self._grams[:, 0].sum())
+
+    def ratio(self, task: str, chance: Floats) -> tuple[float, float]:
+        """Quality relative to L0, and its standard error by the delta method."""
+        rows = self.rows[task]
+        kept = (self.scores[rows] * chance.mean(axis=0)[rows]).sum(axis=1)
+        reference = self.scores[rows, 0]
+        ratio = float(kept.sum() / reference.sum())
+        spread = float((kept - ratio * reference).std())
+        return ratio, spread * float(np.sqrt(len(kept))) / float(reference.sum())

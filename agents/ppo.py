@@ -145,6 +145,7 @@ class Trainer:
         self.reward.multipliers = dict.fromkeys(self.reward.floors, config.initial_multiplier)
         constraint = Constraint(
             validation,
+            self._train,
             self.featurizer,
             trace,
             self.reward.floors,

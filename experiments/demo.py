@@ -37,7 +37,7 @@ class Demo(Settings):
 
     out: Path = Field(Path("runs/demo"), description="folder of the report")
     model: str = Field(str(EMBEDDED), description="folder with weights or Hugging Face name")
-    per_task: int = Field(200, ge=20, description="profiled requests a task")
+    per_task: int = Field(300, ge=20, description="profiled requests a task")
     requests: int = Field(200, ge=8, description="requests driven through the hook")
     replay_steps: int = Field(PpoConfig.replay_steps, ge=1, description="PPO steps on the replay")
     live_steps: int = Field(PpoConfig.live_steps, ge=0, description="PPO requests on the server")

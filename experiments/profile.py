@@ -31,7 +31,7 @@ class ProfileCommand(Settings):
     upstream: str = Field(description="URL of the Llama server, on this machine")
     model: str | None = Field(None, description="model to ask for; default the server's first")
     out: Path = Field(description="Parquet file to write")
-    per_task: int = Field(200, ge=1, description="requests a task")
+    per_task: int = Field(300, ge=1, description="requests a task")
     directives: Path | None = Field(None, description="YAML catalogue; default the paper's three")
     in_flight: int = Field(IN_FLIGHT, ge=1, description="requests in flight together")
     watts_per_core: float = Field(

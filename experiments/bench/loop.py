@@ -44,7 +44,7 @@ class LoopBench(Settings):
     first_seed: int = Field(
         0, ge=0, description="each seed draws and judges on requests of its own"
     )
-    per_task: int = Field(200, ge=20, description="profiled requests a task")
+    per_task: int = Field(300, ge=20, description="profiled requests a task")
     new_per_task: int = Field(400, ge=20, description="new requests a task to judge on")
     replay_steps: int = Field(PpoConfig.replay_steps, ge=1)
     live_steps: int = Field(PpoConfig.live_steps, ge=0)
