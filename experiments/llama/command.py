@@ -35,7 +35,7 @@ class Pretrain(Settings):
     """Train the embedded Llama from scratch on generated tasks (CPU, about 30 minutes)."""
 
     out: Path = Field(Path("runs/sprout-llama-2m"), description="folder for model and tokenizer")
-    steps: int = Field(6500, ge=1, description="batches of 4,096 tokens")
+    steps: int = Field(4800, ge=1, description="batches of 4,096 tokens")
     seed: int = 0
 
     def cli_cmd(self) -> None:
