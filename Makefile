@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test test-slow check bench clean
+.PHONY: install demo test check bench clean
 
 install: $(STAMP)
 
@@ -19,10 +19,7 @@ demo: $(STAMP)
 	$(BIN)/sprout demo
 
 test: $(STAMP)
-	$(BIN)/pytest -m "not slow"
-
-test-slow: $(STAMP)
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -31,12 +31,16 @@ class Upstream:
 
     Use as a context manager, or `open` and `close` it. The key, if any, is read from
     the environment variable SPROUT_UPSTREAM_API_KEY and sent nowhere but upstream.
+
+    Attributes:
+        completion_tokens: generated tokens received so far.
     """
 
     def __init__(self, url: str, model: str | None = None, timeout_seconds: float = 120.0) -> None:
         self.url = url.rstrip("/")
         self._model = model
         self._timeout = timeout_seconds
+        self.completion_tokens = 0
         self._portal_context = start_blocking_portal("asyncio")
         self._portal: BlockingPortal | None = None
         self._session: aiohttp.ClientSession | None = None
@@ -113,7 +117,9 @@ class Upstream:
         for result in results:
             if isinstance(result, UpstreamError):
                 raise result
-        return [result for result in results if isinstance(result, Generation)]
+        answers = [result for result in results if isinstance(result, Generation)]
+        self.completion_tokens += sum(answer.completion_tokens for answer in answers)
+        return answers
 
     async def _guarded(self, body: Mapping[str, Any]) -> Generation | UpstreamError:
         started = time.monotonic()

@@ -10,10 +10,12 @@ from pydantic import Field
 from rich.progress import Progress
 
 from envs.directive import Catalogue, read_catalogue
+from envs.energy import Meter
 from envs.errors import ConfigError, DataError
 from envs.live import LiveBackend
 from envs.meters.choose import choose_meter
 from envs.meters.cpu_time import DEFAULT_WATTS_PER_CORE
+from envs.meters.tokens import TokenMeter
 from envs.outcome import Outcomes
 from envs.profile import Profile, read_profile, write_profile
 from envs.request import Request
@@ -28,7 +30,7 @@ WARM_UP = 8
 class ProfileCommand(Settings):
     """Record a profile of generated requests; run again to resume after an interruption."""
 
-    upstream: str = Field(description="URL of the Llama server, on this machine")
+    upstream: str = Field(description="URL of the Llama server")
     model: str | None = Field(None, description="model to ask for; default the server's first")
     out: Path = Field(description="Parquet file to write")
     per_task: int = Field(300, ge=1, description="requests a task")
@@ -37,6 +39,9 @@ class ProfileCommand(Settings):
     watts_per_core: float = Field(
         DEFAULT_WATTS_PER_CORE, gt=0, description="stated power of a busy core without a GPU"
     )
+    joules_per_token: float | None = Field(
+        None, gt=0, description="stated energy of a token, for a server on another machine"
+    )
     seed: int = 0
 
     def cli_cmd(self) -> None:
@@ -44,7 +49,11 @@ class ProfileCommand(Settings):
         requests = generate(self.per_task, self.seed)
         catalogue = read_catalogue(self.directives)
         with Upstream(self.upstream, self.model) as upstream:
-            meter = choose_meter(self.upstream, self.watts_per_core)
+            meter: Meter
+            if self.joules_per_token is None:
+                meter = choose_meter(self.upstream, self.watts_per_core)
+            else:
+                meter = TokenMeter(upstream, self.joules_per_token)
             backend = LiveBackend(upstream, meter, catalogue, requests)
             profile = record(backend, catalogue, upstream.model, self.out, self.in_flight)
         self.save(self.out.parent)

@@ -90,8 +90,8 @@ class Gateway:
         body = raw
         decision: Decision | None = None
         if scope["method"] == "POST" and scope["path"] == CHAT:
-            body, decision = self._steered(scope, raw)
-            self._metrics.decision_seconds.observe(time.perf_counter() - started)
+            with self._metrics.decision_seconds.time():
+                body, decision = self._steered(scope, raw)
         self._in_flight += 1
         self._metrics.in_flight.set(self._in_flight)
         relay = asyncio.ensure_future(self._relay(scope, (body, raw), decision, send))

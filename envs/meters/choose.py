@@ -23,7 +23,7 @@ def choose_meter(upstream: str, watts_per_core: float = DEFAULT_WATTS_PER_CORE) 
     if not _is_loopback(parts.hostname or ""):
         raise MeterError(
             f"{upstream} is not on this machine, so its energy cannot be read here; "
-            "run where the server runs"
+            "run where the server runs, or state its energy (sprout profile --joules-per-token)"
         )
     try:
         return NvmlMeter()

@@ -1,0 +1,22 @@
+"""Generated tokens x stated joules: an estimate for a server whose energy cannot be read."""
+
+from envs.upstream import Upstream
+
+
+class TokenMeter:
+    """Completion tokens that a client has received, times `joules_per_token`.
+
+    For remote servers. Llama-2-13B on one A100-class GPU at batch 1 takes 5.88 J a
+    token, and several times less when batched: measure rather than guess where you can.
+    """
+
+    method = "estimated"
+
+    def __init__(self, upstream: Upstream, joules_per_token: float) -> None:
+        self._upstream = upstream
+        self._joules_per_token = joules_per_token
+        self.source = f"completion tokens x {joules_per_token:g} J, as stated"
+
+    def read_joules(self) -> float:
+        """J for all tokens that the client has received so far."""
+        return self._joules_per_token * self._upstream.completion_tokens

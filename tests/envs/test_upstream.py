@@ -1,0 +1,66 @@
+import json
+
+import numpy as np
+import pytest
+
+from envs.directive import DEFAULT_CATALOGUE
+from envs.errors import UpstreamError
+from envs.live import LiveBackend
+from envs.meters.tokens import TokenMeter
+from envs.upstream import API_KEY_VARIABLE, Upstream
+from envs.workload import generate
+from tests.serving.upstream import Upstream as Fake
+from tests.serving.upstream import served
+
+
+@pytest.fixture
+def fake():
+    fake = Fake()
+    with served(fake) as fake.url:
+        yield fake
+
+
+def test_a_remote_servers_energy_is_stated_and_says_so(fake):
+    requests = generate(2, seed=0)
+    with Upstream(fake.url, "made") as upstream:
+        meter = TokenMeter(upstream, 2.5)
+        outcomes = LiveBackend(upstream, meter, DEFAULT_CATALOGUE, requests).play(
+            np.arange(8), np.zeros(8, dtype=int)
+        )
+    # The fake generates 4 tokens an answer.
+    assert outcomes.energy_joules == pytest.approx(np.full(8, 4 * 2.5))
+    assert outcomes.energy_method == "estimated"
+    assert outcomes.responses == ("Hello",) * 8
+
+
+def test_the_key_goes_upstream_and_the_directive_into_the_body(fake, monkeypatch):
+    monkeypatch.setenv(API_KEY_VARIABLE, "sk-ours")
+    with Upstream(fake.url, "made") as upstream:
+        backend = LiveBackend(
+            upstream, TokenMeter(upstream, 1.0), DEFAULT_CATALOGUE, generate(1, seed=0)
+        )
+        backend.play(np.array([0]), np.array([1]))
+    _, path, headers, body = fake.received[-1]
+    assert path == "/v1/chat/completions"
+    assert headers[b"authorization"] == b"Bearer sk-ours"
+    sent = json.loads(body)
+    assert sent["messages"][0]["content"] == DEFAULT_CATALOGUE[1].text
+    assert sent["temperature"] == 0
+    assert set(sent) == {"model", "messages", "max_tokens", "temperature"}
+
+
+def test_a_refusal_and_an_absent_server_are_named(fake, monkeypatch):
+    monkeypatch.setenv(API_KEY_VARIABLE, "sk-ours")
+    fake.mode = "refuse"
+    with Upstream(fake.url, "made") as upstream, pytest.raises(UpstreamError) as refused:
+        upstream.chat([{"messages": []}])
+    assert f"{fake.url}/v1/chat/completions answered 429" in str(refused.value)
+    assert "sk-ours" not in str(refused.value)
+    with Upstream("http://127.0.0.1:9", "made") as upstream, pytest.raises(UpstreamError) as gone:
+        upstream.chat([{"messages": []}])
+    assert "http://127.0.0.1:9 failed" in str(gone.value)
+
+
+def test_a_server_that_lists_no_model_asks_for_one(fake):
+    with Upstream(fake.url) as upstream, pytest.raises(UpstreamError, match="--model"):
+        upstream.chat([{"messages": []}])
