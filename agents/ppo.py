@@ -134,7 +134,6 @@ class Trainer:
     ) -> None:
         self._config = config
         self._trace = trace
-        self._quality = quality
         self._floors = dict(floors)
         train, validation = split(with_known_quality(profile, quality), config.validation_share)
         self.featurizer = Featurizer(train.tasks)

@@ -32,7 +32,6 @@ class ArmSummary:
     grams_per_request: float
     seconds_per_request: float
     share: dict[str, float]
-    tokens_ratio: Interval
     joules_ratio: Interval
     grams_ratio: Interval
     correct_by_task: dict[str, float]
@@ -99,7 +98,6 @@ def _summary(arm: Arm, base: Arm, tasks: Any) -> ArmSummary:
         float(arm.grams.mean()),
         float(arm.seconds.mean()),
         {str(n): float(c) / len(tasks) for n, c in zip(names, counts, strict=True)},
-        ratio_of_means(arm.tokens, base.tokens),
         ratio_of_means(arm.joules, base.joules),
         ratio_of_means(arm.grams, base.grams),
         {str(t): float(arm.correct[tasks == t].mean()) for t in np.unique(tasks)},
