@@ -43,6 +43,12 @@ class Bundle:
         """The served model that the policy was trained for."""
         return str(self.manifest["model"])
 
+    @property
+    def prompt_hashes(self) -> frozenset[str]:
+        """Hashes of all prompts that training saw, recorded or live; none may judge it."""
+        parts = (self.manifest.get("data", {}), self.manifest.get("live", {}))
+        return frozenset(name for part in parts for name in part.get("prompt_hashes", ()))
+
 
 def save_bundle(
     folder: Path,

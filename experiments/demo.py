@@ -15,6 +15,7 @@ from envs.errors import UpstreamError
 from envs.live import LiveBackend
 from envs.meters.choose import choose_meter
 from envs.request import Request
+from envs.tasks import MODULES
 from envs.upstream import Upstream
 from envs.workload import generate
 from experiments.drive import Arm, drive
@@ -81,8 +82,10 @@ class Demo(Settings):
             with tracked(self.model_dump(mode="json"), self.out / "tracking", "demo") as run:
                 bundle, trained = job.run(self.out / "bundle", run, upstream)
             report(bundle, trained)
-        seen = {h for part in ("data", "live") for h in bundle.manifest[part]["prompt_hashes"]}
-        fresh = generate(-(-self.requests // 4), self.seed + 1, exclude=seen)[: self.requests]
+        fresh = generate(
+            -(-self.requests // len(MODULES)), self.seed + 1, exclude=bundle.prompt_hashes
+        )
+        fresh = fresh[: self.requests]
         arms = self._arms(console, trace, server, fresh)
         return compare(fresh, arms, self._hours(trace), trace, floors)
 
@@ -93,10 +96,11 @@ class Demo(Settings):
         server: LlamaServer,
         requests: Sequence[Request],
     ) -> list[Arm]:
-        meter = choose_meter(server.url)
         intensity = trace.at(self._hours(trace))
 
         def arm(name: str, url: str, action: int | None) -> Arm:
+            """Drive through `url`; what the hook itself uses counts where it takes part."""
+            meter = choose_meter(*dict.fromkeys((server.url, url)))
             return drive(
                 name,
                 url,

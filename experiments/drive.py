@@ -114,6 +114,7 @@ async def _send_all(
         bar = progress.add_task(name, total=len(requests))
 
         async def one(index: int, request: Request) -> _Answer:
+            """Wait for the request's turn, send it and time it."""
             await asyncio.sleep(max(0.0, started + index * gap_seconds - loop.time()))
             messages = list(request.messages)
             if directive is not None:
@@ -131,10 +132,12 @@ async def _send_all(
             progress.advance(bar)
             chosen = raw.headers.get("x-sprout-directive")
             usage = answer.usage
+            if usage is None:
+                raise UpstreamError(f"{name}: {url} reports no token usage; nothing to account by")
             return _Answer(
                 answer.choices[0].message.content or "",
-                usage.prompt_tokens if usage else 0,
-                usage.completion_tokens if usage else 0,
+                usage.prompt_tokens,
+                usage.completion_tokens,
                 sent,
                 seconds,
                 chosen or (directive.name if directive else "none"),
@@ -146,4 +149,6 @@ async def _send_all(
         except* openai.OpenAIError as errors:
             first = errors.exceptions[0]
             raise UpstreamError(f"{name}: a request to {url} failed: {first}") from first
+        except* UpstreamError as errors:
+            raise UpstreamError(str(errors.exceptions[0])) from None
     return [task.result() for task in tasks]

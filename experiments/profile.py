@@ -51,7 +51,7 @@ class ProfileCommand(Settings):
         with Upstream(self.upstream, self.model) as upstream:
             meter: Meter
             if self.joules_per_token is None:
-                meter = choose_meter(self.upstream, self.watts_per_core)
+                meter = choose_meter(self.upstream, watts_per_core=self.watts_per_core)
             else:
                 meter = TokenMeter(upstream, self.joules_per_token)
             backend = LiveBackend(upstream, meter, catalogue, requests)

@@ -34,7 +34,6 @@ class Settings(BaseSettings):
         cli_hide_none_type=True,
         cli_avoid_json=True,
         cli_implicit_flags=True,
-        nested_model_default_partial_update=True,
         extra="forbid",
     )
     from_file: ClassVar[dict[str, Any]] = {}

@@ -91,16 +91,18 @@ class TrainingJob:
         """
         # Nets this small run fastest on one thread.
         torch.set_num_threads(1)
-        live: Mapping[str, Any] = {}
+        # Before the long part, so that what cannot work says so at once.
+        backend = self._live_backend(upstream) if upstream and self.config.live_steps else None
+        live: dict[str, Any] = {}
         with Progress() as progress:
-            total = self.config.replay_steps + self.config.live_steps * (upstream is not None)
+            total = self.config.replay_steps + self.config.live_steps * (backend is not None)
             watched = _Watched(run, progress, total)
             trainer = Trainer(
                 self.profile, self.trace, self.floors, self.config, watched, self.quality
             )
             trainer.replay()
-            if upstream is not None and self.config.live_steps:
-                live = self._live(trainer, upstream)
+            if backend is not None:
+                live = self._live(trainer, backend)
         trained = trainer.result()
         bundle = save_bundle(
             out,
@@ -108,14 +110,14 @@ class TrainingJob:
             self.catalogue,
             trained.featurizer,
             self.profile.model,
-            self._manifest(trainer, trained) | {"live": dict(live)},
+            self._manifest(trainer, trained) | {"live": live},
         )
         run.summarise({"floors_kept": trained.floors_kept, **_figures(trained)})
         run.artifact("policy-bundle", "policy", out)
         return bundle, trained
 
-    def _live(self, trainer: Trainer, upstream: Upstream) -> dict[str, Any]:
-        """Continue on fresh requests; says how far the live server is from the profile."""
+    def _live_backend(self, upstream: Upstream) -> LiveBackend:
+        """Fresh requests of the profile's tasks, on the live server."""
         seen = {request.prompt_hash for request in self.profile.requests}
         per_task = -(-self.config.live_steps // len(self.profile.tasks))
         requests = [
@@ -128,7 +130,10 @@ class TrainingJob:
                 "live training draws generated requests, and the profile has other tasks "
                 f"({', '.join(self.profile.tasks)}); leave out --upstream"
             )
-        backend = LiveBackend(upstream, choose_meter(upstream.url), self.catalogue, requests)
+        return LiveBackend(upstream, choose_meter(upstream.url), self.catalogue, requests)
+
+    def _live(self, trainer: Trainer, backend: LiveBackend) -> dict[str, Any]:
+        """Continue training live; returns how many requests that took, and their prompts."""
         before = trainer.result().steps
         trainer.live(
             World(
@@ -144,7 +149,7 @@ class TrainingJob:
         )
         return {
             "requests": trainer.result().steps - before,
-            "prompt_hashes": [request.prompt_hash for request in requests],
+            "prompt_hashes": [request.prompt_hash for request in backend.requests],
         }
 
     def _manifest(self, trainer: Trainer, trained: Trained) -> dict[str, Any]:

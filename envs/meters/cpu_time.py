@@ -9,27 +9,27 @@ DEFAULT_WATTS_PER_CORE = 3.75
 
 
 class CpuTimeMeter:
-    """Processor seconds of a process and its children, times `watts_per_core`.
+    """Processor seconds of processes and their children, times `watts_per_core`.
 
     Counts only while the processor works for the server: idle power is left out.
     """
 
     method = "estimated"
 
-    def __init__(self, pid: int, watts_per_core: float = DEFAULT_WATTS_PER_CORE) -> None:
+    def __init__(self, *pids: int, watts_per_core: float = DEFAULT_WATTS_PER_CORE) -> None:
         try:
-            self._process = psutil.Process(pid)
+            self._processes = [psutil.Process(pid) for pid in pids]
         except psutil.Error as error:
-            raise MeterError(f"processor time: no process {pid}") from error
+            raise MeterError(f"processor time: {error}") from error
         self._watts = watts_per_core
         self._most = 0.0
         self.source = f"processor time x {watts_per_core:g} W per core"
 
     def read_joules(self) -> float:
-        """J since the server started, to the operating system's 10 ms."""
+        """J since the processes started, to the operating system's 10 ms."""
         try:
-            tree = [self._process, *self._process.children(recursive=True)]
-            times = [process.cpu_times() for process in tree]
+            tree = [(p, *p.children(recursive=True)) for p in self._processes]
+            times = [process.cpu_times() for processes in tree for process in processes]
         except psutil.Error as error:
             raise MeterError(f"processor time: the server's process is gone ({error})") from error
         # A child that ended takes its time out of the sum; a counter must not fall.

@@ -1,6 +1,6 @@
 """`sprout bench loop`: does the closed loop beat the best fixed mix, with every floor kept?"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from envs.live import LiveBackend
 from envs.meters.choose import choose_meter
 from envs.outcome import Floats
 from envs.profile import Profile
+from envs.request import Request
 from envs.upstream import Upstream
 from envs.workload import generate
 from envs.world import observe, request_parts
@@ -73,7 +74,8 @@ class LoopBench(Settings):
         # Seeds of the drawn requests lie far apart, so that no two sets share one.
         known = generate(self.per_task, 1000 * (seed + 1))
 
-        def played(requests: Any, name: str) -> Profile:
+        def played(requests: Sequence[Request], name: str) -> Profile:
+            """Record `requests` anew under every directive."""
             (folder / f"{name}.parquet.partial").unlink(missing_ok=True)
             backend = LiveBackend(upstream, meter, DEFAULT_CATALOGUE, requests)
             return record(
@@ -90,8 +92,7 @@ class LoopBench(Settings):
         job = TrainingJob(profile, DEFAULT_CATALOGUE, trace, floors, config)
         with tracked(self.model_dump(mode="json"), folder / "tracking", "bench-loop") as run:
             bundle, trained = job.run(folder / "bundle", run, upstream)
-        seen = {h for part in ("data", "live") for h in bundle.manifest[part]["prompt_hashes"]}
-        new = generate(self.new_per_task, 1000 * (seed + 1) + 500, exclude=seen)
+        new = generate(self.new_per_task, 1000 * (seed + 1) + 500, exclude=bundle.prompt_hashes)
         judged = played(new, "judged")
         return [
             judge(judged, bundle, trace, floors, seed, trained.floors_kept, tags)

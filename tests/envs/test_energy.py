@@ -68,3 +68,9 @@ def test_the_device_is_busy_while_any_request_is_in_flight():
     ends = np.array([2.0, 1.5, 6.0, 5.7])
     assert busy_seconds(starts, ends) == pytest.approx(3.0)
     assert busy_seconds(starts[::-1].copy(), ends[::-1].copy()) == pytest.approx(3.0)
+
+
+def test_processes_metered_together_add_up():
+    one, twice = CpuTimeMeter(os.getpid()), CpuTimeMeter(os.getpid(), os.getpid())
+    before, both, after = one.read_joules(), twice.read_joules(), one.read_joules()
+    assert 2 * before <= both <= 2 * after

@@ -67,8 +67,7 @@ def test_directives_really_trade_tokens_against_correctness(profile):
 
 def test_the_loop_saves_joules_and_keeps_what_matters(upstream, trained, tmp_path):
     _, bundle = trained
-    seen = {h for part in ("data", "live") for h in bundle.manifest[part]["prompt_hashes"]}
-    requests = generate(40, seed=2, exclude=seen)
+    requests = generate(40, seed=2, exclude=bundle.prompt_hashes)
     judged = record(
         backend(upstream, requests), DEFAULT_CATALOGUE, upstream.model, tmp_path / "judged.parquet"
     )
@@ -84,6 +83,7 @@ def test_the_bundle_tells_its_story(trained):
     assert manifest["floors"] == FLOORS
     assert len(manifest["data"]["prompt_hashes"]) == 240
     assert manifest["live"]["requests"] == 256
+    assert len(bundle.prompt_hashes) == 240 + 256
     assert {"numpy", "torch"} <= set(manifest["versions"])
     assert set(manifest["validation"]["quality_ratio_by_task"]) == set(FLOORS)
     assert bundle.manifest["energy"]["joules_per_completion_token"] > 0
