@@ -7,6 +7,7 @@ both. The resolved settings are saved beside every result.
 
 import json
 import os
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +15,6 @@ import yaml
 from pydantic import Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
-    CliApp,
     EnvSettingsSource,
     InitSettingsSource,
     PydanticBaseSettingsSource,
@@ -56,6 +56,10 @@ class Settings(BaseSettings):
             env_settings.env_vars = own
         return init_settings, env_settings, InitSettingsSource(settings_cls, cls.from_file)
 
+    @abstractmethod
+    def cli_cmd(self) -> None:
+        """Do the command's work."""
+
     def save(self, folder: Path) -> None:
         """Write the resolved settings to `folder`/config.yaml."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -72,7 +76,7 @@ def run_command(command: type[Settings], name: str, arguments: list[str]) -> Non
     command.from_file = _file_settings(arguments)
     command.model_config["cli_prog_name"] = f"sprout {name}"
     try:
-        CliApp.run(command, cli_args=arguments)
+        settings = command(_cli_parse_args=arguments)  # type: ignore[call-arg]
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]).replace("_", "-")
@@ -80,6 +84,8 @@ def run_command(command: type[Settings], name: str, arguments: list[str]) -> Non
         raise ConfigError(f"--{field}: {first['msg']}{given}") from error
     finally:
         command.from_file = {}
+    # Outside: what fails in the command's own work is no wrong flag.
+    settings.cli_cmd()
 
 
 def _file_settings(arguments: list[str]) -> dict[str, Any]:

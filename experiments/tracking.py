@@ -71,6 +71,8 @@ def tracked(configuration: Mapping[str, Any], folder: Path, group: str) -> Itera
     if mode == "disabled":
         yield NullRun()
         return
+    # Set but empty means unset; wandb itself would refuse it.
+    os.environ["WANDB_MODE"] = mode
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 

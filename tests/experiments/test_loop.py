@@ -137,8 +137,10 @@ def test_a_profile_resumes_where_it_was_cut(upstream, tmp_path):
     assert read_profile(path).completion_tokens.shape == (32, 3)
 
 
-def test_a_run_is_tracked_offline(tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_MODE", "offline")
+@pytest.mark.parametrize("mode", ["offline", ""])
+def test_a_run_is_tracked_offline(tmp_path, monkeypatch, mode):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("WANDB_MODE", mode)
     monkeypatch.setenv("WANDB_SILENT", "true")
     bundle = tmp_path / "bundle"
     bundle.mkdir()

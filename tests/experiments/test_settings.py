@@ -1,5 +1,5 @@
 import pytest
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from envs.errors import ConfigError
 from experiments.cli import main
@@ -46,6 +46,17 @@ def test_flags_beat_the_environment_and_it_beats_the_file(tmp_path, monkeypatch)
 def test_a_wrong_setting_is_named(arguments, said):
     with pytest.raises(ConfigError, match=said):
         run(*arguments)
+
+
+def test_an_error_of_the_work_itself_is_not_blamed_on_a_flag():
+    class Works(Settings):
+        """Fails while it works."""
+
+        def cli_cmd(self):
+            Echo(size="no number")
+
+    with pytest.raises(ValidationError):
+        run_command(Works, "works", [])
 
 
 def test_an_unknown_setting_in_a_file_is_named(tmp_path):
