@@ -20,6 +20,9 @@ RECENT_HOURS = 24
 PLAIN = ("timestamp_utc", "zone", "carbon_intensity_g_per_kwh")
 ELECTRICITY_MAPS_TIME = "Datetime (UTC)"
 ELECTRICITY_MAPS_VALUE = "Carbon Intensity gCO₂eq/kWh (direct)"
+EVERY_HOUR = (
+    "give every hour once, in order, in UTC (local time skips or repeats one when clocks change)"
+)
 REMEDY = f"give {','.join(PLAIN)} or an Electricity Maps hourly export"
 
 
@@ -87,6 +90,27 @@ class IntensityTrace:
                 "start the clock within the trace or give a longer one",
             )
         return rows
+
+    def window_times(self, start_hour: int, hours: int) -> NDArray[np.float64]:
+        """Unix seconds at which each hour of a window begins, shape (hours,).
+
+        Args:
+            start_hour: hours from the trace's start.
+
+        Raises:
+            DataError: the trace does not cover the window.
+        """
+        have = len(self.g_per_kwh)
+        if start_hour < 0 or hours < 1 or start_hour + hours > have:
+            raise DataError(
+                self.source,
+                f"zone {self.zone}: hours {start_hour} to {start_hour + hours} asked for, but the "
+                f"trace has {have}, from {iso(self.start)} to {iso(self.end)}",
+                "give a window within it or a longer trace",
+            )
+        return self.start + HOUR_SECONDS * np.arange(
+            start_hour, start_hour + hours, dtype=np.float64
+        )
 
     def at(self, times: NDArray[np.float64]) -> NDArray[np.float64]:
         """Intensity at each time (Unix seconds), gCO2e/kWh."""
@@ -223,9 +247,9 @@ def _trace(zone: str, hours: list[tuple[float, float, str, Path]]) -> IntensityT
         where = f"zone {zone}: {iso(after)} follows {iso(before)}"
         if after > before:
             missing = iso(before + HOUR_SECONDS)
-            raise DataError(path, f"{where}: hour {missing} is missing", "give every hour once")
+            raise DataError(path, f"{where}: hour {missing} is missing", EVERY_HOUR)
         kind = "twice" if after == before else "out of order"
-        raise DataError(path, f"{where}: {kind}", "give every hour once, in order")
+        raise DataError(path, f"{where}: {kind}", EVERY_HOUR)
     return IntensityTrace(
         zone=zone,
         start=hours[0][0],

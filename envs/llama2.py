@@ -62,7 +62,8 @@ class Llama2Env(gymnasium.Env[NDArray[np.float32], np.int64]):
     the floor, relative to L0), `latency` (weight 0 by default). See `envs.reward`.
 
     ## Starting State
-    A request drawn uniformly from the workload, at a random hour of the trace.
+    A request drawn from the workload (uniformly, or by a mix of tasks), at a random
+    hour of the trace.
 
     ## Episode End
     Never terminated; truncated after `episode_requests` requests (default 64).
@@ -90,8 +91,6 @@ class Llama2Env(gymnasium.Env[NDArray[np.float32], np.int64]):
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Begin an episode; see the class."""
         super().reset(seed=seed)
-        if seed is None:
-            seed = int(self.np_random.integers(2**31))
         return self.world.reset(seed)[0], {}
 
     def step(
@@ -133,9 +132,7 @@ class Llama2VectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Begin an episode in every lane; one seed serves all lanes."""
-        if isinstance(seed, list):
-            seed = seed[0]
+        """Begin an episode in every lane; seed s seeds lane i with s + i."""
         return self.world.reset(seed), {}
 
     def step(

@@ -12,6 +12,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from envs.arrivals import ArrivalClock, read_arrivals
 from envs.carbon import read_trace
 from envs.clock import Clock, SteppedClock, WallClock
 from envs.directive import DEFAULT_CATALOGUE, Catalogue
@@ -20,7 +21,9 @@ from envs.features import Featurizer
 from envs.live import LiveBackend
 from envs.llama2 import Llama2Env, Llama2VectorEnv
 from envs.meters.choose import choose_meter
-from envs.profile import Profile, read_profile
+from envs.mix import Mix
+from envs.profile import Profile
+from envs.profile_reader import read_profile
 from envs.replay import ReplayBackend
 from envs.request import Request
 from envs.reward import Reward, reward_from_profile
@@ -104,21 +107,37 @@ def replay_world(
     step_seconds: float = 60.0,
     lanes: int = 1,
     episode_requests: int = 64,
-    clock: Clock | None = None,
+    mix: Mix | None = None,
+    arrivals: Path | None = None,
 ) -> World:
-    """A world that replays a profile; `step_seconds` of experiment time a request."""
+    """A world that replays a profile.
+
+    Args:
+        step_seconds: experiment time from a request to the next, if they come evenly.
+        mix: shares of tasks by hour of the trace (`envs.mix`); default the profile's own.
+        arrivals: CSV of a service's arrivals, which then give the times and the load in
+            flight (`envs.arrivals`); the load is 0 without it.
+    """
     recorded = profile if isinstance(profile, Profile) else read_profile(profile)
+    clock: Clock = SteppedClock(step_seconds)
+    load = None
+    if arrivals is not None:
+        tokens = max(1.0, float(recorded.completion_tokens[:, 0].sum()))
+        seconds_per_token = float(recorded.device_seconds[:, 0].sum()) / tokens
+        clock = arriving = ArrivalClock(read_arrivals(arrivals, seconds_per_token))
+        load = arriving.in_flight
     trace = read_trace(intensity, zone)
     floors = dict.fromkeys(recorded.tasks, floor)
     return World(
-        ReplayBackend(recorded),
+        ReplayBackend(recorded, load),
         Featurizer(recorded.tasks),
         trace,
         reward_from_profile(recorded, float(trace.g_per_kwh.mean()), floors),
-        clock or SteppedClock(step_seconds),
+        clock,
         n_directives=len(recorded.directives),
         lanes=lanes,
         episode_requests=episode_requests,
+        mix=mix,
     )
 
 

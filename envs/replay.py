@@ -1,5 +1,6 @@
 """Replay: outcomes from a recorded profile. Deterministic."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,15 @@ from envs.request import Request
 
 
 class ReplayBackend:
-    """Looks outcomes up in a profile; no requests are in flight, and it says 0."""
+    """Looks outcomes up in a profile.
 
-    def __init__(self, profile: Profile) -> None:
+    Args:
+        load: requests in flight now, from a trace of arrivals; default none, and it says 0.
+    """
+
+    def __init__(self, profile: Profile, load: Callable[[], float] | None = None) -> None:
         self._profile = profile
+        self._load = load
 
     @property
     def requests(self) -> tuple[Request, ...]:
@@ -22,8 +28,8 @@ class ReplayBackend:
         return self._profile.requests
 
     def in_flight(self, lanes: int) -> NDArray[Any]:
-        """Zeros: a profile records no load."""
-        return np.zeros(lanes)
+        """The trace's load, or zeros: a profile records none."""
+        return np.full(lanes, self._load() if self._load else 0.0)
 
     def play(self, rows: NDArray[Any], actions: NDArray[Any]) -> Outcomes:
         """The recorded outcomes."""

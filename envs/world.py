@@ -15,6 +15,7 @@ from envs.backend import Backend
 from envs.carbon import HOUR_SECONDS, IntensityTrace
 from envs.clock import Clock
 from envs.features import Array, Featurizer
+from envs.mix import Mix
 from envs.outcome import Floats, Outcomes
 from envs.request import Request
 from envs.reward import Reward
@@ -71,9 +72,12 @@ class World:
     """`lanes` independent streams of requests drawn from a backend's workload.
 
     An episode is `episode_requests` requests a lane and starts at a random hour of
-    the trace. Observations come from `featurizer`, rewards from `reward`.
+    the trace. Observations come from `featurizer`, rewards from `reward`. Each lane has
+    random numbers of its own, so that lane i of many, under seed s, is the one lane of a
+    world under seed s + i.
 
     Args:
+        mix: shares of tasks by hour of the trace; default: every request equally often.
         tag_share: share of requests whose observation shows their task; training hides
             some tags, so that the policy also serves clients who send none.
     """
@@ -89,6 +93,7 @@ class World:
         n_directives: int,
         lanes: int = 1,
         episode_requests: int = 64,
+        mix: Mix | None = None,
         tag_share: float = 1.0,
     ) -> None:
         self.backend = backend
@@ -104,18 +109,34 @@ class World:
             [request_parts(featurizer, backend.requests, tags) for tags in (False, True)]
         )
         self._tag_share = tag_share
-        self._rng = np.random.default_rng()
-        self._starts = np.full(lanes, trace.start)
+        self._draws = _Draws(self.tasks, mix)
+        self._rngs = [np.random.default_rng() for _ in range(lanes)]
+        self._chances = np.zeros((3, episode_requests + 1, lanes))
+        self._starts = np.zeros(lanes)
+        self._times = np.full(lanes, trace.start)
         self._rows = np.zeros(lanes, dtype=np.int64)
         self._tagged = np.ones(lanes, dtype=np.int64)
         self._count = 0
 
-    def reset(self, seed: int | None = None) -> Array:
-        """Begin an episode in every lane; observations of shape (lanes, n_features)."""
+    def reset(self, seed: int | Sequence[int | None] | None = None) -> Array:
+        """Begin an episode in every lane; observations of shape (lanes, n_features).
+
+        Args:
+            seed: s seeds lane i with s + i; a sequence seeds each lane; None goes on.
+        """
         if seed is not None:
-            self._rng = np.random.default_rng(seed)
-        hours = self._rng.uniform(0, len(self.trace.g_per_kwh), self.lanes)
-        self._starts = self.trace.start + hours * HOUR_SECONDS
+            seeds = [seed + i for i in range(self.lanes)] if isinstance(seed, int) else seed
+            for lane, own in enumerate(seeds):
+                if own is not None:
+                    self._rngs[lane] = np.random.default_rng(own)
+        # All of an episode's random numbers at once: a lane's own, yet few calls.
+        size = 3 * (self._episode_requests + 1) + 1
+        drawn = np.stack([rng.random(size) for rng in self._rngs])
+        hours = drawn[:, 0] * len(self.trace.g_per_kwh)
+        self._chances = np.ascontiguousarray(
+            drawn[:, 1:].reshape(self.lanes, 3, -1).transpose(1, 2, 0)
+        )
+        self._starts = hours * HOUR_SECONDS
         self._clock.restart()
         self._count = 0
         self._draw()
@@ -130,8 +151,10 @@ class World:
             or actions.max() >= self.n_directives
         ):
             raise ValueError(f"actions {actions!r}: one of 0..{self.n_directives - 1} per lane")
+        if self._count >= self._episode_requests:
+            raise ValueError("the episode is over: reset begins the next one")
         rows = self._rows
-        intensity = self.trace.at(self._times())
+        intensity = self.trace.at(self._times)
         outcomes = self.backend.play(rows, actions)
         terms = self.reward.terms(self.tasks[rows], outcomes, intensity)
         self._clock.advance()
@@ -148,20 +171,43 @@ class World:
             rows=rows,
         )
 
-    def _times(self) -> Floats:
-        # An episode that runs past the trace's end goes on at its start.
-        elapsed = self._starts - self.trace.start + self._clock.elapsed_seconds()
-        return self.trace.start + elapsed % (self.trace.end - self.trace.start)
-
     def _draw(self) -> None:
-        self._rows = self._rng.integers(0, len(self.backend.requests), self.lanes)
-        self._tagged = (self._rng.random(self.lanes) < self._tag_share).astype(np.int64)
+        # An episode that runs past the trace's end goes on at its start.
+        elapsed = self._starts + self._clock.elapsed_seconds()
+        self._times = self.trace.start + elapsed % (self.trace.end - self.trace.start)
+        of_task, of_prompt, of_tag = self._chances[:, self._count]
+        self._rows = self._draws.rows(of_task, of_prompt, self.trace.hour(self._times))
+        self._tagged = (of_tag < self._tag_share).astype(np.int64)
 
     def _observe(self) -> Array:
         return observe(
             self.featurizer,
             self._parts[self._tagged, self._rows],
             self.trace,
-            self._times(),
+            self._times,
             self.backend.in_flight(self.lanes),
         )
+
+
+class _Draws:
+    """Turns uniform random numbers into requests, all alike or by a mix of tasks."""
+
+    def __init__(self, tasks: NDArray[np.str_], mix: Mix | None) -> None:
+        names, counts = np.unique(tasks, return_counts=True)
+        self._order = np.argsort(tasks, kind="stable")
+        self._counts = counts
+        self._firsts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+        self._mix = None if mix is None else mix.aligned([str(name) for name in names])
+
+    def rows(
+        self, of_task: Floats, of_prompt: Floats, hours: NDArray[np.int64]
+    ) -> NDArray[np.int64]:
+        """Requests for random numbers in 0..1 and hours of the trace, each shape (n,)."""
+        if self._mix is None:
+            return (of_prompt * len(self._order)).astype(np.int64)
+        edges = np.cumsum(self._mix.at(hours), axis=1)
+        edges /= edges[:, -1:]
+        task = (of_task[:, None] >= edges).sum(axis=1)
+        place = (of_prompt * self._counts[task]).astype(np.int64)
+        drawn: NDArray[np.int64] = self._order[self._firsts[task] + place]
+        return drawn

@@ -17,7 +17,8 @@ from envs.meters.choose import choose_meter
 from envs.meters.cpu_time import DEFAULT_WATTS_PER_CORE
 from envs.meters.tokens import TokenMeter
 from envs.outcome import Outcomes
-from envs.profile import Profile, read_profile, write_profile
+from envs.profile import Profile, write_profile
+from envs.profile_reader import read_profile
 from envs.request import Request
 from envs.upstream import Upstream
 from envs.workload import generate

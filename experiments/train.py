@@ -22,7 +22,8 @@ from envs.errors import ConfigError
 from envs.live import LiveBackend
 from envs.meters.choose import choose_meter
 from envs.outcome import Floats
-from envs.profile import ARRAYS, Profile, read_profile
+from envs.profile import ARRAYS, Profile
+from envs.profile_reader import read_profile
 from envs.upstream import Upstream
 from envs.workload import generate
 from envs.world import World

@@ -10,9 +10,16 @@ from agents.bundle import Bundle, save_bundle
 from agents.policy import Policy
 from envs.directive import DEFAULT_CATALOGUE, Catalogue
 from envs.features import Featurizer
-from envs.profile import Profile, read_profile, write_profile
+from envs.profile import Profile, write_profile
+from envs.profile_reader import read_profile
 from envs.request import Request
 
+ARRIVALS = """timestamp,context_tokens,generated_tokens
+2023-11-16 18:00:00.0000000,10,190
+2023-11-16 18:00:01.5000000,10,100
+2023-11-16 18:00:02.0000000,10,0
+2023-11-16 18:00:09.0000000,10,50
+"""
 TOKENS = {"none": 50, "brief": 10, "very_brief": 2}
 
 

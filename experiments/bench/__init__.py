@@ -1,7 +1,13 @@
 """Benchmarks: each a command that prints figures with their spread and can write JSON."""
 
 from experiments.bench.directives import DirectivesBench
+from experiments.bench.env import EnvBench
 from experiments.bench.loop import LoopBench
 from experiments.bench.start import StartBench
 
-BENCHES = {"loop": LoopBench, "directives": DirectivesBench, "start": StartBench}
+BENCHES = {
+    "loop": LoopBench,
+    "directives": DirectivesBench,
+    "env": EnvBench,
+    "start": StartBench,
+}

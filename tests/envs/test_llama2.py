@@ -2,8 +2,11 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
+from agents.sb3 import Lanes
+from envs.mix import Mix, mix_from_job_counts
 from envs.registration import replay_world
 from envs.workload import generate
 from envs.world import World
@@ -44,16 +47,70 @@ def test_an_episode_is_truncated_after_its_requests(profile):
     assert [env.step(0)[3] for _ in range(3)] == [False, False, True]
 
 
-def test_one_lane_of_the_vector_is_the_scalar(profile):
-    scalar = gymnasium.make(REPLAY, profile=profile)
-    vector = gymnasium.make_vec(REPLAY, num_envs=1, profile=profile)
-    left, right = scalar.reset(seed=11)[0], vector.reset(seed=11)[0][0]
-    for action in (0, 2, 1, 1, 0):
+@pytest.mark.parametrize("arriving", [False, True])
+def test_the_vector_is_the_scalar_many_times(profile, tmp_path, arriving):
+    arguments = {
+        "profile": profile,
+        "episode_requests": 5,
+        "mix": mix_from_job_counts(np.arange(1.0, 50.0), profile.tasks, 60, seed=1),
+    }
+    if arriving:
+        arguments["arrivals"] = tmp_path / "arrivals.csv"
+        arguments["arrivals"].write_text(made.ARRIVALS)
+    vector = gymnasium.make_vec(REPLAY, num_envs=6, **arguments)
+    scalars = SyncVectorEnv(
+        [lambda: gymnasium.make(REPLAY, **arguments).unwrapped] * 6,
+        autoreset_mode=AutoresetMode.SAME_STEP,
+    )
+    left, right = vector.reset(seed=11)[0], scalars.reset(seed=11)[0]
+    rng = np.random.default_rng(0)
+    for step in range(1, 18):
         assert np.array_equal(left, right)
-        left, reward, *_ = scalar.step(action)
-        observations, rewards, *_ = vector.step(np.array([action]))
-        right = observations[0]
-        assert reward == rewards[0]
+        actions = rng.integers(0, 3, 6)
+        left, rewards, _, truncated, info = vector.step(actions)
+        right, expected, _, ended, other = scalars.step(actions)
+        assert np.array_equal(rewards, expected)
+        assert truncated.tolist() == ended.tolist() == [step % 5 == 0] * 6
+        if step % 5 == 0:
+            assert np.array_equal(info["final_obs"], np.stack(other["final_obs"]))
+        else:
+            assert np.array_equal(info["footprint_grams"], other["footprint_grams"])
+
+
+def test_sb3_sees_the_same_steps(profile):
+    lanes = Lanes(gymnasium.make_vec(REPLAY, num_envs=4, profile=profile))
+    vector = gymnasium.make_vec(REPLAY, num_envs=4, profile=profile)
+    lanes.seed(3)
+    assert np.array_equal(lanes.reset(), vector.reset(seed=3)[0])
+    actions = np.array([0, 1, 2, 1])
+    observations, rewards, done, _ = lanes.step(actions)
+    expected = vector.step(actions)
+    assert np.array_equal(observations, expected[0])
+    assert np.allclose(rewards, expected[1])
+    assert done.tolist() == expected[3].tolist()
+
+
+def test_a_mix_gives_each_hour_its_tasks(profile):
+    hours = np.zeros((24, 4))
+    hours[np.arange(24), np.arange(24) % 4] = 1
+    env = gymnasium.make_vec(
+        REPLAY, num_envs=500, profile=profile, mix=Mix(profile.tasks, hours), episode_requests=3
+    )
+    world = env.unwrapped.world
+    env.reset(seed=0)
+    start = world.trace.start
+    for _ in range(2):
+        hour = ((world._times - start) // 3600).astype(int)
+        info = env.step(np.zeros(500, dtype=np.int64))[4]
+        assert world.tasks[info["row"]].tolist() == [profile.tasks[h % 4] for h in hour]
+
+
+def test_an_episode_that_is_over_has_to_be_reset(profile):
+    env = gymnasium.make(REPLAY, profile=profile, episode_requests=1).unwrapped
+    env.reset(seed=0)
+    env.step(0)
+    with pytest.raises(ValueError, match="reset"):
+        env.step(0)
 
 
 def test_an_action_outside_the_catalogue_is_refused(profile):

@@ -3,7 +3,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from envs.errors import DataError
-from envs.profile import read_profile, write_profile
+from envs.profile import write_profile
+from envs.profile_reader import read_profile
 from envs.workload import generate
 from tests import made
 
@@ -35,6 +36,14 @@ def drop(rows, name):
         (lambda rows: [rows[0] | {"energy_joules": -1.0}, *rows[1:]], "row 0 energy_joules"),
         (lambda rows: [rows[0] | {"latency_seconds": float("nan")}, *rows[1:]], "row 0 latency"),
         (lambda rows: [rows[0] | {"correct": 2.0}, *rows[1:]], "row 0 correct"),
+        (lambda rows: [rows[0] | {"task": ""}, *rows[1:]], "row 0 task is empty"),
+        (lambda rows: [rows[0], rows[1] | {"task": "other"}, *rows[2:]], "row 1.*another task"),
+        (lambda rows: [rows[0], rows[1] | {"messages": "[]"}, *rows[2:]], "row 1.*another prompt"),
+        (lambda rows: [rows[0] | {"latency_seconds": -0.1}, *rows[1:]], "row 0 latency_seconds"),
+        (
+            lambda rows: [rows[0] | {"energy_joules": float("nan")}, *rows[1:]],
+            "energy_joules is nan",
+        ),
         (lambda rows: [], "holds no rows"),
     ],
 )
@@ -68,7 +77,31 @@ def test_an_unexpected_directive_is_named(tmp_path, good):
         read_profile(tmp_path / "p.parquet", directives=("none", "short"))
 
 
-def test_the_published_outcomes_are_read(shared_data):
-    path = shared_data / "llama2_outcomes.parquet"
-    with pytest.raises(DataError, match="model None"):
+def test_of_several_models_the_one_played_under_several_directives_is_taken(tmp_path, good):
+    path = tmp_path / "p.parquet"
+    other = [row | {"model": "small"} for row in good if row["directive"] == "none"]
+    write_profile(path, [*other, *good])
+    assert read_profile(path).model == "made"
+    with pytest.raises(DataError, match="lacks directive 'brief'"):
+        read_profile(path, model="small", directives=("none", "brief"))
+    write_profile(path, [*good, *(row | {"model": "also"} for row in good)])
+    with pytest.raises(DataError, match=r"holds models \['also', 'made'\]"):
         read_profile(path)
+    with pytest.raises(DataError, match="no model 'large'"):
+        read_profile(path, model="large")
+
+
+def test_an_error_gives_the_file_s_own_row(tmp_path, good):
+    path = tmp_path / "p.parquet"
+    other = [row | {"model": "small"} for row in good if row["directive"] == "none"]
+    write_profile(path, [*other, *good, good[0]])
+    with pytest.raises(DataError, match=f"row {len(other) + len(good)}: .* twice"):
+        read_profile(path)
+
+
+def test_the_published_outcomes_are_read(shared_data):
+    profile = read_profile(shared_data / "llama2_outcomes.parquet")
+    assert profile.model == "llama-2-13b-chat"
+    assert len(profile.requests) == 8411
+    assert set(profile.directives) == {"none", "brief", "very_brief"}
+    assert profile.energy_method == "unlabelled"

@@ -16,7 +16,7 @@ from envs.directive import DEFAULT_CATALOGUE
 from envs.errors import ConfigError, UpstreamError
 from envs.live import LiveBackend
 from envs.meters.choose import choose_meter
-from envs.profile import read_profile
+from envs.profile_reader import read_profile
 from envs.upstream import Upstream
 from envs.workload import generate
 from experiments.bench.loop import judge

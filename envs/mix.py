@@ -1,0 +1,151 @@
+"""Workload mixes: which share of the requests each task has, hour by hour."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.errors import DataError
+
+Floats = NDArray[np.float64]
+# SPROUT draws a new share every N(24, 4.8) hours (Li et al., 2024, section 5.1).
+BLOCK_HOURS_MEAN, BLOCK_HOURS_DEVIATION = 24.0, 4.8
+SUM_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Shares of tasks by hour; it repeats after its last hour.
+
+    Attributes:
+        tasks: T task names.
+        shares: shape (hours, T); each row sums to 1.
+    """
+
+    tasks: tuple[str, ...]
+    shares: Floats
+
+    def at(self, hours: NDArray[np.int64]) -> Floats:
+        """Shares in the given hours since the mix's start, shape (n, T)."""
+        return self.shares[hours % len(self.shares)]
+
+    def aligned(self, tasks: Sequence[str], source: str = "the mix") -> "Mix":
+        """The mix with its columns in the order of `tasks`; tasks it lacks have share 0.
+
+        Raises:
+            DataError: the mix gives a share to a task that is not among `tasks`.
+        """
+        columns = {task: self.shares[:, i] for i, task in enumerate(self.tasks)}
+        extra = sorted(t for t in columns if t not in tasks and columns[t].any())
+        if extra:
+            raise DataError(
+                source, f"task {extra[0]!r} has no requests", f"tasks are {', '.join(tasks)}"
+            )
+        empty = np.zeros(len(self.shares))
+        return Mix(tuple(tasks), np.stack([columns.get(t, empty) for t in tasks], axis=1))
+
+
+def uniform(tasks: Sequence[str]) -> Mix:
+    """Every task the same share at all hours."""
+    return Mix(tuple(tasks), np.full((1, len(tasks)), 1 / len(tasks)))
+
+
+def fixed(shares: Mapping[str, float]) -> Mix:
+    """The same shares at all hours, scaled to sum to 1."""
+    values = np.array([list(shares.values())], dtype=np.float64)
+    if not np.isfinite(values).all() or values.min() < 0 or values.sum() <= 0:
+        raise ValueError(f"shares {dict(shares)}: give numbers of 0 or more, not all 0")
+    return Mix(tuple(shares), values / values.sum())
+
+
+def read_mix(path: Path) -> Mix:
+    """Read a CSV with a column `hour` (0, 1, 2, ...) and one column a task.
+
+    Raises:
+        DataError: naming file, row and field: hours that do not count up from 0, shares
+            that are not numbers of 0 or more, or a row that does not sum to 1.
+    """
+    header, rows = _table(path)
+    if header[:1] != ["hour"] or len(header) < 2:
+        raise DataError(path, f"columns {header}", "give hour,TASK,TASK,...")
+    tasks = tuple(header[1:])
+    shares = np.array([_numbers(path, n, header, row) for n, row in enumerate(rows, 2)])
+    if (shares[:, 0] != np.arange(len(shares))).any():
+        row = int(np.flatnonzero(shares[:, 0] != np.arange(len(shares)))[0])
+        raise DataError(path, f"row {row + 2} hour is {shares[row, 0]:g}", f"give hour {row}")
+    shares = shares[:, 1:]
+    wrong = np.flatnonzero(abs(shares.sum(axis=1) - 1) > SUM_TOLERANCE)
+    if wrong.size:
+        total = shares[wrong[0]].sum()
+        raise DataError(path, f"row {wrong[0] + 2} sums to {total:g}", "shares sum to 1")
+    return Mix(tasks, shares / shares.sum(axis=1, keepdims=True))
+
+
+def read_job_counts(path: Path, column: str = "job_name") -> Floats:
+    """Hourly job counts of a cluster trace, shape (hours,), from one column of a CSV.
+
+    Raises:
+        DataError: the column is missing or a count is no positive number.
+    """
+    header, rows = _table(path)
+    if column not in header:
+        raise DataError(path, f"column {column!r} is missing", f"columns are {header}")
+    place = header.index(column)
+    counts = np.array(
+        [_numbers(path, n, [column], row[place : place + 1])[0] for n, row in enumerate(rows, 2)]
+    )
+    if counts.min() <= 0:
+        row = int(counts.argmin())
+        raise DataError(path, f"row {row + 2} {column} is {counts[row]:g}", "counts are positive")
+    return counts
+
+
+def mix_from_job_counts(counts: Floats, tasks: Sequence[str], hours: int, seed: int) -> Mix:
+    """A random mix made as SPROUT's: each task follows the job counts from its own start.
+
+    Shares are the tasks' counts in a row of the job series, scaled to sum to 1; the next
+    row is taken, and so new shares, after each N(24, 4.8) hours. (The published mix reads
+    the series of Alibaba's PAI trace in just this way, from rows 684, 559, 835, 763, 1033
+    and 277.)
+
+    Args:
+        counts: jobs an hour, from `read_job_counts`.
+        hours: length of the mix.
+    """
+    rng = np.random.default_rng(seed)
+    starts = rng.integers(0, len(counts), len(tasks))
+    lengths: list[int] = []
+    while sum(lengths) < hours:
+        lengths.append(max(1, round(rng.normal(BLOCK_HOURS_MEAN, BLOCK_HOURS_DEVIATION))))
+    blocks = np.repeat(np.arange(len(lengths)), lengths)[:hours]
+    jobs = counts[(starts[None, :] + blocks[:, None]) % len(counts)]
+    return Mix(tuple(tasks), jobs / jobs.sum(axis=1, keepdims=True))
+
+
+def _table(path: Path) -> tuple[list[str], list[list[str]]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            lines = [line for line in csv.reader(stream) if line]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(path, f"cannot be read ({error})", "give a CSV") from error
+    if len(lines) < 2:
+        raise DataError(path, "holds no rows", "give a header and at least one row")
+    return lines[0], lines[1:]
+
+
+def _numbers(path: Path, number: int, header: list[str], row: list[str]) -> list[float]:
+    if len(row) != len(header):
+        raise DataError(path, f"row {number} has {len(row)} fields", f"give {len(header)}")
+    values = []
+    for name, text in zip(header, row, strict=True):
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not 0 <= value < float("inf"):
+            raise DataError(path, f"row {number} {name} is {text!r}", "give a number, 0 or more")
+        values.append(value)
+    return values

@@ -1,0 +1,194 @@
+"""Reads a profile strictly: what is wrong is named by file, row and field; nothing is guessed."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from envs.errors import DataError
+from envs.outcome import QUALITIES
+from envs.profile import ARRAYS, COSTS, SCHEMA, Profile
+from envs.request import Request
+
+TEXTS = ("request_id", "task", "model", "directive")
+OPTIONAL = ("reference", "difficulty", "response", "energy_method", "tokens_method")
+
+
+def read_profile(
+    path: Path, model: str | None = None, directives: Sequence[str] | None = None
+) -> Profile:
+    """Read and check a profile.
+
+    Args:
+        path: the Parquet file.
+        model: which model's rows; needed only where the file holds several that were
+            run under more than one directive.
+        directives: names in action order; default: as they first occur, `none` first.
+
+    Raises:
+        DataError: naming file, row and field: unreadable file, missing column, wrong
+            type, empty text, NaN or negative cost, quality outside 0..1, duplicate row,
+            a request without one of the directives or with two tasks or prompts.
+    """
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(path, f"no readable Parquet ({error})", "give a profile") from error
+    if table.num_rows == 0:
+        raise DataError(path, "holds no rows", "record some with `sprout profile`")
+    columns = _of_model(path, _columns(path, table), model)
+    names = list(dict.fromkeys(columns["directive"]))
+    if directives is None:
+        names.sort(key=lambda name: name != "none")
+    else:
+        unknown = set(names) - set(directives)
+        if unknown:
+            raise DataError(path, f"directive {sorted(unknown)}", f"expected {list(directives)}")
+        names = list(directives)
+    return _assembled(path, columns, tuple(names))
+
+
+def _columns(path: Path, table: pa.Table) -> dict[str, list[Any]]:
+    have = set(table.column_names)
+    prompt = "messages" if "messages" in have else "prompt"
+    for name in (*TEXTS, *COSTS, prompt):
+        if name not in have:
+            raise DataError(path, f"column {name!r} is missing", f"columns are {SCHEMA.names}")
+    # Errors give the file's own row, also after another model's rows are left out.
+    columns: dict[str, list[Any]] = {"row": list(range(table.num_rows))}
+    for name in (*TEXTS, prompt):
+        if not pa.types.is_string(table.schema.field(name).type) and not pa.types.is_large_string(
+            table.schema.field(name).type
+        ):
+            kind = table.schema.field(name).type
+            raise DataError(path, f"column {name!r} is {kind}", "it must be text")
+        columns[name] = table[name].to_pylist()
+        empty = next((i for i, text in enumerate(columns[name]) if not text), None)
+        if empty is not None:
+            raise DataError(path, f"row {empty} {name} is empty", "give text")
+    if prompt == "prompt":
+        columns["messages"] = [
+            json.dumps([{"role": "user", "content": text}]) for text in columns.pop("prompt")
+        ]
+    for name in (*COSTS, *QUALITIES):
+        columns[name] = _numbers(path, table, name)
+    # Without batching a request has the device to itself for as long as it takes.
+    device = "device_seconds" if "device_seconds" in have else "latency_seconds"
+    columns["device_seconds"] = _numbers(path, table, device)
+    for name in OPTIONAL:
+        columns[name] = (
+            table[name].to_pylist() if name in have else [None] * len(columns["request_id"])
+        )
+    return columns
+
+
+def _numbers(path: Path, table: pa.Table, name: str) -> list[Any]:
+    if name not in table.column_names:
+        return [float("nan")] * table.num_rows
+    kind = table.schema.field(name).type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
+        raise DataError(path, f"column {name!r} is {kind}", "it must be a number")
+    values = np.array(
+        [np.nan if v is None else v for v in table[name].to_pylist()], dtype=np.float64
+    )
+    with np.errstate(invalid="ignore"):
+        if name not in QUALITIES:
+            wrong, right = ~(values >= 0) | np.isinf(values), "0 or more"
+        else:
+            wrong, right = (values < 0) | (values > 1), "0 to 1, or null"
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise DataError(path, f"row {row} {name} is {values[row]}", f"it must be {right}")
+    numbers: list[Any] = values.tolist()
+    return numbers
+
+
+def _of_model(path: Path, columns: dict[str, list[Any]], model: str | None) -> dict[str, list[Any]]:
+    models = sorted(set(columns["model"]))
+    if model is None:
+        played = set(zip(columns["model"], columns["directive"], strict=True))
+        several = [name for name in models if sum(m == name for m, _ in played) > 1]
+        candidates = several or models
+        if len(candidates) > 1:
+            raise DataError(path, f"holds models {candidates}", "name one of them")
+        model = candidates[0]
+    if model not in models:
+        raise DataError(path, f"holds no model {model!r}", f"name one of {models}")
+    keep = [i for i, name in enumerate(columns["model"]) if name == model]
+    return {name: [values[i] for i in keep] for name, values in columns.items()}
+
+
+def _chat(path: Path, row: int, text: str) -> tuple[dict[str, Any], ...]:
+    try:
+        chat = json.loads(text)
+    except ValueError:
+        chat = None
+    if not isinstance(chat, list) or not all(isinstance(message, dict) for message in chat):
+        raise DataError(path, f"row {row} messages is no chat", "give a JSON list of messages")
+    return tuple(chat)
+
+
+def _assembled(path: Path, columns: dict[str, list[Any]], names: tuple[str, ...]) -> Profile:
+    place: dict[str, int] = {}
+    requests: list[Request] = []
+    first_row: list[int] = []
+    texts = columns["messages"]
+    for row, request_id in enumerate(columns["request_id"]):
+        if request_id in place:
+            first = place[request_id]
+            for name, values in (("task", columns["task"]), ("prompt", texts)):
+                if values[row] != values[first_row[first]]:
+                    raise DataError(
+                        path,
+                        f"row {columns['row'][row]}: {request_id!r} has another {name} than before",
+                        "give every request its own request_id",
+                    )
+        else:
+            first_row.append(row)
+            place[request_id] = len(requests)
+            requests.append(
+                Request(
+                    request_id,
+                    columns["task"][row],
+                    _chat(path, columns["row"][row], texts[row]),
+                    columns["reference"][row],
+                    columns["difficulty"][row],
+                )
+            )
+    shape = (len(requests), len(names))
+    column_of = {name: i for i, name in enumerate(names)}
+    row_at = np.full(shape, -1, dtype=np.int64)
+    for row, (request_id, name) in enumerate(
+        zip(columns["request_id"], columns["directive"], strict=True)
+    ):
+        cell = place[request_id], column_of[name]
+        if row_at[cell] >= 0:
+            where = f"row {columns['row'][row]}: request {request_id!r} directive {name!r}"
+            raise DataError(path, f"{where} twice", "give it once")
+        row_at[cell] = row
+    if (row_at < 0).any():
+        r, d = np.argwhere(row_at < 0)[0]
+        raise DataError(
+            path,
+            f"request {requests[r].request_id!r} lacks directive {names[d]!r}",
+            f"every request needs {', '.join(names)}",
+        )
+    arrays = {name: np.array(columns[name])[row_at] for name in ARRAYS}
+    responses = None
+    if None not in columns["response"]:
+        responses = tuple(tuple(columns["response"][i] for i in line) for line in row_at)
+    methods = {method or "unlabelled" for method in columns["energy_method"]}
+    counted = {method or "counted" for method in columns["tokens_method"]}
+    return Profile(
+        tuple(requests),
+        names,
+        columns["model"][0],
+        "/".join(sorted(methods)),
+        **arrays,
+        responses=responses,
+        tokens_method="/".join(sorted(counted)),
+    )

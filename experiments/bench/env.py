@@ -1,0 +1,106 @@
+"""`sprout bench env`: how fast the replay steps, beside Gymnasium's own vectorisation of it."""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from pydantic import Field
+
+from envs.directive import DEFAULT_CATALOGUE
+from envs.mix import uniform
+from envs.profile import Profile, write_profile
+from envs.profile_reader import read_profile
+from envs.request import Request
+from envs.workload import generate
+from experiments.settings import Settings, write_json
+
+REPLAY = "envs.registration:sprout/Llama2Replay-v0"
+
+
+class EnvBench(Settings):
+    """Requests stepped a second on one core: our vector environment against SyncVectorEnv."""
+
+    outcomes: Path | None = Field(None, description="profile to replay; default a made-up one")
+    lanes: int = Field(4096, ge=1, description="requests a step of the vector environment")
+    scalars: int = Field(64, ge=1, description="scalar environments under SyncVectorEnv")
+    seconds: float = Field(2.0, gt=0, description="least time of each of the runs")
+    repeats: int = Field(5, ge=1, description="runs of each, alternating")
+    json_path: Path | None = Field(None, alias="json", description="machine-readable result")
+
+    def cli_cmd(self) -> None:
+        """Measure, alternating, and print medians and the ratio with its spread."""
+        profile = made_up() if self.outcomes is None else read_profile(self.outcomes)
+        arguments: dict[str, Any] = {"profile": profile, "mix": uniform(profile.tasks)}
+        vector = gymnasium.make_vec(REPLAY, num_envs=self.lanes, **arguments)
+        scalars = SyncVectorEnv(
+            [lambda: gymnasium.make(REPLAY, **arguments).unwrapped] * self.scalars,
+            autoreset_mode=AutoresetMode.SAME_STEP,
+        )
+        rates = [(_rate(vector, self.seconds), _rate(scalars, self.seconds)) for _ in self._runs()]
+        ratios = [ours / theirs for ours, theirs in rates]
+        result = {
+            "lanes": self.lanes,
+            "requests_per_second": statistics.median(ours for ours, _ in rates),
+            "sync_vector_env_requests_per_second": statistics.median(s for _, s in rates),
+            "ratio": statistics.median(ratios),
+            "ratio_range": [min(ratios), max(ratios)],
+        }
+        print(
+            f"replay, {self.lanes} lanes: {result['requests_per_second']:,.0f} requests/s\n"
+            f"SyncVectorEnv of {self.scalars} scalar environments, same world: "
+            f"{result['sync_vector_env_requests_per_second']:,.0f} requests/s\n"
+            f"ratio {result['ratio']:.0f} ({min(ratios):.0f} to {max(ratios):.0f} in "
+            f"{self.repeats} runs)"
+        )
+        write_json(self.json_path, result)
+
+    def _runs(self) -> range:
+        return range(self.repeats)
+
+
+def _rate(env: VectorEnv[Any, Any, Any], seconds: float) -> float:
+    """Requests a second over whole episodes, their resets included."""
+    actions = np.random.default_rng(0).integers(0, len(DEFAULT_CATALOGUE), (64, env.num_envs))
+    env.reset(seed=0)
+    step: Callable[[Any], Any] = env.step
+    steps = 0
+    started = time.perf_counter()
+    while (spent := time.perf_counter() - started) < seconds:
+        for action in actions:
+            step(action)
+        steps += len(actions)
+    return steps * env.num_envs / spent
+
+
+def made_up(per_task: int = 50) -> Profile:
+    """A profile of generated requests with invented outcomes: for speed, not for claims."""
+    tokens = dict(zip(DEFAULT_CATALOGUE.names, (50, 10, 2), strict=True))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "made-up.parquet"
+        write_profile(
+            path, [_row(r, name, tokens[name]) for r in generate(per_task, 0) for name in tokens]
+        )
+        return read_profile(path)
+
+
+def _row(request: Request, directive: str, tokens: int) -> dict[str, Any]:
+    return {
+        "request_id": request.request_id,
+        "task": request.task,
+        "model": "made-up",
+        "directive": directive,
+        "messages": request.messages_json,
+        "prompt_tokens": 20,
+        "completion_tokens": tokens,
+        "energy_joules": 0.1 * tokens,
+        "energy_method": "estimated",
+        "latency_seconds": 0.01 * tokens,
+        "device_seconds": 0.01 * tokens,
+        "correct": 1.0,
+    }
