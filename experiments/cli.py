@@ -14,6 +14,7 @@ COMMANDS = {
     "llama": ("experiments.llama.command:Llama", "start a live Llama server"),
     "profile": ("experiments.profile:ProfileCommand", "record every directive's outcomes"),
     "train": ("experiments.train:Train", "train a policy bundle from a profile"),
+    "reproduce": ("experiments.reproduce:REPRODUCTIONS", "published tables, side by side: sprout"),
     "serve": ("experiments.serve:Serve", "the hook in front of a Llama server"),
     "bench": ("experiments.bench:BENCHES", "benchmarks: loop, directives, start"),
     "pretrain": ("experiments.llama.command:Pretrain", "train the embedded Llama from scratch"),

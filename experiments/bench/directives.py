@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from agents.baselines import best_fixed_mix
+from agents.linear_program import best_fixed_mix
 from envs.directive import DEFAULT_CATALOGUE
 from envs.live import LiveBackend
 from envs.meters.choose import choose_meter

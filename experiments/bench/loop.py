@@ -10,9 +10,9 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
-from agents.baselines import best_fixed_mix
 from agents.bundle import Bundle
 from agents.expectation import expectation
+from agents.linear_program import best_fixed_mix
 from agents.ppo import PpoConfig
 from envs.carbon import IntensityTrace, synthetic_day
 from envs.directive import DEFAULT_CATALOGUE

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.baselines import best_fixed_mix, fixed
 from agents.expectation import expectation
+from agents.linear_program import best_fixed_mix, fixed
 from envs.workload import generate
 from tests import made
 

@@ -1,0 +1,85 @@
+"""Linear programs over mixes of directives, solved with HiGHS through SciPy."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linprog
+from scipy.sparse import csr_array
+
+Floats = NDArray[np.float64]
+
+
+def cheapest_mixes(costs: Floats, scores: Floats, least: Floats) -> Floats:
+    """For each of G groups, the cheapest mix of directives whose scores reach their least.
+
+    Minimises costs[g] . x[g] subject to x[g] >= 0, sum x[g] = 1 and
+    scores[g, k] . x[g] >= least[g, k] for every k. The groups do not meet, so that one
+    call to the solver with a block-diagonal program solves them all exactly.
+
+    Args:
+        costs: shape (G, D).
+        scores: shape (G, K, D).
+        least: shape (G, K).
+
+    Returns:
+        Mixes of shape (G, D); rows sum to 1.
+
+    Raises:
+        ValueError: a group has no mix that reaches its least scores.
+    """
+    groups, directives = costs.shape
+    constraints = scores.shape[1]
+    # HiGHS judges by absolute tolerances: every group's figures are brought to about 1.
+    cost_scale = np.maximum(np.abs(costs).max(axis=1, keepdims=True), 1e-300)
+    score_scale = np.maximum(np.abs(scores).max(axis=2), 1e-300)
+    solution = linprog(
+        (costs / cost_scale).ravel(),
+        A_ub=_block_diagonal(-scores / score_scale[..., None]) if constraints else None,
+        b_ub=(-least / score_scale).ravel() if constraints else None,
+        A_eq=_block_diagonal(np.ones((groups, 1, directives))),
+        b_eq=np.ones(groups),
+        bounds=(0, 1),
+        method="highs",
+    )
+    if not solution.success:
+        raise ValueError(f"no mix reaches the least scores: {solution.message}")
+    positive = np.clip(np.asarray(solution.x).reshape(groups, directives), 0, 1)
+    mixes: Floats = positive / positive.sum(axis=1, keepdims=True)
+    return mixes
+
+
+def _block_diagonal(blocks: Floats) -> Any:
+    """Blocks of shape (G, K, D) as a sparse matrix of shape (G K, G D)."""
+    groups, rows, columns = blocks.shape
+    place = np.arange(groups)[:, None, None] * columns + np.arange(columns)
+    indices = np.broadcast_to(place, blocks.shape).ravel()
+    starts = np.arange(groups * rows + 1) * columns
+    return csr_array((blocks.ravel(), indices, starts), shape=(groups * rows, groups * columns))
+
+
+def best_fixed_mix(
+    costs: Floats, scores: Floats, tasks: NDArray[np.str_], floors: Mapping[str, float]
+) -> Floats:
+    """The cheapest one mix of directives for all requests that keeps every task's floor.
+
+    Always feasible for floors <= 1, since L0 alone keeps them.
+
+    Args:
+        costs, scores: shape (R, D).
+        tasks: shape (R,).
+        floors: least quality ratio by task; other tasks are not constrained.
+
+    Returns:
+        The mix, shape (D,).
+    """
+    rows = [
+        (np.nanmean(scores[tasks == task], axis=0), floor)
+        for task, floor in floors.items()
+        if (tasks == task).any() and not np.isnan(scores[tasks == task]).all()
+    ]
+    means = np.array([mean for mean, _ in rows]).reshape(1, len(rows), costs.shape[1])
+    least = np.array([[floor * mean[0] for mean, floor in rows]])
+    mix: Floats = cheapest_mixes(costs.mean(axis=0)[None], means, least)[0]
+    return mix

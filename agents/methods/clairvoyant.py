@@ -1,0 +1,49 @@
+"""`clairvoyant`: knows every outcome, and so is the true bound of what any method can save."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.methods.method import ORACLE, Floats
+from agents.price import cheapest_choices
+from agents.scene import Scene
+
+
+@dataclass(frozen=True)
+class Clairvoyant:
+    """The least footprint at which the floors hold, each request's outcomes known.
+
+    Attributes:
+        per_task: every task keeps its own floor (`clairvoyant`), or only the average of
+            all requests keeps one (`clairvoyant_global`).
+    """
+
+    per_task: bool = True
+    knows = ORACLE
+
+    def choose(self, scene: Scene) -> Floats:
+        """See `Method`."""
+        table = np.zeros(scene.scores.shape)
+        for rows, least in self._floors(scene):
+            weights = scene.weights[rows, None]
+            table[rows] = cheapest_choices(
+                weights * scene.grams[rows], weights * scene.scores[rows], least
+            )
+        return table
+
+    def _floors(self, scene: Scene) -> Iterable[tuple[NDArray[np.bool_], float]]:
+        """Groups of requests and the total score that each has to reach."""
+        if not self.per_task:
+            everything = np.ones(len(scene), dtype=np.bool_)
+            yield everything, scene.least_score() * float(scene.weights.sum())
+            return
+        for task, floor in scene.floors.items():
+            rows = scene.rows_of(task)
+            yield rows, floor * float((scene.weights[rows] * scene.scores[rows, 0]).sum())
+
+
+def clairvoyant_global() -> Clairvoyant:
+    """`clairvoyant_global`: one floor, on the average of all requests."""
+    return Clairvoyant(per_task=False)

@@ -1,0 +1,77 @@
+"""`direct`: predict quality and cost from the request, choose by dual price; no RL."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csr_array, hstack
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import Ridge
+from sklearn.preprocessing import StandardScaler
+
+from agents.methods.method import CROSS_FITTED, Floats
+from agents.price import cheapest_choices
+from agents.scene import Scene
+from envs.features import STRUCTURE, Featurizer
+from envs.footprint import footprint_grams
+from envs.world import request_parts
+
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Direct:
+    """Ridge regression on tf-idf, structure and task; then each task's dual price.
+
+    Predictions for a prompt come from models fitted to the prompts of other folds, which
+    are made by prompt hash. The prices make every task's *predicted* quality reach its
+    floor: no outcome of a judged prompt is used.
+
+    Attributes:
+        regularisation: ridge's alpha.
+        vocabulary: most frequent words and pairs of words kept.
+    """
+
+    regularisation: float = 10.0
+    vocabulary: int = 20_000
+    knows = CROSS_FITTED
+
+    def choose(self, scene: Scene) -> Floats:
+        """See `Method`."""
+        predicted = self._predicted(scene)
+        quality, energy, seconds = np.split(predicted, 3, axis=1)
+        grams = footprint_grams(energy, seconds, scene.intensity[:, None])
+        table = np.zeros(scene.scores.shape)
+        for task, floor in scene.floors.items():
+            rows = scene.rows_of(task)
+            weights = scene.weights[rows, None]
+            table[rows] = cheapest_choices(
+                weights * grams[rows],
+                weights * quality[rows],
+                floor * float((weights[:, 0] * quality[rows, 0]).sum()),
+            )
+        return table
+
+    def _predicted(self, scene: Scene) -> Floats:
+        """Quality, joules and seconds under each directive, shape (n, 3 D), cross-fitted."""
+        requests = scene.profile.requests
+        texts = ["\n".join(str(m.get("content", "")) for m in r.messages) for r in requests]
+        parts = request_parts(Featurizer(sorted(scene.floors)), requests)
+        structure = np.concatenate([parts[:, : len(STRUCTURE)], parts[:, -len(scene.floors) :]], 1)
+        targets = np.concatenate(
+            [scene.scores, scene.profile.energy_joules, scene.profile.device_seconds], axis=1
+        )
+        fold = np.array([int(r.prompt_hash[:8], 16) % FOLDS for r in requests])
+        predicted = np.empty_like(targets)
+        for held in np.unique(fold):
+            test, train = fold == held, fold != held
+            words = TfidfVectorizer(
+                max_features=self.vocabulary, ngram_range=(1, 2), sublinear_tf=True
+            ).fit([texts[i] for i in np.flatnonzero(train)])
+            scale = StandardScaler().fit(structure[train])
+            inputs = csr_array(hstack([words.transform(texts), scale.transform(structure)]))
+            goal = StandardScaler().fit(targets[train])
+            model = Ridge(alpha=self.regularisation).fit(
+                inputs[train], goal.transform(targets[train])
+            )
+            predicted[test] = goal.inverse_transform(model.predict(inputs[test]))
+        return predicted

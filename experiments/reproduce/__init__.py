@@ -1,0 +1,5 @@
+"""Reproductions of published tables, each a command."""
+
+from experiments.reproduce.sprout import ReproduceSprout
+
+REPRODUCTIONS = {"sprout": ReproduceSprout}

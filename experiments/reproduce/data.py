@@ -1,0 +1,122 @@
+"""What the reproduction reads, from one folder, checked before the long part begins."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from envs.carbon import IntensityTrace, read_traces
+from envs.errors import DataError
+from envs.mix import Mix, read_job_counts, read_mix
+from envs.profile import Profile
+from envs.profile_reader import read_profile
+from experiments.reproduce.window import HOURS, Sample, Window
+
+DIRECTIVES = ("none", "brief", "very_brief")
+LARGE, SMALL = "llama-2-13b-chat", "llama-2-7b-chat"
+# The paper's regions by the zones of its traces.
+ZONES = {
+    "US-TEX": "US-TEX-ERCO",
+    "US-CAL": "US-CAL-CISO",
+    "AU-SA": "AU-SA",
+    "NL": "NL",
+    "GB": "GB",
+}
+# The hour of 2023 at which each window starts.
+STARTS = (800, 3900, 7000)
+# Times that the evaluator fired in each window, as published, in the order of ZONES.
+PUBLISHED_FIRINGS = {
+    800: (46, 29, 46, 40, 34),
+    3900: (33, 42, 48, 31, 38),
+    7000: (41, 31, 51, 44, 41),
+}
+Published = dict[tuple[str, int, str, float], tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Data:
+    """The folder's content.
+
+    Attributes:
+        profile: the large model under three directives.
+        models: the large and the small model at L0, as the two columns of a profile.
+        traces: by region.
+        mix: the published runs' own.
+        jobs: job counts from which new mixes are made.
+        published: (region, start hour, method, xi) -> saving and preference, %.
+    """
+
+    profile: Profile
+    models: Profile
+    traces: dict[str, IntensityTrace]
+    mix: Mix
+    jobs: np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+    published: Published
+
+    def window(self, sample: Sample, region: str, start_hour: int, xi: float) -> Window:
+        """A sample in a region's window."""
+        trace = self.traces[region]
+        hours = trace.hour(trace.window_times(start_hour, HOURS))
+        before = trace.hour(trace.window_times(start_hour - HOURS, HOURS))
+        values = trace.g_per_kwh
+        return Window(
+            sample,
+            values[hours],
+            float(values.min()),
+            float(values.max()),
+            float(values[before].mean()),
+            xi,
+        )
+
+
+def read_data(folder: Path) -> Data:
+    """Read and check the folder.
+
+    Raises:
+        DataError: a file is missing or wrong, a zone of the paper is not among the traces,
+            or a trace ends before the last window.
+    """
+    if not folder.is_dir():
+        raise DataError(folder, "no such folder", "name the data's folder with --data")
+    outcomes = folder / "llama2_outcomes.parquet"
+    intensity = folder / "carbon_intensity"
+    by_zone = read_traces([intensity])
+    for zone in ZONES.values():
+        if zone not in by_zone:
+            raise DataError(intensity, f"zone {zone!r} is missing", f"it has {sorted(by_zone)}")
+        by_zone[zone].window_times(max(STARTS), HOURS)
+    profile = read_profile(outcomes, LARGE, DIRECTIVES)
+    small = read_profile(outcomes, SMALL, ("none",))
+    return Data(
+        profile,
+        _two_models(outcomes, profile, small),
+        {region: by_zone[zone] for region, zone in ZONES.items()},
+        read_mix(folder / "sprout_task_mix.csv").aligned(profile.tasks),
+        read_job_counts(folder / "pai_hourly_jobs.csv"),
+        _published(folder / "sprout_published.csv"),
+    )
+
+
+def _two_models(path: Path, large: Profile, small: Profile) -> Profile:
+    place = {r.request_id: i for i, r in enumerate(small.requests)}
+    missing = [r.request_id for r in large.requests if r.request_id not in place]
+    if missing:
+        raise DataError(path, f"model {SMALL} lacks request {missing[0]!r}", "give both models")
+    return large.beside(small.select([place[r.request_id] for r in large.requests]))
+
+
+def _published(path: Path) -> Published:
+    found: Published = {}
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            for row in csv.DictReader(stream):
+                key = (row["region"], int(row["start_hour"]), row["method"], float(row["xi"]))
+                found[key] = (float(row["saving_pct"]), float(row["preference_pct_of_base"]))
+    except (OSError, KeyError, ValueError) as error:
+        raise DataError(path, f"cannot be read ({error!r})", "give the published table") from error
+    for region in ZONES:
+        for start in STARTS:
+            if (region, start, "sprout_lp", 0.1) not in found:
+                raise DataError(path, f"no sprout_lp for {region} at {start}", "give all 15 cells")
+    return found

@@ -1,0 +1,131 @@
+"""The methods of the published table, and two that it lacks, on one window."""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.linear_program import cheapest_mixes
+from agents.price import cheapest_choices
+from agents.sprout import largest_savings_first
+from envs.footprint import footprint_grams
+from experiments.reproduce.window import HOURS, JUDGED_PROMPTS, Outcome, Window
+
+Floats = NDArray[np.float64]
+
+
+def base(window: Window) -> Outcome:
+    """Always L0."""
+    return _mixed(window, _level(window, np.zeros(HOURS, dtype=np.int64)))
+
+
+def co2_opt(window: Window) -> Outcome:
+    """Each hour's level of the least footprint."""
+    return _mixed(window, _level(window, window.grams.argmin(axis=1)))
+
+
+def sprout_lp(window: Window) -> Outcome:
+    """The program of each hour, with the quality of the last evaluation."""
+    return _mixed(window, _hourly(window, window.scores[window.evaluated]))
+
+
+def sprout_static(window: Window) -> Outcome:
+    """One mix for the whole window.
+
+    The paper does not say how it is found. The published mixes have no very brief share and
+    follow the mean intensity of the 720 hours before the window (correlation .95, against
+    .90 for the window's own mean), with quality as it is on average: so it is found here.
+    """
+    energy = window.sample.energy_by_task.sum(axis=(0, 1))
+    seconds = window.sample.seconds_by_task.sum(axis=(0, 1))
+    scores = window.scores.sum(axis=0)
+    before = np.array(window.mean_before)
+    floor = window.floor_at(before) * scores[0]
+    costs = footprint_grams(energy, seconds, before)
+    mix = cheapest_mixes(costs[None], scores[None, None], np.array([[floor]]))
+    return _mixed(window, np.repeat(mix, HOURS, axis=0))
+
+
+def sprout_oracle(window: Window) -> Outcome:
+    """The hour's program with its own quality; short levels where they save most."""
+    grams = window.request_grams()
+    return _chosen(window, largest_savings_first(grams, _hourly(window, window.scores)), grams)
+
+
+def per_task_lp(window: Window) -> Outcome:
+    """One program a task and hour, each task keeping the hour's floor by itself."""
+    directives = window.grams.shape[1]
+    known = window.sample.scores_by_task[window.evaluated].reshape(-1, directives)
+    least = (window.floors[:, None] * known[:, 0].reshape(HOURS, -1)).reshape(-1, 1)
+    mixes = cheapest_mixes(window.grams_by_task.reshape(-1, directives), known[:, None], least)
+    by_task = mixes.reshape(window.grams_by_task.shape)
+    counts = window.sample.by_task(np.ones(window.sample.task.shape))
+    return Outcome(
+        (window.grams_by_task * by_task).sum(axis=(1, 2)),
+        (window.sample.scores_by_task * by_task).sum(axis=2),
+        np.average(by_task.reshape(-1, directives), axis=0, weights=counts.ravel()),
+    )
+
+
+def clairvoyant(window: Window) -> Outcome:
+    """Knows every prompt's outcomes; each task keeps its floor over the window."""
+    grams, scores = window.request_grams(), window.sample.scores
+    chance = np.zeros_like(scores)
+    least = window.floors[:, None] * window.sample.scores_by_task[:, :, 0]
+    for task, needed in enumerate(least.sum(axis=0)):
+        rows = window.sample.task == task
+        chance[rows] = cheapest_choices(grams[rows], scores[rows], float(needed))
+    return Outcome(
+        (grams * chance).sum(axis=(1, 2)),
+        window.sample.by_task((scores * chance).sum(axis=2)),
+        chance.mean(axis=(0, 1)),
+    )
+
+
+def model_opt(window: Window) -> Outcome:
+    """The program over two models instead of levels, its mix rounded to tenths.
+
+    Columns of the window are the large and the small model, both at L0.
+    """
+    return _mixed(window, np.round(_hourly(window, window.scores[window.evaluated]), 1))
+
+
+METHODS: dict[str, Callable[[Window], Outcome]] = {
+    "base": base,
+    "co2_opt": co2_opt,
+    "sprout_static": sprout_static,
+    "sprout_lp": sprout_lp,
+    "sprout_oracle": sprout_oracle,
+    "per_task_lp": per_task_lp,
+}
+
+
+def _hourly(window: Window, known: Floats) -> Floats:
+    """SPROUT's program in each hour, by the quality `known` of shape (H, D)."""
+    least = (window.floors * known[:, 0])[:, None]
+    return cheapest_mixes(window.grams, known[:, None], least)
+
+
+def _level(window: Window, levels: NDArray[np.int64]) -> Floats:
+    chosen: Floats = np.eye(window.grams.shape[1])[levels]
+    return chosen
+
+
+def _mixed(window: Window, mixes: Floats) -> Outcome:
+    """The outcome of one mix an hour, shape (H, D), in expectation."""
+    return Outcome(
+        (window.grams * mixes).sum(axis=1),
+        np.einsum("htd,hd->ht", window.sample.scores_by_task, mixes),
+        mixes.mean(axis=0),
+    )
+
+
+def _chosen(window: Window, actions: NDArray[np.int64], grams: Floats) -> Outcome:
+    """The outcome of one directive a prompt, shape (H, n)."""
+    taken = actions[..., None]
+    counts = np.bincount(actions.ravel(), minlength=grams.shape[2])
+    return Outcome(
+        np.take_along_axis(grams, taken, axis=2)[..., 0].sum(axis=1),
+        window.sample.by_task(np.take_along_axis(window.sample.scores, taken, axis=2)[..., 0]),
+        counts / (HOURS * JUDGED_PROMPTS),
+    )

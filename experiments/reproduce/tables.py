@@ -1,0 +1,132 @@
+"""The reproduction on the screen: ours beside the published figures."""
+
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from experiments.reproduce.data import PUBLISHED_FIRINGS, STARTS, ZONES
+
+# Every single cell of sprout_lp should come within this of the published one.
+NEAR_PCT = 6.0
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print the tables and what they come to."""
+    console = Console()
+    console.print(_cells(result["cells"]))
+    console.print(_methods(result["means"]))
+    console.print(_firings(result["cells"]))
+    for line in (_far(result["cells"]), _mixes(result["random_mixes"]), _sweep(result)):
+        if line:
+            console.print(line)
+    console.print(
+        "model_opt: which of two models' answers is preferred was not published; its floor is "
+        "on correctness, and so not to be compared with the published figures."
+    )
+
+
+def _cells(cells: list[dict[str, Any]]) -> Table:
+    table = Table(title="sprout_lp: ours (mean and deviation over runs) beside the published run")
+    for name in ("region", "start", "saving %", "published", "preference %", "published"):
+        table.add_column(name, justify="left" if name == "region" else "right")
+    for cell in cells:
+        if cell["method"] == "sprout_lp":
+            deviation = cell["saving_deviation_pct"]
+            spread = "" if deviation is None else f" ± {deviation:.1f}"
+            table.add_row(
+                cell["region"],
+                str(cell["start_hour"]),
+                f"{cell['saving_pct']:.1f}{spread}",
+                f"{cell['published_saving_pct']:.1f}",
+                f"{cell['preference_pct_of_base']:.1f}",
+                f"{cell['published_preference_pct_of_base']:.1f}",
+            )
+    return table
+
+
+def _methods(means: dict[str, dict[str, Any]]) -> Table:
+    table = Table(
+        title="Means over the 15 windows; worst task's quality / L0, hours under the floor"
+    )
+    for name in (
+        *("method", "saving %", "paper", "prefer. %", "paper", "worst task", "hours under %"),
+    ):
+        table.add_column(name, justify="left" if name == "method" else "right")
+    for method, found in means.items():
+        table.add_row(
+            method,
+            *(
+                "" if found[name] is None else f"{found[name]:.{digits}f}"
+                for name, digits in (
+                    ("saving_pct", 1),
+                    ("published_saving_pct", 1),
+                    ("preference_pct_of_base", 1),
+                    ("published_preference_pct_of_base", 1),
+                    ("worst_task_ratio", 2),
+                    ("hours_under_floor_pct", 0),
+                )
+            ),
+        )
+    return table
+
+
+def _firings(cells: list[dict[str, Any]]) -> Table:
+    table = Table(title="Times the evaluator fired (published)")
+    for name in ("start", *ZONES):
+        table.add_column(name, justify="right")
+    for start in STARTS:
+        found = {
+            cell["region"]: cell["firings"]
+            for cell in cells
+            if cell["method"] == "sprout_lp" and cell["start_hour"] == start
+        }
+        published = dict(zip(ZONES, PUBLISHED_FIRINGS[start], strict=True))
+        table.add_row(str(start), *(f"{found[r]} ({published[r]})" for r in ZONES))
+    return table
+
+
+def _far(cells: list[dict[str, Any]]) -> str:
+    """The sprout_lp cells that differ much from the published one."""
+    far = [
+        f"{cell['region']} at {cell['start_hour']}"
+        for cell in cells
+        if cell["method"] == "sprout_lp"
+        and abs(cell["saving_pct"] - cell["published_saving_pct"]) > NEAR_PCT
+    ]
+    if not far:
+        return f"Every sprout_lp cell is within {NEAR_PCT:.0f} points of the published saving."
+    return (
+        f"More than {NEAR_PCT:.0f} points from the published saving: {', '.join(far)}. The "
+        "published figure is one draw of the judged prompts; a run's deviation is in the table."
+    )
+
+
+def _mixes(mixes: list[dict[str, Any]]) -> str:
+    if not mixes:
+        return ""
+    lines = []
+    for method in dict.fromkeys(mix["method"] for mix in mixes):
+        mine = [mix for mix in mixes if mix["method"] == method]
+        savings = np.array([mix["saving_pct"] for mix in mine])
+        kept = np.array([mix["preference_pct_of_base"] for mix in mine])
+        deviation = savings.std(ddof=1) if len(mine) > 1 else 0.0
+        lines.append(
+            f"{method} under {len(mine)} random mixes: saving {savings.mean():.1f}% (deviation "
+            f"{deviation:.1f}, {savings.min():.1f} to {savings.max():.1f}), preference "
+            f"{kept.mean():.1f}% ({kept.min():.1f} to {kept.max():.1f})"
+        )
+    return "\n".join(lines)
+
+
+def _sweep(result: dict[str, Any]) -> str:
+    known = [row for row in result["xi_sweep"] if row["published_saving_pct"] is not None]
+    if not known:
+        return ""
+    off = np.array([row["saving_pct"] - row["published_saving_pct"] for row in known])
+    return (
+        f"xi from {known[0]['xi']:.2f} to {known[-1]['xi']:.2f}, first window, {len(known)} "
+        f"published points: our saving differs by {off.mean():+.1f} points on average "
+        f"(mean size {abs(off).mean():.1f}, largest {abs(off).max():.1f})."
+    )
