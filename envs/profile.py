@@ -127,6 +127,11 @@ class Profile:
 
 
 def write_profile(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write outcome rows (mappings with SCHEMA's fields) as Parquet."""
+    """Write outcome rows (mappings with SCHEMA's fields) as Parquet.
+
+    Without `device_seconds` a request is taken to have had the device to itself for its
+    `latency_seconds`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA), path)
+    whole = [{"device_seconds": row.get("latency_seconds"), **row} for row in rows]
+    pq.write_table(pa.Table.from_pylist(whole, schema=SCHEMA), path)

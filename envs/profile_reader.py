@@ -15,6 +15,7 @@ from envs.profile import ARRAYS, COSTS, SCHEMA, Profile
 from envs.request import Request
 
 TEXTS = ("request_id", "task", "model", "directive")
+Columns = dict[str, list[Any]]
 OPTIONAL = ("reference", "difficulty", "response", "energy_method", "tokens_method")
 
 
@@ -38,6 +39,16 @@ def read_profile(
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(path, f"no readable Parquet ({error})", "give a profile") from error
+    return checked(path, table, model, directives)
+
+
+def checked(
+    path: Path | str,
+    table: pa.Table,
+    model: str | None = None,
+    directives: Sequence[str] | None = None,
+) -> Profile:
+    """The profile in a table that came from `path`; as `read_profile`."""
     if table.num_rows == 0:
         raise DataError(path, "holds no rows", "record some with `sprout profile`")
     columns = _of_model(path, _columns(path, table), model)
@@ -52,14 +63,14 @@ def read_profile(
     return _assembled(path, columns, tuple(names))
 
 
-def _columns(path: Path, table: pa.Table) -> dict[str, list[Any]]:
+def _columns(path: Path | str, table: pa.Table) -> Columns:
     have = set(table.column_names)
     prompt = "messages" if "messages" in have else "prompt"
     for name in (*TEXTS, *COSTS, prompt):
         if name not in have:
             raise DataError(path, f"column {name!r} is missing", f"columns are {SCHEMA.names}")
     # Errors give the file's own row, also after another model's rows are left out.
-    columns: dict[str, list[Any]] = {"row": list(range(table.num_rows))}
+    columns: Columns = {"row": list(range(table.num_rows))}
     for name in (*TEXTS, prompt):
         if not pa.types.is_string(table.schema.field(name).type) and not pa.types.is_large_string(
             table.schema.field(name).type
@@ -86,7 +97,7 @@ def _columns(path: Path, table: pa.Table) -> dict[str, list[Any]]:
     return columns
 
 
-def _numbers(path: Path, table: pa.Table, name: str) -> list[Any]:
+def _numbers(path: Path | str, table: pa.Table, name: str) -> list[Any]:
     if name not in table.column_names:
         return [float("nan")] * table.num_rows
     kind = table.schema.field(name).type
@@ -107,7 +118,7 @@ def _numbers(path: Path, table: pa.Table, name: str) -> list[Any]:
     return numbers
 
 
-def _of_model(path: Path, columns: dict[str, list[Any]], model: str | None) -> dict[str, list[Any]]:
+def _of_model(path: Path | str, columns: Columns, model: str | None) -> Columns:
     models = sorted(set(columns["model"]))
     if model is None:
         played = set(zip(columns["model"], columns["directive"], strict=True))
@@ -122,7 +133,7 @@ def _of_model(path: Path, columns: dict[str, list[Any]], model: str | None) -> d
     return {name: [values[i] for i in keep] for name, values in columns.items()}
 
 
-def _chat(path: Path, row: int, text: str) -> tuple[dict[str, Any], ...]:
+def _chat(path: Path | str, row: int, text: str) -> tuple[dict[str, Any], ...]:
     try:
         chat = json.loads(text)
     except ValueError:
@@ -132,7 +143,7 @@ def _chat(path: Path, row: int, text: str) -> tuple[dict[str, Any], ...]:
     return tuple(chat)
 
 
-def _assembled(path: Path, columns: dict[str, list[Any]], names: tuple[str, ...]) -> Profile:
+def _assembled(path: Path | str, columns: Columns, names: tuple[str, ...]) -> Profile:
     place: dict[str, int] = {}
     requests: list[Request] = []
     first_row: list[int] = []

@@ -5,11 +5,13 @@ import re
 from collections.abc import Callable
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
-# An option's letter, from the surest form to the weakest: "answer is (B)", "B)", "B".
+# An option's letter, from the surest form to the weakest: "answer is (B)", "B)", "B". Of the
+# first the last one counts, since a model may correct itself; of the others the first, since
+# models name their choice before they discuss the rest.
 _LETTERS = (
-    re.compile(r"(?:answer|option|choice)(?: is)?:? *\(?([A-H])\b"),
-    re.compile(r"\b([A-H])\)"),
-    re.compile(r"\b([A-H])\b(?! [a-z])"),
+    (re.compile(r"answer(?: is)?:? *\(?([A-H])\b", re.IGNORECASE), -1),
+    (re.compile(r"\b([A-H])\)"), 0),
+    (re.compile(r"\b([A-H])\b(?! [a-z])"), 0),
 )
 _WORD = re.compile(r"[^\W_]+")
 
@@ -25,12 +27,15 @@ def last_number(answer: str, references: list[str]) -> bool:
 
 
 def option_letter(answer: str, references: list[str]) -> bool:
-    """The option named last, in the surest form that occurs, is a reference."""
-    for form in _LETTERS:
+    """The option named, in the surest form that occurs, is a reference.
+
+    An answer that names no letter is right if it contains a reference's text.
+    """
+    for form, place in _LETTERS:
         found = form.findall(answer)
         if found:
-            return found[-1] in references
-    return False
+            return found[place].upper() in references
+    return contains(answer, [text for text in references if len(text) > 1])
 
 
 def last_word(answer: str, references: list[str]) -> bool:

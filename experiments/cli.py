@@ -13,7 +13,12 @@ COMMANDS = {
     "demo": ("experiments.demo:Demo", "the whole loop on the embedded Llama"),
     "llama": ("experiments.llama.command:Llama", "start a live Llama server"),
     "profile": ("experiments.profile:ProfileCommand", "record every directive's outcomes"),
+    "import": (
+        "experiments.importing:IMPORTS",
+        "foreign outcomes: emnlp24-sprout, csv",
+    ),
     "train": ("experiments.train:Train", "train a policy bundle from a profile"),
+    "evaluate": ("experiments.evaluate.command:Evaluate", "compare methods and policies, paired"),
     "reproduce": ("experiments.reproduce:REPRODUCTIONS", "published tables, side by side: sprout"),
     "serve": ("experiments.serve:Serve", "the hook in front of a Llama server"),
     "bench": ("experiments.bench:BENCHES", "benchmarks: loop, directives, start"),

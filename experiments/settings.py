@@ -9,7 +9,7 @@ import json
 import os
 from abc import abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_origin
 
 import yaml
 from pydantic import Field, ValidationError
@@ -73,6 +73,7 @@ def run_command(command: type[Settings], name: str, arguments: list[str]) -> Non
     Raises:
         ConfigError: a setting is unknown or has a wrong value; names it.
     """
+    arguments = _one_value_a_flag(command, arguments)
     command.from_file = _file_settings(arguments)
     command.model_config["cli_prog_name"] = f"sprout {name}"
     try:
@@ -86,6 +87,24 @@ def run_command(command: type[Settings], name: str, arguments: list[str]) -> Non
         command.from_file = {}
     # Outside: what fails in the command's own work is no wrong flag.
     settings.cli_cmd()
+
+
+def _one_value_a_flag(command: type[Settings], arguments: list[str]) -> list[str]:
+    """`--flag A B` as `--flag A --flag B`, for the flags that take lists."""
+    lists = {
+        f"--{(field.alias or name).replace('_', '-')}"
+        for name, field in command.model_fields.items()
+        if get_origin(field.annotation) is list
+    }
+    written: list[str] = []
+    flag = None
+    for argument in arguments:
+        if argument.startswith("-"):
+            flag = argument if argument in lists else None
+        elif flag is not None and written[-1] != flag:
+            written.append(flag)
+        written.append(argument)
+    return written
 
 
 def _file_settings(arguments: list[str]) -> dict[str, Any]:

@@ -9,20 +9,20 @@ from agents.scene import Scene
 
 Floats = NDArray[np.float64]
 
-# How much a method knew of the outcomes on which it is judged, from most to least.
-ORACLE = "each request's outcomes"
-HINDSIGHT = "means over the judged requests"
-CROSS_FITTED = "other prompts' outcomes"
-ONLINE = "outcomes of its own earlier choices"
-NOTHING = "no outcomes"
-TRAINED = "its training prompts' outcomes"
+# What a method knew of the outcomes on which it is judged, from most to least.
+ORACLE = "oracle"  # each request's own
+HINDSIGHT = "hindsight"  # means over the judged requests
+ONLINE = "online"  # of its own earlier choices
+CROSS_FITTED = "cross-fitted"  # other prompts' only
+TRAINED = "trained"  # its training prompts' only
+NOTHING = "nothing"
 
 
 class Method(Protocol):
     """Chooses directives for a scene.
 
     Attributes:
-        knows: which outcomes it may look at; shown beside its figures.
+        knows: which of the judged outcomes it looks at; shown beside its figures.
     """
 
     @property

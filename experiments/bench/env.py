@@ -101,6 +101,5 @@ def _row(request: Request, directive: str, tokens: int) -> dict[str, Any]:
         "energy_joules": 0.1 * tokens,
         "energy_method": "estimated",
         "latency_seconds": 0.01 * tokens,
-        "device_seconds": 0.01 * tokens,
         "correct": 1.0,
     }

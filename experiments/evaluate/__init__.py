@@ -1,0 +1,1 @@
+"""Evaluation of methods on recorded outcomes."""

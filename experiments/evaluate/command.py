@@ -1,0 +1,157 @@
+"""`sprout evaluate`: what methods and trained policies save, and what quality it costs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from rich.console import Console
+
+from agents.bundle import Bundle, load_bundle
+from agents.methods import METHODS, method
+from agents.methods.bundle import Learned
+from agents.methods.method import Method
+from agents.scene import Scene, spread
+from envs.carbon import IntensityTrace, read_traces
+from envs.errors import ConfigError, DataError
+from envs.mix import Mix, read_mix, uniform
+from envs.profile import Profile
+from envs.profile_reader import read_profile
+from experiments.evaluate.document import document
+from experiments.evaluate.figures import draw
+from experiments.evaluate.result import judge
+from experiments.evaluate.table import table
+from experiments.settings import Settings, floors_by_task, write_json
+
+
+class Evaluate(Settings):
+    """Compare methods on recorded outcomes: the same requests at the same hours for all.
+
+    Without --zone and --start the requests are spread evenly over all hours of all given
+    zones. Figures are expectations over the methods' sampling, with 95% intervals by prompt.
+    """
+
+    outcomes: Path = Field(description="profile (Parquet)")
+    intensity: list[Path] = Field(min_length=1, description="intensity CSVs or folders of them")
+    methods: str = Field(
+        ",".join(name for name in METHODS if name not in ("direct", "linucb")),
+        description=f"of {', '.join(METHODS)}; comma-separated",
+    )
+    policy: list[str] = Field([], description="policy bundles: FOLDER or NAME=FOLDER")
+    model: str | None = Field(None, description="model to evaluate, where the profile has several")
+    quality: Literal["correct", "preference"] = Field("correct", description="what floors are on")
+    floor: str = Field("0.95", description="least quality relative to L0: ratio, or YAML by task")
+    zone: str | None = Field(None, description="one zone; default all that were given")
+    start: int | None = Field(None, ge=0, description="first hour of a window in the trace")
+    hours: int = Field(720, ge=1, description="length of that window")
+    mix: str = Field("file", description="task shares: file, uniform, or a CSV of hourly shares")
+    task_tags: bool = Field(True, description="whether policies see the requests' tasks")
+    seed: int = Field(0, description="of the order in which requests are spread over the hours")
+    resamples: int = Field(2000, ge=100, description="bootstrap resamples")
+    out: Path = Field(Path("runs/evaluation"), description="folder for figures and settings")
+    json_path: Path | None = Field(None, alias="json", description="machine-readable result")
+
+    def cli_cmd(self) -> None:
+        """Evaluate, print, draw, write."""
+        profile = read_profile(self.outcomes, self.model)
+        traces = self._traces()
+        bundles = self._bundles()
+        chosen = self._methods(bundles)
+        scene = spread(
+            profile,
+            traces,
+            floors_by_task(self.floor, profile.tasks),
+            quality=self.quality,
+            start_hour=self.start,
+            hours=self.hours,
+            mix=self._mix(profile),
+            seed=self.seed,
+        )
+        warnings = [*_left_out(profile, scene), *_overlaps(bundles, scene)]
+        figures = judge(scene, chosen, self.resamples)
+        console = Console()
+        for warning in warnings:
+            console.print(f"[yellow]warning: {warning}")
+        console.print(table(scene, figures))
+        pictures = draw(scene, figures, self.out)
+        console.print(f"figures: {', '.join(str(picture) for picture in pictures)}")
+        self.save(self.out)
+        write_json(self.json_path, document(scene, figures, self.mix, warnings))
+
+    def _traces(self) -> list[IntensityTrace]:
+        by_zone = read_traces(self.intensity)
+        if self.zone is None:
+            return list(by_zone.values())
+        if self.zone not in by_zone:
+            given = ", ".join(str(path) for path in self.intensity)
+            raise DataError(given, f"no zone {self.zone!r}", f"it has {', '.join(sorted(by_zone))}")
+        return [by_zone[self.zone]]
+
+    def _mix(self, profile: Profile) -> Mix | None:
+        if self.mix == "file":
+            return None
+        if self.mix == "uniform":
+            known = [
+                task
+                for task in profile.tasks
+                if (profile.quality(self.quality)[profile.rows_of(task)] >= 0).any()
+            ]
+            return uniform(known)
+        return read_mix(Path(self.mix))
+
+    def _bundles(self) -> dict[str, Bundle]:
+        found: dict[str, Bundle] = {}
+        for given in self.policy:
+            name, folder = _named(given)
+            if name in found or name in METHODS:
+                raise ConfigError(f"--policy {given}: {name!r} twice; give NAME=FOLDER")
+            found[name] = load_bundle(folder)
+        return found
+
+    def _methods(self, bundles: dict[str, Bundle]) -> dict[str, Method]:
+        names = [name.strip() for name in self.methods.split(",") if name.strip()]
+        for name in names:
+            if name not in METHODS:
+                raise ConfigError(f"--methods: no method {name!r}; one of {', '.join(METHODS)}")
+        chosen: dict[str, Method] = {name: method(name) for name in names}
+        chosen |= {name: Learned(bundle, self.task_tags) for name, bundle in bundles.items()}
+        if not chosen:
+            raise ConfigError("nothing to evaluate; give --methods or --policy")
+        return chosen
+
+
+def _named(given: str) -> tuple[str, Path]:
+    name, equals, folder = given.partition("=")
+    if equals and "/" not in name and not Path(given).exists():
+        return name, Path(folder)
+    return Path(given).resolve().name, Path(given)
+
+
+def _left_out(profile: Profile, scene: Scene) -> Sequence[str]:
+    without = [task for task in profile.tasks if task not in scene.floors]
+    lost = len(profile.requests) - len(scene)
+    if not lost:
+        return []
+    tasks = f", all of {', '.join(without)}" if without else ""
+    return [
+        f"{lost} requests have no known {scene.quality} under every directive{tasks}: they are "
+        "left out of ratios and of savings"
+    ]
+
+
+def _overlaps(bundles: dict[str, Bundle], scene: Scene) -> Sequence[str]:
+    hashes = {request.prompt_hash for request in scene.profile.requests}
+    warnings = []
+    for name, bundle in bundles.items():
+        shared = len(hashes & bundle.prompt_hashes)
+        if shared:
+            warnings.append(
+                f"{shared} of {len(hashes)} evaluated prompts were training prompts of policy "
+                f"{name}: its figures are not those of new prompts"
+            )
+        if bundle.model != scene.profile.model:
+            warnings.append(
+                f"policy {name} was trained for {bundle.model}, the outcomes are of "
+                f"{scene.profile.model}"
+            )
+    return warnings

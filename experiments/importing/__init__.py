@@ -1,0 +1,6 @@
+"""Foreign formats of outcomes, each a command that writes a profile."""
+
+from experiments.importing.emnlp24 import ImportEmnlp24Sprout
+from experiments.importing.table import ImportCsv
+
+IMPORTS = {"emnlp24-sprout": ImportEmnlp24Sprout, "csv": ImportCsv}

@@ -1,0 +1,199 @@
+"""`sprout import emnlp24-sprout`: a clone of the SPROUT authors' repository, as it is.
+
+https://github.com/boringlee24/EMNLP24_Sprout (MIT), folder `prompt_sweeping`.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from envs.errors import DataError
+from envs.profile import write_profile
+from envs.profile_reader import read_profile
+from envs.quality import correctness
+from experiments.importing.layout import DATASETS, LEVELS, MODELS, Clone, Measured
+from experiments.settings import Settings
+
+
+class ImportEmnlp24Sprout(Settings):
+    """Write a profile from a clone of the SPROUT authors' repository.
+
+    Requests that were not measured, answered and judged under all three directives are
+    left out and counted. Energy and seconds come from one run, answers and verdicts from
+    another run of the same prompt and directive, as in the repository.
+    """
+
+    path: CliPositionalArg[Path] = Field(description="the clone's folder")
+    out: Path = Field(description="profile to write (Parquet)")
+
+    def cli_cmd(self) -> None:
+        """Read, write, check what was written."""
+        clone = Clone(self.path)
+        lines = Lines.fitted(clone)
+        left_out: Counter[str] = Counter()
+        write_profile(
+            self.out,
+            (row for dataset in DATASETS for row in rows_of(clone, dataset, lines, left_out)),
+        )
+        profile = read_profile(self.out, MODELS["13b"], tuple(LEVELS))
+        print(
+            f"{len(profile.requests)} requests x {len(profile.directives)} directives of "
+            f"{profile.model} in {self.out}; joules {profile.energy_method}, tokens "
+            f"{profile.tokens_method}"
+        )
+        for reason, count in left_out.most_common():
+            print(f"  left out: {count} {reason}")
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Straight lines that give token counts where a file has none.
+
+    Attributes:
+        completion: by model: (tokens per second, tokens at 0 s), fitted to the files of
+            that model which do have counts.
+        prompt: (tokens per character, tokens at 0 characters) of a chat.
+    """
+
+    completion: dict[str, tuple[float, float]] = field(default_factory=dict)
+    prompt: tuple[float, float] = (0.25, 0.0)
+
+    @classmethod
+    def fitted(cls, clone: Clone) -> "Lines":
+        """Fit to all files with counts."""
+        seconds: dict[str, list[float]] = {size: [] for size in MODELS}
+        tokens: dict[str, list[int]] = {size: [] for size in MODELS}
+        characters: list[int] = []
+        prompt_tokens: list[int] = []
+        for dataset in DATASETS:
+            for size, level in clone.measurements():
+                measured = clone.measured(dataset, size, level)
+                if measured.output_tokens:
+                    seconds[size] += measured.seconds[: len(measured.output_tokens)]
+                    tokens[size] += measured.output_tokens
+                if measured.input_tokens:
+                    chats = clone.chats(dataset, level)
+                    characters += [_characters(c) for c in chats[: len(measured.input_tokens)]]
+                    prompt_tokens += measured.input_tokens
+        completion = {
+            size: _line(seconds[size], tokens[size]) for size in MODELS if len(tokens[size]) > 1
+        }
+        if not completion:
+            raise DataError(clone.folder, "no file has num_output_tokens", "give the whole clone")
+        prompt = _line(characters, prompt_tokens) if len(prompt_tokens) > 1 else cls.prompt
+        return cls(completion, prompt)
+
+    def completion_tokens(self, size: str, seconds: float) -> int:
+        """Generated tokens, at least 1."""
+        slope, start = self.completion.get(size) or next(iter(self.completion.values()))
+        return max(1, round(slope * seconds + start))
+
+    def prompt_tokens(self, chat: list[dict[str, str]]) -> int:
+        """Tokens of a chat, at least 1."""
+        slope, start = self.prompt
+        return max(1, round(slope * _characters(chat) + start))
+
+
+def rows_of(
+    clone: Clone, dataset: str, lines: Lines, left_out: "Counter[str]"
+) -> Iterator[dict[str, Any]]:
+    """Profile rows of a data set; counts in `left_out` what the repository lacks."""
+    task = DATASETS[dataset].task
+    place = clone.places(dataset)
+    answers = {(size, level): clone.answers(dataset, size, level) for size, level in clone.played()}
+    measured = {
+        (size, level): clone.measured(dataset, size, level) for size, level in clone.measurements()
+    }
+    references = clone.references(dataset)
+    verdicts = clone.verdicts(dataset)
+    for prompt, verdict in verdicts.items():
+        index = place.get(prompt)
+        if index is None:
+            left_out[f"{dataset}: judged, but no prompt of it"] += 1
+            continue
+        large = [("13b", level) for level in LEVELS]
+        if any(prompt not in answers[key] for key in large):
+            left_out[f"{dataset}: judged, but without an answer under every directive"] += 1
+            continue
+        if any(index >= len(measured[key].joules) for key in large):
+            left_out[f"{dataset}: judged, but not measured under every directive"] += 1
+            continue
+        reference = _reference(task, prompt, references.get(prompt))
+        digest = hashlib.sha256(prompt.encode()).hexdigest()[:16]
+        for size, level in answers:
+            key = (size, level)
+            if prompt not in answers[key] or index >= len(measured[key].joules):
+                continue
+            answer = answers[key][prompt]
+            score = correctness(task, answer, reference)
+            chat = clone.chats(dataset, level)[index]
+            yield {
+                "request_id": f"{dataset}-{digest}",
+                "task": task,
+                "model": MODELS[size],
+                "directive": level,
+                "messages": json.dumps(
+                    [m for m in chat if m["role"] != "system"], ensure_ascii=False, sort_keys=True
+                ),
+                "reference": reference,
+                "response": answer,
+                "energy_method": "measured",
+                "preference": float(level == verdict) if size == "13b" else None,
+                "correct": None if np.isnan(score) else score,
+                **_costs(measured[key], index, size, chat, lines),
+            }
+
+
+def _costs(
+    measured: Measured, index: int, size: str, chat: list[dict[str, str]], lines: Lines
+) -> dict[str, Any]:
+    counted = index < len(measured.output_tokens) and index < len(measured.input_tokens)
+    seconds = measured.seconds[index]
+    return {
+        "prompt_tokens": measured.input_tokens[index] if counted else lines.prompt_tokens(chat),
+        "completion_tokens": measured.output_tokens[index]
+        if counted
+        else lines.completion_tokens(size, seconds),
+        "tokens_method": "counted" if counted else "derived",
+        "energy_joules": measured.joules[index],
+        "latency_seconds": seconds,
+        "device_seconds": seconds,
+    }
+
+
+def _reference(task: str, prompt: str, answer: str | None) -> str | None:
+    """A reference as the rules of `envs.quality` take it; None where there is no rule."""
+    if answer is None or task == "alpaca":
+        return None
+    if task in ("nq_open", "triviaqa"):
+        return json.dumps([alias for alias in answer.split("; ") if alias], ensure_ascii=False)
+    if task in ("mmlu", "scienceqa"):
+        options = dict(_options(prompt))
+        if answer in options:
+            return json.dumps([answer, options[answer]], ensure_ascii=False)
+        letters = [letter for letter, text in options.items() if text == answer.strip()]
+        return json.dumps([letters[0], answer.strip()], ensure_ascii=False) if letters else None
+    return answer
+
+
+def _options(prompt: str) -> Iterator[tuple[str, str]]:
+    for line in prompt.splitlines():
+        if line[:1] == "(" and line[2:4] == "):":
+            yield line[1], line[4:].strip()
+
+
+def _characters(chat: list[dict[str, str]]) -> int:
+    return sum(len(message["content"]) for message in chat)
+
+
+def _line(inputs: list[Any], outputs: list[Any]) -> tuple[float, float]:
+    slope, start = np.polyfit(np.array(inputs, dtype=float), np.array(outputs, dtype=float), 1)
+    return float(slope), float(start)

@@ -1,0 +1,104 @@
+"""`sprout import csv`: anybody's table of outcomes."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import pyarrow as pa
+from pydantic import Field
+from pydantic_settings import CliPositionalArg
+
+from envs.errors import ConfigError, DataError
+from envs.profile import SCHEMA, write_profile
+from envs.profile_reader import checked
+from experiments.settings import Settings
+
+JOULES = {"J": 1.0, "Wh": 3600.0, "kWh": 3.6e6}
+SECONDS = {"s": 1.0, "ms": 1e-3}
+PROMPT = "prompt"
+
+
+class ImportCsv(Settings):
+    """Write a profile from a CSV with one row a (request, model, directive).
+
+    Columns are the profile's own, or renamed; `prompt` may stand for `messages`.
+    """
+
+    path: CliPositionalArg[Path] = Field(description="CSV file")
+    out: Path = Field(description="profile to write (Parquet)")
+    rename: list[str] = Field([], description="OURS=THEIRS, for columns of another name")
+    energy_unit: Literal["J", "Wh", "kWh"] = Field("J", description="unit of energy_joules")
+    latency_unit: Literal["s", "ms"] = Field("s", description="unit of the seconds' columns")
+    energy_method: Literal["measured", "attributed", "estimated"] | None = Field(
+        None, description="how the energy was found, where no column says so"
+    )
+
+    def cli_cmd(self) -> None:
+        """Read, check, write."""
+        table = self._table()
+        where = f"{self.path} (row 0 is the first below the header)"
+        models = list(dict.fromkeys(table["model"].to_pylist())) if table.num_rows else [None]
+        profiles = [checked(where, table, model) for model in models]
+        rows = table.to_pylist()
+        if PROMPT in table.column_names:
+            # As the reader understood it.
+            texts = {r.request_id: r.messages_json for p in profiles for r in p.requests}
+            for row in rows:
+                row["messages"] = texts[row["request_id"]]
+        write_profile(self.out, rows)
+        for profile in profiles:
+            print(
+                f"{profile.model}: {len(profile.requests)} requests x "
+                f"{len(profile.directives)} directives in {self.out}"
+            )
+
+    def _table(self) -> pa.Table:
+        try:
+            # As text: numbers are checked column by column, so that a wrong one is named.
+            frame = pd.read_csv(self.path, dtype=str, keep_default_na=False)
+        except (OSError, ValueError) as error:
+            raise DataError(self.path, f"cannot be read ({error})", "give a CSV") from error
+        frame = frame.rename(columns=self._names(list(frame.columns)))
+        if self.energy_method is not None and "energy_method" not in frame.columns:
+            frame["energy_method"] = self.energy_method
+        columns: dict[str, Any] = {}
+        for name in frame.columns:
+            if name == PROMPT:
+                columns[name] = pa.array(frame[name].tolist(), pa.string())
+            elif name in SCHEMA.names:
+                columns[name] = self._column(name, frame[name])
+        if "model" not in columns:
+            raise DataError(self.path, "column 'model' is missing", f"columns are {SCHEMA.names}")
+        return pa.table(columns)
+
+    def _names(self, have: list[str]) -> dict[str, str]:
+        names = {}
+        for given in self.rename:
+            ours, equals, theirs = given.partition("=")
+            if not equals or ours not in (*SCHEMA.names, PROMPT):
+                raise ConfigError(f"--rename {given}: give OURS=THEIRS, ours of {SCHEMA.names}")
+            if theirs not in have:
+                raise DataError(self.path, f"column {theirs!r} is missing", f"columns are {have}")
+            names[theirs] = ours
+        return names
+
+    def _column(self, name: str, texts: "pd.Series[str]") -> Any:
+        kind = SCHEMA.field(name).type
+        if pa.types.is_string(kind):
+            return pa.array([text or None for text in texts], kind)
+        scale = 1.0
+        if name == "energy_joules":
+            scale = JOULES[self.energy_unit]
+        elif name.endswith("_seconds"):
+            scale = SECONDS[self.latency_unit]
+        values: list[float | int | None] = []
+        for row, text in enumerate(texts):
+            try:
+                value = float(text) * scale if text else None
+            except ValueError as error:
+                raise DataError(
+                    self.path, f"row {row} {name} is {text!r}", "give a number"
+                ) from error
+            whole = pa.types.is_integer(kind) and value is not None and value == value
+            values.append(round(value) if whole and value is not None else value)
+        return pa.array(values, kind)
