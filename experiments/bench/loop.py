@@ -11,19 +11,18 @@ from rich.console import Console
 from rich.table import Table
 
 from agents.bundle import Bundle
-from agents.expectation import expectation
 from agents.linear_program import best_fixed_mix
+from agents.methods.bundle import Learned
 from agents.ppo import PpoConfig
+from agents.scene import spread
 from envs.carbon import IntensityTrace, synthetic_day
 from envs.directive import DEFAULT_CATALOGUE
 from envs.live import LiveBackend
 from envs.meters.choose import choose_meter
-from envs.outcome import Floats
 from envs.profile import Profile
 from envs.request import Request
 from envs.upstream import Upstream
 from envs.workload import generate
-from envs.world import observe, request_parts
 from experiments.llama.server import EMBEDDED, llama_server
 from experiments.profile import record
 from experiments.settings import Settings, floors_by_task, write_json
@@ -156,39 +155,24 @@ def judge(
     task_tags: bool = True,
 ) -> Verdict:
     """Expected figures of a bundle on recorded new requests, against the best fixed mix."""
-    chance = chances(judged, bundle, trace, seed, task_tags)
-    tasks = np.array([request.task for request in judged.requests])
-    mix = best_fixed_mix(judged.energy_joules, judged.correct, tasks, floors)
-    policy = (judged.energy_joules * chance).sum(axis=1)
-    kept = (judged.correct * chance).sum(axis=1)
+    scene = spread(judged, [trace], floors, quality="correct", seed=seed)
+    chance = Learned(bundle, task_tags).choose(scene)
+    tasks, joules, correct = scene.tasks, scene.profile.energy_joules, scene.scores
+    mix = best_fixed_mix(joules, correct, tasks, floors)
+    policy = (joules * chance).sum(axis=1)
+    kept = (correct * chance).sum(axis=1)
     return Verdict(
         seed,
         len(tasks),
-        ratio_of_means(policy, judged.energy_joules @ mix, seed),
-        ratio_of_means(policy, judged.energy_joules[:, 0], seed),
-        {
-            t: ratio_of_means(kept[tasks == t], judged.correct[tasks == t, 0], seed)
-            for t in judged.tasks
-        },
+        ratio_of_means(policy, joules @ mix, seed),
+        ratio_of_means(policy, joules[:, 0], seed),
+        {t: ratio_of_means(kept[tasks == t], correct[tasks == t, 0], seed) for t in judged.tasks},
         tuple(float(x) for x in mix),
-        expectation(judged, chance).share,
+        tuple(float(x) for x in chance.mean(axis=0)),
         judged.energy_method,
         floors_kept,
         task_tags,
     )
-
-
-def chances(
-    profile: Profile, bundle: Bundle, trace: IntensityTrace, seed: int, task_tags: bool = True
-) -> Floats:
-    """A bundle's probabilities on a profile's requests at hours spread over the trace."""
-    count = len(profile.requests)
-    times = np.random.default_rng(seed).permutation(
-        trace.start + (np.arange(count) + 0.5) / count * (trace.end - trace.start)
-    )
-    parts = request_parts(bundle.featurizer, profile.requests, task_tags)
-    observations = observe(bundle.featurizer, parts, trace, times, np.zeros(count))
-    return bundle.policy.probabilities(observations)
 
 
 def show(verdicts: list[Verdict]) -> None:
