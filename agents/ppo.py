@@ -21,7 +21,6 @@ from envs.features import Featurizer
 from envs.llama2 import Llama2VectorEnv
 from envs.profile import Profile
 from envs.replay import ReplayBackend
-from envs.request import in_share
 from envs.reward import reward_from_profile
 from envs.world import World, observe, request_parts
 
@@ -110,14 +109,12 @@ def with_known_quality(profile: Profile, quality: str) -> Profile:
 
 def split(profile: Profile, validation_share: float) -> tuple[Profile, Profile]:
     """Training and validation profiles, by prompt hash."""
-    chosen = np.array(
-        [in_share(r.prompt_hash, validation_share, "validation") for r in profile.requests]
-    )
-    if chosen.all() or not chosen.any():
+    train, validation = profile.split(validation_share, "validation")
+    if not train.requests or not validation.requests:
         raise ConfigError(
-            f"{len(chosen)} requests are too few to train and to validate; record more"
+            f"{len(profile.requests)} requests are too few to train and to validate; record more"
         )
-    return profile.select(~chosen), profile.select(chosen)
+    return train, validation
 
 
 class Trainer:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from envs.outcome import QUALITIES, Floats, Outcomes
-from envs.request import Request
+from envs.request import Request, in_share
 
 FIELDS: "list[pa.Field[Any]]" = [
     pa.field("request_id", pa.string(), nullable=False),
@@ -99,6 +99,17 @@ class Profile:
             responses=kept,
             tokens_method=self.tokens_method,
         )
+
+    def split(self, share_ratio: float, salt: str) -> tuple["Profile", "Profile"]:
+        """The rest, and a random share of the prompts, by prompt hash.
+
+        A prompt falls on the same side of a `salt` in whatever profile it occurs.
+        """
+        chosen = np.array(
+            [in_share(request.prompt_hash, share_ratio, salt) for request in self.requests],
+            dtype=np.bool_,
+        )
+        return self.select(~chosen), self.select(chosen)
 
     def beside(self, other: "Profile") -> "Profile":
         """The profile of the two untouched columns: this model's L0, then the other's.

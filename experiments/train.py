@@ -46,6 +46,9 @@ class Train(Settings):
     directives: Path | None = Field(None, description="YAML catalogue; default the paper's three")
     floor: str = Field("0.95", description="quality floor, or a YAML file of task: floor")
     quality: Literal["correct", "preference"] = "correct"
+    hold_out: float = Field(
+        0.0, ge=0, lt=1, description="share of prompts, by hash, that training never sees"
+    )
     seed: int = 0
     replay_steps: int = Field(PpoConfig.replay_steps, ge=1, description="steps on the replay")
     live_steps: int = Field(PpoConfig.live_steps, ge=0, description="requests to the live server")
@@ -54,6 +57,7 @@ class Train(Settings):
         """Train and write the bundle."""
         catalogue = read_catalogue(self.directives)
         profile = read_profile(self.outcomes, self.model, catalogue.names)
+        profile, _ = profile.split(self.hold_out, "hold-out")
         trace = read_trace(self.intensity, self.zone)
         config = PpoConfig(
             replay_steps=self.replay_steps,

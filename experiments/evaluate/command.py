@@ -45,6 +45,7 @@ class Evaluate(Settings):
     start: int | None = Field(None, ge=0, description="first hour of a window in the trace")
     hours: int = Field(720, ge=1, description="length of that window")
     mix: str = Field("file", description="task shares: file, uniform, or a CSV of hourly shares")
+    unseen: bool = Field(False, description="leave out the policies' training prompts")
     task_tags: bool = Field(True, description="whether policies see the requests' tasks")
     seed: int = Field(0, description="of the order in which requests are spread over the hours")
     resamples: int = Field(2000, ge=100, description="bootstrap resamples")
@@ -56,6 +57,8 @@ class Evaluate(Settings):
         profile = read_profile(self.outcomes, self.model)
         traces = self._traces()
         bundles = self._bundles()
+        if self.unseen:
+            profile = _unseen(profile, bundles)
         chosen = self._methods(bundles)
         scene = spread(
             profile,
@@ -125,6 +128,14 @@ def _named(given: str) -> tuple[str, Path]:
     if equals and "/" not in name and not Path(given).exists():
         return name, Path(folder)
     return Path(given).resolve().name, Path(given)
+
+
+def _unseen(profile: Profile, bundles: dict[str, Bundle]) -> Profile:
+    seen = frozenset[str]().union(*(bundle.prompt_hashes for bundle in bundles.values()))
+    rows = [i for i, r in enumerate(profile.requests) if r.prompt_hash not in seen]
+    if not rows:
+        raise ConfigError("--unseen: every prompt was a training prompt; give others")
+    return profile.select(rows)
 
 
 def _left_out(profile: Profile, scene: Scene) -> Sequence[str]:

@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 
+from agents.methods.method import ORACLE
 from agents.methods.programs import PerTaskLP
 from agents.scene import Scene
 from experiments.evaluate.result import Figures
@@ -16,6 +17,8 @@ from experiments.statistics import Interval
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+# More methods than the default cycle has colours.
+COLOURS = plt.get_cmap("tab20").colors
 FRONTIER_FLOORS = np.linspace(0.5, 1.0, 26)
 
 
@@ -38,6 +41,7 @@ def draw(scene: Scene, figures: Mapping[str, Figures], out: Path) -> list[Path]:
 def _frontier(scene: Scene, figures: Mapping[str, Figures]) -> Any:
     """Saving against the worst task's quality, with per_task_lp's frontier over floors."""
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+    axes.set_prop_cycle(color=COLOURS)
     base = float(scene.means(scene.grams[:, 0]))
     savings = []
     for floor in FRONTIER_FLOORS:
@@ -68,6 +72,7 @@ def _by_task(scene: Scene, figures: Mapping[str, Figures]) -> Any:
     """Each task's quality ratio under each method, with its floor."""
     tasks = list(scene.floors)
     figure, axes = plt.subplots(figsize=(max(8, 1.5 * len(tasks)), 4.5), layout="constrained")
+    axes.set_prop_cycle(color=COLOURS)
     width = 0.8 / max(1, len(figures))
     for place, (name, found) in enumerate(figures.items()):
         ratios = found.quality[scene.quality].by_task
@@ -89,12 +94,16 @@ def _by_task(scene: Scene, figures: Mapping[str, Figures]) -> Any:
 
 
 def _day(scene: Scene, figures: Mapping[str, Figures]) -> Any:
-    """The first zone by hour of day: intensity, the last method's directives, grams."""
+    """The first zone by hour of day: intensity, directives and grams of one method.
+
+    Of the last policy, or else of the last method that is no oracle.
+    """
     here = scene.zone == 0
     of_day = ((scene.times % 86400) // 3600).astype(int)
     hours = [h for h in range(24) if (here & (of_day == h)).any()]
     rows = [here & (of_day == h) for h in hours]
-    name, found = list(figures.items())[-1]
+    real = [item for item in figures.items() if item[1].knows != ORACLE]
+    name, found = (real or list(figures.items()))[-1]
     figure, (above, middle, below) = plt.subplots(
         3, 1, figsize=(8, 7), sharex=True, layout="constrained"
     )

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-from rich import box
 from rich.table import Table
 
 from agents.scene import Scene
@@ -13,7 +12,7 @@ from experiments.statistics import Interval
 def table(scene: Scene, figures: Mapping[str, Figures]) -> Table:
     """One row a method: saving, excess, quality of the binding kind and of the worst task."""
     made = Table(
-        box=box.SIMPLE_HEAD,
+        box=None,
         padding=(0, 1, 0, 0),
         pad_edge=False,
         title=f"{len(scene)} requests; floors on {scene.quality}; joules "

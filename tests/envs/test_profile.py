@@ -99,6 +99,17 @@ def test_an_error_gives_the_file_s_own_row(tmp_path, good):
         read_profile(path)
 
 
+def test_a_split_is_by_prompt_whatever_else_is_in_the_profile(tmp_path):
+    requests = generate(50, seed=0)
+    whole = made.profile(tmp_path, requests, lambda r, d: 1.0)
+    rest, held = whole.split(0.3, "hold-out")
+    assert 0.2 < len(held.requests) / len(requests) < 0.4
+    assert not {r.prompt_hash for r in rest.requests} & {r.prompt_hash for r in held.requests}
+    half = whole.select(np.arange(0, len(requests), 2)).split(0.3, "hold-out")[1]
+    assert {r.request_id for r in half.requests} <= {r.request_id for r in held.requests}
+    assert [len(part.requests) for part in whole.split(0.0, "x")] == [len(requests), 0]
+
+
 def test_the_published_outcomes_are_read(shared_data):
     profile = read_profile(shared_data / "llama2_outcomes.parquet")
     assert profile.model == "llama-2-13b-chat"

@@ -119,6 +119,9 @@ def test_a_policy_is_judged_beside_and_its_training_prompts_are_warned_of(tmp_pa
     assert "7 of 80 evaluated prompts were training prompts of policy mine" in said
     assert "trained for other" in said
     assert len(result["warnings"]) == 4
+    _, new = evaluate(tmp_path, outcomes, "--intensity", x, "--policy", folder, "--unseen")
+    assert new["requests"] == 73
+    assert not any("training prompts" in warning for warning in new["warnings"])
 
 
 def test_tasks_without_the_quality_are_left_out_of_everything(tmp_path, files):
