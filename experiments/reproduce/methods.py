@@ -34,7 +34,7 @@ def sprout_static(window: Window) -> Outcome:
 
     The paper does not say how it is found. The published mixes have no very brief share and
     follow the mean intensity of the 720 hours before the window (correlation .95, against
-    .90 for the window's own mean), with quality as it is on average: so it is found here.
+    .86 for the window's own mean), with quality as it is on average: so it is found here.
     """
     energy = window.sample.energy_by_task.sum(axis=(0, 1))
     seconds = window.sample.seconds_by_task.sum(axis=(0, 1))

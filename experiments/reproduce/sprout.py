@@ -2,6 +2,7 @@
 
 import os
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def collected(rows: list[Row], data: Data) -> dict[str, Any]:
     cells = [_cell(*key, found, data) for key, found in table.items()]
     return {
         "cells": cells,
-        "means": _means(cells),
+        "means": _means(cells, table),
         "random_mixes": [
             {"mix_seed": seed, **_figures([row for row in found if row.method == method])}
             | {"method": method}
@@ -122,8 +123,10 @@ def _published(data: Data, region: str, start: int, method: str, xi: float) -> d
     return {"published_saving_pct": saving, "published_preference_pct_of_base": preference}
 
 
-def _means(cells: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Each method's means over its windows."""
+def _means(
+    cells: list[dict[str, Any]], table: Mapping[tuple[str, int, str], list[Row]]
+) -> dict[str, dict[str, Any]]:
+    """Each method's means over its windows, with the deviation from run to run."""
     names = (
         "saving_pct",
         "preference_pct_of_base",
@@ -141,6 +144,15 @@ def _means(cells: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
             else float(np.mean([cell[name] for cell in mine]))
             for name in names
         }
+        savings = np.array(
+            [
+                [row.cell.saving_pct for row in rows]
+                for key, rows in table.items()
+                if key[2] == method
+            ]
+        )
+        runs = savings.mean(axis=0)
+        found[method]["saving_deviation_pct"] = float(runs.std(ddof=1)) if len(runs) > 1 else None
     return found
 
 

@@ -15,9 +15,9 @@ NEAR_PCT = 6.0
 def show(result: dict[str, Any]) -> None:
     """Print the tables and what they come to."""
     console = Console()
-    console.print(_cells(result["cells"]))
-    console.print(_methods(result["means"]))
-    console.print(_firings(result["cells"]))
+    for table in (_cells(result["cells"]), _methods(result["means"]), _firings(result["cells"])):
+        console.print(table)
+        console.print()
     for line in (_far(result["cells"]), _mixes(result["random_mixes"]), _sweep(result)):
         if line:
             console.print(line)
@@ -27,10 +27,19 @@ def show(result: dict[str, Any]) -> None:
     )
 
 
+def _table(title: str, first: str, *others: str) -> Table:
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table.add_column(first, no_wrap=True)
+    for name in others:
+        table.add_column(name, justify="right")
+    return table
+
+
 def _cells(cells: list[dict[str, Any]]) -> Table:
-    table = Table(title="sprout_lp: ours (mean and deviation over runs) beside the published run")
-    for name in ("region", "start", "saving %", "published", "preference %", "published"):
-        table.add_column(name, justify="left" if name == "region" else "right")
+    table = _table(
+        "sprout_lp: ours (mean and deviation over runs) beside the published run",
+        *("region", "start", "saving %", "published", "preference %", "published"),
+    )
     for cell in cells:
         if cell["method"] == "sprout_lp":
             deviation = cell["saving_deviation_pct"]
@@ -47,20 +56,18 @@ def _cells(cells: list[dict[str, Any]]) -> Table:
 
 
 def _methods(means: dict[str, dict[str, Any]]) -> Table:
-    table = Table(
-        title="Means over the 15 windows; worst task's quality / L0, hours under the floor"
+    table = _table(
+        "Means over the 15 windows; worst task's quality / L0, hours under the floor",
+        *("method", "saving %", "published", "prefer. %", "published", "worst", "hours %"),
     )
-    for name in (
-        *("method", "saving %", "paper", "prefer. %", "paper", "worst task", "hours under %"),
-    ):
-        table.add_column(name, justify="left" if name == "method" else "right")
     for method, found in means.items():
+        deviation = found["saving_deviation_pct"]
         table.add_row(
             method,
+            f"{found['saving_pct']:.1f}" + (f" ± {deviation:.1f}" if deviation else ""),
             *(
                 "" if found[name] is None else f"{found[name]:.{digits}f}"
                 for name, digits in (
-                    ("saving_pct", 1),
                     ("published_saving_pct", 1),
                     ("preference_pct_of_base", 1),
                     ("published_preference_pct_of_base", 1),
@@ -73,9 +80,7 @@ def _methods(means: dict[str, dict[str, Any]]) -> Table:
 
 
 def _firings(cells: list[dict[str, Any]]) -> Table:
-    table = Table(title="Times the evaluator fired (published)")
-    for name in ("start", *ZONES):
-        table.add_column(name, justify="right")
+    table = _table("Times the evaluator fired (published)", "start", *ZONES)
     for start in STARTS:
         found = {
             cell["region"]: cell["firings"]
