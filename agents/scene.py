@@ -127,13 +127,18 @@ def spread(
         seed: of the order in which the requests are spread.
 
     Raises:
-        ConfigError: no task has a known quality.
+        ConfigError: too few requests have a known quality, or none has any under L0.
         DataError: the window leaves a trace; the mix names a task without requests.
     """
     scores = profile.quality(quality)
     known = ~np.isnan(scores).any(axis=1)
-    if not known.any():
-        raise ConfigError(f"no request of the profile has a known quality {quality!r}")
+    if known.sum() < 2:
+        raise ConfigError(
+            f"{known.sum()} requests of the profile have a known quality {quality!r} under every "
+            "directive; two or more are needed"
+        )
+    if not scores[known, 0].any():
+        raise ConfigError(f"no request has any quality {quality!r} under L0 that could be kept")
     order = np.random.default_rng(seed).permutation(np.flatnonzero(known))
     windows = [
         t.window_times(0, len(t.g_per_kwh))

@@ -21,7 +21,7 @@ from envs.features import Featurizer
 from envs.live import LiveBackend
 from envs.llama2 import Llama2Env, Llama2VectorEnv
 from envs.meters.choose import choose_meter
-from envs.mix import Mix
+from envs.mix import Mix, read_mix
 from envs.profile import Profile
 from envs.profile_reader import read_profile
 from envs.replay import ReplayBackend
@@ -107,14 +107,15 @@ def replay_world(
     step_seconds: float = 60.0,
     lanes: int = 1,
     episode_requests: int = 64,
-    mix: Mix | None = None,
+    mix: Mix | Path | None = None,
     arrivals: Path | None = None,
 ) -> World:
     """A world that replays a profile.
 
     Args:
         step_seconds: experiment time from a request to the next, if they come evenly.
-        mix: shares of tasks by hour of the trace (`envs.mix`); default the profile's own.
+        mix: shares of tasks by hour of the trace (`envs.mix`), or a CSV of them; default
+            the profile's own.
         arrivals: CSV of a service's arrivals, which then give the times and the load in
             flight (`envs.arrivals`); the load is 0 without it.
     """
@@ -137,7 +138,7 @@ def replay_world(
         n_directives=len(recorded.directives),
         lanes=lanes,
         episode_requests=episode_requests,
-        mix=mix,
+        mix=read_mix(mix) if isinstance(mix, Path) else mix,
     )
 
 

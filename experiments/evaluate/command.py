@@ -20,7 +20,7 @@ from envs.profile_reader import read_profile
 from experiments.evaluate.document import document
 from experiments.evaluate.figures import draw
 from experiments.evaluate.result import judge
-from experiments.evaluate.table import table
+from experiments.evaluate.table import means_table, table
 from experiments.settings import Settings, floors_by_task, write_json
 
 
@@ -55,6 +55,10 @@ class Evaluate(Settings):
     def cli_cmd(self) -> None:
         """Evaluate, print, draw, write."""
         profile = read_profile(self.outcomes, self.model)
+        if len(profile.directives) < 2:
+            raise DataError(
+                self.outcomes, f"has only {profile.directives[0]!r}", "give two or more"
+            )
         traces = self._traces()
         bundles = self._bundles()
         if self.unseen:
@@ -75,7 +79,7 @@ class Evaluate(Settings):
         console = Console()
         for warning in warnings:
             console.print(f"[yellow]warning: {warning}")
-        console.print(table(scene, figures))
+        console.print(table(scene, figures), "", means_table(figures), "", sep="\n")
         pictures = draw(scene, figures, self.out)
         console.print(f"figures: {', '.join(str(picture) for picture in pictures)}")
         self.save(self.out)

@@ -9,6 +9,24 @@ from experiments.evaluate.result import Figures
 from experiments.statistics import Interval
 
 
+def means_table(figures: Mapping[str, Figures]) -> Table:
+    """One row a method: what a request costs, and quality of every kind."""
+    kinds = list(next(iter(figures.values())).quality)
+    made = Table(title="means of a request", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    made.add_column("method", no_wrap=True)
+    for name in ("mg CO2e", "tokens", "seconds", *(f"{kind} / L0" for kind in kinds)):
+        made.add_column(name, justify="right")
+    for name, found in figures.items():
+        made.add_row(
+            name,
+            f"{1000 * found.grams_per_request:.2f}",
+            f"{found.tokens_per_request:.1f}",
+            f"{found.seconds_per_request:.2f}",
+            *(f"{found.quality[kind].ratio.value:.2f}" for kind in kinds),
+        )
+    return made
+
+
 def table(scene: Scene, figures: Mapping[str, Figures]) -> Table:
     """One row a method: saving, excess, quality of the binding kind and of the worst task."""
     made = Table(

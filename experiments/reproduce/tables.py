@@ -15,10 +15,11 @@ NEAR_PCT = 6.0
 def show(result: dict[str, Any]) -> None:
     """Print the tables and what they come to."""
     console = Console()
-    for table in (_cells(result["cells"]), _methods(result["means"]), _firings(result["cells"])):
+    cells = result["cells"]
+    for table in (_cells(cells), _methods(result["means"]), _firings(cells), _sweep(result)):
         console.print(table)
         console.print()
-    for line in (_far(result["cells"]), _mixes(result["random_mixes"]), _sweep(result)):
+    for line in (_far(cells), _mixes(result["random_mixes"]), _off(result["xi_sweep"])):
         if line:
             console.print(line)
     console.print(
@@ -125,8 +126,25 @@ def _mixes(mixes: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _sweep(result: dict[str, Any]) -> str:
-    known = [row for row in result["xi_sweep"] if row["published_saving_pct"] is not None]
+def _sweep(result: dict[str, Any]) -> Table:
+    """Some tolerances of the first window; the JSON has them all."""
+    table = _table("Saving % by tolerance, first window (published)", "xi", *ZONES)
+    found = {(row["region"], row["xi"]): row for row in result["xi_sweep"]}
+    for xi in (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3):
+        rows = [found[region, xi] for region in ZONES]
+        table.add_row(
+            f"{xi:.2f}",
+            *(
+                f"{row['saving_pct']:.1f}"
+                + (f" ({row['published_saving_pct']:.1f})" if row["published_saving_pct"] else "")
+                for row in rows
+            ),
+        )
+    return table
+
+
+def _off(sweep: list[dict[str, Any]]) -> str:
+    known = [row for row in sweep if row["published_saving_pct"] is not None]
     if not known:
         return ""
     off = np.array([row["saving_pct"] - row["published_saving_pct"] for row in known])

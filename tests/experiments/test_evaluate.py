@@ -153,7 +153,7 @@ def test_a_mix_weighs_the_tasks(tmp_path, files):
         (["--start", "40", "--hours", "10"], "hours 40 to 50 asked for, but the trace has 48"),
         (["--methods", "per_task"], "no method 'per_task'"),
         (["--floor", "1.2"], "give a ratio from 0 to 1"),
-        (["--quality", "preference"], "known quality 'preference'"),
+        (["--quality", "preference"], "0 requests of the profile have a known"),
         (["--policy", "nowhere"], "nowhere is no policy bundle"),
         (["--mix", "nowhere.csv"], "nowhere.csv: cannot be read"),
         (["--model", "large"], "no model 'large'"),
@@ -163,6 +163,34 @@ def test_what_cannot_be_evaluated_is_named(tmp_path, files, capsys, arguments, s
     outcomes, x, _ = files
     assert evaluate(tmp_path, outcomes, "--intensity", x, *arguments)[0] == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("keep", "said"),
+    [
+        (lambda row: row["directive"] == "none", "has only 'none'; give two or more"),
+        (lambda row: row["request_id"] == "easy-0", "1 requests of the profile have a known"),
+        (lambda row: row["task"] == "worthless", "no request has any quality 'correct' under L0"),
+    ],
+)
+def test_outcomes_with_nothing_to_compare_are_named(tmp_path, files, capsys, keep, said):
+    outcomes, x, _ = files
+    kinds = KINDS | {"worthless": "Guess {n}."}
+    rows = made.rows(made.chats(5, kinds), lambda r, d: float(r.task != "worthless"))
+    write_profile(outcomes, [row for row in rows if keep(row)])
+    assert evaluate(tmp_path, outcomes, "--intensity", x)[0] == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_task_without_quality_under_l0_has_no_ratio(tmp_path, files):
+    outcomes, x, _ = files
+    kinds = KINDS | {"worthless": "Guess {n}."}
+    rows = made.rows(made.chats(5, kinds), lambda r, d: float(r.task != "worthless"))
+    write_profile(outcomes, rows)
+    _, result = evaluate(tmp_path, outcomes, "--intensity", x)
+    found = result["methods"]["per_task_lp"]
+    assert set(found["quality"]["correct"]["by_task"]) == {"easy", "hard"}
+    assert found["carbon_saving_pct"] > 90
 
 
 def test_local_times_are_refused(tmp_path, files, capsys):
