@@ -93,7 +93,11 @@ class Lanes(VecEnv):
 
     def reset(self) -> NDArray[np.float32]:
         """Begin an episode in every lane."""
-        observations, _ = self.env.reset(seed=self._seed)
+        seeds: list[int | None] | None = None
+        if self._seed is not None:
+            # Spread out: neighbouring seeds would share all lanes but one.
+            seeds = np.random.SeedSequence(self._seed).generate_state(self.num_envs).tolist()
+        observations, _ = self.env.reset(seed=seeds)
         self._seed = None
         return observations
 

@@ -27,10 +27,11 @@ class Scene:
         traces: intensity of each zone.
         zone: shape (n,), index into `traces`.
         times: shape (n,), Unix s.
-        weights: shape (n,), what a request counts for; their mean is 1.
+        weights: shape (n,), what a request counts for, above 0; their mean is 1.
         floors: least quality ratio of each task.
         quality: "correct" or "preference": the quality that the floors are on.
         hours: shape (n,), hours from the window's start.
+        mix: share of each task of `floors`, in that order, by hour of the window.
     """
 
     profile: Profile
@@ -41,6 +42,7 @@ class Scene:
     floors: Mapping[str, float]
     quality: str
     hours: NDArray[np.int64]
+    mix: Mix
 
     def __len__(self) -> int:
         return len(self.times)
@@ -88,6 +90,10 @@ class Scene:
         chosen = slice(None) if rows is None else rows
         return np.average(values[chosen], axis=0, weights=self.weights[chosen])
 
+    def task_means(self, values: Floats) -> Floats:
+        """Weighted means of (n, D) over each task's requests, shape (tasks, D)."""
+        return np.array([self.means(values, self.rows_of(task)) for task in self.floors])
+
     def least_score(self) -> float:
         """The average quality that the tasks' floors ask for, were they one floor."""
         floors = np.array([self.floors[str(task)] for task in self.tasks])
@@ -118,55 +124,87 @@ def spread(
 ) -> Scene:
     """Every request of the profile once, spread evenly over the hours of all zones.
 
+    Requests whose quality is not known under every directive are left out, and so are
+    those to whose hour the mix gives none of their task.
+
     Args:
         floors: by task.
         start_hour: first hour of the window in each trace; None takes each trace whole.
         hours: length of the window.
         mix: share of each task by hour of the window, reached by weighting the requests;
-            default: the profile's own shares.
+            the shares of tasks that are left out go to the others. Default: the
+            profile's own shares.
         seed: of the order in which the requests are spread.
 
     Raises:
-        ConfigError: too few requests have a known quality, or none has any under L0.
+        ConfigError: too few requests are left, or they are worth or cost nothing at L0.
         DataError: the window leaves a trace; the mix names a task without requests.
     """
-    scores = profile.quality(quality)
-    known = ~np.isnan(scores).any(axis=1)
-    if known.sum() < 2:
-        raise ConfigError(
-            f"{known.sum()} requests of the profile have a known quality {quality!r} under every "
-            "directive; two or more are needed"
-        )
-    if not scores[known, 0].any():
-        raise ConfigError(f"no request has any quality {quality!r} under L0 that could be kept")
+    known = ~np.isnan(profile.quality(quality)).any(axis=1)
     order = np.random.default_rng(seed).permutation(np.flatnonzero(known))
+    zone, hour, times = _slots(traces, len(order), start_hour, hours)
+    chosen = profile.select(order)
+    weights = np.ones(len(order))
+    own = _own_shares(chosen)
+    if mix is not None:
+        asked = _of_known_tasks(mix.aligned(profile.tasks), chosen.tasks)
+        index = np.array([own.tasks.index(r.task) for r in chosen.requests], dtype=np.int64)
+        weights = asked.at(hour)[np.arange(len(index)), index] / own.shares[0, index]
+    kept = np.flatnonzero(weights > 0)
+    chosen = chosen.select(kept)
+    _checked(chosen, quality)
+    shares = own if mix is None else asked
+    return Scene(
+        chosen,
+        tuple(traces),
+        zone[kept],
+        times[kept],
+        weights[kept] / weights[kept].mean(),
+        {task: floors[task] for task in chosen.tasks},
+        quality,
+        hour[kept],
+        _of_known_tasks(shares, chosen.tasks),
+    )
+
+
+def _slots(
+    traces: Sequence[IntensityTrace], count: int, start_hour: int | None, hours: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+    """Zone, hour of the window and time of each request, each shape (count,)."""
     windows = [
         t.window_times(0, len(t.g_per_kwh))
         if start_hour is None
         else t.window_times(start_hour, hours)
         for t in traces
     ]
-    slots = [(z, h) for z, times in enumerate(windows) for h in range(len(times))]
-    taken = ((np.arange(len(order)) + 0.5) * len(slots) / len(order)).astype(np.int64)
-    zone, hour = np.array(slots)[taken].T
+    zone = np.concatenate([np.full(len(times), z) for z, times in enumerate(windows)])
+    hour = np.concatenate([np.arange(len(times)) for times in windows])
+    taken = ((np.arange(count) + 0.5) * len(zone) / max(1, count)).astype(np.int64)
     # In the middle of the hour: no rounding can move it into the next.
-    times = np.array([windows[z][h] for z, h in zip(zone, hour, strict=True)]) + HOUR_SECONDS / 2
-    chosen = profile.select(order)
-    weights = np.ones(len(order))
-    if mix is not None:
-        tasks = list(chosen.tasks)
-        index = np.array([tasks.index(r.task) for r in chosen.requests])
-        own = np.bincount(index) / len(index)
-        asked = mix.aligned(tasks).at(hour)
-        weights = asked[np.arange(len(index)), index] / own[index]
-        weights /= weights.mean()
-    return Scene(
-        chosen,
-        tuple(traces),
-        zone,
-        times,
-        weights,
-        {task: floors[task] for task in chosen.tasks},
-        quality,
-        hour,
-    )
+    times = np.concatenate(windows)[taken] + HOUR_SECONDS / 2
+    return zone[taken], hour[taken], times
+
+
+def _own_shares(profile: Profile) -> Mix:
+    tasks = profile.tasks
+    counts = np.array([profile.rows_of(task).sum() for task in tasks], dtype=np.float64)
+    return Mix(tasks, counts[None] / max(1.0, counts.sum()))
+
+
+def _of_known_tasks(mix: Mix, tasks: Sequence[str]) -> Mix:
+    """The mix over some of its tasks only, scaled to sum to 1 again; an hour may be empty."""
+    shares = mix.shares[:, [mix.tasks.index(task) for task in tasks]]
+    totals = shares.sum(axis=1, keepdims=True)
+    return Mix(tuple(tasks), shares / np.where(totals > 0, totals, 1))
+
+
+def _checked(profile: Profile, quality: str) -> None:
+    if len(profile.requests) < 2:
+        raise ConfigError(
+            f"{len(profile.requests)} requests of the profile have a known quality {quality!r} "
+            "under every directive, and a share in the mix; two or more are needed"
+        )
+    if not profile.quality(quality)[:, 0].any():
+        raise ConfigError(f"no request has any quality {quality!r} under L0 that could be kept")
+    if not profile.energy_joules[:, 0].any() and not profile.device_seconds[:, 0].any():
+        raise ConfigError("no request costs anything under L0: there is nothing to save")

@@ -61,7 +61,9 @@ def last_evaluation(fired: list[int], hours: int) -> NDArray[np.int64]:
     return last
 
 
-def largest_savings_first(grams: Floats, shares: Floats) -> NDArray[np.int64]:
+def largest_savings_first(
+    grams: Floats, shares: Floats, weights: Floats | None = None
+) -> NDArray[np.int64]:
     """Directives of the paper's "oracle": short levels to the requests that save most by them.
 
     Level by level in the catalogue's order: brief goes to the requests that it saves most
@@ -71,18 +73,22 @@ def largest_savings_first(grams: Floats, shares: Floats) -> NDArray[np.int64]:
     Args:
         grams: footprints, shape (G, n, D): n requests in each of G groups.
         shares: of each directive, shape (G, D).
+        weights: what each request counts for in the shares, shape (G, n); default 1.
 
     Returns:
         Shape (G, n).
     """
     groups, count, directives = grams.shape
+    counts_for = np.ones((groups, count)) if weights is None else weights
     actions = np.zeros((groups, count), dtype=np.int64)
     free = np.ones((groups, count), dtype=bool)
     for level in range(1, directives):
         saved = np.where(free, grams[:, :, 0] - grams[:, :, level], -np.inf)
         order = np.argsort(-saved, axis=1)
-        given = np.round(shares[:, level] * count).astype(np.int64)
-        first = np.arange(count)[None, :] < given[:, None]
+        ordered = np.take_along_axis(counts_for, order, axis=1)
+        # Up to the request whose middle still lies within the share.
+        middle = np.cumsum(ordered, axis=1) - ordered / 2
+        first = middle < (shares[:, level] * counts_for.sum(axis=1))[:, None]
         chosen = np.zeros_like(free)
         np.put_along_axis(chosen, order, first, axis=1)
         chosen &= free

@@ -42,14 +42,16 @@ def read_arrivals(path: Path, seconds_per_token: float) -> Arrivals:
     """
     try:
         table = pd.read_csv(path)
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError) as error:
         raise DataError(path, f"cannot be read ({error})", f"give {','.join(COLUMNS)}") from error
     for name in COLUMNS:
         if name not in table.columns:
             raise DataError(path, f"column {name!r} is missing", f"give {','.join(COLUMNS)}")
     if len(table) < 2:
         raise DataError(path, f"holds {len(table)} arrivals", "give two or more")
-    moments = pd.to_datetime(table["timestamp"], errors="coerce", utc=True)
+    # As text: pandas takes bare numbers for nanoseconds.
+    texts = table["timestamp"].astype(str)
+    moments = pd.to_datetime(texts, errors="coerce", utc=True, format="ISO8601")
     if moments.isna().any():
         row = int(moments.isna().argmax())
         raise DataError(path, f"row {row + 2} timestamp is no time", "give ISO 8601")
@@ -71,13 +73,18 @@ def read_arrivals(path: Path, seconds_per_token: float) -> Arrivals:
 class ArrivalClock:
     """The `Clock` of a replay whose requests come as a trace's do.
 
-    An episode goes on where the last one stopped.
+    An episode goes on where the last one stopped; after a rewind, at the trace's start.
     """
 
     def __init__(self, arrivals: Arrivals) -> None:
         self._arrivals = arrivals
         self._place = 0
         self._elapsed = 0.0
+
+    def rewind(self) -> None:
+        """Go back to the trace's first arrival."""
+        self._place = 0
+        self.restart()
 
     def restart(self) -> None:
         """Elapsed time is 0 again; the place in the trace is kept."""

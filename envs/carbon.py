@@ -189,7 +189,10 @@ def read_traces(paths: Iterable[Path]) -> dict[str, IntensityTrace]:
         if not found:
             raise DataError(path, "holds no CSV", REMEDY)
         for file in found:
-            for zone, *row in _rows(file):
+            read = list(_rows(file))
+            if not read:
+                raise DataError(file, "holds no hours", REMEDY)
+            for zone, *row in read:
                 rows.setdefault(str(zone), []).append((*row, file))  # type: ignore[arg-type]
     return {zone: _trace(zone, hours) for zone, hours in rows.items()}
 

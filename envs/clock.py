@@ -7,6 +7,9 @@ from typing import Protocol
 class Clock(Protocol):
     """Seconds of experiment time since the last restart."""
 
+    def rewind(self) -> None:
+        """Forget all that has been: what follows is as after construction."""
+
     def restart(self) -> None:
         """Begin again at 0."""
 
@@ -23,6 +26,10 @@ class SteppedClock:
     def __init__(self, step_seconds: float) -> None:
         self._step_seconds = step_seconds
         self._steps = 0
+
+    def rewind(self) -> None:
+        """See `Clock`."""
+        self.restart()
 
     def restart(self) -> None:
         """See `Clock`."""
@@ -43,6 +50,10 @@ class WallClock:
     def __init__(self, speed: float = 1.0) -> None:
         self._speed = speed
         self._started = time.monotonic()
+
+    def rewind(self) -> None:
+        """See `Clock`."""
+        self.restart()
 
     def restart(self) -> None:
         """See `Clock`."""

@@ -72,6 +72,9 @@ def read_mix(path: Path) -> Mix:
     if header[:1] != ["hour"] or len(header) < 2:
         raise DataError(path, f"columns {header}", "give hour,TASK,TASK,...")
     tasks = tuple(header[1:])
+    if len(set(tasks)) < len(tasks):
+        twice = next(task for task in tasks if tasks.count(task) > 1)
+        raise DataError(path, f"column {twice!r} twice", "give every task once")
     shares = np.array([_numbers(path, n, header, row) for n, row in enumerate(rows, 2)])
     if (shares[:, 0] != np.arange(len(shares))).any():
         row = int(np.flatnonzero(shares[:, 0] != np.arange(len(shares)))[0])

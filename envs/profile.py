@@ -137,12 +137,17 @@ class Profile:
         return Outcomes(**arrays, energy_method=self.energy_method)
 
 
-def write_profile(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write outcome rows (mappings with SCHEMA's fields) as Parquet.
+def profile_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """Outcome rows (mappings with SCHEMA's fields) as a table.
 
     Without `device_seconds` a request is taken to have had the device to itself for its
     `latency_seconds`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     whole = [{"device_seconds": row.get("latency_seconds"), **row} for row in rows]
-    pq.write_table(pa.Table.from_pylist(whole, schema=SCHEMA), path)
+    return pa.Table.from_pylist(whole, schema=SCHEMA)
+
+
+def write_profile(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write outcome rows as Parquet; see `profile_table`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(profile_table(rows), path)

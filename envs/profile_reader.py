@@ -54,6 +54,10 @@ def checked(
     columns = _of_model(path, _columns(path, table), model)
     names = list(dict.fromkeys(columns["directive"]))
     if directives is None:
+        if "none" not in names:
+            raise DataError(
+                path, f"no row of directive 'none' among {names}", "record requests left alone too"
+            )
         names.sort(key=lambda name: name != "none")
     else:
         unknown = set(names) - set(directives)
@@ -72,10 +76,8 @@ def _columns(path: Path | str, table: pa.Table) -> Columns:
     # Errors give the file's own row, also after another model's rows are left out.
     columns: Columns = {"row": list(range(table.num_rows))}
     for name in (*TEXTS, prompt):
-        if not pa.types.is_string(table.schema.field(name).type) and not pa.types.is_large_string(
-            table.schema.field(name).type
-        ):
-            kind = table.schema.field(name).type
+        kind = table.schema.field(name).type
+        if not _is_text(kind):
             raise DataError(path, f"column {name!r} is {kind}", "it must be text")
         columns[name] = table[name].to_pylist()
         empty = next((i for i, text in enumerate(columns[name]) if not text), None)
@@ -91,10 +93,25 @@ def _columns(path: Path | str, table: pa.Table) -> Columns:
     device = "device_seconds" if "device_seconds" in have else "latency_seconds"
     columns["device_seconds"] = _numbers(path, table, device)
     for name in OPTIONAL:
-        columns[name] = (
-            table[name].to_pylist() if name in have else [None] * len(columns["request_id"])
-        )
+        columns[name] = _optional(path, table, name)
     return columns
+
+
+def _optional(path: Path | str, table: pa.Table, name: str) -> list[Any]:
+    if name not in table.column_names:
+        return [None] * table.num_rows
+    kind = table.schema.field(name).type
+    whole = name == "difficulty"
+    right = pa.types.is_integer(kind) if whole else _is_text(kind)
+    if not (right or pa.types.is_null(kind)):
+        must = "a whole number" if whole else "text"
+        raise DataError(path, f"column {name!r} is {kind}", f"it must be {must}, or null")
+    values: list[Any] = table[name].to_pylist()
+    return values
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _numbers(path: Path | str, table: pa.Table, name: str) -> list[Any]:
@@ -138,9 +155,21 @@ def _chat(path: Path | str, row: int, text: str) -> tuple[dict[str, Any], ...]:
         chat = json.loads(text)
     except ValueError:
         chat = None
-    if not isinstance(chat, list) or not all(isinstance(message, dict) for message in chat):
-        raise DataError(path, f"row {row} messages is no chat", "give a JSON list of messages")
+    if not isinstance(chat, list) or not chat or not all(map(_is_message, chat)):
+        raise DataError(
+            path,
+            f"row {row} messages is no chat",
+            "give a JSON list of messages with role and content",
+        )
     return tuple(chat)
+
+
+def _is_message(message: Any) -> bool:
+    return (
+        isinstance(message, dict)
+        and isinstance(message.get("role"), str)
+        and isinstance(message.get("content"), str | list | None)
+    )
 
 
 def _assembled(path: Path | str, columns: Columns, names: tuple[str, ...]) -> Profile:

@@ -9,7 +9,7 @@ _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 # first the last one counts, since a model may correct itself; of the others the first, since
 # models name their choice before they discuss the rest.
 _LETTERS = (
-    (re.compile(r"answer(?: is)?:? *\(?([A-H])\b", re.IGNORECASE), -1),
+    (re.compile(r"(?i:answer(?: is)?):? *\(?([A-H])\b"), -1),
     (re.compile(r"\b([A-H])\)"), 0),
     (re.compile(r"\b([A-H])\b(?! [a-z])"), 0),
 )
@@ -34,7 +34,7 @@ def option_letter(answer: str, references: list[str]) -> bool:
     for form, place in _LETTERS:
         found = form.findall(answer)
         if found:
-            return found[place].upper() in references
+            return found[place] in references
     return contains(answer, [text for text in references if len(text) > 1])
 
 

@@ -107,8 +107,8 @@ def replay_world(
     step_seconds: float = 60.0,
     lanes: int = 1,
     episode_requests: int = 64,
-    mix: Mix | Path | None = None,
-    arrivals: Path | None = None,
+    mix: Mix | Path | str | None = None,
+    arrivals: Path | str | None = None,
 ) -> World:
     """A world that replays a profile.
 
@@ -125,7 +125,7 @@ def replay_world(
     if arrivals is not None:
         tokens = max(1.0, float(recorded.completion_tokens[:, 0].sum()))
         seconds_per_token = float(recorded.device_seconds[:, 0].sum()) / tokens
-        clock = arriving = ArrivalClock(read_arrivals(arrivals, seconds_per_token))
+        clock = arriving = ArrivalClock(read_arrivals(Path(arrivals), seconds_per_token))
         load = arriving.in_flight
     trace = read_trace(intensity, zone)
     floors = dict.fromkeys(recorded.tasks, floor)
@@ -138,7 +138,7 @@ def replay_world(
         n_directives=len(recorded.directives),
         lanes=lanes,
         episode_requests=episode_requests,
-        mix=read_mix(mix) if isinstance(mix, Path) else mix,
+        mix=read_mix(Path(mix)) if isinstance(mix, Path | str) else mix,
     )
 
 

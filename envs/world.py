@@ -126,6 +126,7 @@ class World:
         """
         if seed is not None:
             seeds = [seed + i for i in range(self.lanes)] if isinstance(seed, int) else seed
+            self._clock.rewind()
             for lane, own in enumerate(seeds):
                 if own is not None:
                     self._rngs[lane] = np.random.default_rng(own)

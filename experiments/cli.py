@@ -21,7 +21,7 @@ COMMANDS = {
     "evaluate": ("experiments.evaluate.command:Evaluate", "compare methods and policies, paired"),
     "reproduce": ("experiments.reproduce:REPRODUCTIONS", "published tables, side by side: sprout"),
     "serve": ("experiments.serve:Serve", "the hook in front of a Llama server"),
-    "bench": ("experiments.bench:BENCHES", "benchmarks: loop, directives, start"),
+    "bench": ("experiments.bench:BENCHES", "benchmarks: loop, directives, env, start"),
     "pretrain": ("experiments.llama.command:Pretrain", "train the embedded Llama from scratch"),
     "doctor": ("experiments.doctor:Doctor", "what this machine has and lacks"),
 }
@@ -39,6 +39,10 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         _run(given)
     except SproutError as error:
+        print(f"sprout: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        # A folder that cannot be made, a file that cannot be written, a disk that is full.
         print(f"sprout: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
@@ -88,6 +92,9 @@ def _run(given: list[str]) -> None:
     module, _, attribute = COMMANDS[name][0].partition(":")
     command = getattr(importlib.import_module(module), attribute)
     if isinstance(command, dict):
+        if rest and rest[0] in ("-h", "--help"):
+            print(f"usage: sprout {name} WHAT [flags]; WHAT is one of {', '.join(command)}")
+            return
         if not rest or rest[0] not in command:
             raise ConfigError(f"sprout {name}: one of {', '.join(command)}")
         name, rest, command = f"{name} {rest[0]}", rest[1:], command[rest[0]]

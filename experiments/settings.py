@@ -85,6 +85,11 @@ def run_command(command: type[Settings], name: str, arguments: list[str]) -> Non
         raise ConfigError(f"--{field}: {first['msg']}{given}") from error
     finally:
         command.from_file = {}
+    # Before the long part: a result that cannot be written is lost.
+    if (result := getattr(settings, "json_path", None)) is not None:
+        if result.is_dir():
+            raise ConfigError(f"--json {result} is a folder; name a file")
+        result.parent.mkdir(parents=True, exist_ok=True)
     # Outside: what fails in the command's own work is no wrong flag.
     settings.cli_cmd()
 
@@ -126,11 +131,17 @@ def _file_settings(arguments: list[str]) -> dict[str, Any]:
     return {str(key).replace("-", "_"): value for key, value in (content or {}).items()}
 
 
-def floors_by_task(floor: str, tasks: tuple[str, ...]) -> dict[str, float]:
+def floors_by_task(
+    floor: str, tasks: tuple[str, ...], others: tuple[str, ...] = ()
+) -> dict[str, float]:
     """Floors from `--floor`: one ratio for all tasks, or a YAML file of task: ratio.
 
+    Args:
+        tasks: that need a floor.
+        others: that may have one.
+
     Raises:
-        ConfigError: no ratio in 0..1, or a task without a floor.
+        ConfigError: no ratio in 0..1, a task without a floor, or a floor without a task.
     """
     try:
         given: Any = dict.fromkeys(tasks, float(floor))
@@ -144,6 +155,11 @@ def floors_by_task(floor: str, tasks: tuple[str, ...]) -> dict[str, float]:
     missing = [task for task in tasks if task not in given]
     if missing:
         raise ConfigError(f"--floor {floor}: no floor for task {missing[0]!r}")
+    unknown = [str(task) for task in given if task not in (*tasks, *others)]
+    if unknown:
+        raise ConfigError(
+            f"--floor {floor}: no task {unknown[0]!r}; tasks are {', '.join((*tasks, *others))}"
+        )
     floors = {task: given[task] for task in tasks}
     for task, value in floors.items():
         if not isinstance(value, int | float) or not 0 <= value <= 1:
@@ -154,5 +170,4 @@ def floors_by_task(floor: str, tasks: tuple[str, ...]) -> dict[str, float]:
 def write_json(path: Path | None, result: Any) -> None:
     """Write a machine-readable result where `--json` asks for it."""
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -58,6 +58,8 @@ class Train(Settings):
         catalogue = read_catalogue(self.directives)
         profile = read_profile(self.outcomes, self.model, catalogue.names)
         profile, _ = profile.split(self.hold_out, "hold-out")
+        if not profile.requests:
+            raise ConfigError(f"--hold-out {self.hold_out} leaves no prompt to train on")
         trace = read_trace(self.intensity, self.zone)
         config = PpoConfig(
             replay_steps=self.replay_steps,

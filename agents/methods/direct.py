@@ -11,6 +11,7 @@ from sklearn.preprocessing import StandardScaler
 from agents.methods.method import CROSS_FITTED, Floats
 from agents.price import cheapest_choices
 from agents.scene import Scene
+from envs.errors import ConfigError
 from envs.features import STRUCTURE, Featurizer
 from envs.footprint import footprint_grams
 from envs.world import request_parts
@@ -65,8 +66,15 @@ class Direct:
         for held in np.unique(fold):
             test, train = fold == held, fold != held
             words = TfidfVectorizer(
-                max_features=self.vocabulary, ngram_range=(1, 2), sublinear_tf=True
-            ).fit([texts[i] for i in np.flatnonzero(train)])
+                max_features=self.vocabulary,
+                ngram_range=(1, 2),
+                sublinear_tf=True,
+                token_pattern=r"(?u)\b\w+\b",  # noqa: S106 - no password
+            )
+            try:
+                words.fit([texts[i] for i in np.flatnonzero(train)])
+            except ValueError as error:
+                raise ConfigError(f"direct: the prompts hold no words ({error})") from error
             scale = StandardScaler().fit(structure[train])
             inputs = csr_array(hstack([words.transform(texts), scale.transform(structure)]))
             goal = StandardScaler().fit(targets[train])

@@ -12,9 +12,10 @@ from envs.footprint import footprint_grams
 class SproutLP:
     """`sprout_lp`: SPROUT's program, solved each hour: one mix for all requests of the hour.
 
-    Its floor holds on the average of all requests only: equal to the tasks' floor, or
-    their mean weighted by L0's quality. (The published floor, which follows the intensity,
-    and its evaluator are in the reproduction of the published table.)
+    Joules, seconds and quality are means under the hour's task mix. The floor holds on
+    the average of all requests only: the tasks' floors weighted by what they are worth
+    at L0. (The published floor, which follows the intensity, and the evaluator are in the
+    reproduction of the published table.)
     """
 
     knows = HINDSIGHT
@@ -23,19 +24,18 @@ class SproutLP:
         """See `Method`."""
         moments = scene.moments
         first = np.unique(moments, return_index=True)[1]
-        per_gram = _grams_at(scene, scene.intensity[first])
-        return _sprout_mixes(scene, per_gram)[moments]
+        shares = scene.mix.at(scene.hours[first])
+        return _sprout_mixes(scene, scene.intensity[first], shares)[moments]
 
 
 class SproutStatic:
-    """`sprout_static`: SPROUT's program solved once, at the scene's mean intensity."""
+    """`sprout_static`: SPROUT's program solved once, at the mean intensity and mix."""
 
     knows = HINDSIGHT
 
     def choose(self, scene: Scene) -> Floats:
         """See `Method`."""
-        costs = _grams_at(scene, np.array([scene.means(scene.intensity)]))
-        return np.tile(_sprout_mixes(scene, costs), (len(scene), 1))
+        return np.tile(_static_mix(scene), (len(scene), 1))
 
 
 class SproutOracle:
@@ -49,9 +49,9 @@ class SproutOracle:
 
     def choose(self, scene: Scene) -> Floats:
         """See `Method`."""
-        costs = _grams_at(scene, np.array([scene.means(scene.intensity)]))
-        actions = largest_savings_first(scene.grams[None], _sprout_mixes(scene, costs))[0]
-        chosen: Floats = np.eye(costs.shape[1])[actions]
+        mix = _static_mix(scene)
+        actions = largest_savings_first(scene.grams[None], mix, scene.weights[None])[0]
+        chosen: Floats = np.eye(mix.shape[1])[actions]
         return chosen
 
 
@@ -62,25 +62,28 @@ class PerTaskLP:
 
     def choose(self, scene: Scene) -> Floats:
         """See `Method`."""
-        rows = {task: scene.rows_of(task) for task in scene.floors}
-        costs = np.array([scene.means(scene.grams, mine) for mine in rows.values()])
-        scores = np.array([scene.means(scene.scores, mine) for mine in rows.values()])
+        costs, scores = scene.task_means(scene.grams), scene.task_means(scene.scores)
         least = np.array(list(scene.floors.values())) * scores[:, 0]
         mixes = cheapest_mixes(costs, scores[:, None, :], least[:, None])
         table = np.empty(scene.scores.shape)
-        for mine, mix in zip(rows.values(), mixes, strict=True):
-            table[mine] = mix
+        for task, mix in zip(scene.floors, mixes, strict=True):
+            table[scene.rows_of(task)] = mix
         return table
 
 
-def _grams_at(scene: Scene, intensity: Floats) -> Floats:
-    """Mean footprint of each directive at each intensity, shape (len(intensity), D)."""
-    energy = scene.means(scene.profile.energy_joules)
-    seconds = scene.means(scene.profile.device_seconds)
-    return footprint_grams(energy, seconds, intensity[:, None])
+def _static_mix(scene: Scene) -> Floats:
+    """SPROUT's one mix for the whole scene, shape (1, D)."""
+    shares = np.array([[scene.weights[scene.rows_of(task)].sum() for task in scene.floors]])
+    return _sprout_mixes(
+        scene, np.array([scene.means(scene.intensity)]), shares / scene.weights.sum()
+    )
 
 
-def _sprout_mixes(scene: Scene, costs: Floats) -> Floats:
-    scores = np.broadcast_to(scene.means(scene.scores), (len(costs), 1, costs.shape[1]))
-    least = np.full((len(costs), 1), scene.least_score())
-    return cheapest_mixes(costs, scores, least)
+def _sprout_mixes(scene: Scene, intensity: Floats, shares: Floats) -> Floats:
+    """SPROUT's mix for each intensity (G,) and task mix (G, tasks), shape (G, D)."""
+    scores = scene.task_means(scene.scores)
+    energy = shares @ scene.task_means(scene.profile.energy_joules)
+    seconds = shares @ scene.task_means(scene.profile.device_seconds)
+    costs = footprint_grams(energy, seconds, intensity[:, None])
+    least = shares @ (np.array(list(scene.floors.values())) * scores[:, 0])
+    return cheapest_mixes(costs, (shares @ scores)[:, None, :], least[:, None])

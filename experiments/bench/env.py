@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
-import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from pydantic import Field
 
@@ -66,7 +65,8 @@ class EnvBench(Settings):
 
 def _rate(env: VectorEnv[Any, Any, Any], seconds: float) -> float:
     """Requests a second over whole episodes, their resets included."""
-    actions = np.random.default_rng(0).integers(0, len(DEFAULT_CATALOGUE), (64, env.num_envs))
+    env.action_space.seed(0)
+    actions = [env.action_space.sample() for _ in range(64)]
     env.reset(seed=0)
     step: Callable[[Any], Any] = env.step
     steps = 0

@@ -1,6 +1,5 @@
 """`sprout evaluate`: what methods and trained policies save, and what quality it costs."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,14 +10,14 @@ from agents.bundle import Bundle, load_bundle
 from agents.methods import METHODS, method
 from agents.methods.bundle import Learned
 from agents.methods.method import Method
-from agents.scene import Scene, spread
+from agents.scene import spread
 from envs.carbon import IntensityTrace, read_traces
 from envs.errors import ConfigError, DataError
-from envs.mix import Mix, read_mix, uniform
-from envs.profile import Profile
 from envs.profile_reader import read_profile
+from experiments.evaluate.checks import known_tasks, left_out, overlaps, unseen_only
 from experiments.evaluate.document import document
 from experiments.evaluate.figures import draw
+from experiments.evaluate.mixes import chosen_mix
 from experiments.evaluate.result import judge
 from experiments.evaluate.table import means_table, table
 from experiments.settings import Settings, floors_by_task, write_json
@@ -44,16 +43,25 @@ class Evaluate(Settings):
     zone: str | None = Field(None, description="one zone; default all that were given")
     start: int | None = Field(None, ge=0, description="first hour of a window in the trace")
     hours: int = Field(720, ge=1, description="length of that window")
-    mix: str = Field("file", description="task shares: file, uniform, or a CSV of hourly shares")
+    mix: str = Field(
+        "file",
+        description="task shares: file (its own), uniform, TASK=SHARE,..., jobs:FILE:SEED "
+        "(random, from hourly job counts), or a CSV of hourly shares",
+    )
     unseen: bool = Field(False, description="leave out the policies' training prompts")
     task_tags: bool = Field(True, description="whether policies see the requests' tasks")
-    seed: int = Field(0, description="of the order in which requests are spread over the hours")
+    seed: int = Field(
+        0, ge=0, description="of the order in which requests are spread over the hours"
+    )
     resamples: int = Field(2000, ge=100, description="bootstrap resamples")
     out: Path = Field(Path("runs/evaluation"), description="folder for figures and settings")
     json_path: Path | None = Field(None, alias="json", description="machine-readable result")
 
     def cli_cmd(self) -> None:
         """Evaluate, print, draw, write."""
+        if self.start is None and "hours" in self.model_fields_set:
+            raise ConfigError("--hours is the length of a window: give its --start too")
+        self.out.mkdir(parents=True, exist_ok=True)
         profile = read_profile(self.outcomes, self.model)
         if len(profile.directives) < 2:
             raise DataError(
@@ -62,24 +70,27 @@ class Evaluate(Settings):
         traces = self._traces()
         bundles = self._bundles()
         if self.unseen:
-            profile = _unseen(profile, bundles)
+            profile = unseen_only(profile, bundles)
         chosen = self._methods(bundles)
+        known = known_tasks(profile, self.quality)
         scene = spread(
             profile,
             traces,
-            floors_by_task(self.floor, profile.tasks),
+            floors_by_task(self.floor, known, profile.tasks),
             quality=self.quality,
             start_hour=self.start,
             hours=self.hours,
-            mix=self._mix(profile),
+            mix=chosen_mix(self.mix, profile, known, self.hours),
             seed=self.seed,
         )
-        warnings = [*_left_out(profile, scene), *_overlaps(bundles, scene)]
+        warnings = [*left_out(profile, scene, self.mix), *overlaps(bundles, scene)]
         figures = judge(scene, chosen, self.resamples)
         console = Console()
         for warning in warnings:
             console.print(f"[yellow]warning: {warning}")
-        console.print(table(scene, figures), "", means_table(figures), "", sep="\n")
+        console.print(
+            table(scene, figures), "", means_table(profile.tokens_method, figures), "", sep="\n"
+        )
         pictures = draw(scene, figures, self.out)
         console.print(f"figures: {', '.join(str(picture) for picture in pictures)}")
         self.save(self.out)
@@ -94,22 +105,12 @@ class Evaluate(Settings):
             raise DataError(given, f"no zone {self.zone!r}", f"it has {', '.join(sorted(by_zone))}")
         return [by_zone[self.zone]]
 
-    def _mix(self, profile: Profile) -> Mix | None:
-        if self.mix == "file":
-            return None
-        if self.mix == "uniform":
-            known = [
-                task
-                for task in profile.tasks
-                if (profile.quality(self.quality)[profile.rows_of(task)] >= 0).any()
-            ]
-            return uniform(known)
-        return read_mix(Path(self.mix))
-
     def _bundles(self) -> dict[str, Bundle]:
         found: dict[str, Bundle] = {}
         for given in self.policy:
             name, folder = _named(given)
+            if not name:
+                raise ConfigError(f"--policy {given}: give FOLDER or NAME=FOLDER")
             if name in found or name in METHODS:
                 raise ConfigError(f"--policy {given}: {name!r} twice; give NAME=FOLDER")
             found[name] = load_bundle(folder)
@@ -132,41 +133,3 @@ def _named(given: str) -> tuple[str, Path]:
     if equals and "/" not in name and not Path(given).exists():
         return name, Path(folder)
     return Path(given).resolve().name, Path(given)
-
-
-def _unseen(profile: Profile, bundles: dict[str, Bundle]) -> Profile:
-    seen = frozenset[str]().union(*(bundle.prompt_hashes for bundle in bundles.values()))
-    rows = [i for i, r in enumerate(profile.requests) if r.prompt_hash not in seen]
-    if not rows:
-        raise ConfigError("--unseen: every prompt was a training prompt; give others")
-    return profile.select(rows)
-
-
-def _left_out(profile: Profile, scene: Scene) -> Sequence[str]:
-    without = [task for task in profile.tasks if task not in scene.floors]
-    lost = len(profile.requests) - len(scene)
-    if not lost:
-        return []
-    tasks = f", all of {', '.join(without)}" if without else ""
-    return [
-        f"{lost} requests have no known {scene.quality} under every directive{tasks}: they are "
-        "left out of ratios and of savings"
-    ]
-
-
-def _overlaps(bundles: dict[str, Bundle], scene: Scene) -> Sequence[str]:
-    hashes = {request.prompt_hash for request in scene.profile.requests}
-    warnings = []
-    for name, bundle in bundles.items():
-        shared = len(hashes & bundle.prompt_hashes)
-        if shared:
-            warnings.append(
-                f"{shared} of {len(hashes)} evaluated prompts were training prompts of policy "
-                f"{name}: its figures are not those of new prompts"
-            )
-        if bundle.model != scene.profile.model:
-            warnings.append(
-                f"policy {name} was trained for {bundle.model}, the outcomes are of "
-                f"{scene.profile.model}"
-            )
-    return warnings

@@ -30,10 +30,9 @@ class Kept:
     by_task: dict[str, Interval]
     counts: dict[str, int]
 
-    @property
-    def worst(self) -> tuple[str, Interval]:
-        """The task that keeps least."""
-        return min(self.by_task.items(), key=lambda item: item[1].value)
+    def worst(self, floors: Mapping[str, float]) -> tuple[str, Interval]:
+        """The task that keeps least, against its floor."""
+        return min(self.by_task.items(), key=lambda item: item[1].value - floors[item[0]])
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,13 @@ from experiments.evaluate.result import Figures
 from experiments.statistics import Interval
 
 
-def means_table(figures: Mapping[str, Figures]) -> Table:
+def means_table(tokens_method: str, figures: Mapping[str, Figures]) -> Table:
     """One row a method: what a request costs, and quality of every kind."""
     kinds = list(next(iter(figures.values())).quality)
     made = Table(title="means of a request", box=None, padding=(0, 2, 0, 0), pad_edge=False)
     made.add_column("method", no_wrap=True)
-    for name in ("mg CO2e", "tokens", "seconds", *(f"{kind} / L0" for kind in kinds)):
+    tokens = "tokens" if tokens_method == "counted" else f"tokens ({tokens_method})"
+    for name in ("mg CO2e", tokens, "seconds", *(f"{kind} / L0" for kind in kinds)):
         made.add_column(name, justify="right")
     for name, found in figures.items():
         made.add_row(
@@ -42,7 +43,7 @@ def table(scene: Scene, figures: Mapping[str, Figures]) -> Table:
         made.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
     for name, found in figures.items():
         kept = found.quality[scene.quality]
-        task, worst = kept.worst
+        task, worst = kept.worst(scene.floors)
         style = "" if worst.value >= scene.floors[task] - 1e-6 else "[red]"
         shares = " ".join(f"{100 * x:.0f}" for x in found.share.values())
         made.add_row(

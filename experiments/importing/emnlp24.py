@@ -5,6 +5,7 @@ https://github.com/boringlee24/EMNLP24_Sprout (MIT), folder `prompt_sweeping`.
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,11 +17,13 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from envs.errors import DataError
-from envs.profile import write_profile
-from envs.profile_reader import read_profile
+from envs.profile import profile_table, write_profile
+from envs.profile_reader import checked
 from envs.quality import correctness
-from experiments.importing.layout import DATASETS, LEVELS, MODELS, Clone, Measured
+from experiments.importing.layout import DATASETS, LEVELS, MODELS, Chat, Clone, Measured, user_text
 from experiments.settings import Settings
+
+_OPTION = re.compile(r"^\(([A-H])\):(.*?)(?=^\([A-H]\):|\Z)", re.MULTILINE | re.DOTALL)
 
 
 class ImportEmnlp24Sprout(Settings):
@@ -39,11 +42,14 @@ class ImportEmnlp24Sprout(Settings):
         clone = Clone(self.path)
         lines = Lines.fitted(clone)
         left_out: Counter[str] = Counter()
-        write_profile(
-            self.out,
-            (row for dataset in DATASETS for row in rows_of(clone, dataset, lines, left_out)),
-        )
-        profile = read_profile(self.out, MODELS["13b"], tuple(LEVELS))
+        rows = [row for dataset in DATASETS for row in rows_of(clone, dataset, lines, left_out)]
+        if not rows:
+            raise DataError(
+                self.path, "no request was measured, answered and judged", "give the whole clone"
+            )
+        # Checked before it is written: what lies at --out stays until it is replaced.
+        profile = checked(self.path, profile_table(rows), MODELS["13b"], tuple(LEVELS))
+        write_profile(self.out, rows)
         print(
             f"{len(profile.requests)} requests x {len(profile.directives)} directives of "
             f"{profile.model} in {self.out}; joules {profile.energy_method}, tokens "
@@ -96,7 +102,7 @@ class Lines:
         slope, start = self.completion.get(size) or next(iter(self.completion.values()))
         return max(1, round(slope * seconds + start))
 
-    def prompt_tokens(self, chat: list[dict[str, str]]) -> int:
+    def prompt_tokens(self, chat: Chat) -> int:
         """Tokens of a chat, at least 1."""
         slope, start = self.prompt
         return max(1, round(slope * _characters(chat) + start))
@@ -127,6 +133,8 @@ def rows_of(
             left_out[f"{dataset}: judged, but not measured under every directive"] += 1
             continue
         reference = _reference(task, prompt, references.get(prompt))
+        if reference is None and task != "alpaca":
+            left_out[f"{dataset}: kept, but correctness unknown, for want of a reference"] += 1
         digest = hashlib.sha256(prompt.encode()).hexdigest()[:16]
         for size, level in answers:
             key = (size, level)
@@ -135,6 +143,12 @@ def rows_of(
             answer = answers[key][prompt]
             score = correctness(task, answer, reference)
             chat = clone.chats(dataset, level)[index]
+            if user_text(chat) != prompt:
+                raise DataError(
+                    clone.folder / clone.prompts(dataset, level),
+                    f"entry {index} asks something else than under no directive",
+                    "give the prompts in one order",
+                )
             yield {
                 "request_id": f"{dataset}-{digest}",
                 "task": task,
@@ -152,9 +166,7 @@ def rows_of(
             }
 
 
-def _costs(
-    measured: Measured, index: int, size: str, chat: list[dict[str, str]], lines: Lines
-) -> dict[str, Any]:
+def _costs(measured: Measured, index: int, size: str, chat: Chat, lines: Lines) -> dict[str, Any]:
     counted = index < len(measured.output_tokens) and index < len(measured.input_tokens)
     seconds = measured.seconds[index]
     return {
@@ -179,18 +191,18 @@ def _reference(task: str, prompt: str, answer: str | None) -> str | None:
         options = dict(_options(prompt))
         if answer in options:
             return json.dumps([answer, options[answer]], ensure_ascii=False)
-        letters = [letter for letter, text in options.items() if text == answer.strip()]
+        letters = [k for k, text in options.items() if text.split() == answer.split()]
         return json.dumps([letters[0], answer.strip()], ensure_ascii=False) if letters else None
     return answer
 
 
 def _options(prompt: str) -> Iterator[tuple[str, str]]:
-    for line in prompt.splitlines():
-        if line[:1] == "(" and line[2:4] == "):":
-            yield line[1], line[4:].strip()
+    """Letters and texts of the options; a text may have several lines."""
+    for letter, text in _OPTION.findall(prompt):
+        yield letter, text.strip()
 
 
-def _characters(chat: list[dict[str, str]]) -> int:
+def _characters(chat: Chat) -> int:
     return sum(len(message["content"]) for message in chat)
 
 

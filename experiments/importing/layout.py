@@ -15,6 +15,7 @@ MODELS = {"13b": "llama-2-13b-chat", "7b": "llama-2-7b-chat"}
 LEVELS = {"none": "", "brief": "_brief", "very_brief": "_brief+"}
 QUALITY = Path("prompt_sweeping/request_quality/auto_annotate")
 VERDICTS = QUALITY / "quality_accessor/assessment_results/summary_2000.json"
+Chat = list[dict[str, str]]
 REMEDY = "give a whole clone of the authors' repository"
 
 
@@ -73,7 +74,7 @@ class Clone:
         """Where each prompt first stands in the order of prompts."""
         found: dict[str, int] = {}
         for index, chat in enumerate(self.chats(dataset, "none")):
-            found.setdefault(_user(chat), index)
+            found.setdefault(user_text(chat), index)
         return found
 
     def answers(self, dataset: str, size: str, level: str) -> dict[str, str]:
@@ -100,14 +101,21 @@ class Clone:
             found[_text(path, index, entry, "instruction", str)] = levels[level]
         return found
 
-    def _chats(self, dataset: str, level: str) -> list[list[dict[str, str]]]:
-        place = Path(f"prompt_sweeping/prompts/prompt_{DATASETS[dataset].stem}{LEVELS[level]}.json")
-        chats = self._json(place)
-        for index, chat in enumerate(chats):
-            if not isinstance(chat, list) or not any(m.get("role") == "user" for m in chat):
-                raise DataError(self.folder / place, f"entry {index} is no chat", "give messages")
-        found: list[list[dict[str, str]]] = chats
+    def _chats(self, dataset: str, level: str) -> list[Chat]:
+        path = self.prompts(dataset, level)
+        found: list[Chat] = []
+        for index, chat in enumerate(self._list(path)):
+            if not isinstance(chat, list) or not all(map(_is_message, chat)):
+                raise DataError(self.folder / path, f"entry {index} is no chat", "give messages")
+            if not any(message["role"] == "user" for message in chat):
+                raise DataError(self.folder / path, f"entry {index} has no user", "give a question")
+            found.append(chat)
         return found
+
+    @staticmethod
+    def prompts(dataset: str, level: str) -> Path:
+        """The file of a data set's prompts under a directive, within the clone."""
+        return Path(f"prompt_sweeping/prompts/prompt_{DATASETS[dataset].stem}{LEVELS[level]}.json")
 
     def _measured(self, dataset: str, size: str, level: str) -> Measured:
         name = f"{DATASETS[dataset].stem}{LEVELS[level]}_{size}-chat.json"
@@ -131,10 +139,16 @@ class Clone:
     def _outputs(self, place: Path) -> dict[str, str]:
         path = self.folder / place
         found: dict[str, str] = {}
-        for index, entry in enumerate(self._json(place)):
+        for index, entry in enumerate(self._list(place)):
             prompt = _text(path, index, entry, "instruction", str)
             found.setdefault(prompt, _text(path, index, entry, "output", str))
         return found
+
+    def _list(self, place: Path) -> list[Any]:
+        content = self._json(place)
+        if not isinstance(content, list):
+            raise DataError(self.folder / place, "is no list", REMEDY)
+        return content
 
     def _read(self, place: Path) -> Any:
         path = self.folder / place
@@ -146,7 +160,14 @@ class Clone:
             raise DataError(path, f"is no readable JSON ({error})", REMEDY) from error
 
 
-def _user(chat: list[dict[str, str]]) -> str:
+def _is_message(message: Any) -> bool:
+    return isinstance(message, dict) and all(
+        isinstance(message.get(name), str) for name in ("role", "content")
+    )
+
+
+def user_text(chat: Chat) -> str:
+    """What the user asks in a chat."""
     return next(message["content"] for message in chat if message["role"] == "user")
 
 

@@ -16,6 +16,7 @@ from experiments.settings import Settings
 JOULES = {"J": 1.0, "Wh": 3600.0, "kWh": 3.6e6}
 SECONDS = {"s": 1.0, "ms": 1e-3}
 PROMPT = "prompt"
+INT32 = 2**31
 
 
 class ImportCsv(Settings):
@@ -26,7 +27,7 @@ class ImportCsv(Settings):
 
     path: CliPositionalArg[Path] = Field(description="CSV file")
     out: Path = Field(description="profile to write (Parquet)")
-    rename: list[str] = Field([], description="OURS=THEIRS, for columns of another name")
+    rename: str = Field("", description="OURS=THEIRS,... for columns of another name")
     energy_unit: Literal["J", "Wh", "kWh"] = Field("J", description="unit of energy_joules")
     latency_unit: Literal["s", "ms"] = Field("s", description="unit of the seconds' columns")
     energy_method: Literal["measured", "attributed", "estimated"] | None = Field(
@@ -72,13 +73,15 @@ class ImportCsv(Settings):
         return pa.table(columns)
 
     def _names(self, have: list[str]) -> dict[str, str]:
-        names = {}
-        for given in self.rename:
+        names: dict[str, str] = {}
+        for given in filter(None, self.rename.split(",")):
             ours, equals, theirs = given.partition("=")
             if not equals or ours not in (*SCHEMA.names, PROMPT):
                 raise ConfigError(f"--rename {given}: give OURS=THEIRS, ours of {SCHEMA.names}")
             if theirs not in have:
                 raise DataError(self.path, f"column {theirs!r} is missing", f"columns are {have}")
+            if theirs in names or ours in names.values() or ours in have:
+                raise ConfigError(f"--rename {given}: the table would have {ours!r} twice")
             names[theirs] = ours
         return names
 
@@ -91,7 +94,7 @@ class ImportCsv(Settings):
             scale = JOULES[self.energy_unit]
         elif name.endswith("_seconds"):
             scale = SECONDS[self.latency_unit]
-        values: list[float | int | None] = []
+        values: list[float | None] = []
         for row, text in enumerate(texts):
             try:
                 value = float(text) * scale if text else None
@@ -99,6 +102,9 @@ class ImportCsv(Settings):
                 raise DataError(
                     self.path, f"row {row} {name} is {text!r}", "give a number"
                 ) from error
-            whole = pa.types.is_integer(kind) and value is not None and value == value
-            values.append(round(value) if whole and value is not None else value)
+            if value is not None and pa.types.is_integer(kind):
+                if not abs(value) < INT32:
+                    raise DataError(self.path, f"row {row} {name} is {text!r}", "give a count")
+                value = round(value)
+            values.append(value)
         return pa.array(values, kind)

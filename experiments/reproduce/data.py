@@ -88,11 +88,15 @@ def read_data(folder: Path) -> Data:
         by_zone[zone].window_times(max(STARTS), HOURS)
     profile = read_profile(outcomes, LARGE, DIRECTIVES)
     small = read_profile(outcomes, SMALL, ("none",))
+    path = folder / "sprout_task_mix.csv"
+    mix = read_mix(path)
+    if len(mix.shares) != HOURS:
+        raise DataError(path, f"has {len(mix.shares)} hours", f"give the window's {HOURS}")
     return Data(
         profile,
         _two_models(outcomes, profile, small),
         {region: by_zone[zone] for region, zone in ZONES.items()},
-        read_mix(folder / "sprout_task_mix.csv").aligned(profile.tasks),
+        mix.aligned(profile.tasks, str(path)),
         read_job_counts(folder / "pai_hourly_jobs.csv"),
         _published(folder / "sprout_published.csv"),
     )

@@ -10,13 +10,20 @@ from experiments.reproduce.data import PUBLISHED_FIRINGS, STARTS, ZONES
 
 # Every single cell of sprout_lp should come within this of the published one.
 NEAR_PCT = 6.0
+SIDE_BY_SIDE = ("co2_opt", "sprout_static", "sprout_lp", "sprout_oracle")
 
 
 def show(result: dict[str, Any]) -> None:
     """Print the tables and what they come to."""
     console = Console()
     cells = result["cells"]
-    for table in (_cells(cells), _methods(result["means"]), _firings(cells), _sweep(result)):
+    for table in (
+        _cells(cells, "saving_pct", "Saving %"),
+        _cells(cells, "preference_pct_of_base", "Preference % of L0"),
+        _methods(result["means"]),
+        _firings(cells),
+        _sweep(result),
+    ):
         console.print(table)
         console.print()
     for line in (_far(cells), _mixes(result["random_mixes"]), _off(result["xi_sweep"])):
@@ -36,22 +43,20 @@ def _table(title: str, first: str, *others: str) -> Table:
     return table
 
 
-def _cells(cells: list[dict[str, Any]]) -> Table:
-    table = _table(
-        "sprout_lp: ours (mean and deviation over runs) beside the published run",
-        *("region", "start", "saving %", "published", "preference %", "published"),
-    )
-    for cell in cells:
-        if cell["method"] == "sprout_lp":
-            deviation = cell["saving_deviation_pct"]
-            spread = "" if deviation is None else f" ± {deviation:.1f}"
+def _cells(cells: list[dict[str, Any]], figure: str, title: str) -> Table:
+    """A figure of every window under every published method, ours (published)."""
+    spread = ("lp ±",) if figure == "saving_pct" else ()
+    table = _table(f"{title}: ours (published)", "region", "start", *SIDE_BY_SIDE, *spread)
+    found = {(c["region"], c["start_hour"], c["method"]): c for c in cells}
+    for region in ZONES:
+        for start in STARTS:
+            row = [found[region, start, method] for method in SIDE_BY_SIDE]
+            deviation = found[region, start, "sprout_lp"]["saving_deviation_pct"]
             table.add_row(
-                cell["region"],
-                str(cell["start_hour"]),
-                f"{cell['saving_pct']:.1f}{spread}",
-                f"{cell['published_saving_pct']:.1f}",
-                f"{cell['preference_pct_of_base']:.1f}",
-                f"{cell['published_preference_pct_of_base']:.1f}",
+                region,
+                str(start),
+                *(f"{cell[figure]:.1f} ({cell[f'published_{figure}']:.1f})" for cell in row),
+                *(f"{deviation or 0:.1f}" for _ in spread),
             )
     return table
 

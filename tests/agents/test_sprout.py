@@ -32,6 +32,13 @@ def test_the_oracle_gives_each_level_its_share_and_where_it_saves_most():
     assert actions.tolist() == [[1, 2, 1, 0]]
 
 
+def test_the_oracle_s_shares_are_of_weight():
+    grams = np.array([[[9.0, 1], [8, 1], [7, 1], [6, 1]]])
+    weights = np.array([[3.0, 1, 1, 1]])
+    actions = largest_savings_first(grams, np.array([[0.5, 0.5]]), weights)
+    assert actions.tolist() == [[1, 0, 0, 0]]
+
+
 PUBLISHED = {
     800: {"US-TEX-ERCO": 46, "US-CAL-CISO": 29, "AU-SA": 46, "NL": 40, "GB": 34},
     3900: {"US-TEX-ERCO": 33, "US-CAL-CISO": 42, "AU-SA": 48, "NL": 31, "GB": 38},

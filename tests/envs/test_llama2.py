@@ -27,6 +27,23 @@ def test_replay_passes_both_checkers(profile):
     sb3_check_env(env)
 
 
+def test_replay_with_arrivals_and_a_mix_is_deterministic_too(profile, tmp_path):
+    (tmp_path / "arrivals.csv").write_text(made.ARRIVALS)
+    (tmp_path / "mix.csv").write_text("hour,arithmetic,choice,recall,sequence\n0,.1,.2,.3,.4\n")
+    env = gymnasium.make(
+        REPLAY,
+        profile=profile,
+        mix=str(tmp_path / "mix.csv"),
+        arrivals=str(tmp_path / "arrivals.csv"),
+    ).unwrapped
+    check_env(env)
+    first = [env.reset(seed=4)[0], *(env.step(0)[0] for _ in range(6))]
+    again = [env.reset(seed=4)[0], *(env.step(0)[0] for _ in range(6))]
+    assert np.array_equal(first, again)
+    load = first[0].tolist(), list(env.world.featurizer.names).index("in_flight")
+    assert [observation[load[1]] for observation in first[:4]] != [0, 0, 0, 0]
+
+
 def test_reward_is_the_sum_of_its_terms_and_brevity_pays(profile):
     env = gymnasium.make(REPLAY, profile=profile, intensity=None)
     rewards = []
@@ -81,7 +98,8 @@ def test_sb3_sees_the_same_steps(profile):
     lanes = Lanes(gymnasium.make_vec(REPLAY, num_envs=4, profile=profile))
     vector = gymnasium.make_vec(REPLAY, num_envs=4, profile=profile)
     lanes.seed(3)
-    assert np.array_equal(lanes.reset(), vector.reset(seed=3)[0])
+    seeds = np.random.SeedSequence(3).generate_state(4).tolist()
+    assert np.array_equal(lanes.reset(), vector.reset(seed=seeds)[0])
     actions = np.array([0, 1, 2, 1])
     observations, rewards, done, _ = lanes.step(actions)
     expected = vector.step(actions)

@@ -44,6 +44,12 @@ def drop(rows, name):
             lambda rows: [rows[0] | {"energy_joules": float("nan")}, *rows[1:]],
             "energy_joules is nan",
         ),
+        (lambda rows: [row for row in rows if row["directive"] != "none"], "directive 'none'"),
+        (lambda rows: [row | {"messages": "[]"} for row in rows], "row 0 messages is no chat"),
+        (
+            lambda rows: [row | {"messages": '[{"role": "user", "content": 5}]'} for row in rows],
+            "row 0 messages is no chat",
+        ),
         (lambda rows: [], "holds no rows"),
     ],
 )
@@ -60,6 +66,19 @@ def test_a_missing_column_is_named(tmp_path, good):
     write_profile(path, good)
     pq.write_table(pq.read_table(path).drop_columns(["energy_joules"]), path)
     with pytest.raises(DataError, match="'energy_joules' is missing"):
+        read_profile(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "said"),
+    [("energy_method", [1], "int64; it must be text"), ("difficulty", ["x"], "whole number")],
+)
+def test_an_optional_column_of_a_wrong_type_is_named(tmp_path, good, name, values, said):
+    path = tmp_path / "p.parquet"
+    write_profile(path, good)
+    table = pq.read_table(path).drop_columns([name])
+    pq.write_table(table.append_column(name, [values * len(good)]), path)
+    with pytest.raises(DataError, match=f"column '{name}' is .*{said}"):
         read_profile(path)
 
 

@@ -146,9 +146,79 @@ def test_a_mix_weighs_the_tasks(tmp_path, files):
     assert ratios == pytest.approx([0.5, 0.9, 0.5])
 
 
+def test_the_mix_s_share_of_a_left_out_task_goes_to_the_others(tmp_path, files):
+    outcomes, x, _ = files
+    kinds = KINDS | {"unjudged": "Muse on {n}."}
+    rows = made.rows(
+        made.chats(20, kinds),
+        lambda r, d: None if r.task == "unjudged" else float(r.task == "easy" or d == "none"),
+    )
+    write_profile(outcomes, rows)
+    mix = "easy=0.3,hard=0.1,unjudged=0.6"
+    _, result = evaluate(tmp_path, outcomes, "--intensity", x, "--mix", mix)
+    assert result["methods"]["co2_opt"]["quality"]["correct"]["ratio"] == pytest.approx(0.75)
+    assert "goes to the others" in result["warnings"][0]
+
+
+def test_a_share_of_nothing_leaves_requests_out(tmp_path, files):
+    outcomes, x, _ = files
+    by_turns = tmp_path / "mix.csv"
+    by_turns.write_text("hour,easy,hard\n0,1,0\n1,0,1\n")
+    _, result = evaluate(tmp_path, outcomes, "--intensity", x, "--mix", by_turns)
+    assert 0 < result["requests"] < 80
+    assert "the mix gives their hour none" in result["warnings"][0]
+    _, alone = evaluate(tmp_path, outcomes, "--intensity", x, "--mix", "easy=1,hard=0")
+    assert list(alone["floors"]) == ["easy"]
+
+
+def test_random_mixes_follow_their_seed(tmp_path, files):
+    outcomes, x, _ = files
+    jobs = tmp_path / "jobs.csv"
+    jobs.write_text("job_name\n" + "\n".join(str(n * n) for n in range(1, 60)))
+    found = [
+        evaluate(tmp_path, outcomes, "--intensity", x, "--mix", f"jobs:{jobs}:{seed}")[1]
+        for seed in (1, 1, 2)
+    ]
+    ratios = [r["methods"]["co2_opt"]["quality"]["correct"]["ratio"] for r in found]
+    assert ratios[0] == ratios[1] != ratios[2]
+
+
+def test_floors_may_differ_by_task_and_the_worst_is_the_farthest_under(tmp_path, files, capsys):
+    outcomes, x, _ = files
+    rows = made.rows(
+        made.chats(40, KINDS),
+        lambda r, d: 1.0 if d == "none" else (0.5 if r.task == "easy" else 0.8),
+    )
+    write_profile(outcomes, rows)
+    floors = tmp_path / "floors.yaml"
+    floors.write_text("easy: 0.4\nhard: 0.95\n")
+    code, _ = evaluate(tmp_path, outcomes, "--intensity", x, "--floor", floors, methods="co2_opt")
+    assert code == 0
+    assert "hard 0.80" in capsys.readouterr().out
+    floors.write_text("easy: 0.4\nhard: 0.95\nhrad: 0.9\n")
+    assert evaluate(tmp_path, outcomes, "--intensity", x, "--floor", floors)[0] == 2
+    assert "no task 'hrad'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--out", "--json"])
+def test_a_result_that_could_not_be_written_is_refused_at_once(tmp_path, files, capsys, flag):
+    outcomes, x, _ = files
+    in_the_way = tmp_path / "in-the-way"
+    in_the_way.write_text("") if flag == "--out" else in_the_way.mkdir()
+    assert evaluate(tmp_path, outcomes, "--intensity", x, flag, in_the_way)[0] == 2
+    said = capsys.readouterr()
+    assert str(in_the_way) in said.err
+    assert said.out == ""
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (["--hours", "5"], "give its --start too"),
+        (["--mix", "easy=1,hrad=1"], "--mix easy=1,hrad=1: task 'hrad' has no requests"),
+        (["--mix", "easy=x"], "give TASK=SHARE"),
+        (["--mix", "jobs:nowhere.csv:x"], "give jobs:FILE:SEED"),
+        (["--policy", "=x"], "give FOLDER or NAME=FOLDER"),
         (["--zone", "Q"], "no zone 'Q'"),
         (["--start", "40", "--hours", "10"], "hours 40 to 50 asked for, but the trace has 48"),
         (["--methods", "per_task"], "no method 'per_task'"),
@@ -205,6 +275,13 @@ def test_local_times_are_refused(tmp_path, files, capsys):
     error = capsys.readouterr().err
     assert "hour 2024-03-31T02:00Z is missing" in error
     assert "local time" in error
+
+
+def test_a_trace_without_hours_is_named(tmp_path, files, capsys):
+    outcomes, x, _ = files
+    x.write_text(x.read_text().splitlines()[0] + "\n")
+    assert evaluate(tmp_path, outcomes, "--intensity", x)[0] == 2
+    assert f"{x}: holds no hours" in capsys.readouterr().err
 
 
 def test_a_truncated_profile_is_named(tmp_path, files, capsys):

@@ -93,6 +93,21 @@ SUMMARY = clone.QUALITY + "/quality_accessor/assessment_results/summary_2000.jso
             lambda c: c["time"].pop(),
             "12 energy, 11 time",
         ),
+        (
+            "prompt_sweeping/prompts/prompt_math_all_brief.json",
+            lambda c: c.reverse(),
+            "asks something else",
+        ),
+        (
+            "prompt_sweeping/prompts/prompt_math_all.json",
+            lambda c: c[2][0].pop("content"),
+            "entry 2 is no chat",
+        ),
+        (
+            clone.QUALITY + "/math/samples_2000_seed_0/math_all_13b.json",
+            lambda c: c[1].update(output=None),
+            "entry 1 output is None",
+        ),
         (SUMMARY, lambda c: c["math"][1].update(assistance_lvl=3), "assistance_lvl 3"),
         (SUMMARY, lambda c: c.pop("mmlu"), "no data set 'mmlu'"),
     ],
@@ -104,6 +119,31 @@ def test_a_wrong_clone_is_named(repository, tmp_path, capsys, place, edit, said)
     error = capsys.readouterr().err
     assert said in error
     assert str(repository / place) in error
+
+
+def test_a_failed_import_leaves_what_was_there(repository, tmp_path):
+    out = tmp_path / "profile.parquet"
+    imported(repository, tmp_path)
+    before = out.read_bytes()
+    clone.change(
+        repository / SUMMARY, lambda content: [entries.clear() for entries in content.values()]
+    )
+    assert main(["import", "emnlp24-sprout", str(repository), "--out", str(out)]) == 2
+    assert out.read_bytes() == before
+
+
+def test_an_option_may_have_several_lines(repository, tmp_path, capsys):
+    question = "Which is right?\nChoices:\n(A): Dear you,\nyours\n(B): Dear me,\nmine"
+    for path in repository.rglob("*.json"):
+        text = path.read_text()
+        old = json.dumps(clone.KINDS["scienceqa"][0].format(n=11))
+        path.write_text(text.replace(old, json.dumps(question)))
+    answers = clone.QUALITY + "/scienceqa/samples_2000_seed_0/correct_answer.json"
+    clone.change(repository / answers, lambda c: c[-1].update(output="Dear me,\nmine"))
+    profile = imported(repository, tmp_path)
+    found = next(r for r in profile.requests if r.messages[0]["content"] == question)
+    assert json.loads(found.reference) == ["B", "Dear me,\nmine"]
+    assert "correctness unknown" not in capsys.readouterr().out
 
 
 def test_a_folder_that_is_no_clone_or_lacks_a_file_is_named(repository, tmp_path, capsys):
@@ -162,11 +202,23 @@ def test_a_table_of_other_names_and_units_becomes_a_profile(table, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "rename", ["task=Wh", "energy_joules=Wh,latency_seconds=Wh", "energy_joules", "joules=Wh"]
+)
+def test_a_rename_that_cannot_be_is_named(table, tmp_path, capsys, rename):
+    path, _ = table
+    out = tmp_path / "p.parquet"
+    assert main(["import", "csv", "--rename", rename, str(path), "--out", str(out)]) == 2
+    assert "--rename" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("edit", "said"),
     [
         (lambda rows: rows[4].update(Wh="much"), "row 4 energy_joules is 'much'"),
         (lambda rows: rows[4].update(latency_seconds="-1"), "row 4 latency_seconds is -0.001"),
         (lambda rows: rows[4].update(Wh=""), "row 4 energy_joules is nan"),
+        (lambda rows: rows[4].update(prompt_tokens="1e12"), "row 4 prompt_tokens is '1e12'"),
+        (lambda rows: rows[4].update(prompt_tokens="nan"), "row 4 prompt_tokens is 'nan'"),
         (lambda rows: rows.pop(), "lacks directive 'very_brief'"),
         (lambda rows: [row.pop("completion_tokens") for row in rows], "'completion_tokens' is mis"),
         (lambda rows: [row.pop("Wh") for row in rows], "column 'Wh' is missing"),

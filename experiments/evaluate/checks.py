@@ -1,0 +1,75 @@
+"""What is left out of an evaluation, and what a reader has to be warned of."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agents.bundle import Bundle
+from agents.scene import Scene
+from envs.errors import ConfigError
+from envs.profile import Profile
+
+
+def unseen_only(profile: Profile, bundles: Mapping[str, Bundle]) -> Profile:
+    """The requests that no bundle was trained on.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    seen = frozenset[str]().union(*(bundle.prompt_hashes for bundle in bundles.values()))
+    rows = [i for i, r in enumerate(profile.requests) if r.prompt_hash not in seen]
+    if not rows:
+        raise ConfigError("--unseen: every prompt was a training prompt; give others")
+    return profile.select(rows)
+
+
+def known_tasks(profile: Profile, quality: str) -> tuple[str, ...]:
+    """Tasks of which some request's quality is known under every directive."""
+    known = _known(profile, quality)
+    return tuple(task for task in profile.tasks if known[profile.rows_of(task)].any())
+
+
+def left_out(profile: Profile, scene: Scene, mix: str) -> Sequence[str]:
+    """Warnings of requests that are not in the scene."""
+    known = _known(profile, scene.quality)
+    without = [task for task in profile.tasks if task not in known_tasks(profile, scene.quality)]
+    warnings = []
+    if not known.all():
+        tasks = f", all of {', '.join(without)}" if without else ""
+        warnings.append(
+            f"{int((~known).sum())} requests have no known {scene.quality} under every "
+            f"directive{tasks}: they are left out of ratios and of savings"
+            + (
+                ""
+                if mix == "file" or not without
+                else ", and their tasks' share goes to the others"
+            )
+        )
+    unasked = int(known.sum()) - len(scene)
+    if unasked:
+        warnings.append(f"{unasked} requests are left out: the mix gives their hour none of them")
+    return warnings
+
+
+def overlaps(bundles: Mapping[str, Bundle], scene: Scene) -> Sequence[str]:
+    """Warnings of prompts that bundles were trained on, and of other models' bundles."""
+    hashes = {request.prompt_hash for request in scene.profile.requests}
+    warnings = []
+    for name, bundle in bundles.items():
+        shared = len(hashes & bundle.prompt_hashes)
+        if shared:
+            warnings.append(
+                f"{shared} of {len(hashes)} evaluated prompts were training prompts of policy "
+                f"{name}: its figures are not those of new prompts"
+            )
+        if bundle.model != scene.profile.model:
+            warnings.append(
+                f"policy {name} was trained for {bundle.model}, the outcomes are of "
+                f"{scene.profile.model}"
+            )
+    return warnings
+
+
+def _known(profile: Profile, quality: str) -> NDArray[np.bool_]:
+    return np.asarray(~np.isnan(profile.quality(quality)).any(axis=1), dtype=np.bool_)

@@ -1,0 +1,40 @@
+"""The workload mixes that `--mix` can name."""
+
+from pathlib import Path
+
+from envs.errors import ConfigError
+from envs.mix import Mix, fixed, mix_from_job_counts, read_job_counts, read_mix, uniform
+from envs.profile import Profile
+
+JOBS = "jobs:"
+
+
+def chosen_mix(text: str, profile: Profile, known: tuple[str, ...], hours: int) -> Mix | None:
+    """The mix of `--mix`: file (None), uniform, TASK=SHARE,..., jobs:FILE:SEED, or a CSV.
+
+    Args:
+        known: tasks that made mixes are over.
+        hours: length of a mix made from job counts.
+
+    Raises:
+        ConfigError, DataError: it names no mix, or tasks that the profile lacks.
+    """
+    if text == "file":
+        return None
+    if text == "uniform":
+        return uniform(known)
+    if text.startswith(JOBS):
+        file, _, seed = text.removeprefix(JOBS).rpartition(":")
+        if not file or not seed.isdecimal():
+            raise ConfigError(f"--mix {text}: give jobs:FILE:SEED")
+        return mix_from_job_counts(read_job_counts(Path(file)), known, hours, int(seed))
+    mix = _shares(text) if "=" in text and not Path(text).exists() else read_mix(Path(text))
+    return mix.aligned(profile.tasks, f"--mix {text}")
+
+
+def _shares(text: str) -> Mix:
+    try:
+        pairs = [pair.split("=") for pair in text.split(",")]
+        return fixed({task.strip(): float(share) for task, share in pairs})
+    except ValueError as error:
+        raise ConfigError(f"--mix {text}: give TASK=SHARE,... ({error})") from error
