@@ -37,14 +37,10 @@ def left_out(profile: Profile, scene: Scene, mix: str) -> Sequence[str]:
     warnings = []
     if not known.all():
         tasks = f", all of {', '.join(without)}" if without else ""
+        goes = ", and their tasks' share goes to the others" if without and mix != "file" else ""
         warnings.append(
             f"{int((~known).sum())} requests have no known {scene.quality} under every "
-            f"directive{tasks}: they are left out of ratios and of savings"
-            + (
-                ""
-                if mix == "file" or not without
-                else ", and their tasks' share goes to the others"
-            )
+            f"directive{tasks}: they are left out of ratios and of savings{goes}"
         )
     unasked = int(known.sum()) - len(scene)
     if unasked:
