@@ -16,6 +16,7 @@ from envs.request import Request
 
 TEXTS = ("request_id", "task", "model", "directive")
 Columns = dict[str, list[Any]]
+REMEDY = "give a profile, or make one with `sprout import`"
 OPTIONAL = ("reference", "difficulty", "response", "energy_method", "tokens_method")
 
 
@@ -35,10 +36,16 @@ def read_profile(
             type, empty text, NaN or negative cost, quality outside 0..1, duplicate row,
             a request without one of the directives or with two tasks or prompts.
     """
+    if not path.exists():
+        raise DataError(path, "no such file", REMEDY)
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(path, f"no readable Parquet ({error})", "give a profile") from error
+        raise DataError(
+            path,
+            f"no readable Parquet ({error})",
+            "give a profile, or make one with `sprout import`",
+        ) from error
     return checked(path, table, model, directives)
 
 
@@ -70,9 +77,15 @@ def checked(
 def _columns(path: Path | str, table: pa.Table) -> Columns:
     have = set(table.column_names)
     prompt = "messages" if "messages" in have else "prompt"
-    for name in (*TEXTS, *COSTS, prompt):
-        if name not in have:
-            raise DataError(path, f"column {name!r} is missing", f"columns are {SCHEMA.names}")
+    required = (*TEXTS, prompt, *COSTS)
+    missing = [repr(name) for name in required if name not in have]
+    if missing:
+        verb = "column {} is" if len(missing) == 1 else "columns {} are"
+        raise DataError(
+            path,
+            f"{verb.format(', '.join(missing))} missing",
+            f"required are {', '.join(required)}; others may be {_others(required)}",
+        )
     # Errors give the file's own row, also after another model's rows are left out.
     columns: Columns = {"row": list(range(table.num_rows))}
     for name in (*TEXTS, prompt):
@@ -95,6 +108,10 @@ def _columns(path: Path | str, table: pa.Table) -> Columns:
     for name in OPTIONAL:
         columns[name] = _optional(path, table, name)
     return columns
+
+
+def _others(required: Sequence[str]) -> str:
+    return ", ".join(name for name in SCHEMA.names if name not in required)
 
 
 def _optional(path: Path | str, table: pa.Table, name: str) -> list[Any]:

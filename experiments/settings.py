@@ -154,11 +154,14 @@ def floors_by_task(
         raise ConfigError(f"--floor {floor}: give task: ratio lines")
     missing = [task for task in tasks if task not in given]
     if missing:
-        raise ConfigError(f"--floor {floor}: no floor for task {missing[0]!r}")
-    unknown = [str(task) for task in given if task not in (*tasks, *others)]
+        raise ConfigError(
+            f"--floor {floor}: no floor for {', '.join(missing)}; give a line TASK: RATIO for each"
+        )
+    allowed = dict.fromkeys((*tasks, *others))
+    unknown = [str(task) for task in given if task not in allowed]
     if unknown:
         raise ConfigError(
-            f"--floor {floor}: no task {unknown[0]!r}; tasks are {', '.join((*tasks, *others))}"
+            f"--floor {floor}: no task {unknown[0]!r}; tasks are {', '.join(allowed)}"
         )
     floors = {task: given[task] for task in tasks}
     for task, value in floors.items():

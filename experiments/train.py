@@ -50,7 +50,9 @@ class Train(Settings):
         0.0, ge=0, lt=1, description="share of prompts, by hash, that training never sees"
     )
     seed: int = 0
-    replay_steps: int = Field(PpoConfig.replay_steps, ge=1, description="steps on the replay")
+    replay_steps: int = Field(
+        PpoConfig.replay_steps, ge=1, description="steps on the replay, in whole updates of 1,024"
+    )
     live_steps: int = Field(PpoConfig.live_steps, ge=0, description="requests to the live server")
 
     def cli_cmd(self) -> None:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from agents.bundle import Bundle
 from agents.scene import Scene
 from envs.errors import ConfigError
+from envs.mix import Mix
 from envs.profile import Profile
 
 
@@ -30,18 +31,26 @@ def known_tasks(profile: Profile, quality: str) -> tuple[str, ...]:
     return tuple(task for task in profile.tasks if known[profile.rows_of(task)].any())
 
 
-def left_out(profile: Profile, scene: Scene, mix: str) -> Sequence[str]:
-    """Warnings of requests that are not in the scene."""
+def left_out(profile: Profile, scene: Scene, mix: Mix | None) -> Sequence[str]:
+    """Warnings of requests that are not in the scene, and of a mix that is not as asked."""
     known = _known(profile, scene.quality)
-    without = [task for task in profile.tasks if task not in known_tasks(profile, scene.quality)]
+    tasks = known_tasks(profile, scene.quality)
+    without = [task for task in profile.tasks if task not in tasks]
     warnings = []
     if not known.all():
-        tasks = f", all of {', '.join(without)}" if without else ""
-        goes = ", and their tasks' share goes to the others" if without and mix != "file" else ""
+        whole = f", all of {', '.join(without)}" if without else ""
         warnings.append(
             f"{int((~known).sum())} requests have no known {scene.quality} under every "
-            f"directive{tasks}: they are left out of ratios and of savings{goes}"
+            f"directive{whole}: they are left out of ratios and of savings"
         )
+    if mix is None:
+        return warnings
+    lost = sum(mix.shares[:, mix.tasks.index(t)].mean() for t in without if t in mix.tasks)
+    if lost > 0:
+        warnings.append(f"{100 * lost:.0f}% of the mix is of tasks left out; it goes to the others")
+    hours = int(scene.hours.max()) + 1
+    if 1 < len(mix.shares) < hours:
+        warnings.append(f"the mix has {len(mix.shares)} hours and is repeated over {hours}")
     unasked = int(known.sum()) - len(scene)
     if unasked:
         warnings.append(f"{unasked} requests are left out: the mix gives their hour none of them")

@@ -61,6 +61,8 @@ class Evaluate(Settings):
         """Evaluate, print, draw, write."""
         if self.start is None and "hours" in self.model_fields_set:
             raise ConfigError("--hours is the length of a window: give its --start too")
+        if self.unseen and not self.policy:
+            raise ConfigError("--unseen leaves out policies' training prompts: give a --policy")
         self.out.mkdir(parents=True, exist_ok=True)
         profile = read_profile(self.outcomes, self.model)
         if len(profile.directives) < 2:
@@ -73,6 +75,7 @@ class Evaluate(Settings):
             profile = unseen_only(profile, bundles)
         chosen = self._methods(bundles)
         known = known_tasks(profile, self.quality)
+        mix = chosen_mix(self.mix, profile, known, self.hours)
         scene = spread(
             profile,
             traces,
@@ -80,21 +83,22 @@ class Evaluate(Settings):
             quality=self.quality,
             start_hour=self.start,
             hours=self.hours,
-            mix=chosen_mix(self.mix, profile, known, self.hours),
+            mix=mix,
             seed=self.seed,
         )
-        warnings = [*left_out(profile, scene, self.mix), *overlaps(bundles, scene)]
+        warnings = [*left_out(profile, scene, mix), *overlaps(bundles, scene)]
         figures = judge(scene, chosen, self.resamples)
+        # Written before it is printed: whoever reads the screen may hang up.
+        pictures = draw(scene, figures, self.out)
+        self.save(self.out)
+        write_json(self.json_path, document(scene, figures, self.mix, warnings))
         console = Console()
         for warning in warnings:
             console.print(f"[yellow]warning: {warning}")
         console.print(
             table(scene, figures), "", means_table(profile.tokens_method, figures), "", sep="\n"
         )
-        pictures = draw(scene, figures, self.out)
         console.print(f"figures: {', '.join(str(picture) for picture in pictures)}")
-        self.save(self.out)
-        write_json(self.json_path, document(scene, figures, self.mix, warnings))
 
     def _traces(self) -> list[IntensityTrace]:
         by_zone = read_traces(self.intensity)

@@ -22,6 +22,10 @@ def document(
         "quality": scene.quality,
         "floors": dict(scene.floors),
         "mix": mix,
+        "task_share": {
+            task: float(scene.weights[scene.rows_of(task)].sum() / scene.weights.sum())
+            for task in scene.floors
+        },
         "requests": len(scene),
         "model": scene.profile.model,
         "energy_method": scene.profile.energy_method,

@@ -110,9 +110,12 @@ def _day(scene: Scene, figures: Mapping[str, Figures]) -> Any:
     )
     above.step(hours, [scene.means(scene.intensity, r) for r in rows], where="mid", color="0.3")
     above.set_ylabel("gCO2e/kWh")
-    above.set_title(f"{scene.traces[0].zone}, by hour of day (UTC)")
+    above.set_title(
+        f"{scene.traces[0].zone} by hour of day (UTC), about "
+        f"{here.sum() / len(hours):.0f} requests in each"
+    )
     shares = np.array([scene.means(found.chances, r) for r in rows]).T
-    middle.stackplot(hours, shares, labels=scene.profile.directives, alpha=0.8)
+    middle.stackplot(hours, shares, labels=scene.profile.directives, alpha=0.8, step="mid")
     middle.set_ylabel(f"directives of\n{name}")
     middle.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     below.step(
@@ -123,6 +126,7 @@ def _day(scene: Scene, figures: Mapping[str, Figures]) -> Any:
     below.set_ylabel("gCO2e a request")
     below.set_xlabel("hour of day")
     below.set_ylim(bottom=0)
+    below.set_xticks(range(0, 24, 3))
     below.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     return figure
 

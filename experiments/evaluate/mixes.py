@@ -28,7 +28,14 @@ def chosen_mix(text: str, profile: Profile, known: tuple[str, ...], hours: int) 
         if not file or not seed.isdecimal():
             raise ConfigError(f"--mix {text}: give jobs:FILE:SEED")
         return mix_from_job_counts(read_job_counts(Path(file)), known, hours, int(seed))
-    mix = _shares(text) if "=" in text and not Path(text).exists() else read_mix(Path(text))
+    if Path(text).exists():
+        mix = read_mix(Path(text))
+    elif "=" in text:
+        mix = _shares(text)
+    else:
+        raise ConfigError(
+            f"--mix {text}: no such file; or give file, uniform, TASK=SHARE,... or jobs:FILE:SEED"
+        )
     return mix.aligned(profile.tasks, f"--mix {text}")
 
 

@@ -31,8 +31,8 @@ class Kept:
     counts: dict[str, int]
 
     def worst(self, floors: Mapping[str, float]) -> tuple[str, Interval]:
-        """The task that keeps least, against its floor."""
-        return min(self.by_task.items(), key=lambda item: item[1].value - floors[item[0]])
+        """The task that keeps least, against its floor; the first of those that tie."""
+        return min(self.by_task.items(), key=lambda item: round(item[1].value - floors[item[0]], 6))
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,8 @@ def table(scene: Scene, figures: Mapping[str, Figures]) -> Table:
         box=None,
         padding=(0, 1, 0, 0),
         pad_edge=False,
-        title=f"{len(scene)} requests; floors on {scene.quality}; joules "
-        f"{scene.profile.energy_method}; 95% intervals by prompt",
+        title=f"{len(scene)} requests of {scene.profile.model}; floors on {scene.quality}; "
+        f"joules {scene.profile.energy_method}; 95% intervals by prompt",
         caption=f"excess: over each task's frontier of fixed mixes at the same quality; under a "
         f"method: its % of {', '.join(scene.profile.directives)}, and which outcomes it knew",
     )
@@ -57,4 +57,6 @@ def table(scene: Scene, figures: Mapping[str, Figures]) -> Table:
 
 
 def _with_ends(found: Interval, digits: int) -> str:
-    return f"{found.value:.{digits}f}\n[dim]{found.low:.{digits}f} to {found.high:.{digits}f}[/]"
+    # Adding 0 turns -0.0 into 0.0.
+    value, low, high = (round(x, digits) + 0.0 for x in (found.value, found.low, found.high))
+    return f"{value:.{digits}f}\n[dim]{low:.{digits}f} to {high:.{digits}f}[/]"

@@ -22,7 +22,9 @@ INT32 = 2**31
 class ImportCsv(Settings):
     """Write a profile from a CSV with one row a (request, model, directive).
 
-    Columns are the profile's own, or renamed; `prompt` may stand for `messages`.
+    Required columns: request_id, task, model, directive (`none` for requests left alone),
+    prompt (or messages, a JSON chat), prompt_tokens, completion_tokens, energy_joules,
+    latency_seconds. At least one of correct and preference (0 to 1) is needed to evaluate.
     """
 
     path: CliPositionalArg[Path] = Field(description="CSV file")
@@ -38,7 +40,9 @@ class ImportCsv(Settings):
         """Read, check, write."""
         table = self._table()
         where = f"{self.path} (row 0 is the first below the header)"
-        models = list(dict.fromkeys(table["model"].to_pylist())) if table.num_rows else [None]
+        models: list[str | None] = [None]
+        if table.num_rows and "model" in table.column_names:
+            models = list(dict.fromkeys(table["model"].to_pylist()))
         profiles = [checked(where, table, model) for model in models]
         rows = table.to_pylist()
         if PROMPT in table.column_names:
@@ -68,8 +72,6 @@ class ImportCsv(Settings):
                 columns[name] = pa.array(frame[name].tolist(), pa.string())
             elif name in SCHEMA.names:
                 columns[name] = self._column(name, frame[name])
-        if "model" not in columns:
-            raise DataError(self.path, "column 'model' is missing", f"columns are {SCHEMA.names}")
         return pa.table(columns)
 
     def _names(self, have: list[str]) -> dict[str, str]:

@@ -157,7 +157,8 @@ def test_the_mix_s_share_of_a_left_out_task_goes_to_the_others(tmp_path, files):
     mix = "easy=0.3,hard=0.1,unjudged=0.6"
     _, result = evaluate(tmp_path, outcomes, "--intensity", x, "--mix", mix)
     assert result["methods"]["co2_opt"]["quality"]["correct"]["ratio"] == pytest.approx(0.75)
-    assert "goes to the others" in result["warnings"][0]
+    assert "60% of the mix is of tasks left out" in result["warnings"][1]
+    assert result["task_share"] == pytest.approx({"easy": 0.75, "hard": 0.25})
 
 
 def test_a_share_of_nothing_leaves_requests_out(tmp_path, files):
@@ -166,7 +167,8 @@ def test_a_share_of_nothing_leaves_requests_out(tmp_path, files):
     by_turns.write_text("hour,easy,hard\n0,1,0\n1,0,1\n")
     _, result = evaluate(tmp_path, outcomes, "--intensity", x, "--mix", by_turns)
     assert 0 < result["requests"] < 80
-    assert "the mix gives their hour none" in result["warnings"][0]
+    assert "the mix has 2 hours and is repeated over 48" in result["warnings"][0]
+    assert "the mix gives their hour none" in result["warnings"][1]
     _, alone = evaluate(tmp_path, outcomes, "--intensity", x, "--mix", "easy=1,hard=0")
     assert list(alone["floors"]) == ["easy"]
 
@@ -215,6 +217,8 @@ def test_a_result_that_could_not_be_written_is_refused_at_once(tmp_path, files, 
     ("arguments", "said"),
     [
         (["--hours", "5"], "give its --start too"),
+        (["--unseen"], "give a --policy"),
+        (["--mix", "balanced"], "or give file, uniform"),
         (["--mix", "easy=1,hrad=1"], "--mix easy=1,hrad=1: task 'hrad' has no requests"),
         (["--mix", "easy=x"], "give TASK=SHARE"),
         (["--mix", "jobs:nowhere.csv:x"], "give jobs:FILE:SEED"),
@@ -225,7 +229,8 @@ def test_a_result_that_could_not_be_written_is_refused_at_once(tmp_path, files, 
         (["--floor", "1.2"], "give a ratio from 0 to 1"),
         (["--quality", "preference"], "0 requests of the profile have a known"),
         (["--policy", "nowhere"], "nowhere is no policy bundle"),
-        (["--mix", "nowhere.csv"], "nowhere.csv: cannot be read"),
+        (["--mix", "nowhere.csv"], "--mix nowhere.csv: no such file"),
+        (["--outcomes", "nowhere.parquet"], "nowhere.parquet: no such file"),
         (["--model", "large"], "no model 'large'"),
     ],
 )

@@ -222,6 +222,10 @@ def test_a_rename_that_cannot_be_is_named(table, tmp_path, capsys, rename):
         (lambda rows: rows.pop(), "lacks directive 'very_brief'"),
         (lambda rows: [row.pop("completion_tokens") for row in rows], "'completion_tokens' is mis"),
         (lambda rows: [row.pop("Wh") for row in rows], "column 'Wh' is missing"),
+        (
+            lambda rows: [(row.pop("model"), row.pop("prompt_tokens")) for row in rows],
+            "columns 'model', 'prompt_tokens' are missing; required are request_id",
+        ),
     ],
 )
 def test_a_wrong_table_is_named(table, tmp_path, capsys, edit, said):

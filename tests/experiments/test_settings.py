@@ -76,7 +76,7 @@ def test_floors_by_task(tmp_path):
     path = tmp_path / "floors.yaml"
     path.write_text("a: 0.8\n")
     assert floors_by_task(str(path), ("a",)) == {"a": 0.8}
-    with pytest.raises(ConfigError, match="'b'"):
+    with pytest.raises(ConfigError, match="no floor for b;"):
         floors_by_task(str(path), ("a", "b"))
     with pytest.raises(ConfigError, match="ratio from 0 to 1"):
         floors_by_task("95", ("a",))
