@@ -41,11 +41,7 @@ def read_profile(
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(
-            path,
-            f"no readable Parquet ({error})",
-            "give a profile, or make one with `sprout import`",
-        ) from error
+        raise DataError(path, f"no readable Parquet ({error})", REMEDY) from error
     return checked(path, table, model, directives)
 
 
