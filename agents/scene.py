@@ -80,6 +80,12 @@ class Scene:
         _, moments = np.unique(key, axis=1, return_inverse=True)
         return moments.ravel()
 
+    @cached_property
+    def task_index(self) -> NDArray[np.int64]:
+        """Place of each request's task among `floors`, shape (n,)."""
+        place = {task: index for index, task in enumerate(self.floors)}
+        return np.array([place[r.task] for r in self.profile.requests], dtype=np.int64)
+
     def rows_of(self, task: str) -> NDArray[np.bool_]:
         """Mask of a task's requests, shape (n,)."""
         mask: NDArray[np.bool_] = self.tasks == task
@@ -93,11 +99,6 @@ class Scene:
     def task_means(self, values: Floats) -> Floats:
         """Weighted means of (n, D) over each task's requests, shape (tasks, D)."""
         return np.array([self.means(values, self.rows_of(task)) for task in self.floors])
-
-    def least_score(self) -> float:
-        """The average quality that the tasks' floors ask for, were they one floor."""
-        floors = np.array([self.floors[str(task)] for task in self.tasks])
-        return float(self.means(floors * self.scores[:, 0]))
 
     def observations(self, featurizer: Featurizer, task_tags: bool) -> Array:
         """What a policy sees of each request, no load in flight, shape (n, n_features)."""

@@ -111,26 +111,6 @@ class Profile:
         )
         return self.select(~chosen), self.select(chosen)
 
-    def beside(self, other: "Profile") -> "Profile":
-        """The profile of the two untouched columns: this model's L0, then the other's.
-
-        Both hold the same requests in the same order; tasks stay this profile's.
-        """
-        arrays = {
-            name: np.stack([getattr(self, name)[:, 0], getattr(other, name)[:, 0]], axis=1)
-            for name in ARRAYS
-        }
-        names = (self.model, other.model)
-        return Profile(
-            self.requests,
-            names,
-            "+".join(names),
-            self.energy_method,
-            **arrays,
-            responses=None,
-            tokens_method=self.tokens_method,
-        )
-
     def outcomes(self, rows: Any, actions: Any) -> Outcomes:
         """Recorded outcomes of requests `rows` under `actions`, each shape (n,)."""
         arrays = {name: getattr(self, name)[rows, actions] for name in ARRAYS}

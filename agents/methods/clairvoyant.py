@@ -1,6 +1,5 @@
 """`clairvoyant`: knows every outcome, and so is the true bound of what any method can save."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,15 +32,16 @@ class Clairvoyant:
             )
         return table
 
-    def _floors(self, scene: Scene) -> Iterable[tuple[NDArray[np.bool_], float]]:
+    def _floors(self, scene: Scene) -> list[tuple[NDArray[np.bool_], float]]:
         """Groups of requests and the total score that each has to reach."""
-        if not self.per_task:
-            everything = np.ones(len(scene), dtype=np.bool_)
-            yield everything, scene.least_score() * float(scene.weights.sum())
-            return
-        for task, floor in scene.floors.items():
-            rows = scene.rows_of(task)
-            yield rows, floor * float((scene.weights[rows] * scene.scores[rows, 0]).sum())
+        rows = [scene.rows_of(task) for task in scene.floors]
+        least = [
+            floor * float((scene.weights[mine] * scene.scores[mine, 0]).sum())
+            for mine, floor in zip(rows, scene.floors.values(), strict=True)
+        ]
+        if self.per_task:
+            return list(zip(rows, least, strict=True))
+        return [(np.ones(len(scene), dtype=np.bool_), sum(least))]
 
 
 def clairvoyant_global() -> Clairvoyant:

@@ -71,13 +71,13 @@ class _Progress:
 
     def __init__(self, scene: Scene, multiplier: float) -> None:
         self._scene = scene
-        tasks = list(scene.floors)
-        self._task = np.array([tasks.index(str(task)) for task in scene.tasks])
+        count = len(scene.floors)
+        self._task = scene.task_index
         self._floors = np.array(list(scene.floors.values()))
-        self._multipliers = np.full(len(tasks), multiplier)
+        self._multipliers = np.full(count, multiplier)
         # By task: requests and quality, of all choices and of those of L0.
-        self._played, self._earned = np.zeros(len(tasks)), np.zeros(len(tasks))
-        self._played_l0, self._earned_l0 = np.zeros(len(tasks)), np.zeros(len(tasks))
+        self._played, self._earned = np.zeros(count), np.zeros(count)
+        self._played_l0, self._earned_l0 = np.zeros(count), np.zeros(count)
         self._grams_l0 = 0.0
 
     def play(self, rows: NDArray[np.int64], actions: NDArray[np.int64]) -> None:

@@ -1,9 +1,7 @@
 """`sprout bench env`: how fast the replay steps, beside Gymnasium's own vectorisation of it."""
 
 import statistics
-import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,8 @@ from pydantic import Field
 
 from envs.directive import DEFAULT_CATALOGUE
 from envs.mix import uniform
-from envs.profile import Profile, write_profile
-from envs.profile_reader import read_profile
+from envs.profile import Profile, profile_table
+from envs.profile_reader import checked, read_profile
 from envs.request import Request
 from envs.workload import generate
 from experiments.settings import Settings, write_json
@@ -41,7 +39,9 @@ class EnvBench(Settings):
             [lambda: gymnasium.make(REPLAY, **arguments).unwrapped] * self.scalars,
             autoreset_mode=AutoresetMode.SAME_STEP,
         )
-        rates = [(_rate(vector, self.seconds), _rate(scalars, self.seconds)) for _ in self._runs()]
+        rates = [
+            (_rate(vector, self.seconds), _rate(scalars, self.seconds)) for _ in range(self.repeats)
+        ]
         ratios = [ours / theirs for ours, theirs in rates]
         result = {
             "lanes": self.lanes,
@@ -59,21 +59,17 @@ class EnvBench(Settings):
         )
         write_json(self.json_path, result)
 
-    def _runs(self) -> range:
-        return range(self.repeats)
-
 
 def _rate(env: VectorEnv[Any, Any, Any], seconds: float) -> float:
     """Requests a second over whole episodes, their resets included."""
     env.action_space.seed(0)
     actions = [env.action_space.sample() for _ in range(64)]
     env.reset(seed=0)
-    step: Callable[[Any], Any] = env.step
     steps = 0
     started = time.perf_counter()
     while (spent := time.perf_counter() - started) < seconds:
         for action in actions:
-            step(action)
+            env.step(action)
         steps += len(actions)
     return steps * env.num_envs / spent
 
@@ -81,12 +77,8 @@ def _rate(env: VectorEnv[Any, Any, Any], seconds: float) -> float:
 def made_up(per_task: int = 50) -> Profile:
     """A profile of generated requests with invented outcomes: for speed, not for claims."""
     tokens = dict(zip(DEFAULT_CATALOGUE.names, (50, 10, 2), strict=True))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "made-up.parquet"
-        write_profile(
-            path, [_row(r, name, tokens[name]) for r in generate(per_task, 0) for name in tokens]
-        )
-        return read_profile(path)
+    rows = [_row(r, name, tokens[name]) for r in generate(per_task, 0) for name in tokens]
+    return checked("made-up outcomes", profile_table(rows))
 
 
 def _row(request: Request, directive: str, tokens: int) -> dict[str, Any]:

@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 
 from agents.frontier import frontier_cost
 from agents.methods.method import Method
+from agents.methods.simple import always
 from agents.scene import Scene
 from envs.outcome import QUALITIES
 from experiments.statistics import Interval, interval, resampled_sums
 
 Floats = NDArray[np.float64]
+GRAMS = "grams"
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,10 @@ def judge(scene: Scene, methods: Mapping[str, Method], resamples: int = 2000) ->
     chances = {name: method.choose(scene) for name, method in methods.items()}
     columns = _Columns(scene)
     for name, chance in chances.items():
-        columns.add(name, scene.grams, chance)
-        for kind in columns.kinds:
-            columns.add(f"{name} {kind}", scene.profile.quality(kind), chance)
-    sums = columns.sums()
-    drawn = resampled_sums(columns.by_prompt(), resamples=resamples)
+        columns.add(name, chance)
+    by_prompt = columns.by_prompt()
+    sums: Floats = by_prompt.sum(axis=0, keepdims=True)
+    drawn = resampled_sums(by_prompt, resamples=resamples)
     return {
         name: _figures(scene, methods[name].knows, chance, name, columns, sums, drawn)
         for name, chance in chances.items()
@@ -74,34 +75,37 @@ def judge(scene: Scene, methods: Mapping[str, Method], resamples: int = 2000) ->
 
 
 class _Columns:
-    """Weighted sums to resample: a column a task for every named array of shape (n, D)."""
+    """Weighted sums to resample: footprint and quality of all who choose, a column a task.
+
+    Who chooses is a method, by its name, or always the same directive, by its number.
+    """
 
     def __init__(self, scene: Scene) -> None:
         self.tasks = tuple(scene.floors)
-        self._index = np.array([self.tasks.index(str(task)) for task in scene.tasks])
+        self._index = scene.task_index
         self._weights = scene.weights
         self._columns: list[Floats] = []
-        self._place: dict[str, int] = {}
+        self._place: dict[tuple[str | int, str], int] = {}
         _, prompt = np.unique([r.prompt_hash for r in scene.profile.requests], return_inverse=True)
         self._prompt = prompt
         self.kinds = tuple(
             kind for kind in QUALITIES if not np.isnan(scene.profile.quality(kind)).all()
         )
         self.counts = {kind: self._counts(scene.profile.quality(kind)) for kind in self.kinds}
-        for directive in range(scene.scores.shape[1]):
-            only = np.zeros(scene.scores.shape)
-            only[:, directive] = 1
-            self.add(f"grams of {directive}", scene.grams, only)
-            for kind in self.kinds:
-                self.add(f"{kind} of {directive}", scene.profile.quality(kind), only)
+        self._values = {GRAMS: scene.grams}
+        self._values |= {kind: scene.profile.quality(kind) for kind in self.kinds}
+        self.directives = range(scene.scores.shape[1])
+        for directive in self.directives:
+            self.add(directive, always(scene, directive))
 
-    def add(self, name: str, values: Floats, chance: Floats) -> None:
-        """A method's expected values; requests with an unknown value count for nothing."""
-        known = ~np.isnan(values).any(axis=1)
-        self._place[name] = len(self._columns)
-        self._columns.append(
-            self._weights * np.where(known, np.nan_to_num(values * chance).sum(axis=1), 0.0)
-        )
+    def add(self, who: str | int, chance: Floats) -> None:
+        """Expected values of a choice; requests with an unknown value count for nothing."""
+        for what, values in self._values.items():
+            known = ~np.isnan(values).any(axis=1)
+            self._place[who, what] = len(self._columns)
+            self._columns.append(
+                self._weights * np.where(known, np.nan_to_num(values * chance).sum(axis=1), 0.0)
+            )
 
     def by_prompt(self) -> Floats:
         """Shape (prompts, columns x tasks)."""
@@ -113,14 +117,9 @@ class _Columns:
         )
         return wide.reshape(-1, prompts, tasks).transpose(1, 0, 2).reshape(prompts, -1)
 
-    def sums(self) -> Floats:
-        """Sums over all prompts, shape (1, columns x tasks)."""
-        summed: Floats = self.by_prompt().sum(axis=0, keepdims=True)
-        return summed
-
-    def of(self, name: str, sums: Floats) -> Floats:
-        """A column's sums by task, shape (B, tasks)."""
-        start = self._place[name] * len(self.tasks)
+    def of(self, who: str | int, what: str, sums: Floats) -> Floats:
+        """Sums of grams or a quality by task, shape (B, tasks)."""
+        start = self._place[who, what] * len(self.tasks)
         return sums[:, start : start + len(self.tasks)]
 
     def _counts(self, values: Floats) -> dict[str, int]:
@@ -146,14 +145,14 @@ def _figures(
 
     def saving(of: Floats) -> Floats:
         saved: Floats = 100 * (
-            1 - columns.of(name, of).sum(axis=1) / columns.of("grams of 0", of).sum(axis=1)
+            1 - columns.of(name, GRAMS, of).sum(axis=1) / columns.of(0, GRAMS, of).sum(axis=1)
         )
         return saved
 
     return Figures(
         knows,
         found(saving),
-        found(lambda of: _excess(columns, name, scene.quality, scene.scores.shape[1], of)),
+        found(lambda of: _excess(columns, name, scene.quality, of)),
         mean(scene.grams),
         mean(scene.profile.completion_tokens),
         mean(scene.profile.latency_seconds),
@@ -166,25 +165,25 @@ def _figures(
     )
 
 
-def _excess(columns: _Columns, name: str, kind: str, directives: int, of: Floats) -> Floats:
+def _excess(columns: _Columns, name: str, kind: str, of: Floats) -> Floats:
     """Points of saving beyond each task's frontier at the quality reached, shape (B,)."""
-    grams = np.stack([columns.of(f"grams of {d}", of) for d in range(directives)], axis=-1)
-    scores = np.stack([columns.of(f"{kind} of {d}", of) for d in range(directives)], axis=-1)
-    frontier = frontier_cost(grams, scores, columns.of(f"{name} {kind}", of))
-    spent = columns.of(name, of)
+    grams = np.stack([columns.of(d, GRAMS, of) for d in columns.directives], axis=-1)
+    scores = np.stack([columns.of(d, kind, of) for d in columns.directives], axis=-1)
+    frontier = frontier_cost(grams, scores, columns.of(name, kind, of))
+    spent = columns.of(name, GRAMS, of)
     more: Floats = 100 * (frontier - spent).sum(axis=1) / grams[..., 0].sum(axis=1)
     return more
 
 
 def _kept(columns: _Columns, name: str, kind: str, sums: Floats, drawn: Floats) -> Kept:
     def ratios(of: Floats) -> Floats:
-        base = columns.of(f"{kind} of 0", of)
-        kept: Floats = columns.of(f"{name} {kind}", of) / np.where(base > 0, base, np.nan)
+        base = columns.of(0, kind, of)
+        kept: Floats = columns.of(name, kind, of) / np.where(base > 0, base, np.nan)
         return kept
 
     def overall(of: Floats) -> Floats:
-        base = columns.of(f"{kind} of 0", of).sum(axis=1)
-        kept = columns.of(f"{name} {kind}", of).sum(axis=1)
+        base = columns.of(0, kind, of).sum(axis=1)
+        kept = columns.of(name, kind, of).sum(axis=1)
         whole: Floats = kept / np.where(base > 0, base, np.nan)
         return whole
 

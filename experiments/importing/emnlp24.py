@@ -20,7 +20,16 @@ from envs.errors import DataError
 from envs.profile import profile_table, write_profile
 from envs.profile_reader import checked
 from envs.quality import correctness
-from experiments.importing.layout import DATASETS, LEVELS, MODELS, Chat, Clone, Measured, user_text
+from experiments.importing.layout import (
+    DATASETS,
+    LEVELS,
+    MODELS,
+    RUNS,
+    Chat,
+    Clone,
+    Measured,
+    user_text,
+)
 from experiments.settings import Settings
 
 _OPTION = re.compile(r"^\(([A-H])\):(.*?)(?=^\([A-H]\):|\Z)", re.MULTILINE | re.DOTALL)
@@ -41,8 +50,8 @@ class ImportEmnlp24Sprout(Settings):
         """Read, write, check what was written."""
         clone = Clone(self.path)
         lines = Lines.fitted(clone)
-        left_out: Counter[str] = Counter()
-        rows = [row for dataset in DATASETS for row in rows_of(clone, dataset, lines, left_out)]
+        incomplete: Counter[str] = Counter()
+        rows = [row for dataset in DATASETS for row in rows_of(clone, dataset, lines, incomplete)]
         if not rows:
             raise DataError(
                 self.path, "no request was measured, answered and judged", "give the whole clone"
@@ -55,8 +64,8 @@ class ImportEmnlp24Sprout(Settings):
             f"{profile.model} in {self.out}; joules {profile.energy_method}, tokens "
             f"{profile.tokens_method}"
         )
-        for reason, count in left_out.most_common():
-            print(f"  left out: {count} {reason}")
+        for reason, count in incomplete.most_common():
+            print(f"  incomplete: {count} {reason}")
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,7 @@ class Lines:
         characters: list[int] = []
         prompt_tokens: list[int] = []
         for dataset in DATASETS:
-            for size, level in clone.measurements():
+            for size, level in RUNS:
                 measured = clone.measured(dataset, size, level)
                 if measured.output_tokens:
                     seconds[size] += measured.seconds[: len(measured.output_tokens)]
@@ -109,38 +118,36 @@ class Lines:
 
 
 def rows_of(
-    clone: Clone, dataset: str, lines: Lines, left_out: "Counter[str]"
+    clone: Clone, dataset: str, lines: Lines, incomplete: "Counter[str]"
 ) -> Iterator[dict[str, Any]]:
-    """Profile rows of a data set; counts in `left_out` what the repository lacks."""
+    """Profile rows of a data set; counts in `incomplete` what it lacks."""
     task = DATASETS[dataset].task
     place = clone.places(dataset)
-    answers = {(size, level): clone.answers(dataset, size, level) for size, level in clone.played()}
-    measured = {
-        (size, level): clone.measured(dataset, size, level) for size, level in clone.measurements()
-    }
+    answers = {run: clone.answers(dataset, *run) for run in RUNS}
+    measured = {run: clone.measured(dataset, *run) for run in RUNS}
     references = clone.references(dataset)
     verdicts = clone.verdicts(dataset)
     for prompt, verdict in verdicts.items():
         index = place.get(prompt)
         if index is None:
-            left_out[f"{dataset}: judged, but no prompt of it"] += 1
+            incomplete[f"{dataset}: judged, but no prompt of it"] += 1
             continue
-        large = [("13b", level) for level in LEVELS]
-        if any(prompt not in answers[key] for key in large):
-            left_out[f"{dataset}: judged, but without an answer under every directive"] += 1
+        large = [run for run in RUNS if run[0] == "13b"]
+        if any(prompt not in answers[run] for run in large):
+            incomplete[f"{dataset}: judged, but without an answer under every directive"] += 1
             continue
-        if any(index >= len(measured[key].joules) for key in large):
-            left_out[f"{dataset}: judged, but not measured under every directive"] += 1
+        if any(index >= len(measured[run].joules) for run in large):
+            incomplete[f"{dataset}: judged, but not measured under every directive"] += 1
             continue
         reference = _reference(task, prompt, references.get(prompt))
         if reference is None and task != "alpaca":
-            left_out[f"{dataset}: kept, but correctness unknown, for want of a reference"] += 1
+            incomplete[f"{dataset}: kept, but correctness unknown, for want of a reference"] += 1
         digest = hashlib.sha256(prompt.encode()).hexdigest()[:16]
-        for size, level in answers:
-            key = (size, level)
-            if prompt not in answers[key] or index >= len(measured[key].joules):
+        for run in RUNS:
+            size, level = run
+            if prompt not in answers[run] or index >= len(measured[run].joules):
                 continue
-            answer = answers[key][prompt]
+            answer = answers[run][prompt]
             score = correctness(task, answer, reference)
             chat = clone.chats(dataset, level)[index]
             if user_text(chat) != prompt:
@@ -162,7 +169,7 @@ def rows_of(
                 "energy_method": "measured",
                 "preference": float(level == verdict) if size == "13b" else None,
                 "correct": None if np.isnan(score) else score,
-                **_costs(measured[key], index, size, chat, lines),
+                **_costs(measured[run], index, size, chat, lines),
             }
 
 

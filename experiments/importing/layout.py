@@ -1,7 +1,6 @@
 """Where things lie in a clone of the SPROUT authors' repository, and how they are written."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,6 +12,8 @@ from envs.footprint import JOULES_PER_KWH
 MODELS = {"13b": "llama-2-13b-chat", "7b": "llama-2-7b-chat"}
 # Directive -> what file names have for it; the order is that of `assistance_lvl`.
 LEVELS = {"none": "", "brief": "_brief", "very_brief": "_brief+"}
+# Model sizes and levels that were measured and answered.
+RUNS = (*(("13b", level) for level in LEVELS), ("7b", "none"))
 QUALITY = Path("prompt_sweeping/request_quality/auto_annotate")
 VERDICTS = QUALITY / "quality_accessor/assessment_results/summary_2000.json"
 Chat = list[dict[str, str]]
@@ -61,14 +62,6 @@ class Clone:
         self._json = cache(self._read)
         self.measured = cache(self._measured)
         self.chats = cache(self._chats)
-
-    @staticmethod
-    def measurements() -> Iterator[tuple[str, str]]:
-        """Model sizes and levels that were measured."""
-        yield from (("13b", level) for level in LEVELS)
-        yield "7b", "none"
-
-    played = measurements
 
     def places(self, dataset: str) -> dict[str, int]:
         """Where each prompt first stands in the order of prompts."""

@@ -1,15 +1,16 @@
 """What the reproduction reads, from one folder, checked before the long part begins."""
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from envs.carbon import IntensityTrace, read_traces
 from envs.errors import DataError
 from envs.mix import Mix, read_job_counts, read_mix
-from envs.profile import Profile
+from envs.profile import ARRAYS, Profile
 from envs.profile_reader import read_profile
 from experiments.reproduce.window import HOURS, Sample, Window
 
@@ -103,11 +104,19 @@ def read_data(folder: Path) -> Data:
 
 
 def _two_models(path: Path, large: Profile, small: Profile) -> Profile:
+    """The large and the small model at L0, as a profile's two columns."""
     place = {r.request_id: i for i, r in enumerate(small.requests)}
     missing = [r.request_id for r in large.requests if r.request_id not in place]
     if missing:
         raise DataError(path, f"model {SMALL} lacks request {missing[0]!r}", "give both models")
-    return large.beside(small.select([place[r.request_id] for r in large.requests]))
+    other = small.select([place[r.request_id] for r in large.requests])
+    at_l0: dict[str, Any] = {
+        name: np.stack([getattr(large, name)[:, 0], getattr(other, name)[:, 0]], axis=1)
+        for name in ARRAYS
+    }
+    return replace(
+        large, directives=(LARGE, SMALL), model=f"{LARGE}+{SMALL}", responses=None, **at_l0
+    )
 
 
 def _published(path: Path) -> Published:

@@ -87,7 +87,8 @@ def model_opt(window: Window) -> Outcome:
 
     Columns of the window are the large and the small model, both at L0.
     """
-    return _mixed(window, np.round(_hourly(window, window.scores[window.evaluated]), 1))
+    large = np.round(_hourly(window, window.scores[window.evaluated])[:, :1], 1)
+    return _mixed(window, np.concatenate([large, 1 - large], axis=1))
 
 
 METHODS: dict[str, Callable[[Window], Outcome]] = {

@@ -41,6 +41,7 @@ class Row(NamedTuple):
     cell: Cell
 
 
+_METHODS = METHODS | {"clairvoyant": clairvoyant, "model_opt": model_opt}
 _data: Data | None = None
 
 
@@ -84,9 +85,6 @@ def played(data: Data, run: Run) -> Iterable[Row]:
                         seen = window
                     outcome = _METHODS[method](seen)
                     yield Row(run, region, start, method, xi, len(seen.fired), cell(seen, outcome))
-
-
-_METHODS = METHODS | {"clairvoyant": clairvoyant, "model_opt": model_opt}
 
 
 def _with_references(data: Data, mix: Mix) -> Mix:

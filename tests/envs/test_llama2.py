@@ -40,8 +40,8 @@ def test_replay_with_arrivals_and_a_mix_is_deterministic_too(profile, tmp_path):
     first = [env.reset(seed=4)[0], *(env.step(0)[0] for _ in range(6))]
     again = [env.reset(seed=4)[0], *(env.step(0)[0] for _ in range(6))]
     assert np.array_equal(first, again)
-    load = first[0].tolist(), list(env.world.featurizer.names).index("in_flight")
-    assert [observation[load[1]] for observation in first[:4]] != [0, 0, 0, 0]
+    in_flight = env.world.featurizer.names.index("in_flight")
+    assert [observation[in_flight] for observation in first[:4]] != [0, 0, 0, 0]
 
 
 def test_reward_is_the_sum_of_its_terms_and_brevity_pays(profile):
