@@ -60,7 +60,7 @@ class DualCallback(BaseCallback):
         )
         if checkpoint.better_than(self.best):
             self.best = checkpoint
-        self._multipliers.update(self._constraint.moved(self._multipliers, found))
+        self._multipliers.update(self._constraint.moved(found))
         self._tracker.log(self._figures(found), self.steps_before + self.num_timesteps)
 
     def _figures(self, found: Validation) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Multipliers of the per-task quality floors, driven by prompts the policy does not train on."""
+"""Multipliers of the per-task quality floors, driven by verdicts the policy does not train on."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,20 +7,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.policy import Policy
-from envs.carbon import IntensityTrace
+from envs.carbon import HOUR_SECONDS, IntensityTrace
 from envs.errors import ConfigError
 from envs.features import Featurizer
 from envs.footprint import footprint_grams
 from envs.profile import Profile
-from envs.world import observe, request_parts
+from envs.structure import Array
+from envs.world import observe
 
 Floats = NDArray[np.float64]
-MAX_MULTIPLIER = 20.0
+# Logarithms of the least and the greatest multiplier that is reached in the long run.
+LEVELS = float(np.log(0.01)), float(np.log(100.0))
+# Of one step: a bad first policy must not throw a multiplier far off.
+MOST_SHORTFALL = 0.1
 
 
 @dataclass(frozen=True)
 class Validation:
-    """A policy's expected figures on validation prompts.
+    """A policy's expected figures on the profile's prompts, by their own verdicts.
 
     Attributes:
         grams_ratio: footprint relative to always L0.
@@ -40,15 +44,12 @@ class Validation:
 class Constraint:
     """Measures floors and moves the multipliers after them.
 
-    A floor has to hold on the validation prompts, which the policy never trains on,
-    and by the training prompts' smoothed estimates: few validation prompts may hold
-    few hard ones, and a policy is then chosen for its luck on those.
-
     Args:
-        validation: prompts that the policy does not train on.
-        training: the smoothed training prompts.
+        prompts: with their verdicts.
         floors: least quality ratio by task.
-        rate: multiplier change per unit of shortfall and dual step.
+        initial: every multiplier at the start.
+        rate: lasting change of a multiplier's logarithm per unit of shortfall and step.
+        damping: its passing change per unit of shortfall.
         confidence: standard errors that a ratio must lie above its floor: on few prompts
             the best of many checkpoints is a lucky one.
         safety: added to every floor, since a few prompts may all be right by luck.
@@ -56,77 +57,78 @@ class Constraint:
 
     def __init__(
         self,
-        validation: Profile,
-        training: Profile,
-        featurizer: Featurizer,
-        trace: IntensityTrace,
+        prompts: "Prompts",
         floors: Mapping[str, float],
         *,
-        quality: str,
+        initial: float,
         rate: float,
+        damping: float,
         confidence: float,
         safety: float,
-        seed: int,
     ) -> None:
+        self._prompts = prompts
         self._floors = dict(floors)
         self._rate = rate
+        self._damping = damping
+        self._levels = dict.fromkeys(floors, float(np.log(initial)))
         self._confidence = confidence
         self._safety = safety
-        self._unseen = _Prompts(validation, featurizer, trace, quality, seed)
-        self._known = _Prompts(training, featurizer, trace, quality, seed)
         for task in floors:
-            for prompts, kind in ((self._unseen, "validation"), (self._known, "training")):
-                if not prompts.right_at_l0(task) > 0:
-                    raise ConfigError(
-                        f"task {task!r}: its floor cannot be checked, since no {kind} prompt of "
-                        "it is answered right at L0; record more requests a task"
-                    )
+            if not prompts.right_at_l0(task) > 0:
+                raise ConfigError(
+                    f"task {task!r}: its floor cannot be checked, since no prompt of it is "
+                    "answered right at L0; record more requests a task"
+                )
 
     def measure(self, policy: Policy) -> Validation:
-        """Expected figures of `policy`; bounds are the worse of the two sets of prompts."""
-        chance = self._unseen.chances(policy)
+        """Expected figures of `policy`."""
+        chance = self._prompts.chances(policy)
         ratios, bounds = {}, {}
-        known = self._known.chances(policy)
         for task in self._floors:
-            ratio, error = self._unseen.ratio(task, chance)
-            trained, trained_error = self._known.ratio(task, known)
+            ratio, error = self._prompts.ratio(task, chance)
             ratios[task] = ratio
-            bounds[task] = min(
-                ratio - self._confidence * error, trained - self._confidence * trained_error
-            )
+            bounds[task] = ratio - self._confidence * error
         return Validation(
-            self._unseen.grams_ratio(chance),
+            self._prompts.grams_ratio(chance),
             ratios,
             bounds,
             tuple(float(x) for x in chance.mean(axis=(0, 1))),
             min(bound - self._floors[task] for task, bound in bounds.items()),
         )
 
-    def moved(self, multipliers: Mapping[str, float], found: Validation) -> dict[str, float]:
-        """Dual ascent: lambda + rate * (floor + safety - bound), within 0..MAX_MULTIPLIER."""
-        return {
-            task: float(
-                np.clip(
-                    value
-                    + self._rate * (self._floors[task] + self._safety - found.bound_by_task[task]),
-                    0.0,
-                    MAX_MULTIPLIER,
-                )
-            )
-            for task, value in multipliers.items()
-        }
+    def moved(self, found: Validation) -> dict[str, float]:
+        """The multipliers after a measurement, by a controller of their logarithms.
+
+        ln lambda = sum over steps of rate * shortfall, plus damping * shortfall, where the
+        shortfall is floor + safety - bound: PID Lagrangian (Stooke et al., 2020) without its
+        derivative. The sum alone swings about the floor; in logarithms, since tasks' prices
+        of quality differ a hundredfold.
+        """
+        moved = {}
+        for task, floor in self._floors.items():
+            shortfall = floor + self._safety - found.bound_by_task[task]
+            shortfall = float(np.clip(shortfall, -MOST_SHORTFALL, MOST_SHORTFALL))
+            level = self._levels[task] + self._rate * shortfall
+            self._levels[task] = float(np.clip(level, *LEVELS))
+            moved[task] = float(np.exp(self._levels[task] + self._damping * shortfall))
+        return moved
 
     def kept(self, found: Validation) -> bool:
         """Whether every floor holds with its confidence and safety."""
         return found.worst_margin >= self._safety
 
 
-class _Prompts:
-    """Prompts at random hours, each with its task's tag and without, as clients may send it."""
+class Prompts:
+    """Prompts spread over the trace's hours, each with its task's tag and without.
+
+    Args:
+        parts: what the policy sees of them, as `envs.world.both_parts` gives it.
+    """
 
     def __init__(
         self,
         profile: Profile,
+        parts: Array,
         featurizer: Featurizer,
         trace: IntensityTrace,
         quality: str,
@@ -136,21 +138,24 @@ class _Prompts:
         known = ~np.isnan(self.scores).any(axis=1)
         self.rows = {task: profile.rows_of(task) & known for task in profile.tasks}
         count = len(self.scores)
-        times = np.random.default_rng(seed).uniform(trace.start, trace.end, count)
+        rng = np.random.default_rng(seed)
+        # Evenly, in random order: chance leaves fewer gaps than with random hours.
+        places = [(rng.permutation(count) + 0.5) / count for _ in parts]
+        hours = len(trace.g_per_kwh)
+        times = [trace.start + HOUR_SECONDS * (p * hours).astype(np.int64) for p in places]
         self._observations = np.concatenate(
             [
-                observe(
-                    featurizer,
-                    request_parts(featurizer, profile.requests, tags),
-                    trace,
-                    times,
-                    np.zeros(count),
-                )
-                for tags in (True, False)
+                observe(featurizer, part, trace, time, np.zeros(count))
+                for part, time in zip(parts, times, strict=True)
             ]
         )
-        self._grams: Floats = footprint_grams(
-            profile.energy_joules, profile.device_seconds, trace.at(times)[:, None]
+        self._grams: Floats = np.stack(
+            [
+                footprint_grams(
+                    profile.energy_joules, profile.device_seconds, trace.at(time)[:, None]
+                )
+                for time in times
+            ]
         )
 
     def right_at_l0(self, task: str) -> float:
@@ -158,12 +163,12 @@ class _Prompts:
         return float(self.scores[self.rows[task], 0].sum()) if task in self.rows else 0.0
 
     def chances(self, policy: Policy) -> Floats:
-        """Probabilities with and without tags, shape (2, n, n_directives)."""
-        return policy.probabilities(self._observations).reshape(2, *self.scores.shape)
+        """Probabilities without and with tags, shape (2, n, n_directives)."""
+        return policy.probabilities(self._observations).reshape(self._grams.shape)
 
     def grams_ratio(self, chance: Floats) -> float:
         """Expected footprint relative to always L0."""
-        return float((self._grams * chance.mean(axis=0)).sum() / self._grams[:, 0].sum())
+        return float((self._grams * chance).sum() / self._grams[:, :, 0].sum())
 
     def ratio(self, task: str, chance: Floats) -> tuple[float, float]:
         """Quality relative to L0, and its standard error by the delta method."""

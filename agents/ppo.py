@@ -10,10 +10,11 @@ import torch
 from stable_baselines3 import PPO
 
 from agents.duals import DualCallback, Tracker
-from agents.lagrangian import Constraint, Validation
+from agents.expected import expected_quality
+from agents.lagrangian import Constraint, Prompts, Validation
 from agents.policy import Policy
 from agents.sb3 import Lanes, Normaliser, normalisation
-from agents.smoothing import smoothed
+from agents.text import fit_text, fold_of
 from envs.carbon import IntensityTrace
 from envs.clock import SteppedClock
 from envs.errors import ConfigError
@@ -22,7 +23,7 @@ from envs.llama2 import Llama2VectorEnv
 from envs.profile import Profile
 from envs.replay import ReplayBackend
 from envs.reward import reward_from_profile
-from envs.world import World, observe, request_parts
+from envs.world import World, observe
 
 # Share of training requests that show their task's tag.
 TAG_SHARE = 0.5
@@ -41,30 +42,31 @@ class PpoConfig:
         entropy: pulls towards trying every directive.
         weight_decay: AdamW's; pulls weights to 0, against memorising prompts.
         hidden: width of the two tanh layers.
-        dual_rate: multiplier change per unit of floor shortfall and dual step.
+        dual_rate, dual_damping: lasting and passing change of a multiplier's logarithm per
+            unit of shortfall and dual step.
         confidence, safety: standard errors, and a constant, by which a task's validation
             ratio must clear its floor.
-        validation_share: share of prompts (by hash) that only steer the multipliers and
-            the choice of the checkpoint.
         gamma: 0: a request's directive does not change the next request.
     """
 
     replay_steps: int = 300_000
     live_steps: int = 512
-    lanes: int = 128
+    lanes: int = 512
     live_lanes: int = 32
     n_steps: int = 8
+    batch: int = 1024
+    epochs: int = 4
     live_n_steps: int = 4
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     live_learning_rate: float = 1e-4
-    entropy: float = 0.01
+    entropy: float = 0.003
     weight_decay: float = 0.3
     hidden: int = 32
-    dual_rate: float = 1.0
+    dual_rate: float = 1.5
+    dual_damping: float = 20.0
     initial_multiplier: float = 2.0
     confidence: float = 1.645
     safety: float = 0.01
-    validation_share: float = 0.3
     gamma: float = 0.0
     seed: int = 0
 
@@ -107,16 +109,6 @@ def with_known_quality(profile: Profile, quality: str) -> Profile:
     return profile.select(rows)
 
 
-def split(profile: Profile, validation_share: float) -> tuple[Profile, Profile]:
-    """Training and validation profiles, by prompt hash."""
-    train, validation = profile.split(validation_share, "validation")
-    if not train.requests or not validation.requests:
-        raise ConfigError(
-            f"{len(profile.requests)} requests are too few to train and to validate; record more"
-        )
-    return train, validation
-
-
 class Trainer:
     """Trains one policy: first `replay`, then optionally `live`, then `result`."""
 
@@ -132,24 +124,31 @@ class Trainer:
         self._config = config
         self._trace = trace
         self._floors = dict(floors)
-        train, validation = split(with_known_quality(profile, quality), config.validation_share)
-        self.featurizer = Featurizer(train.tasks)
-        self._train = smoothed(train, self.featurizer, quality)
+        known = with_known_quality(profile, quality)
+        text = fit_text(known, quality)
+        self.featurizer = Featurizer(known.tasks, text.whole)
+        # As new prompts will be seen, and rewarded by what others foretell of them: nothing
+        # of a prompt's own verdict reaches the policy, so that it can judge it.
+        self._parts = np.stack(
+            [text.parts(self.featurizer, known.requests, tags) for tags in (False, True)]
+        )
+        scores = known.quality(quality)
+        folds = np.array([fold_of(request) for request in known.requests])
+        tasks = np.array([request.task for request in known.requests])
+        expected = expected_quality(self._parts[1], scores, tasks, folds, config.seed)
+        self._train = known.with_quality(quality, expected)
         self.reward = reward_from_profile(
-            train, float(trace.g_per_kwh.mean()), self._floors, quality
+            known, float(trace.g_per_kwh.mean()), self._floors, quality
         )
         self.reward.multipliers = dict.fromkeys(self.reward.floors, config.initial_multiplier)
         constraint = Constraint(
-            validation,
-            self._train,
-            self.featurizer,
-            trace,
+            Prompts(known, self._parts, self.featurizer, trace, quality, config.seed),
             self.reward.floors,
-            quality=quality,
+            initial=config.initial_multiplier,
             rate=config.dual_rate,
+            damping=config.dual_damping,
             confidence=config.confidence,
             safety=config.safety,
-            seed=config.seed,
         )
         self._duals = DualCallback(constraint, self.reward.multipliers, tracker)
         self._weights: Mapping[str, Any] | None = None
@@ -166,6 +165,7 @@ class Trainer:
             n_directives=len(self._train.directives),
             lanes=config.lanes,
             tag_share=TAG_SHARE,
+            parts=self._parts,
         )
         self._learn(world, config.replay_steps, config.n_steps, config.learning_rate)
 
@@ -195,9 +195,9 @@ class Trainer:
             "MlpPolicy",
             lanes,
             n_steps=n_steps,
-            batch_size=min(256, n_steps * world.lanes),
-            n_epochs=4,
-            learning_rate=rate,
+            batch_size=min(config.batch, n_steps * world.lanes),
+            n_epochs=config.epochs,
+            learning_rate=lambda left: rate * left,
             gamma=config.gamma,
             gae_lambda=1.0 if config.gamma == 0 else 0.95,
             ent_coef=config.entropy,
@@ -213,10 +213,9 @@ class Trainer:
 
     def _policy_arguments(self) -> dict[str, Any]:
         config = self._config
-        parts = request_parts(self.featurizer, self._train.requests)
-        count = len(parts)
         # Without some tags they all vary, also where the workload has one task only.
-        parts[::2] = request_parts(self.featurizer, self._train.requests[::2], task_tags=False)
+        parts = np.concatenate(self._parts)
+        count = len(parts)
         times = np.random.default_rng(config.seed).uniform(
             self._trace.start, self._trace.end, count
         )

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from envs.carbon import HOUR_SECONDS, IntensityTrace
 from envs.errors import ConfigError
-from envs.features import Array, Featurizer
+from envs.features import Featurizer
 from envs.footprint import footprint_grams
 from envs.mix import Mix
 from envs.profile import Profile
+from envs.structure import Array
 from envs.world import observe, request_parts
 
 Floats = NDArray[np.float64]

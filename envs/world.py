@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from envs.backend import Backend
 from envs.carbon import HOUR_SECONDS, IntensityTrace
 from envs.clock import Clock
-from envs.features import Array, Featurizer
+from envs.features import Featurizer
 from envs.mix import Mix
 from envs.outcome import Floats, Outcomes
 from envs.request import Request
 from envs.reward import Reward
+from envs.structure import Array
 
 
 def request_parts(
@@ -28,6 +29,11 @@ def request_parts(
     return np.stack(
         [featurizer.request(r.messages, r.task if task_tags else None) for r in requests]
     )
+
+
+def both_parts(featurizer: Featurizer, requests: Sequence[Request]) -> Array:
+    """`request_parts` without and with the task's tag, shape (2, n, features before context)."""
+    return np.stack([request_parts(featurizer, requests, tags) for tags in (False, True)])
 
 
 def observe(
@@ -80,6 +86,8 @@ class World:
         mix: shares of tasks by hour of the trace; default: every request equally often.
         tag_share: share of requests whose observation shows their task; training hides
             some tags, so that the policy also serves clients who send none.
+        parts: what is observed of the requests themselves, as `both_parts` gives it (the
+            default), where training has to see them otherwise.
     """
 
     def __init__(
@@ -95,6 +103,7 @@ class World:
         episode_requests: int = 64,
         mix: Mix | None = None,
         tag_share: float = 1.0,
+        parts: Array | None = None,
     ) -> None:
         self.backend = backend
         self.featurizer = featurizer
@@ -105,9 +114,7 @@ class World:
         self._clock = clock
         self._episode_requests = episode_requests
         self.tasks = np.array([request.task for request in backend.requests])
-        self._parts = np.stack(
-            [request_parts(featurizer, backend.requests, tags) for tags in (False, True)]
-        )
+        self._parts = parts if parts is not None else both_parts(featurizer, backend.requests)
         self._tag_share = tag_share
         self._draws = _Draws(self.tasks, mix)
         self._rngs = [np.random.default_rng() for _ in range(lanes)]

@@ -12,8 +12,9 @@ from agents.methods.method import CROSS_FITTED, Floats
 from agents.price import cheapest_choices
 from agents.scene import Scene
 from envs.errors import ConfigError
-from envs.features import STRUCTURE, Featurizer
+from envs.features import Featurizer
 from envs.footprint import footprint_grams
+from envs.structure import STRUCTURE
 from envs.world import request_parts
 
 FOLDS = 5

@@ -1,0 +1,98 @@
+"""A learned linear reading of a chat: what its words and structure foretell. NumPy only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+
+from envs.structure import STRUCTURE, Array, Feature, Reading
+
+
+class TextFeatures(Protocol):
+    """Learned features of a chat's text: the seam for slower, better encoders."""
+
+    @property
+    def features(self) -> Sequence[Feature]:
+        """What the components are."""
+
+    def measure(self, reading: Reading) -> Array:
+        """One chat, shape (len(features),)."""
+
+
+@dataclass(frozen=True)
+class WordProjection:
+    """Linear in which words a chat has and in its structure.
+
+    With x the words' inverse document frequencies, scaled to length 1 (binary tf-idf;
+    Salton & Buckley, 1988) and s the structure: y = bias + x @ words + s @ structure.
+
+    Attributes:
+        vocabulary: the V words that count, in lower case.
+        features: the K components.
+        idf: shape (V,).
+        words: shape (V, K).
+        structure: shape (len(STRUCTURE), K).
+        bias: shape (K,).
+    """
+
+    vocabulary: tuple[str, ...]
+    features: tuple[Feature, ...]
+    idf: Array
+    words: Array
+    structure: Array
+    bias: Array
+
+    @cached_property
+    def _place(self) -> dict[str, int]:
+        return {word: place for place, word in enumerate(self.vocabulary)}
+
+    @cached_property
+    def _table(self) -> Array:
+        """Rows of idf * words, and idf squared: one sum gives the product and the length."""
+        return np.column_stack([self.idf[:, None] * self.words, self.idf**2]).astype(np.float32)
+
+    def measure(self, reading: Reading) -> Array:
+        """See `TextFeatures`."""
+        places = set(map(self._place.get, reading.words))
+        places.discard(None)
+        known = bias = self.bias + np.array(reading.structure, dtype=np.float32) @ self.structure
+        if places:
+            sums = np.add.reduce(self._table.take(list(places), axis=0))
+            known = bias + sums[:-1] / np.sqrt(sums[-1])
+        return known
+
+    def arrays(self) -> dict[str, Array]:
+        """Named tensors, as the policy bundle stores them."""
+        return {
+            "text.idf": self.idf,
+            "text.words": self.words,
+            "text.structure": self.structure,
+            "text.bias": self.bias,
+        }
+
+
+def word_projection(
+    vocabulary: Sequence[str], features: Sequence[Feature], tensors: dict[str, Array]
+) -> WordProjection:
+    """A projection from its stored parts.
+
+    Raises:
+        ValueError: a tensor is missing or its shape does not fit.
+    """
+    size, width = len(vocabulary), len(features)
+    shapes = {
+        "text.idf": (size,),
+        "text.words": (size, width),
+        "text.structure": (len(STRUCTURE), width),
+        "text.bias": (width,),
+    }
+    for name, shape in shapes.items():
+        if name not in tensors or tensors[name].shape != shape:
+            raise ValueError(f"tensor {name} is missing or not of shape {shape}")
+    if len(set(vocabulary)) != size:
+        raise ValueError("the vocabulary names a word twice")
+    return WordProjection(
+        tuple(vocabulary), tuple(features), *(tensors[name] for name in shapes)
+    )
