@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,17 @@ from agents.policy import Policy
 from envs.directive import Catalogue
 from envs.errors import BundleError, DataError
 from envs.features import Featurizer
+from envs.projection import WordProjection, word_projection
+from envs.structure import Feature
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 TENSORS = "policy.safetensors"
-REQUIRED = ("schema_version", "catalogue", "tasks", "features", "network", "model", "files")
+VOCABULARY = "vocabulary.json"
+REQUIRED = (
+    *("schema_version", "catalogue", "tasks", "features", "text", "network", "model"),
+    "files",
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,16 @@ def save_bundle(
             data fingerprint, validation figures, versions, git commit.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: np.ascontiguousarray(array) for name, array in policy.arrays().items()}
+    arrays, text, files = policy.arrays(), [], [TENSORS]
+    if featurizer.text is not None:
+        if not isinstance(featurizer.text, WordProjection):
+            raise BundleError(f"{type(featurizer.text).__name__}: only a WordProjection is stored")
+        arrays |= featurizer.text.arrays()
+        text = [asdict(feature) for feature in featurizer.text.features]
+        files.append(VOCABULARY)
+        words = json.dumps(featurizer.text.vocabulary, ensure_ascii=False)
+        (folder / VOCABULARY).write_text(words, encoding="utf-8")
+    tensors = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     save_file(tensors, folder / TENSORS)
     manifest = {
         "schema_version": SCHEMA_VERSION,
@@ -76,12 +91,13 @@ def save_bundle(
             {"name": f.name, "unit": f.unit, "mean": float(m), "scale": float(s)}
             for f, m, s in zip(featurizer.features, policy.mean, policy.scale, strict=True)
         ],
+        "text": text,
         "network": {
             "kind": "mlp-tanh",
             "shapes": [list(weight.shape) for weight, _ in policy.layers],
         },
         **extra,
-        "files": {TENSORS: _sha256(folder / TENSORS)},
+        "files": {name: _sha256(folder / name) for name in files},
     }
     # Written last and moved into place: a reader never sees half a bundle.
     draft = folder / f"{MANIFEST}.new"
@@ -115,8 +131,9 @@ def load_bundle(folder: Path) -> Bundle:
     try:
         _verify(folder, manifest["files"])
         catalogue = Catalogue.from_rows(manifest["catalogue"], path)
-        featurizer = Featurizer([str(task) for task in manifest["tasks"]])
         tensors = load_file(folder / TENSORS)
+        tasks = [str(task) for task in manifest["tasks"]]
+        featurizer = Featurizer(tasks, _text(folder, manifest, tensors))
         names = tuple(row["name"] for row in manifest["features"])
         shapes = [[int(size) for size in shape] for shape in manifest["network"]["shapes"]]
         if any(len(shape) != 2 for shape in shapes):
@@ -132,12 +149,29 @@ def load_bundle(folder: Path) -> Bundle:
     return Bundle(version, policy, catalogue, featurizer, manifest)
 
 
+def _text(
+    folder: Path, manifest: Mapping[str, Any], tensors: Mapping[str, Any]
+) -> WordProjection | None:
+    if not manifest["text"]:
+        return None
+    if VOCABULARY not in manifest["files"]:
+        raise ValueError(f"files does not list {VOCABULARY}")
+    words = json.loads((folder / VOCABULARY).read_text(encoding="utf-8"))
+    features = [Feature(**row) for row in manifest["text"]]
+    return word_projection([str(word) for word in words], features, tensors)
+
+
 def _verify(folder: Path, files: Mapping[str, str]) -> None:
     if TENSORS not in files:
         raise BundleError(f"{folder / MANIFEST}: files does not list {TENSORS}")
     for name, digest in files.items():
         if Path(name).name != name:
             raise BundleError(f"{folder / MANIFEST}: file name {name!r} leaves the bundle")
+        if Path(name).suffix not in (".safetensors", ".json"):
+            raise BundleError(
+                f"{folder / MANIFEST}: lists {name!r}; a bundle holds .safetensors and .json only, "
+                "since loading it must not execute anything"
+            )
         if not (folder / name).is_file():
             raise BundleError(f"{folder / name} is missing")
         if _sha256(folder / name) != digest:

@@ -35,7 +35,7 @@ def expected_quality(
     Returns:
         Shape (n, D).
     """
-    known = ~np.isnan(scores).any(axis=1)
+    known = np.asarray(~np.isnan(scores).any(axis=1), dtype=np.bool_)
     foretold = _foretold(parts, scores, known, folds, seed)
     expected = scores.copy()
     for task in np.unique(tasks[known]):

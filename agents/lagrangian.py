@@ -12,6 +12,7 @@ from envs.errors import ConfigError
 from envs.features import Featurizer
 from envs.footprint import footprint_grams
 from envs.profile import Profile
+from envs.reward import untagged
 from envs.structure import Array
 from envs.world import observe
 
@@ -28,7 +29,8 @@ class Validation:
 
     Attributes:
         grams_ratio: footprint relative to always L0.
-        ratio_by_task: quality relative to L0.
+        ratio_by_task: quality relative to L0; of each task where its tag is shown, and
+            under `untagged(task)` where it is not.
         bound_by_task: what that ratio is at least, with the confidence asked for.
         share: mean probability of each directive.
         worst_margin: least of (bound - floor) over tasks.
@@ -43,6 +45,9 @@ class Validation:
 
 class Constraint:
     """Measures floors and moves the multipliers after them.
+
+    A floor has to hold for clients who send their task's tag and for those who do not, each
+    by itself.
 
     Args:
         prompts: with their verdicts.
@@ -67,10 +72,13 @@ class Constraint:
         safety: float,
     ) -> None:
         self._prompts = prompts
-        self._floors = dict(floors)
+        self._floors = {
+            name: floor for task, floor in floors.items() for name in (task, untagged(task))
+        }
+        self._tasks = list(floors)
         self._rate = rate
         self._damping = damping
-        self._levels = dict.fromkeys(floors, float(np.log(initial)))
+        self._levels = dict.fromkeys(self._floors, float(np.log(initial)))
         self._confidence = confidence
         self._safety = safety
         for task in floors:
@@ -84,10 +92,11 @@ class Constraint:
         """Expected figures of `policy`."""
         chance = self._prompts.chances(policy)
         ratios, bounds = {}, {}
-        for task in self._floors:
-            ratio, error = self._prompts.ratio(task, chance)
-            ratios[task] = ratio
-            bounds[task] = ratio - self._confidence * error
+        for task in self._tasks:
+            for name, chosen in ((untagged(task), chance[0]), (task, chance[1])):
+                ratio, error = self._prompts.ratio(task, chosen)
+                ratios[name] = ratio
+                bounds[name] = ratio - self._confidence * error
         return Validation(
             self._prompts.grams_ratio(chance),
             ratios,
@@ -140,9 +149,11 @@ class Prompts:
         count = len(self.scores)
         rng = np.random.default_rng(seed)
         # Evenly, in random order: chance leaves fewer gaps than with random hours.
-        places = [(rng.permutation(count) + 0.5) / count for _ in parts]
-        hours = len(trace.g_per_kwh)
-        times = [trace.start + HOUR_SECONDS * (p * hours).astype(np.int64) for p in places]
+        hours = np.linspace(0, len(trace.g_per_kwh), count, endpoint=False).astype(np.int64)
+        times = [
+            np.asarray(trace.start + HOUR_SECONDS * rng.permutation(hours), dtype=np.float64)
+            for _ in parts
+        ]
         self._observations = np.concatenate(
             [
                 observe(featurizer, part, trace, time, np.zeros(count))
@@ -171,9 +182,12 @@ class Prompts:
         return float((self._grams * chance).sum() / self._grams[:, :, 0].sum())
 
     def ratio(self, task: str, chance: Floats) -> tuple[float, float]:
-        """Quality relative to L0, and its standard error by the delta method."""
+        """Quality relative to L0 under chances of shape (n, n_directives).
+
+        With its standard error, by the delta method.
+        """
         rows = self.rows[task]
-        kept = (self.scores[rows] * chance.mean(axis=0)[rows]).sum(axis=1)
+        kept = (self.scores[rows] * chance[rows]).sum(axis=1)
         reference = self.scores[rows, 0]
         ratio = float(kept.sum() / reference.sum())
         spread = float((kept - ratio * reference).std())

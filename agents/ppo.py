@@ -60,7 +60,7 @@ class PpoConfig:
     learning_rate: float = 3e-3
     live_learning_rate: float = 1e-4
     entropy: float = 0.003
-    weight_decay: float = 0.3
+    weight_decay: float = 0.1
     hidden: int = 32
     dual_rate: float = 1.5
     dual_damping: float = 20.0

@@ -1,6 +1,6 @@
 """Fits the word projection to a profile: what a chat's words foretell of its outcomes."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,7 +55,8 @@ def fit_text(profile: Profile, quality: str) -> FittedText:
     """Ridge regression of outcomes and tasks on words and structure.
 
     Targets: the quality and the logarithm of the energy (relative to the mean at L0) under
-    each directive, and each task's indicator, so that a request without a tag is placed by its words.
+    each directive, and each task's indicator, so that a request without a tag is placed by
+    its words.
 
     Raises:
         ConfigError: the prompts hold too few words, or fall into one fold.
@@ -174,7 +175,7 @@ class _Fit:
         )
 
 
-def _itself(words: list[str]) -> list[str]:
+def _itself(words: Collection[str]) -> Collection[str]:
     return words
 
 

@@ -1,6 +1,6 @@
 """A learned linear reading of a chat: what its words and structure foretell. NumPy only."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -55,11 +55,11 @@ class WordProjection:
 
     def measure(self, reading: Reading) -> Array:
         """See `TextFeatures`."""
-        places = set(map(self._place.get, reading.words))
-        places.discard(None)
+        found = map(self._place.get, reading.words)
+        places = [place for place in found if place is not None]
         known = bias = self.bias + np.array(reading.structure, dtype=np.float32) @ self.structure
         if places:
-            sums = np.add.reduce(self._table.take(list(places), axis=0))
+            sums = np.add.reduce(self._table.take(places, axis=0))
             known = bias + sums[:-1] / np.sqrt(sums[-1])
         return known
 
@@ -74,7 +74,7 @@ class WordProjection:
 
 
 def word_projection(
-    vocabulary: Sequence[str], features: Sequence[Feature], tensors: dict[str, Array]
+    vocabulary: Sequence[str], features: Sequence[Feature], tensors: Mapping[str, Array]
 ) -> WordProjection:
     """A projection from its stored parts.
 
@@ -93,6 +93,4 @@ def word_projection(
             raise ValueError(f"tensor {name} is missing or not of shape {shape}")
     if len(set(vocabulary)) != size:
         raise ValueError("the vocabulary names a word twice")
-    return WordProjection(
-        tuple(vocabulary), tuple(features), *(tensors[name] for name in shapes)
-    )
+    return WordProjection(tuple(vocabulary), tuple(features), *(tensors[name] for name in shapes))

@@ -10,6 +10,11 @@ from envs.outcome import Floats, Outcomes
 from envs.profile import Profile
 
 
+def untagged(task: str) -> str:
+    """The name of a task's requests that do not show it."""
+    return f"{task} (untagged)"
+
+
 @dataclass
 class Reward:
     """reward = -footprint/footprint_ref + lambda_task * (quality/quality_L0_task - floor_task)
@@ -21,7 +26,9 @@ class Reward:
             a dirty hour weighs more.
         quality_l0: per task, mean quality under L0; tasks not in it have no quality term.
         floors: per task, the least ratio of quality to L0's.
-        multipliers: per task, lambda >= 0; the one part that training changes.
+        multipliers: per task, lambda >= 0, default 1; the one part that training changes.
+            `untagged(task)` is the key for requests that do not show their task, which are
+            harder to tell apart and pay a price of their own (default the task's).
         quality: "correct" or "preference".
         latency_weight, latency_ref_seconds: price of a latency of `latency_ref_seconds`.
     """
@@ -47,9 +54,18 @@ class Reward:
         )
 
     def terms(
-        self, tasks: NDArray[np.str_], outcomes: Outcomes, intensity_g_per_kwh: Floats
+        self,
+        tasks: NDArray[np.str_],
+        outcomes: Outcomes,
+        intensity_g_per_kwh: Floats,
+        tagged: NDArray[np.bool_],
     ) -> dict[str, Floats]:
-        """The named addends, each of shape (n,); their sum is the reward."""
+        """The named addends, each of shape (n,); their sum is the reward.
+
+        Args:
+            tasks: of each request, shape (n,).
+            tagged: whether its observation showed that task, shape (n,).
+        """
         quality: Floats = getattr(outcomes, self.quality)
         kept = np.zeros(len(outcomes))
         for task in np.unique(tasks):
@@ -57,7 +73,8 @@ class Reward:
             if reference <= 0:
                 continue
             rows = tasks == task
-            weight = self.multipliers.get(task, 1.0)
+            price = self.multipliers.get(task, 1.0)
+            weight = np.where(tagged[rows], price, self.multipliers.get(untagged(task), price))
             ratio = quality[rows] / reference - self.floors.get(task, 0.0)
             kept[rows] = weight * np.nan_to_num(ratio)
         return {

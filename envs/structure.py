@@ -5,7 +5,8 @@ Words are read once, here, for the structure and for whatever is learned on top
 """
 
 import re
-from collections.abc import Sequence
+import string
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,15 +48,14 @@ STRUCTURE = (
     Feature("system", "0/1", 0, 1, "the caller sent a system text"),
 )
 
-_WORD = re.compile(r"\w+")
+# Words end at these. A translation is several times faster than a regular expression.
+_ENDS = str.maketrans(dict.fromkeys(string.punctuation + "“”‘’—–…«»¿¡。，、？！：", " "))
 _OPTION = re.compile(r"[A-H]\)")
-_HOW = ("how do", "how can", "how to", "how did", "step by step")
-_EXPLAIN = frozenset(("why", "explain", "describe", "prove", "reason", "steps"))
+_EXPLAIN = frozenset(("why", "explain", "describe", "prove", "reason", "steps", "step"))
 _WRITE = frozenset(
     ("write", "list", "summarize", "summarise", "translate", "compose", "draft", "generate")
 )
 _FORMAT = frozenset(("json", "yaml", "xml", "csv", "table", "bullet", "bullets", "markdown"))
-_CODE = ("```", "def ", "return ", ";\n", "{\n", "}\n")
 
 
 @dataclass(frozen=True)
@@ -64,12 +64,12 @@ class Reading:
 
     Attributes:
         text: what was read of the messages that are not system texts.
-        words: its words and numbers, in lower case.
+        words: its different words and numbers, in lower case.
         structure: shape (len(STRUCTURE),), not yet cut to the features' bounds.
     """
 
     text: str
-    words: list[str]
+    words: Collection[str]
     structure: list[float]
 
 
@@ -84,7 +84,9 @@ def read(messages: Sequence[Message]) -> Reading:
     if len(whole) > HEAD_CHARACTERS + TAIL_CHARACTERS:
         text = f"{whole[:HEAD_CHARACTERS]}\n{whole[-TAIL_CHARACTERS:]}"
     lower = text.lower()
-    words = _WORD.findall(lower)
+    words = lower.translate(_ENDS).split()
+    # In the order of the text: a set's differs from process to process.
+    different = dict.fromkeys(words).keys()
     structure = [
         np.log1p(len(whole) / 4),
         np.log1p(len(words)),
@@ -93,14 +95,29 @@ def read(messages: Sequence[Message]) -> Reading:
         len(_OPTION.findall(text)),
         text.count("?"),
         "how many" in lower or "how much" in lower,
-        not _EXPLAIN.isdisjoint(words) or any(phrase in lower for phrase in _HOW),
-        not _WRITE.isdisjoint(words),
-        not _FORMAT.isdisjoint(words),
-        any(mark in text for mark in _CODE),
+        not different.isdisjoint(_EXPLAIN) or ("how" in different and _asks_how(lower)),
+        not different.isdisjoint(_WRITE),
+        not different.isdisjoint(_FORMAT),
+        _has_code(text),
         len(messages),
         system,
     ]
-    return Reading(text, words, structure)
+    return Reading(text, different, structure)
+
+
+def _asks_how(lower: str) -> bool:
+    return "how do" in lower or "how can" in lower or "how to" in lower or "how did" in lower
+
+
+def _has_code(text: str) -> bool:
+    return (
+        "```" in text
+        or "def " in text
+        or "return " in text
+        or ";\n" in text
+        or "{\n" in text
+        or "}\n" in text
+    )
 
 
 def _text(messages: Sequence[Message]) -> tuple[str, bool]:

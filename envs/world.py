@@ -164,7 +164,8 @@ class World:
         rows = self._rows
         intensity = self.trace.at(self._times)
         outcomes = self.backend.play(rows, actions)
-        terms = self.reward.terms(self.tasks[rows], outcomes, intensity)
+        tagged = self._tagged.astype(np.bool_)
+        terms = self.reward.terms(self.tasks[rows], outcomes, intensity, tagged)
         self._clock.advance()
         self._count += 1
         self._draw()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agents.bundle import Bundle
 from envs.carbon import CarbonReading, IntensityTrace
@@ -55,6 +56,8 @@ class Decider:
         self._trace = trace
         self._now = now
         self._rng = np.random.default_rng(seed)
+        # Of the last reading, by its time: it changes once an hour.
+        self._place: tuple[float, NDArray[np.float64]] | None = None
 
     def decide(
         self, body: Mapping[str, Any], task: str | None, in_flight: int, opt_out: bool = False
@@ -70,9 +73,10 @@ class Decider:
         reason = self._left_alone(body, opt_out)
         if reason is not None:
             return Decision(0, self.bundle.catalogue[0].name, 1.0, reason, reading)
-        place = self._trace.recent_place(np.array([reading.time]))
+        if self._place is None or self._place[0] != reading.time:
+            self._place = reading.time, self._trace.recent_place(np.array([reading.time]))
         context = self.bundle.featurizer.context(
-            np.array([in_flight]), np.array([reading.g_per_kwh]), place, np.array([now])
+            np.array([in_flight]), np.array([reading.g_per_kwh]), self._place[1], np.array([now])
         )
         request = self.bundle.featurizer.request(body["messages"], task)
         observation = np.concatenate([request[None], context], axis=1)
