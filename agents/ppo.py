@@ -49,7 +49,7 @@ class PpoConfig:
         gamma: 0: a request's directive does not change the next request.
     """
 
-    replay_steps: int = 300_000
+    replay_steps: int = 600_000
     live_steps: int = 512
     lanes: int = 512
     live_lanes: int = 32
@@ -65,8 +65,8 @@ class PpoConfig:
     dual_rate: float = 1.5
     dual_damping: float = 20.0
     initial_multiplier: float = 2.0
-    confidence: float = 1.645
-    safety: float = 0.01
+    confidence: float = 1.0
+    safety: float = 0.0
     gamma: float = 0.0
     seed: int = 0
 

@@ -77,7 +77,7 @@ class Scene:
     @cached_property
     def moments(self) -> NDArray[np.int64]:
         """One number for each zone and hour that occurs, shape (n,), counted from 0."""
-        key = np.stack([self.zone, self.hours])
+        key = np.stack([self.zone, np.floor(self.times / HOUR_SECONDS).astype(np.int64)])
         _, moments = np.unique(key, axis=1, return_inverse=True)
         return moments.ravel()
 
@@ -119,7 +119,7 @@ def spread(
     floors: Mapping[str, float],
     *,
     quality: str,
-    start_hour: int | None = None,
+    starts: Sequence[int] = (),
     hours: int = 720,
     mix: Mix | None = None,
     seed: int = 0,
@@ -131,8 +131,8 @@ def spread(
 
     Args:
         floors: by task.
-        start_hour: first hour of the window in each trace; None takes each trace whole.
-        hours: length of the window.
+        starts: first hours of windows in each trace; none takes each trace whole.
+        hours: length of each window.
         mix: share of each task by hour of the window, reached by weighting the requests;
             the shares of tasks that are left out go to the others. Default: the
             profile's own shares.
@@ -144,7 +144,7 @@ def spread(
     """
     known = ~np.isnan(profile.quality(quality)).any(axis=1)
     order = np.random.default_rng(seed).permutation(np.flatnonzero(known))
-    zone, hour, times = _slots(traces, len(order), start_hour, hours)
+    zone, hour, times = _slots(traces, len(order), starts, hours)
     chosen = profile.select(order)
     weights = np.ones(len(order))
     own = _own_shares(chosen)
@@ -170,16 +170,17 @@ def spread(
 
 
 def _slots(
-    traces: Sequence[IntensityTrace], count: int, start_hour: int | None, hours: int
+    traces: Sequence[IntensityTrace], count: int, starts: Sequence[int], hours: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
-    """Zone, hour of the window and time of each request, each shape (count,)."""
-    windows = [
-        t.window_times(0, len(t.g_per_kwh))
-        if start_hour is None
-        else t.window_times(start_hour, hours)
+    """Zone, hour of its window and time of each request, each shape (count,)."""
+    by_zone = [
+        [t.window_times(start, hours) for start in starts] or [t.window_times(0, len(t.g_per_kwh))]
         for t in traces
     ]
-    zone = np.concatenate([np.full(len(times), z) for z, times in enumerate(windows)])
+    windows = [times for of_zone in by_zone for times in of_zone]
+    zone = np.concatenate(
+        [np.full(len(times), z) for z, of_zone in enumerate(by_zone) for times in of_zone]
+    )
     hour = np.concatenate([np.arange(len(times)) for times in windows])
     taken = ((np.arange(count) + 0.5) * len(zone) / max(1, count)).astype(np.int64)
     # In the middle of the hour: no rounding can move it into the next.

@@ -2,8 +2,8 @@
 
 import csv
 import itertools
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.resources import files
@@ -151,6 +151,34 @@ class IntensityTrace:
 def iso(seconds: float) -> str:
     """Unix seconds as ISO 8601 UTC."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%MZ")
+
+
+def joined(traces: Sequence[IntensityTrace]) -> IntensityTrace:
+    """Traces of whole days one after another, so that training sees the hours of all of them.
+
+    Times go on from the first trace's start; hours of day are kept.
+
+    Raises:
+        DataError: a trace before the last has no whole number of days, or begins at another
+            hour of the day.
+    """
+    first = traces[0]
+    for trace in traces[:-1]:
+        if len(trace.g_per_kwh) % 24:
+            found = f"zone {trace.zone} has {len(trace.g_per_kwh)} hours"
+            raise DataError(trace.source, found, "give whole days to join zones, or name a --zone")
+    for trace in traces[1:]:
+        if (trace.start - first.start) % (24 * HOUR_SECONDS):
+            found = f"zone {trace.zone} begins at {iso(trace.start)}, {first.zone} at "
+            found += iso(first.start)
+            raise DataError(trace.source, found, "begin zones at the same hour to join them")
+    return replace(
+        first,
+        zone="+".join(trace.zone for trace in traces),
+        g_per_kwh=np.concatenate([trace.g_per_kwh for trace in traces]),
+        methods=np.concatenate([trace.methods for trace in traces]),
+        source=", ".join(dict.fromkeys(trace.source for trace in traces)),
+    )
 
 
 def synthetic_day() -> IntensityTrace:

@@ -31,27 +31,27 @@ class Llama2Env(gymnasium.Env[NDArray[np.float32], np.int64]):
     | 2 | very_brief | Always answer very briefly. |
 
     ## Observation Space
-    `Box` of float32, shape (n_features,): structure and content of the prompt, the
-    task's tag (one `task=` component a known task, before the context), then the
-    context.
+    `Box` of float32, shape (n_features,): the prompt's structure, what a trained bundle's
+    featurizer foretells from its words (none without one), the task's tag (one `task=`
+    component a known task), then the context.
 
     | Name | Unit | Low | High | Meaning |
     |---|---|---|---|---|
     | log_tokens | ln(1+tokens) | 0 | 16 | prompt tokens, estimated at 4 characters each |
-    | log_words | ln(1+words) | 0 | 16 | words |
-    | log_sentences | ln(1+n) | 0 | 12 | ends of sentences and lines |
+    | log_words | ln(1+words) | 0 | 16 | words and numbers of what is read |
+    | log_sentences | ln(1+n) | 0 | 12 | full stops, exclamation marks and lines |
     | numbers | count | 0 | 32 | numbers written in digits |
     | options | count | 0 | 16 | options marked by a letter, as (A) or A) |
     | questions | count | 0 | 8 | question marks |
     | quantity | 0/1 | 0 | 1 | asks how many or how much |
     | explain | 0/1 | 0 | 1 | asks why or how, or for an explanation or steps |
     | write | 0/1 | 0 | 1 | asks to write, list, summarise or translate |
+    | format | 0/1 | 0 | 1 | asks for JSON, a table, or another fixed format |
     | code | 0/1 | 0 | 1 | contains code |
     | turns | count | 0 | 32 | messages of the chat |
     | system | 0/1 | 0 | 1 | the caller sent a system text |
-    | content_0 .. content_31 | share | -1 | 1 | signed hash of the words, scaled to length 1 |
     | in_flight | requests | 0 | 1024 | requests at the server when this one is sent |
-    | carbon_intensity | gCO2e/kWh | 0 | 2000 | the grid's intensity now |
+    | log_intensity | ln(1+gCO2e/kWh) | 0 | 8 | the grid's intensity now |
     | recent_place | ratio | 0 | 1 | its place in the trailing 24 hours' range |
     | hour_sin | sin | -1 | 1 | hour of day (UTC), as an angle |
     | hour_cos | cos | -1 | 1 | hour of day (UTC), as an angle |

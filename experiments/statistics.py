@@ -1,5 +1,6 @@
 """Intervals by paired bootstrap (scipy), of one ratio or of many figures at once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,41 @@ class Interval:
         if np.isnan(self.value):
             return {"value": None, "ci95": None}
         return {"value": self.value, "ci95": [self.low, self.high]}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure with its values over the same B resamples as other figures'.
+
+    Attributes:
+        draws: shape (B,); NaN where a resample leaves the figure undefined.
+    """
+
+    value: float
+    draws: Floats
+
+    @property
+    def interval(self) -> Interval:
+        """With the 2.5th and 97.5th percentile of the draws."""
+        known = self.draws[~np.isnan(self.draws)]
+        if np.isnan(self.value) or not known.size:
+            return Interval(float("nan"), float("nan"), float("nan"))
+        low, high = np.percentile(known, [2.5, 97.5])
+        return Interval(self.value, float(low), float(high))
+
+
+def averaged(repeats: Sequence[Drawn], seed: int = 0) -> Drawn:
+    """The mean over repetitions on the same resamples of the same prompts.
+
+    In each resample the repetitions are drawn with replacement too, so that the interval
+    holds for new prompts and new repetitions (two-stage bootstrap; Davison & Hinkley, 1997,
+    section 3.8).
+    """
+    table = np.stack([repeat.draws for repeat in repeats])
+    count, resamples = table.shape
+    taken = np.random.default_rng(seed).integers(0, count, size=(count, resamples))
+    draws = np.take_along_axis(table, taken, axis=0).mean(axis=0)
+    return Drawn(float(np.mean([repeat.value for repeat in repeats])), draws)
 
 
 def ratio_of_means(numerator: Floats, denominator: Floats, seed: int = 0) -> Interval:
@@ -85,12 +121,3 @@ def resampled_sums(values: Floats, seed: int = 0, resamples: int = 2000) -> Floa
     )
     drawn: Floats = result.bootstrap_distribution.T
     return drawn
-
-
-def interval(value: float, resampled: Floats) -> Interval:
-    """A figure with the 2.5th and 97.5th percentile of its resampled values."""
-    known = resampled[~np.isnan(resampled)]
-    if np.isnan(value) or not known.size:
-        return Interval(float("nan"), float("nan"), float("nan"))
-    low, high = np.percentile(known, [2.5, 97.5])
-    return Interval(value, float(low), float(high))

@@ -1,7 +1,7 @@
 """`sprout evaluate`: what methods and trained policies save, and what quality it costs."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from rich.console import Console
@@ -41,8 +41,10 @@ class Evaluate(Settings):
     quality: Literal["correct", "preference"] = Field("correct", description="what floors are on")
     floor: str = Field("0.95", description="least quality relative to L0: ratio, or YAML by task")
     zone: str | None = Field(None, description="one zone; default all that were given")
-    start: int | None = Field(None, ge=0, description="first hour of a window in the trace")
-    hours: int = Field(720, ge=1, description="length of that window")
+    start: list[Annotated[int, Field(ge=0)]] = Field(
+        [], description="first hours of windows in the traces"
+    )
+    hours: int = Field(720, ge=1, description="length of each window")
     mix: str = Field(
         "file",
         description="task shares: file (its own), uniform, TASK=SHARE,..., jobs:FILE:SEED "
@@ -59,7 +61,7 @@ class Evaluate(Settings):
 
     def cli_cmd(self) -> None:
         """Evaluate, print, draw, write."""
-        if self.start is None and "hours" in self.model_fields_set:
+        if not self.start and "hours" in self.model_fields_set:
             raise ConfigError("--hours is the length of a window: give its --start too")
         if self.unseen and not self.policy:
             raise ConfigError("--unseen leaves out policies' training prompts: give a --policy")
@@ -81,7 +83,7 @@ class Evaluate(Settings):
             traces,
             floors_by_task(self.floor, known, profile.tasks),
             quality=self.quality,
-            start_hour=self.start,
+            starts=self.start,
             hours=self.hours,
             mix=mix,
             seed=self.seed,

@@ -1,8 +1,8 @@
 """What methods come to on a scene: figures, each with its interval by prompt."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from agents.methods.method import Method
 from agents.methods.simple import always
 from agents.scene import Scene
 from envs.outcome import QUALITIES
-from experiments.statistics import Interval, interval, resampled_sums
+from experiments.statistics import Drawn, Interval, averaged, resampled_sums
 
 Floats = NDArray[np.float64]
 GRAMS = "grams"
@@ -45,7 +45,7 @@ class Figures:
         saving_pct: footprint saved against always L0.
         excess_pct: saving beyond that of each task's own frontier of fixed mixes at the
             quality which the method reached there, weighted by the tasks' L0 footprint.
-        chances: what it chose, shape (n, D).
+        chances: what it chose in the first repetition, shape (n, D).
     """
 
     knows: str
@@ -59,19 +59,41 @@ class Figures:
     chances: Floats
 
 
+@dataclass(frozen=True)
+class Repeat:
+    """One repetition of a comparison: a scene, and what each method chose there.
+
+    Attributes:
+        chances: by method, shape (n, D).
+        knows: by method.
+    """
+
+    scene: Scene
+    chances: Mapping[str, Floats]
+    knows: Mapping[str, str]
+
+
+def choose(scene: Scene, methods: Mapping[str, Method]) -> Repeat:
+    """Let every method choose for the same scene."""
+    return Repeat(
+        scene,
+        {name: method.choose(scene) for name, method in methods.items()},
+        {name: method.knows for name, method in methods.items()},
+    )
+
+
 def judge(scene: Scene, methods: Mapping[str, Method], resamples: int = 2000) -> dict[str, Figures]:
     """Let every method choose for the same scene, and value it in expectation."""
-    chances = {name: method.choose(scene) for name, method in methods.items()}
-    columns = _Columns(scene)
-    for name, chance in chances.items():
-        columns.add(name, chance)
-    by_prompt = columns.by_prompt()
-    sums: Floats = by_prompt.sum(axis=0, keepdims=True)
-    drawn = resampled_sums(by_prompt, resamples=resamples)
-    return {
-        name: _figures(scene, methods[name].knows, chance, name, columns, sums, drawn)
-        for name, chance in chances.items()
-    }
+    return judged([choose(scene, methods)], resamples)
+
+
+def judged(repeats: Sequence[Repeat], resamples: int = 2000) -> dict[str, Figures]:
+    """Means over repetitions on the same prompts, valued in expectation.
+
+    The prompts are resampled once for all methods and repetitions.
+    """
+    found = [_sampled(repeat, resamples) for repeat in repeats]
+    return {name: _figures(name, repeats, [f[name] for f in found]) for name in found[0]}
 
 
 class _Columns:
@@ -128,41 +150,95 @@ class _Columns:
         return {task: int(n) for task, n in zip(self.tasks, found, strict=True) if n}
 
 
-def _figures(
-    scene: Scene,
-    knows: str,
-    chance: Floats,
-    name: str,
-    columns: _Columns,
-    sums: Floats,
-    drawn: Floats,
-) -> Figures:
-    def found(compute: Any) -> Interval:
-        return interval(float(compute(sums)[0]), compute(drawn))
+@dataclass(frozen=True)
+class _Sampled:
+    """One method's figures in one repetition, over the resamples."""
 
-    def mean(values: Floats) -> float:
-        return float(scene.means((values * chance).sum(axis=1)))
+    saving_pct: Drawn
+    excess_pct: Drawn
+    ratio: dict[str, Drawn]
+    by_task: dict[str, dict[str, Drawn]]
+    counts: dict[str, dict[str, int]]
 
-    def saving(of: Floats) -> Floats:
-        saved: Floats = 100 * (
-            1 - columns.of(name, GRAMS, of).sum(axis=1) / columns.of(0, GRAMS, of).sum(axis=1)
+
+def _sampled(repeat: Repeat, resamples: int) -> dict[str, _Sampled]:
+    columns = _Columns(repeat.scene)
+    for name, chance in repeat.chances.items():
+        columns.add(name, chance)
+    by_prompt = columns.by_prompt()
+    sums: Floats = by_prompt.sum(axis=0, keepdims=True)
+    drawn = resampled_sums(by_prompt, resamples=resamples)
+
+    def found(compute: Callable[[Floats], Floats]) -> Drawn:
+        return Drawn(float(compute(sums)[0]), compute(drawn))
+
+    def of(name: str) -> _Sampled:
+        return _Sampled(
+            found(lambda of: _saving(columns, name, of)),
+            found(lambda of: _excess(columns, name, repeat.scene.quality, of)),
+            {kind: found(partial(_ratio, columns, name, kind)) for kind in columns.kinds},
+            {
+                kind: {
+                    task: found(partial(_task_ratio, columns, name, kind, place))
+                    for place, task in enumerate(columns.tasks)
+                    if task in columns.counts[kind]
+                }
+                for kind in columns.kinds
+            },
+            columns.counts,
         )
-        return saved
 
+    return {name: of(name) for name in repeat.chances}
+
+
+def _figures(name: str, repeats: Sequence[Repeat], found: Sequence[_Sampled]) -> Figures:
+    def mean(values: Callable[[Scene], Floats]) -> float:
+        return float(
+            np.mean(
+                [
+                    repeat.scene.means((values(repeat.scene) * repeat.chances[name]).sum(axis=1))
+                    for repeat in repeats
+                ]
+            )
+        )
+
+    def over(pick: Callable[[_Sampled], Drawn]) -> Interval:
+        return averaged([pick(one) for one in found]).interval
+
+    first = repeats[0]
+    shares = np.mean([repeat.scene.means(repeat.chances[name]) for repeat in repeats], axis=0)
     return Figures(
-        knows,
-        found(saving),
-        found(lambda of: _excess(columns, name, scene.quality, of)),
-        mean(scene.grams),
-        mean(scene.profile.completion_tokens),
-        mean(scene.profile.latency_seconds),
-        {
-            directive: float(x)
-            for directive, x in zip(scene.profile.directives, scene.means(chance), strict=True)
-        },
-        {kind: _kept(columns, name, kind, sums, drawn) for kind in columns.kinds},
-        chance,
+        first.knows[name],
+        over(lambda one: one.saving_pct),
+        over(lambda one: one.excess_pct),
+        mean(lambda scene: scene.grams),
+        mean(lambda scene: scene.profile.completion_tokens),
+        mean(lambda scene: scene.profile.latency_seconds),
+        dict(zip(first.scene.profile.directives, shares.tolist(), strict=True)),
+        {kind: _kept(kind, found, over) for kind in found[0].ratio},
+        first.chances[name],
     )
+
+
+def _kept(
+    kind: str, found: Sequence[_Sampled], over: Callable[[Callable[[_Sampled], Drawn]], Interval]
+) -> Kept:
+    by_task = {
+        task: over(lambda one, task=task: one.by_task[kind][task])  # type: ignore[misc]
+        for task in found[0].by_task[kind]
+    }
+    return Kept(
+        over(lambda one: one.ratio[kind]),
+        {task: ratio for task, ratio in by_task.items() if not np.isnan(ratio.value)},
+        found[0].counts[kind],
+    )
+
+
+def _saving(columns: _Columns, name: str, of: Floats) -> Floats:
+    saved: Floats = 100 * (
+        1 - columns.of(name, GRAMS, of).sum(axis=1) / columns.of(0, GRAMS, of).sum(axis=1)
+    )
+    return saved
 
 
 def _excess(columns: _Columns, name: str, kind: str, of: Floats) -> Floats:
@@ -175,26 +251,15 @@ def _excess(columns: _Columns, name: str, kind: str, of: Floats) -> Floats:
     return more
 
 
-def _kept(columns: _Columns, name: str, kind: str, sums: Floats, drawn: Floats) -> Kept:
-    def ratios(of: Floats) -> Floats:
-        base = columns.of(0, kind, of)
-        kept: Floats = columns.of(name, kind, of) / np.where(base > 0, base, np.nan)
-        return kept
+def _ratio(columns: _Columns, name: str, kind: str, of: Floats) -> Floats:
+    """Quality to L0's over all tasks, shape (B,)."""
+    base = columns.of(0, kind, of).sum(axis=1)
+    kept: Floats = columns.of(name, kind, of).sum(axis=1) / np.where(base > 0, base, np.nan)
+    return kept
 
-    def overall(of: Floats) -> Floats:
-        base = columns.of(0, kind, of).sum(axis=1)
-        kept = columns.of(name, kind, of).sum(axis=1)
-        whole: Floats = kept / np.where(base > 0, base, np.nan)
-        return whole
 
-    point, spread = ratios(sums)[0], ratios(drawn)
-    counts = columns.counts[kind]
-    return Kept(
-        interval(float(overall(sums)[0]), overall(drawn)),
-        {
-            task: interval(float(point[i]), spread[:, i])
-            for i, task in enumerate(columns.tasks)
-            if task in counts and not np.isnan(point[i])
-        },
-        counts,
-    )
+def _task_ratio(columns: _Columns, name: str, kind: str, place: int, of: Floats) -> Floats:
+    """Quality to L0's of one task, shape (B,)."""
+    base = columns.of(0, kind, of)[:, place]
+    kept: Floats = columns.of(name, kind, of)[:, place] / np.where(base > 0, base, np.nan)
+    return kept

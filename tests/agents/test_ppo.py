@@ -4,7 +4,7 @@ import torch
 from stable_baselines3 import PPO
 
 from agents.bundle import save_bundle
-from agents.ppo import PpoConfig, Trainer, split
+from agents.ppo import PpoConfig, Trainer
 from agents.sb3 import Lanes, Normaliser, exported
 from envs.carbon import synthetic_day
 from envs.directive import DEFAULT_CATALOGUE
@@ -40,7 +40,7 @@ def test_ppo_learns_the_obvious_policy_on_two_kinds(tmp_path):
     tracker = Kept()
     trace = synthetic_day()
     floors = {"lookup": 0.95, "proof": 0.95}
-    config = PpoConfig(replay_steps=40_000, confidence=0.0, safety=0.0, seed=1)
+    config = PpoConfig(replay_steps=100_000, confidence=0.0, safety=0.0, seed=1)
     trainer = Trainer(profile, trace, floors, config, tracker)
     trainer.replay()
     trained = trainer.result()
@@ -65,7 +65,7 @@ def test_ppo_learns_the_obvious_policy_on_two_kinds(tmp_path):
     assert saved >= 0.95 * best
     assert min(ratios) >= 0.94
     steps, figures = tracker.rows[-1]
-    assert steps == trained.steps >= 40_000
+    assert steps == trained.steps >= 100_000
     assert {"reward/footprint", "multiplier/proof", "validation/quality/lookup"} <= set(figures)
 
 
@@ -114,16 +114,6 @@ def test_lanes_report_truncation_as_sb3_expects(tmp_path):
     assert done.all()
     assert all(info["TimeLimit.truncated"] for info in infos)
     assert not np.array_equal(infos[0]["terminal_observation"], observations[0])
-
-
-def test_a_prompt_never_falls_on_both_sides(tmp_path):
-    profile = made.profile(tmp_path, generate(50, seed=0), lambda r, d: 1.0)
-    train, validation = split(profile, 0.3)
-    left = {r.prompt_hash for r in train.requests}
-    right = {r.prompt_hash for r in validation.requests}
-    assert left.isdisjoint(right)
-    assert len(left) + len(right) == 200
-    assert 0.2 < len(right) / 200 < 0.4
 
 
 def test_a_task_without_references_is_left_out(tmp_path):
