@@ -75,7 +75,7 @@ def child(
             cwd=folder,
             env=environment,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
     url = f"http://{HOST}:{port}"
     try:
@@ -118,7 +118,8 @@ def _wait(started: Child, health: str, deadline: float) -> None:
     raise UpstreamError(f"{started.name} was not healthy in time (log: {started.log})")
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """For `preexec_fn`: the process ends when the thread that started it does."""
     # PR_SET_PDEATHSIG: even a parent killed outright leaves no orphan (Linux only).
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)

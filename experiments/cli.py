@@ -19,6 +19,10 @@ COMMANDS = {
     ),
     "train": ("experiments.train:Train", "train a policy bundle from a profile"),
     "evaluate": ("experiments.evaluate.command:Evaluate", "compare methods and policies, paired"),
+    "crossvalidate": (
+        "experiments.study.crossvalidate:CrossValidate",
+        "train and judge by folds: prompts never seen",
+    ),
     "reproduce": ("experiments.reproduce:REPRODUCTIONS", "published tables, side by side: sprout"),
     "serve": ("experiments.serve:Serve", "the hook in front of a Llama server"),
     "bench": ("experiments.bench:BENCHES", "benchmarks: loop, directives, env, start"),
@@ -63,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def usage() -> str:
     """The list of commands."""
-    rows = "\n".join(f"  {name:<9} {text}" for name, (_, text) in COMMANDS.items())
+    rows = "\n".join(f"  {name:<13} {text}" for name, (_, text) in COMMANDS.items())
     return f"usage: sprout COMMAND [flags]\n\n{rows}\n\n`sprout COMMAND --help` lists its flags."
 
 

@@ -1,0 +1,1 @@
+"""Many trainings, judged on prompts that each has never seen."""

@@ -1,0 +1,24 @@
+"""Runs one job in a process of its own: `python -m experiments.study.worker FOLDER < JOB`."""
+
+import json
+import sys
+from pathlib import Path
+
+from envs.errors import SproutError
+from experiments.study.job import from_json, run
+from experiments.study.pool import REFUSED
+
+
+def main() -> int:
+    """Read a job from standard input and run it into the folder named."""
+    data, job = from_json(json.load(sys.stdin))
+    try:
+        run(data, job, Path(sys.argv[1]))
+    except SproutError as error:
+        print(error, file=sys.stderr)
+        return REFUSED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
