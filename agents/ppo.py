@@ -1,6 +1,7 @@
 """PPO-Lagrangian on stable-baselines3: footprint against per-task quality floors."""
 
 import copy
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -82,6 +83,7 @@ class Trained:
         multipliers: at its step.
         steps: environment steps in all.
         floors_kept: whether every floor held on validation prompts, safety included.
+        seconds: that PPO took, its checks of the floors included.
     """
 
     policy: Policy
@@ -90,6 +92,7 @@ class Trained:
     multipliers: dict[str, float]
     steps: int
     floors_kept: bool
+    seconds: float
 
 
 def with_known_quality(profile: Profile, quality: str) -> Profile:
@@ -152,6 +155,7 @@ class Trainer:
         )
         self._duals = DualCallback(constraint, self.reward.multipliers, tracker)
         self._weights: Mapping[str, Any] | None = None
+        self._seconds = 0.0
 
     def replay(self) -> None:
         """Train on the replay of the training prompts."""
@@ -186,6 +190,7 @@ class Trainer:
             best.multipliers,
             self._duals.steps_before + self._duals.num_timesteps,
             best.kept,
+            self._seconds,
         )
 
     def _learn(self, world: World, steps: int, n_steps: int, rate: float) -> None:
@@ -208,7 +213,9 @@ class Trainer:
         if self._weights is not None:
             model.policy.load_state_dict(self._weights)
         self._duals.steps_before += self._duals.num_timesteps
+        started = time.perf_counter()
         model.learn(steps, callback=self._duals)
+        self._seconds += time.perf_counter() - started
         self._weights = copy.deepcopy(model.policy.state_dict())
 
     def _policy_arguments(self) -> dict[str, Any]:

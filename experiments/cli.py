@@ -25,7 +25,10 @@ COMMANDS = {
     ),
     "reproduce": ("experiments.reproduce:REPRODUCTIONS", "published tables, side by side: sprout"),
     "serve": ("experiments.serve:Serve", "the hook in front of a Llama server"),
-    "bench": ("experiments.bench:BENCHES", "benchmarks: loop, directives, env, start"),
+    "bench": (
+        "experiments.bench:BENCHES",
+        "benchmarks: loop, directives, env, start, train, decide",
+    ),
     "pretrain": ("experiments.llama.command:Pretrain", "train the embedded Llama from scratch"),
     "doctor": ("experiments.doctor:Doctor", "what this machine has and lacks"),
 }

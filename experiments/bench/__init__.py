@@ -1,13 +1,17 @@
 """Benchmarks: each a command that prints figures with their spread and can write JSON."""
 
+from experiments.bench.decide import DecideBench
 from experiments.bench.directives import DirectivesBench
 from experiments.bench.env import EnvBench
 from experiments.bench.loop import LoopBench
 from experiments.bench.start import StartBench
+from experiments.bench.train import TrainBench
 
 BENCHES = {
     "loop": LoopBench,
     "directives": DirectivesBench,
     "env": EnvBench,
     "start": StartBench,
+    "train": TrainBench,
+    "decide": DecideBench,
 }

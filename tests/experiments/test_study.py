@@ -102,7 +102,8 @@ def test_killing_a_worker_loses_no_finished_run_and_its_own_is_tried_again(data,
 def test_a_refused_job_is_named_and_the_others_are_kept(data, tmp_path):
     bad = Job("bad", 0, 0, {"replay_steps": 4096}, train_share=0.001)
     with pytest.raises(
-        ConfigError, match=r"1 of 2 trainings failed, first bad/seed-0/fold-0: .*no prompts are left"
+        ConfigError,
+        match=r"1 of 2 trainings failed, first bad/seed-0/fold-0: .*no prompts are left",
     ):
         pool.train_all(data, [*jobs(1), bad], tmp_path / "out", workers=1)
     assert is_done(tmp_path / "out" / jobs(1)[0].name, jobs(1)[0])

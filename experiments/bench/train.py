@@ -1,0 +1,90 @@
+"""`sprout bench train`: from a profile to a bundle, beside stable-baselines3's own defaults."""
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import torch
+from pydantic import Field
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from agents.ppo import PpoConfig
+from envs.carbon import synthetic_day
+from envs.directive import DEFAULT_CATALOGUE
+from envs.profile import Profile
+from envs.profile_reader import read_profile
+from experiments.bench.env import REPLAY, made_up
+from experiments.settings import Settings, write_json
+from experiments.tracking import NullRun
+from experiments.train import TrainingJob
+
+SCALARS = 8
+
+
+class TrainBench(Settings):
+    """Seconds from profile to bundle and PPO steps a second, one thread each.
+
+    The peer is PPO("MlpPolicy") with its default settings on 8 scalar environments of the
+    same profile, as the documentation of stable-baselines3 has it.
+    """
+
+    outcomes: Path | None = Field(None, description="profile; default a made-up one")
+    steps: int = Field(1_000_000, ge=4096, description="environment steps of a training")
+    peer_steps: int = Field(16_384, ge=2048, description="environment steps of the peer")
+    repeats: int = Field(3, ge=1, description="runs of each, alternating")
+    json_path: Path | None = Field(None, alias="json", description="machine-readable result")
+
+    def cli_cmd(self) -> None:
+        """Measure, alternating, and print medians with their ranges."""
+        torch.set_num_threads(1)
+        profile = made_up(1000) if self.outcomes is None else read_profile(self.outcomes)
+        runs = [(self._ours(profile), self._peer(profile)) for _ in range(self.repeats)]
+        seconds = [ours["seconds"] for ours, _ in runs]
+        rates = [ours["rate"] for ours, _ in runs]
+        peers = [peer for _, peer in runs]
+        ratios = [rate / peer for rate, peer in zip(rates, peers, strict=True)]
+        result = {
+            "steps": self.steps,
+            "requests": len(profile.requests),
+            "profile_to_bundle_seconds": statistics.median(seconds),
+            "profile_to_bundle_seconds_range": [min(seconds), max(seconds)],
+            "ppo_steps_per_second": statistics.median(rates),
+            "ppo_steps_per_second_range": [min(rates), max(rates)],
+            "sb3_default_steps_per_second": statistics.median(peers),
+            "ratio": statistics.median(ratios),
+            "ratio_range": [min(ratios), max(ratios)],
+        }
+        print(
+            f"{len(profile.requests):,} requests to a bundle, {self.steps:,} steps: "
+            f"{statistics.median(seconds):.1f} s ({min(seconds):.1f} to {max(seconds):.1f} in "
+            f"{self.repeats} runs)\n"
+            f"PPO with floors checked: {statistics.median(rates):,.0f} steps/s "
+            f"({min(rates):,.0f} to {max(rates):,.0f})\n"
+            f"PPO of stable-baselines3 by default, {SCALARS} scalar environments: "
+            f"{statistics.median(peers):,.0f} steps/s\n"
+            f"ratio {statistics.median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})"
+        )
+        write_json(self.json_path, result)
+
+    def _ours(self, profile: Profile) -> dict[str, float]:
+        config = PpoConfig(replay_steps=self.steps, live_steps=0)
+        floors = dict.fromkeys(profile.tasks, 0.95)
+        job = TrainingJob(profile, DEFAULT_CATALOGUE, synthetic_day(), floors, config)
+        started = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            _, trained = job.run(Path(folder), NullRun())
+        whole = time.perf_counter() - started
+        return {"seconds": whole, "rate": trained.steps / trained.seconds}
+
+    def _peer(self, profile: Profile) -> float:
+        def make() -> Any:
+            return gymnasium.make(REPLAY, profile=profile)
+
+        model = PPO("MlpPolicy", DummyVecEnv([make] * SCALARS), device="cpu", seed=0)
+        started = time.perf_counter()
+        model.learn(self.peer_steps)
+        return model.num_timesteps / (time.perf_counter() - started)
