@@ -160,6 +160,7 @@ class Prompts:
                 for part, time in zip(parts, times, strict=True)
             ]
         )
+        self._steerable = featurizer.steerable(self._observations)
         self._grams: Floats = np.stack(
             [
                 footprint_grams(
@@ -175,7 +176,8 @@ class Prompts:
 
     def chances(self, policy: Policy) -> Floats:
         """Probabilities without and with tags, shape (2, n, n_directives)."""
-        return policy.probabilities(self._observations).reshape(self._grams.shape)
+        chance = policy.allowed(self._observations, self._steerable)
+        return chance.reshape(self._grams.shape)
 
     def grams_ratio(self, chance: Floats) -> float:
         """Expected footprint relative to always L0."""

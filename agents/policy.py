@@ -40,6 +40,14 @@ class Policy:
         result: NDArray[np.float64] = odds / odds.sum(axis=1, keepdims=True)
         return result
 
+    def allowed(
+        self, observations: NDArray[np.float32], steerable: NDArray[np.bool_]
+    ) -> NDArray[np.float64]:
+        """`probabilities`, and L0 for certain where a request may not be steered, shape (n,)."""
+        chance = self.probabilities(observations)
+        chance[~steerable] = np.eye(1, chance.shape[1])
+        return chance
+
     def arrays(self) -> dict[str, Floats]:
         """Named tensors, as the policy bundle stores them."""
         named = {"mean": self.mean, "scale": self.scale}

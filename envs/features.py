@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from envs.directive import Message
 from envs.projection import TextFeatures
-from envs.structure import STRUCTURE, Array, Feature, read
+from envs.structure import OWN_LENGTH, STRUCTURE, Array, Feature, read
 
 CONTEXT = (
     Feature("in_flight", "requests", 0, 1024, "requests at the server when this one is sent"),
@@ -66,6 +66,14 @@ class Featurizer:
         if task in self._tags:
             part[self._tags[task]] = 1.0
         return np.minimum(np.maximum(part, low), high)
+
+    def steerable(self, observations: Array) -> NDArray[np.bool_]:
+        """Whether each request may be given a directive, shape (n, n_features) -> (n,).
+
+        Not one that says itself how long its answer is to be: that wish goes before ours.
+        """
+        mask: NDArray[np.bool_] = observations[:, OWN_LENGTH] < 0.5
+        return mask
 
     def context(
         self,

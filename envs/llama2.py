@@ -30,6 +30,9 @@ class Llama2Env(gymnasium.Env[NDArray[np.float32], np.int64]):
     | 1 | brief | Always answer briefly. |
     | 2 | very_brief | Always answer very briefly. |
 
+    A request that says itself how long its answer is to be (`own_length`) is answered
+    at L0 whatever the action; `action_masks()` tells which actions count.
+
     ## Observation Space
     `Box` of float32, shape (n_features,): the prompt's structure, what a trained bundle's
     featurizer foretells from its words (none without one), the task's tag (one `task=`
@@ -47,6 +50,7 @@ class Llama2Env(gymnasium.Env[NDArray[np.float32], np.int64]):
     | explain | 0/1 | 0 | 1 | asks why or how, or for an explanation or steps |
     | write | 0/1 | 0 | 1 | asks to write, list, summarise or translate |
     | format | 0/1 | 0 | 1 | asks for JSON, a table, or another fixed format |
+    | own_length | 0/1 | 0 | 1 | says how long the answer is to be: it is left alone |
     | code | 0/1 | 0 | 1 | contains code |
     | turns | count | 0 | 32 | messages of the chat |
     | system | 0/1 | 0 | 1 | the caller sent a system text |
@@ -106,6 +110,11 @@ class Llama2Env(gymnasium.Env[NDArray[np.float32], np.int64]):
         info["energy_method"] = step.outcomes.energy_method
         return step.observations[0], float(step.rewards[0]), False, step.truncated, info
 
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Which actions the request allows, shape (n_directives,)."""
+        mask: NDArray[np.bool_] = self.world.action_masks()[0]
+        return mask
+
     def close(self) -> None:
         """Close the backend's connections."""
         self.world.backend.close()
@@ -147,6 +156,10 @@ class Llama2VectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[
             observations = self.world.reset()
         flags = np.full(self.num_envs, step.truncated)
         return observations, step.rewards, np.zeros(self.num_envs, dtype=bool), flags, info
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Which actions each lane's request allows, shape (lanes, n_directives)."""
+        return self.world.action_masks()
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close the backend's connections."""

@@ -6,7 +6,7 @@ Words are read once, here, for the structure and for whatever is learned on top
 
 import re
 import string
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, KeysView, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +43,7 @@ STRUCTURE = (
     Feature("explain", "0/1", 0, 1, "asks why or how, or for an explanation or steps"),
     Feature("write", "0/1", 0, 1, "asks to write, list, summarise or translate"),
     Feature("format", "0/1", 0, 1, "asks for JSON, a table, or another fixed format"),
+    Feature("own_length", "0/1", 0, 1, "says how long the answer is to be: it is left alone"),
     Feature("code", "0/1", 0, 1, "contains code"),
     Feature("turns", "count", 0, 32, "messages of the chat"),
     Feature("system", "0/1", 0, 1, "the caller sent a system text"),
@@ -56,6 +57,28 @@ _WRITE = frozenset(
     ("write", "list", "summarize", "summarise", "translate", "compose", "draft", "generate")
 )
 _FORMAT = frozenset(("json", "yaml", "xml", "csv", "table", "bullet", "bullets", "markdown"))
+
+
+OWN_LENGTH = [feature.name for feature in STRUCTURE].index("own_length")
+_LENGTH_WORDS = frozenset(
+    (
+        *("word", "words", "sentence", "sentences", "paragraph", "paragraphs", "characters"),
+        *("brief", "briefly", "concise", "concisely", "succinctly", "short", "detail"),
+        *("detailed", "thorough"),
+    )
+)
+_COUNT = r"(?:\d+|one|two|three|four|five|six|seven|eight|nine|ten|a few|several|a single)"
+_UNIT = r"(?:words?|sentences?|paragraphs?|characters?)"
+_OWN_LENGTH = re.compile(
+    rf"\b(?:in|within|under|using|most|least|than|to|exactly|about|only|maximum|max)"
+    rf" {_COUNT}[ -](?:\w+ )?{_UNIT}\b"
+    rf"|\b{_COUNT}[ -]{_UNIT} (?:or (?:less|fewer|more)|max|answer|summary|story|essay)"
+    r"|\b(?:answer|reply|respond|explain|describe|summari[sz]e|discuss) (?:\w+ )?"
+    r"(?:briefly|concisely|succinctly|in (?:brief|short|detail))\b"
+    r"|(?:^|[.!?,;:\n] ?|please )(?:be|keep it) (?:very )?"
+    r"(?:brief|concise|short|detailed|thorough)\b"
+    r"|\b(?:detailed|brief|concise|thorough|short) (?:answer|response|explanation|summary)\b"
+)
 
 
 @dataclass(frozen=True)
@@ -98,11 +121,21 @@ def read(messages: Sequence[Message]) -> Reading:
         not different.isdisjoint(_EXPLAIN) or ("how" in different and _asks_how(lower)),
         not different.isdisjoint(_WRITE),
         not different.isdisjoint(_FORMAT),
+        _own_length(different, lower) or _own_length(_words(system).keys(), system),
         _has_code(text),
         len(messages),
-        system,
+        bool(system),
     ]
     return Reading(text, different, structure)
+
+
+def _words(lower: str) -> dict[str, None]:
+    return dict.fromkeys(lower.translate(_ENDS).split())
+
+
+def _own_length(words: KeysView[str], lower: str) -> bool:
+    # The pattern only where one of its words is: it costs as much as all the rest.
+    return not words.isdisjoint(_LENGTH_WORDS) and bool(_OWN_LENGTH.search(lower))
 
 
 def _asks_how(lower: str) -> bool:
@@ -120,16 +153,18 @@ def _has_code(text: str) -> bool:
     )
 
 
-def _text(messages: Sequence[Message]) -> tuple[str, bool]:
-    texts, system = [], False
+def _text(messages: Sequence[Message]) -> tuple[str, str]:
+    """What is asked, and the caller's system texts in lower case."""
+    texts: list[str] = []
+    systems: list[str] = []
     for message in messages:
         content = message.get("content")
         if isinstance(content, list):
             content = " ".join(str(p.get("text", "")) for p in content if isinstance(p, dict))
-        if message.get("role") in ("system", "developer"):
-            system = True
-        elif content is not None:
-            if not isinstance(content, str):
-                raise ValueError("a message's content is neither text nor parts")
-            texts.append(content)
-    return "\n".join(texts), system
+        if content is None:
+            continue
+        if not isinstance(content, str):
+            raise ValueError("a message's content is neither text nor parts")
+        of_system = message.get("role") in ("system", "developer")
+        (systems if of_system else texts).append(content)
+    return "\n".join(texts), "\n".join(systems)[:HEAD_CHARACTERS].lower()

@@ -123,6 +123,7 @@ class World:
         self._times = np.full(lanes, trace.start)
         self._rows = np.zeros(lanes, dtype=np.int64)
         self._tagged = np.ones(lanes, dtype=np.int64)
+        self._steerable = np.ones(lanes, dtype=np.bool_)
         self._count = 0
 
     def reset(self, seed: int | Sequence[int | None] | None = None) -> Array:
@@ -162,6 +163,7 @@ class World:
         if self._count >= self._episode_requests:
             raise ValueError("the episode is over: reset begins the next one")
         rows = self._rows
+        actions = np.where(self._steerable, actions, 0)
         intensity = self.trace.at(self._times)
         outcomes = self.backend.play(rows, actions)
         tagged = self._tagged.astype(np.bool_)
@@ -180,6 +182,15 @@ class World:
             rows=rows,
         )
 
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Which directives each lane's request allows, shape (lanes, n_directives).
+
+        Those that it forbids are played as L0. (The name is sb3-contrib's.)
+        """
+        masks = np.repeat(self._steerable[:, None], self.n_directives, axis=1)
+        masks[:, 0] = True
+        return masks
+
     def _draw(self) -> None:
         # An episode that runs past the trace's end goes on at its start.
         elapsed = self._starts + self._clock.elapsed_seconds()
@@ -189,13 +200,15 @@ class World:
         self._tagged = (of_tag < self._tag_share).astype(np.int64)
 
     def _observe(self) -> Array:
-        return observe(
+        seen = observe(
             self.featurizer,
             self._parts[self._tagged, self._rows],
             self.trace,
             self._times,
             self.backend.in_flight(self.lanes),
         )
+        self._steerable = self.featurizer.steerable(seen)
+        return seen
 
 
 class _Draws:

@@ -26,7 +26,7 @@ class Decision:
         directive: name in the bundle's catalogue.
         probability: of that directive under the policy (1 where it had no say).
         reason: "policy", or why the request was left alone: "opt_out", "format",
-            "unknown_model".
+            "unknown_model", "own_length".
         intensity: what the policy saw of the grid.
     """
 
@@ -80,6 +80,8 @@ class Decider:
         )
         request = self.bundle.featurizer.request(body["messages"], task)
         observation = np.concatenate([request[None], context], axis=1)
+        if not self.bundle.featurizer.steerable(observation)[0]:
+            return Decision(0, self.bundle.catalogue[0].name, 1.0, "own_length", reading)
         chance = self.bundle.policy.probabilities(observation)[0]
         if not np.isfinite(chance).all():
             raise ValueError("the policy gave no probabilities")

@@ -36,9 +36,9 @@ class Learned:
                 f"the bundle chooses {missing[0]!r}, for which the profile has no outcomes; it "
                 f"has {', '.join(names)}"
             )
-        chances = self.bundle.policy.probabilities(
-            scene.observations(self.bundle.featurizer, self.task_tags)
-        )
+        featurizer = self.bundle.featurizer
+        seen = scene.observations(featurizer, self.task_tags)
+        chances = self.bundle.policy.allowed(seen, featurizer.steerable(seen))
         table = np.zeros(scene.scores.shape)
         table[:, [names.index(name) for name in own]] = chances
         return table

@@ -154,3 +154,22 @@ def test_live_lanes_run_together_and_are_metered(llama):
     assert np.isfinite(rewards).all()
     assert (info["energy_joules"] > 0).all()
     assert info["completion_tokens"][0::2].mean() > 3 * info["completion_tokens"][1::2].mean()
+
+
+def test_a_request_with_a_length_of_its_own_is_played_at_l0(tmp_path):
+    kinds = {"free": "What is {n}?", "bound": "Explain {n} in two sentences."}
+    profile = made.profile(tmp_path, made.chats(40, kinds), lambda r, d: 1.0)
+    env = gymnasium.make_vec(REPLAY, num_envs=64, profile=profile)
+    env.reset(seed=0)
+    seen = set()
+    for _ in range(4):
+        masks = env.action_masks()
+        _, _, _, _, info = env.step(np.full(64, 2))
+        bound = ~masks[:, 1]
+        assert masks[:, 0].all()
+        assert set(info["completion_tokens"][bound]) <= {made.TOKENS["none"]}
+        assert set(info["completion_tokens"][~bound]) <= {made.TOKENS["very_brief"]}
+        tasks = np.array([profile.requests[row].task for row in info["row"]])
+        assert np.array_equal(bound, tasks == "bound")
+        seen |= set(tasks)
+    assert seen == set(kinds)

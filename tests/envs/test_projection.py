@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from envs.projection import WordProjection, word_projection
-from envs.structure import HEAD_CHARACTERS, STRUCTURE, Feature, read
+from envs.structure import HEAD_CHARACTERS, OWN_LENGTH, STRUCTURE, Feature, read
 
 FEATURES = (Feature("x", "ratio", -9, 9, "made"), Feature("y", "ratio", -9, 9, "made"))
 
@@ -72,6 +72,42 @@ def test_a_part_that_does_not_fit_is_named(name, array):
         del parts[name]
     with pytest.raises(ValueError, match=name):
         word_projection(made.vocabulary, made.features, parts)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Explain tides in 50 words or less.",
+        "Describe what a web developer does in three sentences.",
+        "Write a five sentence story about a king.",
+        "Be concise. Why is the sky blue?",
+        "Summarize it in one word: coding is fun",
+        "Give a detailed explanation of tides.",
+        "Explain briefly why it rains.",
+    ],
+)
+def test_a_wish_for_a_length_is_seen(text):
+    assert read(chat(text)).structure[OWN_LENGTH] == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Carl types at a speed of 50 words per minute. How long for 500?",
+        "Before returning, Hakim briefly perused the nails. Is that a fact?",
+        "Find the definition of a word: frugal",
+        "Each of 12 pages holds 2 photos. How many photos?",
+        "The wait is expected to be short. True?",
+        "Rewrite the sentence in the passive.",
+    ],
+)
+def test_words_about_length_are_no_wish(text):
+    assert read(chat(text)).structure[OWN_LENGTH] == 0
+
+
+def test_a_system_text_may_wish_for_a_length_too():
+    messages = [{"role": "system", "content": "Answer in one sentence."}, *chat("Why tides?")]
+    assert read(messages).structure[OWN_LENGTH] == 1
 
 
 def test_of_a_long_text_beginning_and_end_are_read():

@@ -101,6 +101,7 @@ def test_private_headers_stay_and_the_key_travels(upstream, gateway):
         ({"model": "another"}, {}, "unknown_model"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, {}, "format"),
         ({"response_format": {"type": "json_object"}}, {}, "format"),
+        ({"messages": [{"role": "user", "content": "Why? Be brief."}]}, {}, "own_length"),
     ],
 )
 def test_some_requests_are_left_alone_to_the_byte(upstream, gateway, changed, headers, reason):
