@@ -1,19 +1,18 @@
 """Multipliers of the per-task quality floors, driven by verdicts the policy does not train on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.config import PpoConfig
 from agents.policy import Policy
+from agents.prepared import Prepared
 from envs.carbon import HOUR_SECONDS, IntensityTrace
 from envs.errors import ConfigError
-from envs.features import Featurizer
 from envs.footprint import footprint_grams
-from envs.profile import Profile
 from envs.reward import untagged
-from envs.structure import Array
 from envs.world import observe
 
 Floats = NDArray[np.float64]
@@ -52,35 +51,18 @@ class Constraint:
     Args:
         prompts: with their verdicts.
         floors: least quality ratio by task.
-        initial: every multiplier at the start.
-        rate: lasting change of a multiplier's logarithm per unit of shortfall and step.
-        damping: its passing change per unit of shortfall.
-        confidence: standard errors that a ratio must lie above its floor: on few prompts
-            the best of many checkpoints is a lucky one.
-        safety: added to every floor, since a few prompts may all be right by luck.
+        config: for its `confidence`, since on few prompts the best of many checkpoints is a
+            lucky one, its `safety`, and how the multipliers move.
     """
 
-    def __init__(
-        self,
-        prompts: "Prompts",
-        floors: Mapping[str, float],
-        *,
-        initial: float,
-        rate: float,
-        damping: float,
-        confidence: float,
-        safety: float,
-    ) -> None:
+    def __init__(self, prompts: "Prompts", floors: Mapping[str, float], config: PpoConfig) -> None:
         self._prompts = prompts
+        self._config = config
         self._floors = {
             name: floor for task, floor in floors.items() for name in (task, untagged(task))
         }
         self._tasks = list(floors)
-        self._rate = rate
-        self._damping = damping
-        self._levels = dict.fromkeys(self._floors, float(np.log(initial)))
-        self._confidence = confidence
-        self._safety = safety
+        self._levels = dict.fromkeys(self._floors, float(np.log(config.initial_multiplier)))
         for task in floors:
             if not prompts.right_at_l0(task) > 0:
                 raise ConfigError(
@@ -94,9 +76,9 @@ class Constraint:
         ratios, bounds = {}, {}
         for task in self._tasks:
             for name, chosen in ((untagged(task), chance[0]), (task, chance[1])):
-                ratio, error = self._prompts.ratio(task, chosen)
+                ratio, error = self._prompts.ratio(self._judged_on(task), chosen)
                 ratios[name] = ratio
-                bounds[name] = ratio - self._confidence * error
+                bounds[name] = ratio - self._config.confidence * error
         return Validation(
             self._prompts.grams_ratio(chance),
             ratios,
@@ -104,6 +86,16 @@ class Constraint:
             tuple(float(x) for x in chance.mean(axis=(0, 1))),
             min(bound - self._floors[task] for task, bound in bounds.items()),
         )
+
+    def _judged_on(self, task: str) -> tuple[str, ...]:
+        return (task,) if self._config.floor_on == "task" else tuple(self._tasks)
+
+    @property
+    def multipliers(self) -> dict[str, float]:
+        """By task, and by `untagged(task)`, at the start."""
+        fixed = self._config.fixed_multiplier
+        start = self._config.initial_multiplier if fixed is None else fixed
+        return dict.fromkeys(self._floors, start)
 
     def moved(self, found: Validation) -> dict[str, float]:
         """The multipliers after a measurement, by a controller of their logarithms.
@@ -113,37 +105,29 @@ class Constraint:
         derivative. The sum alone swings about the floor; in logarithms, since tasks' prices
         of quality differ a hundredfold.
         """
+        if self._config.fixed_multiplier is not None:
+            return self.multipliers
         moved = {}
         for task, floor in self._floors.items():
-            shortfall = floor + self._safety - found.bound_by_task[task]
+            shortfall = floor + self._config.safety - found.bound_by_task[task]
             shortfall = float(np.clip(shortfall, -MOST_SHORTFALL, MOST_SHORTFALL))
-            level = self._levels[task] + self._rate * shortfall
+            level = self._levels[task] + self._config.dual_rate * shortfall
             self._levels[task] = float(np.clip(level, *LEVELS))
-            moved[task] = float(np.exp(self._levels[task] + self._damping * shortfall))
+            passing = self._config.dual_damping * shortfall
+            moved[task] = float(np.exp(self._levels[task] + passing))
         return moved
 
     def kept(self, found: Validation) -> bool:
         """Whether every floor holds with its confidence and safety."""
-        return found.worst_margin >= self._safety
+        return found.worst_margin >= self._config.safety
 
 
 class Prompts:
-    """Prompts spread over the trace's hours, each with its task's tag and without.
+    """A profile's prompts spread over the trace's hours, each without its task's tag and with."""
 
-    Args:
-        parts: what the policy sees of them, as `envs.world.both_parts` gives it.
-    """
-
-    def __init__(
-        self,
-        profile: Profile,
-        parts: Array,
-        featurizer: Featurizer,
-        trace: IntensityTrace,
-        quality: str,
-        seed: int,
-    ) -> None:
-        self.scores = profile.quality(quality)
+    def __init__(self, prepared: Prepared, trace: IntensityTrace, seed: int) -> None:
+        profile, featurizer, parts = prepared.known, prepared.featurizer, prepared.parts
+        self.scores = profile.quality(prepared.quality)
         known = ~np.isnan(self.scores).any(axis=1)
         self.rows = {task: profile.rows_of(task) & known for task in profile.tasks}
         count = len(self.scores)
@@ -183,12 +167,12 @@ class Prompts:
         """Expected footprint relative to always L0."""
         return float((self._grams * chance).sum() / self._grams[:, :, 0].sum())
 
-    def ratio(self, task: str, chance: Floats) -> tuple[float, float]:
-        """Quality relative to L0 under chances of shape (n, n_directives).
+    def ratio(self, tasks: Sequence[str], chance: Floats) -> tuple[float, float]:
+        """Quality of tasks together, relative to L0, under chances of shape (n, n_directives).
 
         With its standard error, by the delta method.
         """
-        rows = self.rows[task]
+        rows = np.any([self.rows[task] for task in tasks], axis=0)
         kept = (self.scores[rows] * chance[rows]).sum(axis=1)
         reference = self.scores[rows, 0]
         ratio = float(kept.sum() / reference.sum())

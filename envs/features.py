@@ -22,6 +22,9 @@ CONTEXT = (
     Feature("hour_cos", "cos", -1, 1, "hour of day (UTC), as an angle"),
 )
 
+# What a policy can be made to do without, to learn what it is worth.
+GROUPS = ("structure", "text", "tags", "load", "carbon")
+
 
 class Featurizer:
     """Turns chats and context into observations of float32, shape (n_features,).
@@ -50,6 +53,18 @@ class Featurizer:
     def names(self) -> tuple[str, ...]:
         """Component names in order."""
         return tuple(feature.name for feature in self.features)
+
+    @property
+    def groups(self) -> dict[str, slice]:
+        """Place of each of `GROUPS` among the components."""
+        first = len(self.features) - len(CONTEXT)
+        return {
+            "structure": slice(0, len(STRUCTURE)),
+            "text": self._learned,
+            "tags": slice(self._learned.stop, first),
+            "load": slice(first, first + 1),
+            "carbon": slice(first + 1, len(self.features)),
+        }
 
     def request(self, messages: Sequence[Message], task: str | None) -> Array:
         """The request's part, shape (n_features - len(CONTEXT),).

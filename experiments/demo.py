@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 from rich.console import Console
 
-from agents.ppo import PpoConfig
+from agents.config import PpoConfig
 from envs.carbon import HOUR_SECONDS, IntensityTrace, iso, synthetic_day
 from envs.directive import DEFAULT_CATALOGUE
 from envs.errors import UpstreamError

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from agents.bundle import Bundle, save_bundle
-from agents.ppo import TAG_SHARE, PpoConfig, Trained, Trainer
+from agents.config import PpoConfig
+from agents.ppo import TAG_SHARE, Trained, Trainer
 from envs.carbon import IntensityTrace, read_trace
 from envs.clock import WallClock
 from envs.directive import Catalogue, read_catalogue

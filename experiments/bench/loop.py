@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from agents.bundle import Bundle
+from agents.config import PpoConfig
 from agents.linear_program import best_fixed_mix
 from agents.methods.bundle import Learned
-from agents.ppo import PpoConfig
 from agents.scene import spread
 from envs.carbon import IntensityTrace, synthetic_day
 from envs.directive import DEFAULT_CATALOGUE

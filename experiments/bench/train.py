@@ -12,7 +12,7 @@ from pydantic import Field
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from agents.ppo import PpoConfig
+from agents.config import PpoConfig
 from envs.carbon import synthetic_day
 from envs.directive import DEFAULT_CATALOGUE
 from envs.profile import Profile

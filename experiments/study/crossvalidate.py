@@ -11,10 +11,10 @@ from pydantic import Field
 from rich.console import Console
 
 from agents.bundle import load_bundle
+from agents.config import PpoConfig
 from agents.methods import METHODS, method
 from agents.methods.bundle import Learned
 from agents.methods.method import TRAINED, Floats
-from agents.ppo import PpoConfig
 from agents.scene import Scene, spread
 from envs.carbon import read_traces
 from envs.directive import read_catalogue

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.bundle import MANIFEST
-from agents.ppo import PpoConfig
+from agents.config import PpoConfig
 from envs.carbon import IntensityTrace, joined, read_traces
 from envs.directive import Catalogue
 from envs.errors import ConfigError

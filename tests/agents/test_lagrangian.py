@@ -1,11 +1,14 @@
 import numpy as np
 import pytest
 
+from agents.config import PpoConfig
 from agents.lagrangian import Constraint, Prompts
 from agents.policy import Policy
+from agents.prepared import Prepared
 from envs.carbon import synthetic_day
+from envs.errors import ConfigError
 from envs.features import Featurizer
-from envs.reward import untagged
+from envs.reward import reward_from_profile, untagged
 from envs.workload import generate
 from envs.world import both_parts
 from tests import made
@@ -34,12 +37,13 @@ def prompts(tmp_path_factory):
     )
     featurizer = Featurizer(profile.tasks)
     parts = both_parts(featurizer, profile.requests)
-    return featurizer, Prompts(profile, parts, featurizer, synthetic_day(), "correct", 0)
+    reward = reward_from_profile(profile, 300.0, {})
+    prepared = Prepared(profile, profile, featurizer, parts, reward, "correct")
+    return featurizer, Prompts(prepared, synthetic_day(), 0)
 
 
 def constraint(prompts, **changed):
-    settings = {"initial": 2.0, "rate": 1.0, "damping": 10.0, "confidence": 1.0, "safety": 0.0}
-    return Constraint(prompts, {"arithmetic": FLOOR, "recall": FLOOR}, **(settings | changed))
+    return Constraint(prompts, {"arithmetic": FLOOR, "recall": 0.4}, PpoConfig(**changed))
 
 
 def test_fixed_directives_come_to_their_closed_form(prompts):
@@ -76,4 +80,27 @@ def test_multipliers_stay_within_reach_for_ever(prompts):
     found = moving.measure(policy(featurizer, (0, 50, 0)))
     for _ in range(500):
         moved = moving.moved(found)
-    assert 100 <= moved["recall"] < 1000
+    assert 100 <= moved["arithmetic"] < 1000
+    assert 0 < moved["recall"] <= 0.01
+
+
+def test_a_fixed_multiplier_stays(prompts):
+    featurizer, of = prompts
+    fixed = constraint(of, fixed_multiplier=0.0)
+    assert set(fixed.multipliers.values()) == {0.0}
+    assert fixed.moved(fixed.measure(policy(featurizer, (0, 50, 0)))) == fixed.multipliers
+
+
+def test_one_floor_for_all_lets_a_task_make_up_for_another(prompts):
+    featurizer, of = prompts
+    chosen = policy(featurizer, (20, 0, 0), [("recall", 2)])
+    alone = constraint(of).measure(chosen).ratio_by_task
+    together = constraint(of, floor_on="all").measure(chosen).ratio_by_task
+    assert (alone["arithmetic"], alone["recall"]) == pytest.approx((1, 0))
+    assert (together["arithmetic"], together["recall"]) == pytest.approx((0.5, 0.5))
+
+
+@pytest.mark.parametrize("wrong", [{"without": ("colour",)}, {"floor_on": "world"}])
+def test_an_unknown_choice_is_refused(wrong):
+    with pytest.raises(ConfigError, match="one of"):
+        PpoConfig(**wrong)

@@ -4,7 +4,8 @@ import torch
 from stable_baselines3 import PPO
 
 from agents.bundle import save_bundle
-from agents.ppo import PpoConfig, Trainer
+from agents.config import PpoConfig
+from agents.ppo import Trainer
 from agents.sb3 import Lanes, Normaliser, exported
 from envs.carbon import synthetic_day
 from envs.directive import DEFAULT_CATALOGUE

@@ -10,7 +10,7 @@ import openai
 import psutil
 import pytest
 
-from agents.ppo import PpoConfig
+from agents.config import PpoConfig
 from envs.carbon import synthetic_day
 from envs.directive import DEFAULT_CATALOGUE
 from envs.errors import ConfigError, UpstreamError

@@ -1,0 +1,90 @@
+"""What training makes of a profile: features of unseen prompts, expected quality, the reward."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from agents.expected import expected_quality
+from agents.text import fit_text, fold_of
+from envs.errors import ConfigError
+from envs.features import Featurizer
+from envs.profile import Profile
+from envs.reward import Reward, reward_from_profile
+from envs.structure import Array
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A profile ready to train on.
+
+    Nothing of a prompt's own verdict reaches the policy: neither its features nor its
+    reward. So the very prompts that it trains on can judge it by their verdicts.
+
+    Attributes:
+        known: the requests of tasks whose quality is known, with their verdicts.
+        expected: the same with quality as other prompts foretell it.
+        featurizer: fitted to all prompts; what serving uses.
+        parts: the prompts as if each were new, without and with tags, shape
+            (2, n, features before context).
+        reward: with the profile's references and floors.
+    """
+
+    known: Profile
+    expected: Profile
+    featurizer: Featurizer
+    parts: Array
+    reward: Reward
+    quality: str
+
+
+def prepare(
+    profile: Profile,
+    floors: Mapping[str, float],
+    mean_intensity_g_per_kwh: float,
+    *,
+    quality: str,
+    floor_on: str = "task",
+    seed: int = 0,
+) -> Prepared:
+    """Fit the features, foretell the quality, set the reward's references.
+
+    Args:
+        floor_on: "task": quality is relative to its task's L0; "all": to that of all
+            requests, so that a loss in one task can be made up in another.
+
+    Raises:
+        ConfigError: no task has a known quality; too few prompts.
+    """
+    known = with_known_quality(profile, quality)
+    text = fit_text(known, quality)
+    featurizer = Featurizer(known.tasks, text.whole)
+    parts = np.stack([text.parts(featurizer, known.requests, tags) for tags in (False, True)])
+    scores = known.quality(quality)
+    folds = np.array([fold_of(request) for request in known.requests])
+    tasks = np.array([request.task for request in known.requests])
+    expected = expected_quality(parts[1], scores, tasks, folds, seed)
+    reward = reward_from_profile(known, mean_intensity_g_per_kwh, dict(floors), quality)
+    if floor_on == "all":
+        overall = dict.fromkeys(reward.quality_l0, float(np.nanmean(scores[:, 0])))
+        reward = replace(reward, quality_l0=overall)
+    return Prepared(
+        known, known.with_quality(quality, expected), featurizer, parts, reward, quality
+    )
+
+
+def with_known_quality(profile: Profile, quality: str) -> Profile:
+    """The requests of tasks whose quality is known.
+
+    A task without references has no floor that could be kept: it is left out of
+    training, of floors and of savings alike, and serving sees it as an unknown task.
+    """
+    scores = profile.quality(quality)
+    rows = np.zeros(len(profile.requests), dtype=bool)
+    for task in profile.tasks:
+        of_task = profile.rows_of(task)
+        if not np.isnan(scores[of_task]).any(axis=1).all():
+            rows |= of_task
+    if not rows.any():
+        raise ConfigError(f"no task of the profile has a known quality {quality!r}")
+    return profile.select(rows)
