@@ -23,6 +23,7 @@ COMMANDS = {
         "experiments.study.crossvalidate:CrossValidate",
         "train and judge by folds: prompts never seen",
     ),
+    "ablate": ("experiments.study.ablate:Ablate", "what each part is worth: seeds x variants"),
     "reproduce": ("experiments.reproduce:REPRODUCTIONS", "published tables, side by side: sprout"),
     "serve": ("experiments.serve:Serve", "the hook in front of a Llama server"),
     "bench": (

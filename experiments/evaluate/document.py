@@ -46,6 +46,7 @@ def _method(found: Figures) -> dict[str, Any]:
         "carbon_saving_ci95": _ends(found.saving_pct),
         "excess_over_per_task_lp_pct": found.excess_pct.value,
         "excess_ci95": _ends(found.excess_pct),
+        "excess_by_task_pct": found.excess_by_task_pct,
         "grams_per_request": found.grams_per_request,
         "mean_completion_tokens": found.tokens_per_request,
         "mean_latency_seconds": found.seconds_per_request,

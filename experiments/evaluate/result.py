@@ -45,12 +45,14 @@ class Figures:
         saving_pct: footprint saved against always L0.
         excess_pct: saving beyond that of each task's own frontier of fixed mixes at the
             quality which the method reached there, weighted by the tasks' L0 footprint.
+        excess_by_task_pct: the same for each task alone, in points of its L0 footprint.
         chances: what it chose in the first repetition, shape (n, D).
     """
 
     knows: str
     saving_pct: Interval
     excess_pct: Interval
+    excess_by_task_pct: dict[str, float]
     grams_per_request: float
     tokens_per_request: float
     seconds_per_request: float
@@ -156,6 +158,7 @@ class _Sampled:
 
     saving_pct: Drawn
     excess_pct: Drawn
+    excess_by_task_pct: Floats
     ratio: dict[str, Drawn]
     by_task: dict[str, dict[str, Drawn]]
     counts: dict[str, dict[str, int]]
@@ -176,6 +179,7 @@ def _sampled(repeat: Repeat, resamples: int) -> dict[str, _Sampled]:
         return _Sampled(
             found(lambda of: _saving(columns, name, of)),
             found(lambda of: _excess(columns, name, repeat.scene.quality, of)),
+            _excess_by_task(columns, name, repeat.scene.quality, sums)[0],
             {kind: found(partial(_ratio, columns, name, kind)) for kind in columns.kinds},
             {
                 kind: {
@@ -206,11 +210,13 @@ def _figures(name: str, repeats: Sequence[Repeat], found: Sequence[_Sampled]) ->
         return averaged([pick(one) for one in found]).interval
 
     first = repeats[0]
+    by_task = np.mean([one.excess_by_task_pct for one in found], axis=0)
     shares = np.mean([repeat.scene.means(repeat.chances[name]) for repeat in repeats], axis=0)
     return Figures(
         first.knows[name],
         over(lambda one: one.saving_pct),
         over(lambda one: one.excess_pct),
+        dict(zip(first.scene.floors, by_task.tolist(), strict=True)),
         mean(lambda scene: scene.grams),
         mean(lambda scene: scene.profile.completion_tokens),
         mean(lambda scene: scene.profile.latency_seconds),
@@ -243,12 +249,20 @@ def _saving(columns: _Columns, name: str, of: Floats) -> Floats:
 
 def _excess(columns: _Columns, name: str, kind: str, of: Floats) -> Floats:
     """Points of saving beyond each task's frontier at the quality reached, shape (B,)."""
+    base = columns.of(0, GRAMS, of)
+    more: Floats = (_excess_by_task(columns, name, kind, of) * base).sum(axis=1)
+    whole: Floats = more / base.sum(axis=1)
+    return whole
+
+
+def _excess_by_task(columns: _Columns, name: str, kind: str, of: Floats) -> Floats:
+    """The same in points of each task's own L0 footprint, shape (B, tasks)."""
     grams = np.stack([columns.of(d, GRAMS, of) for d in columns.directives], axis=-1)
     scores = np.stack([columns.of(d, kind, of) for d in columns.directives], axis=-1)
     frontier = frontier_cost(grams, scores, columns.of(name, kind, of))
-    spent = columns.of(name, GRAMS, of)
-    more: Floats = 100 * (frontier - spent).sum(axis=1) / grams[..., 0].sum(axis=1)
-    return more
+    more = 100 * (frontier - columns.of(name, GRAMS, of))
+    by_task: Floats = more / np.where(grams[..., 0] > 0, grams[..., 0], 1.0)
+    return by_task
 
 
 def _ratio(columns: _Columns, name: str, kind: str, of: Floats) -> Floats:

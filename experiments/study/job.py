@@ -10,15 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.bundle import MANIFEST
+from agents.bundle import MANIFEST, Bundle
 from agents.config import PpoConfig
+from agents.ppo import Trained
 from envs.carbon import IntensityTrace, joined, read_traces
 from envs.directive import Catalogue
 from envs.errors import ConfigError
 from envs.profile import Profile
 from envs.profile_reader import read_profile
 from envs.request import Request
-from experiments.tracking import tracked
+from envs.upstream import Upstream
+from experiments.llama.server import EMBEDDED, llama_server
+from experiments.tracking import Run, tracked
 from experiments.train import TrainingJob
 
 RESULT = "result.json"
@@ -73,6 +76,7 @@ class Job:
         config: hyperparameters that differ from their defaults.
         directives: which of the profile's directives it may choose; none means all.
         train_share: share of the training prompts that it may use.
+        live: whether it continues on the embedded Llama, for `live_steps` requests.
     """
 
     variant: str
@@ -81,6 +85,7 @@ class Job:
     config: dict[str, Any] = field(default_factory=dict)
     directives: tuple[str, ...] = ()
     train_share: float = 1.0
+    live: bool = False
 
     @property
     def name(self) -> str:
@@ -93,7 +98,8 @@ class Job:
         Raises:
             TypeError: `config` has an unknown one.
         """
-        return PpoConfig(**{**self.config, "seed": self.seed})
+        given = {**self.config, "without": tuple(self.config.get("without", ()))}
+        return PpoConfig(**{**given, "seed": self.seed})
 
 
 def training_profile(data: Data, job: Job) -> Profile:
@@ -124,7 +130,7 @@ def run(data: Data, job: Job, folder: Path) -> None:
     settings = asdict(job) | {"data": {**asdict(data), "outcomes": data.outcomes.name}}
     settings["data"]["intensity"] = [path.name for path in data.intensity]
     with tracked(settings, folder / "tracking", group=data.group) as tracker:
-        bundle, trained = training.run(folder, tracker)
+        bundle, trained = _trained(training, job, folder, tracker)
     finished = {
         "job": asdict(job),
         "policy": bundle.version,
@@ -134,6 +140,16 @@ def run(data: Data, job: Job, folder: Path) -> None:
     draft = folder / f"{RESULT}.new"
     draft.write_text(json.dumps(finished, indent=1) + "\n", encoding="utf-8")
     draft.replace(folder / RESULT)
+
+
+def _trained(training: TrainingJob, job: Job, folder: Path, tracker: Run) -> tuple[Bundle, Trained]:
+    if not job.live:
+        return training.run(folder, tracker)
+    with (
+        llama_server(str(EMBEDDED), log=folder / "llama.log") as server,
+        Upstream(server.url, server.model) as upstream,
+    ):
+        return training.run(folder, tracker, upstream)
 
 
 def is_done(folder: Path, job: Job) -> bool:

@@ -1,0 +1,185 @@
+"""`sprout ablate`: what each part of the training is worth, one question a file."""
+
+import os
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import CliPositionalArg
+
+from agents.bundle import load_bundle
+from agents.config import PpoConfig
+from agents.methods.bundle import Learned
+from agents.scene import spread
+from envs.carbon import read_traces
+from envs.directive import read_catalogue
+from envs.errors import ConfigError
+from envs.profile_reader import read_profile
+from experiments.evaluate.checks import known_tasks
+from experiments.evaluate.result import judge
+from experiments.settings import Settings, floors_by_task, write_json
+from experiments.study.figure import draw
+from experiments.study.job import Data, Job, folds_of
+from experiments.study.page import write_page
+from experiments.study.pool import train_all
+from experiments.study.tidy import Row, aggregated, write_rows
+
+SHIPPED = Path(__file__).resolve().parent.parent / "ablations"
+
+
+class Variant(BaseModel):
+    """One way of training: hyperparameters of `PpoConfig`, and what it is given.
+
+    Attributes:
+        directives: which of the catalogue it may choose; none means all.
+        train_share: share of the training prompts.
+        live: continue on the embedded Llama for `live_steps` requests.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    ppo: dict[str, Any] = {}
+    directives: list[str] = []
+    train_share: float = Field(1.0, gt=0, le=1)
+    live: bool = False
+
+
+class Question(BaseModel):
+    """An ablation file: a question and the variants that answer it, the reference first."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    question: str
+    variants: dict[str, Variant] = Field(min_length=2)
+
+
+class Ablate(Settings):
+    """Train seeds x variants and compare them on prompts that they never saw.
+
+    Each seed is judged on one fold of the prompts, the same for all variants. What has been
+    trained stays in --out: the same command goes on where it was stopped.
+    """
+
+    file: CliPositionalArg[Path] = Field(
+        description=f"question (YAML), or the name of a shipped one: "
+        f"{', '.join(sorted(path.stem for path in SHIPPED.glob('*.yaml')))}"
+    )
+    outcomes: Path = Field(description="profile (Parquet)")
+    intensity: list[Path] = Field(min_length=1, description="intensity CSVs or folders of them")
+    zone: str | None = Field(None, description="one zone; default all that were given")
+    start: list[Annotated[int, Field(ge=0)]] = Field(
+        [], description="first hours of windows to judge in; default all hours"
+    )
+    hours: int = Field(720, ge=1, description="length of each window")
+    model: str | None = Field(None, description="whose rows of the profile to use")
+    directives: Path | None = Field(None, description="YAML catalogue; default the paper's three")
+    quality: Literal["correct", "preference"] = Field("correct", description="what floors are on")
+    floor: str = Field("0.95", description="least quality relative to L0: ratio, or YAML by task")
+    seeds: int = Field(5, ge=2)
+    folds: int = Field(5, ge=2, description="parts into which the prompts fall")
+    replay_steps: int = Field(PpoConfig.replay_steps, ge=1, description="steps of each training")
+    task_tags: bool = Field(True, description="whether policies see the tasks when judged")
+    workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    ray: str | None = Field(None, description="train on the Ray cluster at this address")
+    out: Path | None = Field(None, description="folder; default runs/ablate/QUESTION")
+    json_path: Path | None = Field(None, alias="json", description="machine-readable result")
+
+    def cli_cmd(self) -> None:
+        """Train what is missing, judge, draw, write."""
+        path = self.file if self.file.exists() else SHIPPED / f"{self.file}.yaml"
+        question = read_question(path)
+        out = self.out or Path("runs/ablate") / path.stem
+        catalogue = read_catalogue(self.directives)
+        profile = read_profile(self.outcomes, self.model, catalogue.names)
+        known = known_tasks(profile, self.quality)
+        floors = floors_by_task(self.floor, known, profile.tasks)
+        data = Data(
+            self.outcomes.resolve(),
+            tuple(trace.resolve() for trace in self.intensity),
+            self.zone,
+            self.model,
+            tuple(catalogue.to_rows()),
+            floors,
+            self.quality,
+            self.folds,
+            group=f"ablate-{path.stem}",
+        )
+        jobs = [
+            Job(
+                name,
+                seed,
+                seed % self.folds,
+                {"replay_steps": self.replay_steps} | variant.ppo,
+                tuple(variant.directives),
+                variant.train_share,
+                variant.live,
+            )
+            for name, variant in question.variants.items()
+            for seed in range(self.seeds)
+        ]
+        for job in jobs:
+            job.ppo()
+        self.save(out)
+        train_all(data, jobs, out, self.workers, self.ray)
+        rows = self._judged(jobs, out, floors)
+        write_rows(out / "runs.csv", rows)
+        summary = aggregated(rows, list(question.variants))
+        draw(summary, question.question, out / "ablation.png")
+        page = write_page(out / "ablation.md", question.question, summary, rows, self.quality)
+        write_json(
+            self.json_path, {"schema": 1, "question": question.question, **summary.to_json()}
+        )
+        print(page)
+        print(f"table, page and figure: {out}")
+
+    def _judged(self, jobs: list[Job], out: Path, floors: dict[str, float]) -> list[Row]:
+        profile = read_profile(self.outcomes, self.model)
+        folds = folds_of(profile, self.folds)
+        zones = read_traces(self.intensity)
+        traces = list(zones.values()) if self.zone is None else [zones[self.zone]]
+        rows = []
+        for job in jobs:
+            bundle = load_bundle(out / job.name)
+            scene = spread(
+                profile.select(folds == job.fold),
+                traces,
+                floors,
+                quality=self.quality,
+                starts=self.start,
+                hours=self.hours,
+                seed=job.seed,
+            )
+            # Enough for a value: intervals are over the seeds.
+            found = judge(scene, {"policy": Learned(bundle, self.task_tags)}, resamples=2)
+            rows.append(Row.of(job, found["policy"], scene))
+        return rows
+
+
+def read_question(path: Path) -> Question:
+    """The ablation file at `path`.
+
+    Raises:
+        ConfigError: it cannot be read, or names the field that is wrong.
+    """
+    try:
+        question = Question.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, yaml.YAMLError) as error:
+        names = ", ".join(sorted(shipped.stem for shipped in SHIPPED.glob("*.yaml")))
+        raise ConfigError(f"{path}: cannot be read ({error}); shipped are {names}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{path}: {place}: {first['msg']}") from error
+    known = {field.name for field in fields(PpoConfig)} - {"seed"}
+    for name, variant in question.variants.items():
+        unknown = sorted(set(variant.ppo) - known)
+        if unknown:
+            raise ConfigError(
+                f"{path}: variants.{name}.ppo: no hyperparameter {unknown[0]!r}; one of "
+                f"{', '.join(sorted(known))}"
+            )
+        if "/" in name:
+            raise ConfigError(f"{path}: variants.{name}: its name is a folder's; leave out the /")
+    return question
