@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from agents.policy import Policy
+from agents.policy import ACTIVATIONS, Policy
 from envs.directive import Catalogue
 from envs.errors import BundleError, DataError
 from envs.features import Featurizer
@@ -93,7 +93,10 @@ def save_bundle(
         ],
         "text": text,
         "network": {
-            "kind": "mlp-tanh",
+            "kind": "mlp",
+            "activation": policy.activation,
+            # JSON has no infinity.
+            "clip": policy.clip if policy.clip < float("inf") else None,
             "shapes": [list(weight.shape) for weight, _ in policy.layers],
         },
         **extra,
@@ -145,6 +148,7 @@ def load_bundle(folder: Path) -> Bundle:
     if names != featurizer.names:
         raise BundleError(f"{path}: features {names} are not this version's {featurizer.names}")
     policy = _policy(path, tensors, shapes, len(names), len(catalogue))
+    policy = replace(policy, **_form(path, manifest["network"]))
     version = hashlib.sha256(raw).hexdigest()[:12]
     return Bundle(version, policy, catalogue, featurizer, manifest)
 
@@ -182,6 +186,16 @@ def _verify(folder: Path, files: Mapping[str, str]) -> None:
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _form(path: Path, network: Mapping[str, Any]) -> dict[str, Any]:
+    """What the network does beside its weights."""
+    clip, activation = network.get("clip"), network.get("activation")
+    if activation not in ACTIVATIONS:
+        raise BundleError(f"{path}: activation {activation!r}; one of {', '.join(ACTIVATIONS)}")
+    if clip is not None and not (isinstance(clip, int | float) and clip > 0):
+        raise BundleError(f"{path}: clip {clip!r}; a number above 0, or null")
+    return {"activation": activation, "clip": float("inf") if clip is None else float(clip)}
 
 
 def _policy(

@@ -1,5 +1,6 @@
 """The policy's light runtime: a small network in NumPy, no torch."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,31 +9,42 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 # Normalised observations are cut here, so that one odd value cannot saturate the net.
 CLIP = 5.0
+ACTIVATIONS: dict[str, Callable[[Floats], Floats]] = {
+    "tanh": np.tanh,
+    "relu": lambda x: np.maximum(x, np.float32(0)),
+}
 
 
 @dataclass(frozen=True)
 class Policy:
     """Observation -> probability of each directive.
 
-    A multilayer perceptron with tanh between layers and softmax at the end, over
-    observations normalised as clip((x - mean) * scale, -5, 5).
+    A multilayer perceptron with an activation between layers and softmax at the end, over
+    observations normalised as clip((x - mean) * scale, -clip, clip).
 
     Attributes:
         mean, scale: shape (n_features,); scale 0 masks a feature that never varied
             in training.
         layers: (weight, bias) pairs, weights of shape (out, in); the last one gives
             the logits.
+        clip: infinity where observations were not cut in training.
+        activation: one of `ACTIVATIONS`.
     """
 
     mean: Floats
     scale: Floats
     layers: tuple[tuple[Floats, Floats], ...]
+    clip: float = CLIP
+    activation: str = "tanh"
 
     def probabilities(self, observations: NDArray[np.float32]) -> NDArray[np.float64]:
         """Shape (n, n_features) -> (n, n_directives); rows sum to 1."""
-        hidden = np.clip((observations - self.mean) * self.scale, -CLIP, CLIP)
+        hidden = (observations - self.mean) * self.scale
+        if self.clip < np.inf:
+            hidden = np.minimum(np.maximum(hidden, -self.clip), self.clip)
+        active = ACTIVATIONS[self.activation]
         for weight, bias in self.layers[:-1]:
-            hidden = np.tanh(hidden @ weight.T + bias)
+            hidden = active(hidden @ weight.T + bias)
         weight, bias = self.layers[-1]
         logits = (hidden @ weight.T + bias).astype(np.float64)
         logits -= logits.max(axis=1, keepdims=True)

@@ -18,6 +18,7 @@ COMMANDS = {
         "foreign outcomes: emnlp24-sprout, csv",
     ),
     "train": ("experiments.train:Train", "train a policy bundle from a profile"),
+    "bundle": ("experiments.from_sb3:BUNDLES", "policy bundles: from-sb3"),
     "evaluate": ("experiments.evaluate.command:Evaluate", "compare methods and policies, paired"),
     "crossvalidate": (
         "experiments.study.crossvalidate:CrossValidate",
