@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test check bench clean
+.PHONY: install demo test test-cluster check bench clean
 
 install: $(STAMP)
 
@@ -20,6 +20,10 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/pytest
+
+# Longer: on a Ray cluster of two nodes, started here.
+test-cluster: $(STAMP)
+	$(BIN)/pytest -m cluster
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -58,7 +58,8 @@ class DualCallback(BaseCallback):
         checkpoint = Checkpoint(
             policy, found, dict(self._multipliers), self._constraint.kept(found)
         )
-        if checkpoint.better_than(self.best):
+        # Floors that are only watched choose nothing: the last policy is taken.
+        if self._constraint.only_watches or checkpoint.better_than(self.best):
             self.best = checkpoint
         self._multipliers.update(self._constraint.moved(found))
         self._tracker.log(self._figures(found), self.steps_before + self.num_timesteps)

@@ -91,6 +91,11 @@ class Constraint:
         return (task,) if self._config.floor_on == "task" else tuple(self._tasks)
 
     @property
+    def only_watches(self) -> bool:
+        """Whether the multipliers are fixed, whatever is measured."""
+        return self._config.fixed_multiplier is not None
+
+    @property
     def multipliers(self) -> dict[str, float]:
         """By task, and by `untagged(task)`, at the start."""
         fixed = self._config.fixed_multiplier
@@ -105,7 +110,7 @@ class Constraint:
         derivative. The sum alone swings about the floor; in logarithms, since tasks' prices
         of quality differ a hundredfold.
         """
-        if self._config.fixed_multiplier is not None:
+        if self.only_watches:
             return self.multipliers
         moved = {}
         for task, floor in self._floors.items():

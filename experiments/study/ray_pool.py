@@ -4,6 +4,7 @@ The machines need this package installed, and no common disk.
 """
 
 import json
+import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -16,18 +17,17 @@ from experiments.study.job import RESULT, Data, Job, from_json, run, to_json
 from experiments.study.pool import TRIES
 
 Files = dict[str, bytes]
+CONNECT_SECONDS = 5.0
 
 
 def on_ray(data: Data, jobs: Sequence[Job], out: Path, address: str) -> Iterator[tuple[Job, str]]:
     """Jobs as they finish, with what was wrong or an empty text; lost workers' are retried.
 
     Raises:
-        ConfigError: there is no cluster at the address.
+        ConfigError: no cluster answers at the address.
     """
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level="error")
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"--ray {address}: no cluster ({str(error).splitlines()[0]})") from error
+    _check(address)
+    ray.init(address=address, log_to_driver=False, logging_level="error")
     try:
         work = ray.remote(num_cpus=1, max_retries=TRIES - 1)(worked)
         inputs = ray.put(_inputs(data))
@@ -43,6 +43,17 @@ def on_ray(data: Data, jobs: Sequence[Job], out: Path, address: str) -> Iterator
                 yield job, ""
     finally:
         ray.shutdown()
+
+
+def _check(address: str) -> None:
+    """Ask at the door: Ray itself would wait for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        raise ConfigError(f"--ray {address}: give HOST:PORT of the cluster's head")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ConfigError(f"--ray {address}: no cluster answers there ({error})") from error
 
 
 def worked(inputs: Files, written: str) -> Files:
