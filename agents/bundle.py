@@ -23,6 +23,7 @@ SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 TENSORS = "policy.safetensors"
 VOCABULARY = "vocabulary.json"
+PICKLES = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".zip", ".bin")
 REQUIRED = (
     *("schema_version", "catalogue", "tasks", "features", "text", "network", "model"),
     "files",
@@ -166,6 +167,12 @@ def _text(
 
 
 def _verify(folder: Path, files: Mapping[str, str]) -> None:
+    pickles = [path.name for path in sorted(folder.iterdir()) if path.suffix in PICKLES]
+    if pickles:
+        raise BundleError(
+            f"{folder / pickles[0]}: a bundle holds no pickles; remove it, or fetch the bundle "
+            "from whom you trust"
+        )
     if TENSORS not in files:
         raise BundleError(f"{folder / MANIFEST}: files does not list {TENSORS}")
     for name, digest in files.items():

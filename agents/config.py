@@ -31,6 +31,7 @@ class PpoConfig:
             clear its floor.
         floor_on: "task", or "all" for one floor on the mean over all requests.
         without: groups of features that the policy must not see.
+        patience: rollouts without a better policy after which training stops; 0 never.
         gamma: 0: a request's directive does not change the next request.
     """
 
@@ -55,6 +56,7 @@ class PpoConfig:
     safety: float = 0.0
     floor_on: str = "task"
     without: tuple[str, ...] = ()
+    patience: int = 0
     gamma: float = 0.0
     seed: int = 0
 

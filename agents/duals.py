@@ -1,13 +1,13 @@
 """The dual side of PPO-Lagrangian as an SB3 callback: floors measured, multipliers moved."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.lagrangian import Constraint, Validation
-from agents.policy import Policy
+from agents.resume import Best
 from agents.sb3 import Lanes, exported
 
 
@@ -18,51 +18,61 @@ class Tracker(Protocol):
         """Record named figures at an environment step."""
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """A policy with its validation figures and the multipliers of its step."""
-
-    policy: Policy
-    found: Validation
-    multipliers: dict[str, float]
-    kept: bool
-
-    def better_than(self, other: "Checkpoint | None") -> bool:
-        """Floors kept come first, then less carbon; without them, the nearer to keeping them."""
-        if other is None or self.kept != other.kept:
-            return other is None or self.kept
-        if self.kept:
-            return self.found.grams_ratio < other.found.grams_ratio
-        return self.found.worst_margin > other.found.worst_margin
-
-
 class DualCallback(BaseCallback):
-    """After each rollout: measure on validation prompts, move multipliers, keep the best."""
+    """After each rollout: measure the floors, move the multipliers, keep the best policy.
+
+    Args:
+        patience: rollouts without a better policy after which training stops; 0 never.
+        keep: called every `keep_every` rollouts with the model, to write a checkpoint.
+    """
 
     def __init__(
-        self, constraint: Constraint, multipliers: dict[str, float], tracker: Tracker
+        self,
+        constraint: Constraint,
+        multipliers: dict[str, float],
+        tracker: Tracker,
+        *,
+        patience: int = 0,
+        keep: Callable[[PPO], None] | None = None,
+        keep_every: int = 0,
     ) -> None:
         super().__init__()
         self._constraint = constraint
         self._multipliers = multipliers
         self._tracker = tracker
-        self.best: Checkpoint | None = None
+        self._patience = patience
+        self._keep = keep
+        self._keep_every = keep_every
+        self._rollouts = self._since_best = 0
+        self.best: Best | None = None
         self.steps_before = 0
 
+    @property
+    def steps(self) -> int:
+        """Environment steps in all."""
+        return self.steps_before + self.num_timesteps
+
     def _on_step(self) -> bool:
-        return True
+        # SB3 asks here; the floors were measured at the last rollout's end.
+        return not self._patience or self._since_best < self._patience
 
     def _on_rollout_end(self) -> None:
         policy = exported(self.model.policy)  # type: ignore[arg-type]
         found = self._constraint.measure(policy)
-        checkpoint = Checkpoint(
-            policy, found, dict(self._multipliers), self._constraint.kept(found)
-        )
+        kept = self._constraint.kept(found)
+        now = Best(policy, found, dict(self._multipliers), kept)
         # Floors that are only watched choose nothing: the last policy is taken.
-        if self._constraint.only_watches or checkpoint.better_than(self.best):
-            self.best = checkpoint
+        if self._constraint.only_watches or now.better_than(self.best):
+            self.best = now
+            self._since_best = 0
+        else:
+            self._since_best += 1
         self._multipliers.update(self._constraint.moved(found))
-        self._tracker.log(self._figures(found), self.steps_before + self.num_timesteps)
+        self._tracker.log(self._figures(found), self.steps)
+        self._rollouts += 1
+        if self._keep is not None and self._keep_every and not self._rollouts % self._keep_every:
+            assert isinstance(self.model, PPO)
+            self._keep(self.model)
 
     def _figures(self, found: Validation) -> dict[str, float]:
         env = self.training_env
@@ -72,7 +82,13 @@ class DualCallback(BaseCallback):
             "validation/grams_ratio": found.grams_ratio,
             "validation/worst_margin": found.worst_margin,
             **{f"validation/quality/{t}": r for t, r in found.ratio_by_task.items()},
+            **{f"violation/{t}": v for t, v in self._constraint.violations(found).items()},
             **{f"validation/share/{i}": s for i, s in enumerate(found.share)},
+            **{
+                f"share/{task}/{directive}": share
+                for task, shares in found.share_by_task.items()
+                for directive, share in enumerate(shares)
+            },
             **{f"multiplier/{t}": m for t, m in self._multipliers.items()},
             **{f"reward/{name}": float(values.mean()) for name, values in terms.items()},
         }

@@ -32,6 +32,7 @@ class Validation:
             under `untagged(task)` where it is not.
         bound_by_task: what that ratio is at least, with the confidence asked for.
         share: mean probability of each directive.
+        share_by_task: the same by task, tags shown or not as in `ratio_by_task`.
         worst_margin: least of (bound - floor) over tasks.
     """
 
@@ -39,6 +40,7 @@ class Validation:
     ratio_by_task: dict[str, float]
     bound_by_task: dict[str, float]
     share: tuple[float, ...]
+    share_by_task: dict[str, list[float]]
     worst_margin: float
 
 
@@ -73,17 +75,19 @@ class Constraint:
     def measure(self, policy: Policy) -> Validation:
         """Expected figures of `policy`."""
         chance = self._prompts.chances(policy)
-        ratios, bounds = {}, {}
+        ratios, bounds, shares = {}, {}, {}
         for task in self._tasks:
             for name, chosen in ((untagged(task), chance[0]), (task, chance[1])):
                 ratio, error = self._prompts.ratio(self._judged_on(task), chosen)
                 ratios[name] = ratio
                 bounds[name] = ratio - self._config.confidence * error
+                shares[name] = chosen[self._prompts.rows[task]].mean(axis=0).tolist()
         return Validation(
             self._prompts.grams_ratio(chance),
             ratios,
             bounds,
             tuple(float(x) for x in chance.mean(axis=(0, 1))),
+            shares,
             min(bound - self._floors[task] for task, bound in bounds.items()),
         )
 
@@ -121,6 +125,19 @@ class Constraint:
             passing = self._config.dual_damping * shortfall
             moved[task] = float(np.exp(self._levels[task] + passing))
         return moved
+
+    @property
+    def levels(self) -> dict[str, float]:
+        """Logarithms of the multipliers in the long run: what a checkpoint has to keep."""
+        return dict(self._levels)
+
+    def restore(self, levels: Mapping[str, float]) -> None:
+        """Go on from a checkpoint's levels."""
+        self._levels.update(levels)
+
+    def violations(self, found: Validation) -> dict[str, float]:
+        """By how much each floor is missed with its confidence; 0 where it is kept."""
+        return {t: max(0.0, floor - found.bound_by_task[t]) for t, floor in self._floors.items()}
 
     def kept(self, found: Validation) -> bool:
         """Whether every floor holds with its confidence and safety."""

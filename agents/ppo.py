@@ -4,6 +4,7 @@ import copy
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,17 +16,19 @@ from agents.duals import DualCallback, Tracker
 from agents.lagrangian import Constraint, Prompts, Validation
 from agents.policy import Policy
 from agents.prepared import prepare
+from agents.resume import Progress, load_progress, save_progress
 from agents.sb3 import Lanes, Normaliser, normalisation
 from envs.carbon import IntensityTrace
 from envs.clock import SteppedClock
 from envs.features import Featurizer
 from envs.llama2 import Llama2VectorEnv
-from envs.profile import Profile
+from envs.profile import Profile, fingerprint
 from envs.replay import ReplayBackend
 from envs.world import World, observe
 
 # Share of training requests that show their task's tag.
 TAG_SHARE = 0.5
+CHECKPOINT_ROLLOUTS = 25
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,10 @@ class Trainer:
         config: PpoConfig,
         tracker: Tracker,
         quality: str = "correct",
+        checkpoints: Path | None = None,
     ) -> None:
         self._config = config
+        self._checkpoints = checkpoints
         self._trace = trace
         self._prepared = prepare(
             profile,
@@ -75,11 +80,54 @@ class Trainer:
         )
         self.featurizer, self.reward = self._prepared.featurizer, self._prepared.reward
         prompts = Prompts(self._prepared, trace, config.seed)
-        constraint = Constraint(prompts, self.reward.floors, config)
-        self.reward.multipliers = constraint.multipliers
-        self._duals = DualCallback(constraint, self.reward.multipliers, tracker)
+        self._constraint = Constraint(prompts, self.reward.floors, config)
+        self.reward.multipliers = self._constraint.multipliers
+        self._duals = DualCallback(
+            self._constraint,
+            self.reward.multipliers,
+            tracker,
+            patience=config.patience,
+            keep=None if checkpoints is None else self._keep,
+            keep_every=CHECKPOINT_ROLLOUTS,
+        )
         self._weights: Mapping[str, Any] | None = None
+        self._resumed: Progress | None = None
         self._seconds = 0.0
+
+    def resume(self) -> int:
+        """Go on from the last checkpoint of the replay; returns its steps.
+
+        Raises:
+            DataError: there is none, or it is another training's.
+        """
+        if self._checkpoints is None:
+            raise ValueError("this trainer has no checkpoints")
+        progress = load_progress(self._checkpoints, self._identity())
+        self._resumed = progress
+        self._duals.best = progress.best
+        self._constraint.restore(progress.levels)
+        self.reward.multipliers.update(progress.multipliers)
+        return progress.steps
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "data": fingerprint(self._prepared.known),
+            "floors": self.reward.floors,
+            "settings": asdict(self._config),
+        }
+
+    def _keep(self, model: PPO) -> None:
+        assert self._checkpoints is not None
+        assert self._duals.best is not None
+        save_progress(
+            self._checkpoints,
+            model,
+            self._duals.best,
+            self._constraint.levels,
+            self.reward.multipliers,
+            model.num_timesteps,
+            self._identity(),
+        )
 
     def replay(self) -> None:
         """Train on the replay of the training prompts."""
@@ -112,7 +160,7 @@ class Trainer:
             self.featurizer,
             best.found,
             best.multipliers,
-            self._duals.steps_before + self._duals.num_timesteps,
+            self._duals.steps,
             best.kept,
             self._seconds,
         )
@@ -137,8 +185,16 @@ class Trainer:
         if self._weights is not None:
             model.policy.load_state_dict(self._weights)
         self._duals.steps_before += self._duals.num_timesteps
+        if (progress := self._resumed) is not None:
+            model.policy.load_state_dict(progress.weights)
+            model.policy.optimizer.load_state_dict(dict(progress.optimiser))
+            model.num_timesteps = progress.steps
+            steps = max(0, steps - progress.steps)
+            # Other random numbers than the first part's.
+            model.set_random_seed(config.seed + progress.steps)
         started = time.perf_counter()
-        model.learn(steps, callback=self._duals)
+        model.learn(steps, callback=self._duals, reset_num_timesteps=self._resumed is None)
+        self._resumed = None
         self._seconds += time.perf_counter() - started
         self._weights = copy.deepcopy(model.policy.state_dict())
 

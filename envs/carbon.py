@@ -204,6 +204,23 @@ def read_trace(path: Path | None, zone: str | None = None) -> IntensityTrace:
     return traces[zone]
 
 
+def chosen_trace(paths: Sequence[Path], zone: str | None) -> IntensityTrace:
+    """One zone's trace, or those of all zones joined; no path means the synthetic day.
+
+    Raises:
+        DataError: a file is wrong, the zone is not there, or the zones cannot be joined.
+    """
+    if not paths:
+        return synthetic_day()
+    traces = read_traces(paths)
+    if zone is None:
+        return joined(list(traces.values()))
+    if zone not in traces:
+        given = ", ".join(str(path) for path in paths)
+        raise DataError(given, f"no zone {zone!r}", f"name one of {', '.join(sorted(traces))}")
+    return traces[zone]
+
+
 def read_traces(paths: Iterable[Path]) -> dict[str, IntensityTrace]:
     """Traces by zone, from CSV files in either format or folders of them.
 

@@ -1,5 +1,6 @@
 """The profile: outcomes of a workload under every directive, one Parquet row a pair."""
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -115,6 +116,16 @@ class Profile:
         """Recorded outcomes of requests `rows` under `actions`, each shape (n,)."""
         arrays = {name: getattr(self, name)[rows, actions] for name in ARRAYS}
         return Outcomes(**arrays, energy_method=self.energy_method)
+
+
+def fingerprint(profile: Profile) -> str:
+    """SHA-256 over the profile's prompts and outcomes."""
+    digest = hashlib.sha256()
+    for request in profile.requests:
+        digest.update(request.prompt_hash.encode())
+    for name in ARRAYS:
+        digest.update(np.ascontiguousarray(getattr(profile, name)).tobytes())
+    return digest.hexdigest()
 
 
 def profile_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:

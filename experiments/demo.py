@@ -25,7 +25,8 @@ from experiments.profile import record
 from experiments.report import Comparison, compare, show, write_report
 from experiments.settings import Settings, floors_by_task, write_json
 from experiments.tracking import tracked
-from experiments.train import TrainingJob, report
+from experiments.train import report
+from experiments.training import TrainingJob
 
 DAY_SECONDS = 24 * HOUR_SECONDS
 # Seconds between requests: a day of requests passes in some twenty seconds.

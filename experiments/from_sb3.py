@@ -11,9 +11,9 @@ from agents.checkpoint import read_policy
 from envs.directive import read_catalogue
 from envs.errors import ConfigError, DataError
 from envs.features import Featurizer
+from envs.profile import fingerprint
 from envs.profile_reader import read_profile
 from experiments.settings import Settings
-from experiments.train import fingerprint
 
 
 class FromSb3(Settings):

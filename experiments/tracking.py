@@ -1,10 +1,12 @@
 """W&B tracking, or none: `WANDB_MODE` is respected, and offline is the default without a key."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
+
+RUN_ID = "run-id"
 
 
 class Run(Protocol):
@@ -16,8 +18,14 @@ class Run(Protocol):
     def summarise(self, figures: Mapping[str, Any]) -> None:
         """Record the run's final figures."""
 
-    def artifact(self, name: str, kind: str, folder: Path) -> None:
-        """Keep the files of a folder as a versioned artifact."""
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Record a table."""
+
+    def picture(self, name: str, path: Path) -> None:
+        """Record a picture."""
+
+    def artifact(self, name: str, kind: str, files: Sequence[Path], made_of: Any = None) -> None:
+        """Keep files as a versioned artifact; `made_of` says from what, by digests."""
 
 
 class NullRun:
@@ -29,7 +37,13 @@ class NullRun:
     def summarise(self, figures: Mapping[str, Any]) -> None:
         """Nothing."""
 
-    def artifact(self, name: str, kind: str, folder: Path) -> None:
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Nothing."""
+
+    def picture(self, name: str, path: Path) -> None:
+        """Nothing."""
+
+    def artifact(self, name: str, kind: str, files: Sequence[Path], made_of: Any = None) -> None:
         """Nothing."""
 
 
@@ -47,23 +61,40 @@ class WandbRun:
         """Write into the run's summary."""
         self._run.summary.update(dict(figures))
 
-    def artifact(self, name: str, kind: str, folder: Path) -> None:
-        """Log the files of `folder` as an artifact of type `kind`."""
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Log a W&B table."""
         import wandb
 
-        artifact = wandb.Artifact(name, type=kind)
-        for file in sorted(folder.iterdir()):
-            if file.is_file():
-                artifact.add_file(str(file))
+        self._run.log({name: wandb.Table(list(columns), [list(row) for row in rows])})
+
+    def picture(self, name: str, path: Path) -> None:
+        """Log an image."""
+        import wandb
+
+        self._run.log({name: wandb.Image(str(path))})
+
+    def artifact(self, name: str, kind: str, files: Sequence[Path], made_of: Any = None) -> None:
+        """Log files as an artifact of type `kind`."""
+        import wandb
+
+        artifact = wandb.Artifact(name, type=kind, metadata=made_of)
+        for file in files:
+            artifact.add_file(str(file))
         self._run.log_artifact(artifact)
 
 
 @contextmanager
-def tracked(configuration: Mapping[str, Any], folder: Path, group: str) -> Iterator[Run]:
+def tracked(
+    configuration: Mapping[str, Any], folder: Path, group: str, *, resume: bool = False
+) -> Iterator[Run]:
     """A W&B run with `configuration`, its files under `folder`.
 
     `WANDB_MODE=disabled` gives a run that tracks nothing. Unset, the mode is online
     where a key is set (WANDB_API_KEY) and offline otherwise (`wandb sync` later).
+
+    Args:
+        group: runs of one study stand together; WANDB_RUN_GROUP goes before it.
+        resume: go on with the run that `folder` holds, under its id.
     """
     mode = os.environ.get("WANDB_MODE") or (
         "online" if os.environ.get("WANDB_API_KEY") else "offline"
@@ -77,12 +108,17 @@ def tracked(configuration: Mapping[str, Any], folder: Path, group: str) -> Itera
     import wandb
 
     folder.mkdir(parents=True, exist_ok=True)
+    known = folder / RUN_ID
+    run_id = known.read_text(encoding="utf-8").strip() if resume and known.exists() else None
     settings = wandb.Settings(mode=mode, silent=True, console="off")
     with wandb.init(
         project=os.environ.get("WANDB_PROJECT", "sprout-rl"),
-        group=group,
+        group=os.environ.get("WANDB_RUN_GROUP", group),
         dir=str(folder),
         config=dict(configuration),
+        id=run_id,
+        resume="allow" if run_id else None,
         settings=settings,
     ) as run:
+        known.write_text(run.id, encoding="utf-8")
         yield WandbRun(run)

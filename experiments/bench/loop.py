@@ -28,7 +28,7 @@ from experiments.profile import record
 from experiments.settings import Settings, floors_by_task, write_json
 from experiments.statistics import Interval, ratio_of_means
 from experiments.tracking import tracked
-from experiments.train import TrainingJob
+from experiments.training import TrainingJob
 
 
 class LoopBench(Settings):

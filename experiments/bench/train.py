@@ -20,7 +20,7 @@ from envs.profile_reader import read_profile
 from experiments.bench.env import REPLAY, made_up
 from experiments.settings import Settings, write_json
 from experiments.tracking import NullRun
-from experiments.train import TrainingJob
+from experiments.training import TrainingJob
 
 SCALARS = 8
 

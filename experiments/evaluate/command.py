@@ -1,7 +1,8 @@
 """`sprout evaluate`: what methods and trained policies save, and what quality it costs."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from rich.console import Console
@@ -13,14 +14,16 @@ from agents.methods.method import Method
 from agents.scene import spread
 from envs.carbon import IntensityTrace, read_traces
 from envs.errors import ConfigError, DataError
+from envs.profile import Profile, fingerprint
 from envs.profile_reader import read_profile
 from experiments.evaluate.checks import known_tasks, left_out, overlaps, unseen_only
-from experiments.evaluate.document import document
+from experiments.evaluate.document import METHOD_COLUMNS, document, method_rows
 from experiments.evaluate.figures import draw
 from experiments.evaluate.mixes import chosen_mix
 from experiments.evaluate.result import judge
 from experiments.evaluate.table import means_table, table
 from experiments.settings import Settings, floors_by_task, write_json
+from experiments.tracking import tracked
 
 
 class Evaluate(Settings):
@@ -93,7 +96,9 @@ class Evaluate(Settings):
         # Written before it is printed: whoever reads the screen may hang up.
         pictures = draw(scene, figures, self.out)
         self.save(self.out)
-        write_json(self.json_path, document(scene, figures, self.mix, warnings))
+        result = document(scene, figures, self.mix, warnings)
+        write_json(self.json_path, result)
+        self._track(profile, bundles, result, pictures)
         console = Console()
         for warning in warnings:
             console.print(f"[yellow]warning: {warning}")
@@ -101,6 +106,24 @@ class Evaluate(Settings):
             table(scene, figures), "", means_table(profile.tokens_method, figures), "", sep="\n"
         )
         console.print(f"figures: {', '.join(str(picture) for picture in pictures)}")
+
+    def _track(
+        self,
+        profile: Profile,
+        bundles: Mapping[str, Bundle],
+        result: Mapping[str, Any],
+        pictures: Sequence[Path],
+    ) -> None:
+        """The evaluation as a run: its table, its pictures, and which policies it judged."""
+        made_of = {
+            "profile_sha256": fingerprint(profile),
+            "policies": {name: bundle.version for name, bundle in bundles.items()},
+        }
+        settings = self.model_dump(mode="json") | {"inputs": made_of}
+        with tracked(settings, self.out / "tracking", group="evaluate") as run:
+            run.table("methods", METHOD_COLUMNS, method_rows(result))
+            for picture in pictures:
+                run.picture(picture.stem, picture)
 
     def _traces(self) -> list[IntensityTrace]:
         by_zone = read_traces(self.intensity)

@@ -39,6 +39,27 @@ def document(
     }
 
 
+METHOD_COLUMNS = (
+    *("method", "knows", "carbon_saving_pct", "excess_over_per_task_lp_pct", "quality_ratio"),
+    *("worst_task", "worst_ratio"),
+)
+
+
+def method_rows(result: Mapping[str, Any]) -> list[list[Any]]:
+    """A document's methods as rows of `METHOD_COLUMNS`."""
+    rows = []
+    for name, found in result["methods"].items():
+        kept = found["quality"][result["quality"]]
+        floors = result["floors"]
+        task, worst = min(
+            kept["by_task"].items(), key=lambda item: item[1]["ratio"] - floors[item[0]]
+        )
+        saved, excess = found["carbon_saving_pct"], found["excess_over_per_task_lp_pct"]
+        row = [name, found["knows"], saved, excess, kept["ratio"], task, worst["ratio"]]
+        rows.append(row)
+    return rows
+
+
 def _method(found: Figures) -> dict[str, Any]:
     return {
         "knows": found.knows,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from agents.bundle import MANIFEST, Bundle
 from agents.config import PpoConfig
 from agents.ppo import Trained
-from envs.carbon import IntensityTrace, joined, read_traces
+from envs.carbon import IntensityTrace, chosen_trace
 from envs.directive import Catalogue
 from envs.errors import ConfigError
 from envs.profile import Profile
@@ -22,7 +22,7 @@ from envs.request import Request
 from envs.upstream import Upstream
 from experiments.llama.server import EMBEDDED, llama_server
 from experiments.tracking import Run, tracked
-from experiments.train import TrainingJob
+from experiments.training import TrainingJob
 
 RESULT = "result.json"
 
@@ -63,8 +63,7 @@ class Data:
 
     def trace(self) -> IntensityTrace:
         """The hours to train on."""
-        by_zone = read_traces(self.intensity)
-        return joined(list(by_zone.values())) if self.zone is None else by_zone[self.zone]
+        return chosen_trace(self.intensity, self.zone)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from experiments.bench.loop import judge
 from experiments.hook import hook
 from experiments.profile import record
 from experiments.tracking import NullRun, tracked
-from experiments.train import TrainingJob
+from experiments.training import TrainingJob
 
 FLOORS = dict.fromkeys(("arithmetic", "choice", "recall", "sequence"), 0.95)
 

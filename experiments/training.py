@@ -1,0 +1,217 @@
+"""One training: from a profile to a bundle, tracked; on the replay, then on a live server."""
+
+import hashlib
+import importlib.metadata
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import Progress
+
+from agents.bundle import MANIFEST, Bundle, save_bundle
+from agents.config import PpoConfig
+from agents.ppo import TAG_SHARE, Trained, Trainer
+from envs.carbon import IntensityTrace
+from envs.clock import WallClock
+from envs.directive import Catalogue
+from envs.errors import ConfigError
+from envs.live import LiveBackend
+from envs.meters.choose import choose_meter
+from envs.profile import Profile, fingerprint
+from envs.upstream import Upstream
+from envs.workload import generate
+from envs.world import World
+from experiments.tracking import Run
+
+LIVE_CLOCK_SPEED = 3600.0
+CHECKPOINT = "checkpoint"
+TASK_COLUMNS = ("task", "quality_ratio", "lower_bound", "multiplier", "directive_share")
+VERSIONED = ("numpy", "torch", "stable-baselines3", "gymnasium", "transformers", "safetensors")
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """One training: data, floors and hyperparameters."""
+
+    profile: Profile
+    catalogue: Catalogue
+    trace: IntensityTrace
+    floors: dict[str, float]
+    config: PpoConfig
+    quality: str = "correct"
+
+    def run(
+        self, out: Path, run: Run, upstream: Upstream | None = None, *, resume: bool = False
+    ) -> tuple[Bundle, Trained]:
+        """Train, write the bundle to `out` and log it as an artifact.
+
+        Args:
+            upstream: live server to continue on for `config.live_steps` requests.
+            resume: go on from the last checkpoint of the replay in `out`.
+        """
+        # Nets this small run fastest on one thread.
+        torch.set_num_threads(1)
+        # Before the long part, so that what cannot work says so at once.
+        backend = self._live_backend(upstream) if upstream and self.config.live_steps else None
+        live: dict[str, Any] = {}
+        with Progress() as progress:
+            total = self.config.replay_steps + self.config.live_steps * (backend is not None)
+            watched = _Watched(run, progress, total)
+            trainer = Trainer(
+                *(self.profile, self.trace, self.floors, self.config, watched, self.quality),
+                checkpoints=out / CHECKPOINT,
+            )
+            if resume:
+                trainer.resume()
+            trainer.replay()
+            if backend is not None:
+                live = self._live(trainer, backend)
+        trained = trainer.result()
+        bundle = save_bundle(
+            out,
+            trained.policy,
+            self.catalogue,
+            trained.featurizer,
+            self.profile.model,
+            self._manifest(trainer, trained) | {"live": live},
+        )
+        run.summarise({"floors_kept": trained.floors_kept, **_figures(trained)})
+        run.table("validation", TASK_COLUMNS, _by_task(trained, self.catalogue.names))
+        files = [out / MANIFEST, *(out / name for name in bundle.manifest["files"])]
+        run.artifact("policy-bundle", "policy", files, inputs(self.profile, self.trace))
+        return bundle, trained
+
+    def _live_backend(self, upstream: Upstream) -> LiveBackend:
+        """Fresh requests of the profile's tasks, on the live server."""
+        seen = {request.prompt_hash for request in self.profile.requests}
+        per_task = -(-self.config.live_steps // len(self.profile.tasks))
+        requests = [
+            request
+            for request in generate(per_task, self.config.seed + 7919, exclude=seen)
+            if request.task in self.profile.tasks
+        ]
+        if not requests:
+            raise ConfigError(
+                "live training draws generated requests, and the profile has other tasks "
+                f"({', '.join(self.profile.tasks)}); leave out --upstream"
+            )
+        return LiveBackend(upstream, choose_meter(upstream.url), self.catalogue, requests)
+
+    def _live(self, trainer: Trainer, backend: LiveBackend) -> dict[str, Any]:
+        """Continue training live; returns how many requests that took, and their prompts."""
+        before = trainer.result().steps
+        trainer.live(
+            World(
+                backend,
+                trainer.featurizer,
+                self.trace,
+                trainer.reward,
+                WallClock(LIVE_CLOCK_SPEED),
+                n_directives=len(self.catalogue),
+                lanes=self.config.live_lanes,
+                tag_share=TAG_SHARE,
+            )
+        )
+        return {
+            "requests": trainer.result().steps - before,
+            "prompt_hashes": [request.prompt_hash for request in backend.requests],
+        }
+
+    def _manifest(self, trainer: Trainer, trained: Trained) -> dict[str, Any]:
+        joules = self.profile.energy_joules
+        tokens = self.profile.completion_tokens
+        return {
+            "quality": self.quality,
+            "floors": trainer.reward.floors,
+            "multipliers": trained.multipliers,
+            "training": trainer.configuration(),
+            "intensity": {"zone": self.trace.zone, "source": Path(self.trace.source).name},
+            "validation": _figures(trained) | {"floors_kept": trained.floors_kept},
+            "energy": {
+                "method": self.profile.energy_method,
+                "joules_per_completion_token": float(joules.sum() / max(1.0, tokens.sum())),
+            },
+            "data": {
+                "fingerprint": fingerprint(self.profile),
+                "prompt_hashes": [request.prompt_hash for request in self.profile.requests],
+            },
+            "versions": {name: _version(name) for name in VERSIONED},
+            "git_commit": _commit(),
+        }
+
+
+class _Watched:
+    """Passes figures on to a run and moves a progress bar."""
+
+    def __init__(self, run: Run, progress: Progress, total: int) -> None:
+        self._run = run
+        self._progress = progress
+        self._bar = progress.add_task("train", total=total)
+
+    def log(self, figures: Mapping[str, float], step: int) -> None:
+        self._run.log(figures, step)
+        saved = 100 * (1 - figures["validation/grams_ratio"])
+        self._progress.update(self._bar, completed=step, description=f"train, saving {saved:.0f}%")
+
+
+def inputs(profile: Profile, trace: IntensityTrace) -> dict[str, str]:
+    """Digests of what a policy is made of: the lineage, where artifacts cannot be linked."""
+    return {
+        "profile_sha256": fingerprint(profile),
+        "intensity_sha256": hashlib.sha256(trace.g_per_kwh.tobytes()).hexdigest(),
+        "intensity_zone": trace.zone,
+    }
+
+
+def _by_task(trained: Trained, directives: Sequence[str]) -> list[list[Any]]:
+    found = trained.validation
+    return [
+        [
+            task,
+            ratio,
+            found.bound_by_task[task],
+            trained.multipliers[task],
+            ", ".join(
+                f"{name} {share:.3f}"
+                for name, share in zip(directives, found.share_by_task[task], strict=True)
+            ),
+        ]
+        for task, ratio in found.ratio_by_task.items()
+    ]
+
+
+def _figures(trained: Trained) -> dict[str, Any]:
+    found = trained.validation
+    return {
+        "grams_ratio": found.grams_ratio,
+        "quality_ratio_by_task": found.ratio_by_task,
+        "directive_share": list(found.share),
+        "worst_margin": found.worst_margin,
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    root = Path(__file__).resolve().parent.parent
+    # An installed package may lie inside somebody else's repository.
+    if not (root / ".git").exists():
+        return None
+    try:
+        result = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:
+        return None
+    return result.stdout.strip() or None

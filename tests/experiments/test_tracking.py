@@ -1,0 +1,99 @@
+"""An offline run's files, read back as `wandb sync` reads them."""
+
+import json
+import struct
+
+import pytest
+from wandb.proto.wandb_internal_pb2 import Record
+
+from experiments.cli import main
+from tests import made
+from tests.experiments.test_evaluate import write_trace
+
+KINDS = {"lookup": "What is item {n}?", "proof": "Explain why {n} is so. Show all steps."}
+BLOCK = 32768
+
+
+def records(path):
+    """Records of a .wandb file: LevelDB's log format after a header of 7 bytes."""
+    data = path.read_bytes()
+    place, parts = 7, []
+    while place + 7 <= len(data):
+        left = BLOCK - place % BLOCK
+        if left < 7:
+            place += left
+            continue
+        size, kind = struct.unpack_from("<HB", data, place + 4)
+        parts.append(data[place + 7 : place + 7 + size])
+        place += 7 + size
+        if kind in (1, 4):
+            record = Record()
+            record.ParseFromString(b"".join(parts))
+            yield record
+            parts = []
+
+
+def read_back(folder):
+    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    run, history, artifacts = None, [], []
+    for record in records(path):
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            run = record.run
+        elif kind == "history":
+            items = record.history.item
+            history.append(
+                {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in items}
+            )
+        elif kind == "artifact" or (kind == "request" and record.request.HasField("log_artifact")):
+            artifacts.append(
+                record.artifact if kind == "artifact" else record.request.log_artifact.artifact
+            )
+    config = {c.key: json.loads(c.value_json) for c in run.config.update}
+    return run, config, history, artifacts
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+
+
+def test_an_offline_run_holds_configuration_curves_and_artifact(tmp_path, offline):
+    requests = made.chats(30, KINDS)
+    made.profile(tmp_path, requests, lambda r, d: float(r.task == "lookup" or d == "none"))
+    write_trace(tmp_path / "trace.csv")
+    out = tmp_path / "policy"
+    command = ["train", "--outcomes", str(tmp_path / "profile.parquet"), "--out", str(out)]
+    command += ["--replay-steps", "8192", "--intensity", str(tmp_path / "trace.csv")]
+    assert main(command) == 0
+
+    run, config, history, artifacts = read_back(out / "tracking")
+    assert run.run_group == "train"
+    assert config["seed"] == 0
+    assert len(config["inputs"]["profile_sha256"]) == 64
+    curves = [row for row in history if "validation/grams_ratio" in row]
+    assert [row["_step"] for row in curves] == [4096, 8192]
+    told = {"reward/footprint", "multiplier/proof", "violation/proof", "share/lookup/2"}
+    assert told <= set(curves[0])
+    (artifact,) = [a for a in artifacts if a.type == "policy"]
+    assert artifact.name == "policy-bundle"
+    kept = {entry.path: entry.size for entry in artifact.manifest.contents}
+    assert set(kept) == {"manifest.json", "policy.safetensors", "vocabulary.json"}
+    assert kept["manifest.json"] == (out / "manifest.json").stat().st_size
+    assert json.loads(artifact.metadata)["profile_sha256"] == config["inputs"]["profile_sha256"]
+    assert "validation" in {key for row in history for key in row}, [list(r)[:40] for r in history[-2:]]
+
+
+def test_a_resumed_run_keeps_its_id(tmp_path, offline, monkeypatch):
+    from experiments.tracking import tracked
+
+    with tracked({}, tmp_path, "g"):
+        pass
+    first = (tmp_path / "run-id").read_text()
+    with tracked({}, tmp_path, "g", resume=True):
+        pass
+    assert (tmp_path / "run-id").read_text() == first
+    with tracked({}, tmp_path, "g"):
+        pass
+    assert (tmp_path / "run-id").read_text() != first
