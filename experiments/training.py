@@ -79,7 +79,7 @@ class TrainingJob:
             self._manifest(trainer, trained) | {"live": live},
         )
         run.summarise({"floors_kept": trained.floors_kept, **_figures(trained)})
-        run.table("validation", TASK_COLUMNS, _by_task(trained, self.catalogue.names))
+        run.table("by_task", TASK_COLUMNS, _by_task(trained, self.catalogue.names))
         files = [out / MANIFEST, *(out / name for name in bundle.manifest["files"])]
         run.artifact("policy-bundle", "policy", files, inputs(self.profile, self.trace))
         return bundle, trained

@@ -1,4 +1,6 @@
+import hashlib
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -59,4 +61,29 @@ def test_a_folder_without_a_manifest_is_named(tmp_path):
         load_bundle(tmp_path)
     (tmp_path / MANIFEST).write_text("{")
     with pytest.raises(BundleError, match="cannot be read"):
+        load_bundle(tmp_path)
+
+
+def test_a_pickle_in_the_folder_is_refused(tmp_path):
+    made.bundle(tmp_path)
+    (tmp_path / "model.pkl").write_bytes(b"anything")
+    with pytest.raises(BundleError, match=r"model\.pkl: a bundle holds no pickles"):
+        load_bundle(tmp_path)
+
+
+def test_a_pickle_listed_as_a_file_is_refused(tmp_path):
+    made.bundle(tmp_path)
+    listed = {TENSORS: hashlib.sha256((tmp_path / TENSORS).read_bytes()).hexdigest()}
+    (tmp_path / "x.dat").write_bytes(pickle.dumps({}))
+    changed(tmp_path, files=listed | {"x.dat": "0"})
+    with pytest.raises(BundleError, match=r"lists 'x\.dat'; a bundle holds \.safetensors"):
+        load_bundle(tmp_path)
+
+
+def test_a_pickle_in_place_of_the_tensors_is_refused(tmp_path):
+    made.bundle(tmp_path)
+    (tmp_path / TENSORS).write_bytes(pickle.dumps({"mean": 0}))
+    digest = hashlib.sha256((tmp_path / TENSORS).read_bytes()).hexdigest()
+    changed(tmp_path, files={TENSORS: digest})
+    with pytest.raises(BundleError, match="of a wrong kind"):
         load_bundle(tmp_path)

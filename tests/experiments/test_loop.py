@@ -17,6 +17,7 @@ from envs.errors import ConfigError, UpstreamError
 from envs.live import LiveBackend
 from envs.meters.choose import choose_meter
 from envs.profile_reader import read_profile
+from envs.reward import untagged
 from envs.upstream import Upstream
 from envs.workload import generate
 from experiments.bench.loop import judge
@@ -85,7 +86,8 @@ def test_the_bundle_tells_its_story(trained):
     assert manifest["live"]["requests"] == 256
     assert len(bundle.prompt_hashes) == 240 + 256
     assert {"numpy", "torch"} <= set(manifest["versions"])
-    assert set(manifest["validation"]["quality_ratio_by_task"]) == set(FLOORS)
+    judged = {name for task in FLOORS for name in (task, untagged(task))}
+    assert set(manifest["validation"]["quality_ratio_by_task"]) == judged
     assert bundle.manifest["energy"]["joules_per_completion_token"] > 0
 
 
@@ -148,7 +150,7 @@ def test_a_run_is_tracked_offline(tmp_path, monkeypatch, mode):
     with tracked({"seed": 1}, tmp_path / "tracking", "test") as run:
         run.log({"reward/footprint": -0.5}, step=1)
         run.summarise({"floors_kept": True})
-        run.artifact("policy-bundle", "policy", bundle)
+        run.artifact("policy-bundle", "policy", [bundle / "manifest.json"])
     assert list((tmp_path / "tracking" / "wandb").glob("offline-run-*/*.wandb"))
 
 
