@@ -25,6 +25,7 @@ COMMANDS = {
         "train and judge by folds: prompts never seen",
     ),
     "ablate": ("experiments.study.ablate:Ablate", "what each part is worth: seeds x variants"),
+    "explain": ("experiments.explain:Explain", "why a policy chooses what it does"),
     "reproduce": ("experiments.reproduce:REPRODUCTIONS", "published tables, side by side: sprout"),
     "serve": ("experiments.serve:Serve", "the hook in front of a Llama server"),
     "bench": (

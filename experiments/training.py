@@ -127,6 +127,7 @@ class TrainingJob:
             "quality": self.quality,
             "floors": trainer.reward.floors,
             "multipliers": trained.multipliers,
+            "footprint_ref_grams": trainer.reward.footprint_ref_grams,
             "training": trainer.configuration(),
             "intensity": {"zone": self.trace.zone, "source": Path(self.trace.source).name},
             "validation": _figures(trained) | {"floors_kept": trained.floors_kept},
