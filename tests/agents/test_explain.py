@@ -70,6 +70,7 @@ def test_a_tree_finds_a_policy_that_is_one():
     rng = np.random.default_rng(0)
     seen = rng.normal(size=(2000, WIDTH)).astype(np.float32)
     seen[:, FEATURIZER.names.index("numbers")] = rng.integers(0, 6, 2000)
+    seen[:, FEATURIZER.names.index("own_length")] = 0
     tree = distilled(policy, FEATURIZER, seen, NAMES)
     assert tree.leaves == 2
     assert tree.fidelity == 1.0
