@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from experiments.fetch import bundle_folder
 from experiments.settings import Settings
 from serving.server import serve
 
@@ -12,7 +13,7 @@ class Serve(Settings):
     """Put the hook in front of an OpenAI-compatible Llama server."""
 
     upstream: str = Field(description="the server's URL, e.g. http://127.0.0.1:8000")
-    policy: Path = Field(description="policy bundle")
+    policy: str = Field(description="policy bundle: a folder, or wandb:ENTITY/PROJECT/NAME:ALIAS")
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="0 takes a free one")
     intensity: Path | None = Field(None, description="CSV trace; default the synthetic day")
@@ -25,7 +26,7 @@ class Serve(Settings):
         """Serve until interrupted."""
         serve(
             self.upstream,
-            self.policy,
+            bundle_folder(self.policy),
             host=self.host,
             port=self.port,
             intensity=self.intensity,
