@@ -9,6 +9,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from agents.lagrangian import Constraint, Validation
 from agents.resume import Best
 from agents.sb3 import Lanes, exported
+from envs.reward import Reward
 
 
 class Tracker(Protocol):
@@ -29,7 +30,7 @@ class DualCallback(BaseCallback):
     def __init__(
         self,
         constraint: Constraint,
-        multipliers: dict[str, float],
+        reward: Reward,
         tracker: Tracker,
         *,
         patience: int = 0,
@@ -38,7 +39,7 @@ class DualCallback(BaseCallback):
     ) -> None:
         super().__init__()
         self._constraint = constraint
-        self._multipliers = multipliers
+        self._reward = reward
         self._tracker = tracker
         self._patience = patience
         self._keep = keep
@@ -60,14 +61,15 @@ class DualCallback(BaseCallback):
         policy = exported(self.model.policy)  # type: ignore[arg-type]
         found = self._constraint.measure(policy)
         kept = self._constraint.kept(found)
-        now = Best(policy, found, dict(self._multipliers), kept)
+        prices = self._reward.multipliers | self._reward.latency_prices
+        now = Best(policy, found, prices, kept)
         # Floors that are only watched choose nothing: the last policy is taken.
         if self._constraint.only_watches or now.better_than(self.best):
             self.best = now
             self._since_best = 0
         else:
             self._since_best += 1
-        self._multipliers.update(self._constraint.moved(found))
+        self._reward.set_prices(self._constraint.moved(found))
         self._tracker.log(self._figures(found), self.steps)
         self._rollouts += 1
         if self._keep is not None and self._keep_every and not self._rollouts % self._keep_every:
@@ -89,6 +91,8 @@ class DualCallback(BaseCallback):
                 for task, shares in found.share_by_task.items()
                 for directive, share in enumerate(shares)
             },
-            **{f"multiplier/{t}": m for t, m in self._multipliers.items()},
+            **{f"multiplier/{t}": m for t, m in self._reward.multipliers.items()},
+            **{f"multiplier/{t}": m for t, m in self._reward.latency_prices.items()},
+            **{f"validation/overshoot/{t}": over for t, over in found.overshoot.items()},
             **{f"reward/{name}": float(values.mean()) for name, values in terms.items()},
         }

@@ -1,30 +1,22 @@
-"""Multipliers of the per-task quality floors, driven by verdicts the policy does not train on."""
+"""Multipliers of the constraints, driven by outcomes that the policy does not train on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from agents.config import PpoConfig
+from agents.controller import Controller
 from agents.policy import Policy
-from agents.prepared import Prepared
-from envs.carbon import HOUR_SECONDS, IntensityTrace
+from agents.prompts import Prompts
 from envs.errors import ConfigError
-from envs.footprint import footprint_grams
-from envs.reward import untagged
-from envs.world import observe
+from envs.reward import Reward, untagged
 
-Floats = NDArray[np.float64]
-# Logarithms of the least and the greatest multiplier that is reached in the long run.
-LEVELS = float(np.log(0.01)), float(np.log(100.0))
-# Of one step: a bad first policy must not throw a multiplier far off.
-MOST_SHORTFALL = 0.1
+# Price of a latency limit at the start: one that is kept anyway costs next to nothing.
+FIRST_PRICE = 0.05
 
 
 @dataclass(frozen=True)
 class Validation:
-    """A policy's expected figures on the profile's prompts, by their own verdicts.
+    """A policy's expected figures on the profile's prompts, by their own outcomes.
 
     Attributes:
         grams_ratio: footprint relative to always L0.
@@ -33,7 +25,10 @@ class Validation:
         bound_by_task: what that ratio is at least, with the confidence asked for.
         share: mean probability of each directive.
         share_by_task: the same by task, tags shown or not as in `ratio_by_task`.
-        worst_margin: least of (bound - floor) over tasks.
+        overshoot: of each latency limit, by the names of `envs.reward.overshoots`; a limit
+            is kept where it is at most 0.
+        worst_margin: least of (bound - floor - safety) over tasks, and of -overshoot; what
+            is asked for is kept where it is at least 0.
     """
 
     grams_ratio: float
@@ -41,36 +36,50 @@ class Validation:
     bound_by_task: dict[str, float]
     share: tuple[float, ...]
     share_by_task: dict[str, list[float]]
+    overshoot: dict[str, float]
     worst_margin: float
 
 
 class Constraint:
-    """Measures floors and moves the multipliers after them.
+    """Measures floors and limits, and moves the multipliers after them.
 
     A floor has to hold for clients who send their task's tag and for those who do not, each
     by itself.
 
     Args:
-        prompts: with their verdicts.
-        floors: least quality ratio by task.
+        prompts: with their outcomes.
+        reward: whose floors and latency limits bind.
         config: for its `confidence`, since on few prompts the best of many checkpoints is a
             lucky one, its `safety`, and how the multipliers move.
+
+    Raises:
+        ConfigError: a floor or a limit that cannot be checked, or that nothing could keep.
     """
 
-    def __init__(self, prompts: "Prompts", floors: Mapping[str, float], config: PpoConfig) -> None:
+    def __init__(self, prompts: Prompts, reward: Reward, config: PpoConfig) -> None:
         self._prompts = prompts
         self._config = config
+        self._limits = reward.limits
+        self._tasks = list(reward.floors)
         self._floors = {
-            name: floor for task, floor in floors.items() for name in (task, untagged(task))
+            name: floor for task, floor in reward.floors.items() for name in (task, untagged(task))
         }
-        self._tasks = list(floors)
-        self._levels = dict.fromkeys(self._floors, float(np.log(config.initial_multiplier)))
-        for task in floors:
+        for task in self._tasks:
             if not prompts.right_at_l0(task) > 0:
                 raise ConfigError(
                     f"task {task!r}: its floor cannot be checked, since no prompt of it is "
                     "answered right at L0; record more requests a task"
                 )
+        for name, least in prompts.least_overshoots(reward.limits).items():
+            if least > 0:
+                raise ConfigError(
+                    f"latency limit {name}: no choice of directives keeps it (the shortest misses "
+                    f"it by {least:.2f}); raise it"
+                )
+        first = dict.fromkeys(self._floors, config.initial_multiplier)
+        prices = dict.fromkeys(prompts.least_overshoots(reward.limits), FIRST_PRICE)
+        self._controller = Controller(first | prices, config.dual_rate, config.dual_damping)
+        self._prices = prices
 
     def measure(self, policy: Policy) -> Validation:
         """Expected figures of `policy`."""
@@ -82,13 +91,18 @@ class Constraint:
                 ratios[name] = ratio
                 bounds[name] = ratio - self._config.confidence * error
                 shares[name] = chosen[self._prompts.rows[task]].mean(axis=0).tolist()
+        overshoot = self._prompts.overshoots(self._limits, chance)
+        margins = [
+            bound - self._floors[task] - self._config.safety for task, bound in bounds.items()
+        ]
         return Validation(
             self._prompts.grams_ratio(chance),
             ratios,
             bounds,
             tuple(float(x) for x in chance.mean(axis=(0, 1))),
             shares,
-            min(bound - self._floors[task] for task, bound in bounds.items()),
+            overshoot,
+            min([*margins, *(-over for over in overshoot.values())]),
         )
 
     def _judged_on(self, task: str) -> tuple[str, ...]:
@@ -101,102 +115,40 @@ class Constraint:
 
     @property
     def multipliers(self) -> dict[str, float]:
-        """By task, and by `untagged(task)`, at the start."""
+        """Of floors by task and by `untagged(task)`, at the start."""
         fixed = self._config.fixed_multiplier
         start = self._config.initial_multiplier if fixed is None else fixed
         return dict.fromkeys(self._floors, start)
 
-    def moved(self, found: Validation) -> dict[str, float]:
-        """The multipliers after a measurement, by a controller of their logarithms.
+    @property
+    def prices(self) -> dict[str, float]:
+        """Of latency limits, at the start."""
+        return dict(self._prices)
 
-        ln lambda = sum over steps of rate * shortfall, plus damping * shortfall, where the
-        shortfall is floor + safety - bound: PID Lagrangian (Stooke et al., 2020) without its
-        derivative. The sum alone swings about the floor; in logarithms, since tasks' prices
-        of quality differ a hundredfold.
-        """
+    def moved(self, found: Validation) -> dict[str, float]:
+        """Multipliers and prices after a measurement."""
         if self.only_watches:
-            return self.multipliers
-        moved = {}
-        for task, floor in self._floors.items():
-            shortfall = floor + self._config.safety - found.bound_by_task[task]
-            shortfall = float(np.clip(shortfall, -MOST_SHORTFALL, MOST_SHORTFALL))
-            level = self._levels[task] + self._config.dual_rate * shortfall
-            self._levels[task] = float(np.clip(level, *LEVELS))
-            passing = self._config.dual_damping * shortfall
-            moved[task] = float(np.exp(self._levels[task] + passing))
-        return moved
+            return self.multipliers | self.prices
+        missing = {
+            task: floor + self._config.safety - found.bound_by_task[task]
+            for task, floor in self._floors.items()
+        }
+        return self._controller.moved(missing | found.overshoot)
 
     @property
     def levels(self) -> dict[str, float]:
-        """Logarithms of the multipliers in the long run: what a checkpoint has to keep."""
-        return dict(self._levels)
+        """What a checkpoint has to keep of the multipliers' controller."""
+        return dict(self._controller.levels)
 
     def restore(self, levels: Mapping[str, float]) -> None:
         """Go on from a checkpoint's levels."""
-        self._levels.update(levels)
+        self._controller.levels.update(levels)
 
     def violations(self, found: Validation) -> dict[str, float]:
-        """By how much each floor is missed with its confidence; 0 where it is kept."""
-        return {t: max(0.0, floor - found.bound_by_task[t]) for t, floor in self._floors.items()}
+        """By how much each floor and limit is missed with its confidence; 0 where it is kept."""
+        missed = {t: max(0.0, floor - found.bound_by_task[t]) for t, floor in self._floors.items()}
+        return missed | {name: max(0.0, over) for name, over in found.overshoot.items()}
 
     def kept(self, found: Validation) -> bool:
-        """Whether every floor holds with its confidence and safety."""
-        return found.worst_margin >= self._config.safety
-
-
-class Prompts:
-    """A profile's prompts spread over the trace's hours, each without its task's tag and with."""
-
-    def __init__(self, prepared: Prepared, trace: IntensityTrace, seed: int) -> None:
-        profile, featurizer, parts = prepared.known, prepared.featurizer, prepared.parts
-        self.scores = profile.quality(prepared.quality)
-        known = ~np.isnan(self.scores).any(axis=1)
-        self.rows = {task: profile.rows_of(task) & known for task in profile.tasks}
-        count = len(self.scores)
-        rng = np.random.default_rng(seed)
-        # Evenly, in random order: chance leaves fewer gaps than with random hours.
-        hours = np.linspace(0, len(trace.g_per_kwh), count, endpoint=False).astype(np.int64)
-        times = [
-            np.asarray(trace.start + HOUR_SECONDS * rng.permutation(hours), dtype=np.float64)
-            for _ in parts
-        ]
-        self._observations = np.concatenate(
-            [
-                observe(featurizer, part, trace, time, np.zeros(count))
-                for part, time in zip(parts, times, strict=True)
-            ]
-        )
-        self._steerable = featurizer.steerable(self._observations)
-        self._grams: Floats = np.stack(
-            [
-                footprint_grams(
-                    profile.energy_joules, profile.device_seconds, trace.at(time)[:, None]
-                )
-                for time in times
-            ]
-        )
-
-    def right_at_l0(self, task: str) -> float:
-        """Sum of the quality under L0; 0 where the task has no prompts."""
-        return float(self.scores[self.rows[task], 0].sum()) if task in self.rows else 0.0
-
-    def chances(self, policy: Policy) -> Floats:
-        """Probabilities without and with tags, shape (2, n, n_directives)."""
-        chance = policy.allowed(self._observations, self._steerable)
-        return chance.reshape(self._grams.shape)
-
-    def grams_ratio(self, chance: Floats) -> float:
-        """Expected footprint relative to always L0."""
-        return float((self._grams * chance).sum() / self._grams[:, :, 0].sum())
-
-    def ratio(self, tasks: Sequence[str], chance: Floats) -> tuple[float, float]:
-        """Quality of tasks together, relative to L0, under chances of shape (n, n_directives).
-
-        With its standard error, by the delta method.
-        """
-        rows = np.any([self.rows[task] for task in tasks], axis=0)
-        kept = (self.scores[rows] * chance[rows]).sum(axis=1)
-        reference = self.scores[rows, 0]
-        ratio = float(kept.sum() / reference.sum())
-        spread = float((kept - ratio * reference).std())
-        return ratio, spread * float(np.sqrt(len(kept))) / float(reference.sum())
+        """Whether every floor holds with its confidence and safety, and every limit."""
+        return found.worst_margin >= 0

@@ -13,14 +13,16 @@ from stable_baselines3 import PPO
 
 from agents.config import PpoConfig
 from agents.duals import DualCallback, Tracker
-from agents.lagrangian import Constraint, Prompts, Validation
+from agents.lagrangian import Constraint, Validation
 from agents.policy import Policy
 from agents.prepared import prepare
+from agents.prompts import Prompts
 from agents.resume import Progress, load_progress, save_progress
 from agents.sb3 import Lanes, Normaliser, normalisation
 from envs.carbon import IntensityTrace
 from envs.clock import SteppedClock
 from envs.features import Featurizer
+from envs.limits import Limit
 from envs.llama2 import Llama2VectorEnv
 from envs.profile import Profile, fingerprint
 from envs.replay import ReplayBackend
@@ -65,6 +67,7 @@ class Trainer:
         config: PpoConfig,
         tracker: Tracker,
         quality: str = "correct",
+        limits: Mapping[str, Limit] | None = None,
         checkpoints: Path | None = None,
     ) -> None:
         self._config = config
@@ -80,11 +83,13 @@ class Trainer:
         )
         self.featurizer, self.reward = self._prepared.featurizer, self._prepared.reward
         prompts = Prompts(self._prepared, trace, config.seed)
-        self._constraint = Constraint(prompts, self.reward.floors, config)
+        self.reward.limits = dict(limits or {})
+        self._constraint = Constraint(prompts, self.reward, config)
         self.reward.multipliers = self._constraint.multipliers
+        self.reward.latency_prices = self._constraint.prices
         self._duals = DualCallback(
             self._constraint,
-            self.reward.multipliers,
+            self.reward,
             tracker,
             patience=config.patience,
             keep=None if checkpoints is None else self._keep,
@@ -106,13 +111,14 @@ class Trainer:
         self._resumed = progress
         self._duals.best = progress.best
         self._constraint.restore(progress.levels)
-        self.reward.multipliers.update(progress.multipliers)
+        self.reward.set_prices(progress.multipliers)
         return progress.steps
 
     def _identity(self) -> dict[str, Any]:
         return {
             "data": fingerprint(self._prepared.known),
             "floors": self.reward.floors,
+            "limits": {task: asdict(limit) for task, limit in self.reward.limits.items()},
             "settings": asdict(self._config),
         }
 
@@ -124,7 +130,7 @@ class Trainer:
             model,
             self._duals.best,
             self._constraint.levels,
-            self.reward.multipliers,
+            self.reward.multipliers | self.reward.latency_prices,
             model.num_timesteps,
             self._identity(),
         )

@@ -1,11 +1,13 @@
 """The reward: carbon emitted, against quality kept above each task's floor."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from envs.footprint import EMBODIED_G_PER_SECOND, footprint_grams
+from envs.limits import TAIL, Limit
 from envs.outcome import Floats, Outcomes
 from envs.profile import Profile
 
@@ -15,11 +17,30 @@ def untagged(task: str) -> str:
     return f"{task} (untagged)"
 
 
+def overshoots(task: str, limit: Limit, seconds: Floats) -> dict[str, Floats]:
+    """By how much each request exceeds each limit; a limit is kept if the mean is at most 0.
+
+    Args:
+        seconds: any shape.
+
+    Returns:
+        "TASK mean": latency over its limit, less 1; "TASK p95": 1 where it is too long,
+        else 0, less the share that may be. Each of the shape of `seconds`.
+    """
+    found = {}
+    if limit.mean_seconds is not None:
+        found[f"{task} mean"] = seconds / limit.mean_seconds - 1
+    if limit.p95_seconds is not None:
+        found[f"{task} p95"] = (seconds > limit.p95_seconds).astype(np.float64) - TAIL
+    return found
+
+
 @dataclass
 class Reward:
     """reward = -footprint/footprint_ref + lambda_task * (quality/quality_L0_task - floor_task)
-    - latency_weight * latency/latency_ref (PPO-Lagrangian: Ray et al., "Benchmarking Safe
-    Exploration", 2019, with one multiplier a task).
+    - the price of what a task's latency takes beyond its limits, if it has any
+    (PPO-Lagrangian: Ray et al., "Benchmarking Safe Exploration", 2019, with one multiplier a
+    task and constraint).
 
     Attributes:
         footprint_ref_grams: one constant, the mean L0 footprint at mean intensity, so that
@@ -30,7 +51,8 @@ class Reward:
             `untagged(task)` is the key for requests that do not show their task, which are
             harder to tell apart and pay a price of their own (default the task's).
         quality: "correct" or "preference".
-        latency_weight, latency_ref_seconds: price of a latency of `latency_ref_seconds`.
+        limits: per task, on latency.
+        latency_prices: by the names of `overshoots`, >= 0, default 0.
     """
 
     footprint_ref_grams: float
@@ -40,8 +62,14 @@ class Reward:
     quality: str = "correct"
     pue: float = 1.0
     embodied_g_per_second: float = EMBODIED_G_PER_SECOND
-    latency_weight: float = 0.0
-    latency_ref_seconds: float = 1.0
+    limits: dict[str, Limit] = field(default_factory=dict)
+    latency_prices: dict[str, float] = field(default_factory=dict)
+
+    def set_prices(self, prices: Mapping[str, float]) -> None:
+        """Move multipliers and latency prices, by their names."""
+        for name, price in prices.items():
+            own = self.latency_prices if name in self.latency_prices else self.multipliers
+            own[name] = price
 
     def grams(self, outcomes: Outcomes, intensity_g_per_kwh: Floats) -> Floats:
         """Footprint of each outcome, gCO2e, shape (n,)."""
@@ -80,8 +108,16 @@ class Reward:
         return {
             "footprint": -self.grams(outcomes, intensity_g_per_kwh) / self.footprint_ref_grams,
             "quality": kept,
-            "latency": -self.latency_weight * outcomes.latency_seconds / self.latency_ref_seconds,
+            "latency": self._latency(tasks, outcomes.latency_seconds),
         }
+
+    def _latency(self, tasks: NDArray[np.str_], seconds: Floats) -> Floats:
+        term = np.zeros(len(seconds))
+        for task, limit in self.limits.items():
+            rows = tasks == task
+            for name, excess in overshoots(task, limit, seconds[rows]).items():
+                term[rows] -= self.latency_prices.get(name, 0.0) * excess
+        return term
 
 
 def reward_from_profile(

@@ -12,6 +12,7 @@ from agents.ppo import Trained
 from envs.carbon import chosen_trace
 from envs.directive import read_catalogue
 from envs.errors import ConfigError
+from envs.limits import read_limits
 from envs.profile_reader import read_profile
 from envs.upstream import Upstream
 from experiments.settings import Settings, floors_by_task
@@ -43,6 +44,9 @@ class Train(Settings):
         PpoConfig.replay_steps, ge=1, description="steps on the replay, in whole updates of 1,024"
     )
     live_steps: int = Field(PpoConfig.live_steps, ge=0, description="requests to the live server")
+    latency: Path | None = Field(
+        None, description="YAML of limits: TASK: {mean: seconds, p95: seconds}"
+    )
     confidence: float = Field(
         PpoConfig.confidence, ge=0, description="standard errors by which floors are to be cleared"
     )
@@ -67,7 +71,8 @@ class Train(Settings):
             seed=self.seed,
         )
         floors = floors_by_task(self.floor, profile.tasks)
-        job = TrainingJob(profile, catalogue, trace, floors, config, self.quality)
+        limits = {} if self.latency is None else read_limits(self.latency, profile.tasks)
+        job = TrainingJob(profile, catalogue, trace, floors, config, self.quality, limits)
         # An artifact can't be used offline: what went in stands in the configuration.
         resolved = self.model_dump(mode="json") | {"inputs": inputs(profile, trace)}
         with tracked(resolved, self.out / "tracking", group="train", resume=self.resume) as run:
@@ -90,6 +95,8 @@ def report(bundle: Bundle, trained: Trained) -> None:
     )
     for task, ratio in trained.validation.ratio_by_task.items():
         console.print(f"  {task}: quality {ratio:.3f} of L0")
+    for name, over in trained.validation.overshoot.items():
+        console.print(f"  latency, {name}: {'kept' if over <= 0 else f'missed by {over:.2f}'}")
     if not trained.floors_kept:
         console.print(
             "[yellow]no checkpoint kept every floor with confidence; the nearest one was taken"

@@ -4,7 +4,7 @@ import hashlib
 import importlib.metadata
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from envs.carbon import IntensityTrace
 from envs.clock import WallClock
 from envs.directive import Catalogue
 from envs.errors import ConfigError
+from envs.limits import Limit
 from envs.live import LiveBackend
 from envs.meters.choose import choose_meter
 from envs.profile import Profile, fingerprint
@@ -42,6 +43,7 @@ class TrainingJob:
     floors: dict[str, float]
     config: PpoConfig
     quality: str = "correct"
+    limits: Mapping[str, Limit] = field(default_factory=dict)
 
     def run(
         self, out: Path, run: Run, upstream: Upstream | None = None, *, resume: bool = False
@@ -62,6 +64,7 @@ class TrainingJob:
             watched = _Watched(run, progress, total)
             trainer = Trainer(
                 *(self.profile, self.trace, self.floors, self.config, watched, self.quality),
+                limits=self.limits,
                 checkpoints=out / CHECKPOINT,
             )
             if resume:
@@ -126,6 +129,7 @@ class TrainingJob:
         return {
             "quality": self.quality,
             "floors": trainer.reward.floors,
+            "limits": {task: asdict(limit) for task, limit in self.limits.items()},
             "multipliers": trained.multipliers,
             "footprint_ref_grams": trainer.reward.footprint_ref_grams,
             "training": trainer.configuration(),
@@ -190,6 +194,7 @@ def _figures(trained: Trained) -> dict[str, Any]:
         "grams_ratio": found.grams_ratio,
         "quality_ratio_by_task": found.ratio_by_task,
         "directive_share": list(found.share),
+        "latency_overshoot": found.overshoot,
         "worst_margin": found.worst_margin,
     }
 

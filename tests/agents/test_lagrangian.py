@@ -2,13 +2,15 @@ import numpy as np
 import pytest
 
 from agents.config import PpoConfig
-from agents.lagrangian import Constraint, Prompts
+from agents.lagrangian import Constraint
 from agents.policy import Policy
 from agents.prepared import Prepared
+from agents.prompts import Prompts
 from envs.carbon import synthetic_day
 from envs.errors import ConfigError
 from envs.features import Featurizer
-from envs.reward import reward_from_profile, untagged
+from envs.limits import Limit
+from envs.reward import Reward, reward_from_profile, untagged
 from envs.workload import generate
 from envs.world import both_parts
 from tests import made
@@ -42,8 +44,10 @@ def prompts(tmp_path_factory):
     return featurizer, Prompts(prepared, synthetic_day(), 0)
 
 
-def constraint(prompts, **changed):
-    return Constraint(prompts, {"arithmetic": FLOOR, "recall": 0.4}, PpoConfig(**changed))
+def constraint(prompts, limits=None, **changed):
+    floors = {"arithmetic": FLOOR, "recall": 0.4}
+    reward = Reward(1.0, dict.fromkeys(floors, 1.0), floors, limits=limits or {})
+    return Constraint(prompts, reward, PpoConfig(**changed))
 
 
 def test_fixed_directives_come_to_their_closed_form(prompts):
@@ -104,3 +108,24 @@ def test_one_floor_for_all_lets_a_task_make_up_for_another(prompts):
 def test_an_unknown_choice_is_refused(wrong):
     with pytest.raises(ConfigError, match="one of"):
         PpoConfig(**wrong)
+
+
+def test_latency_limits_are_measured_in_closed_form(prompts):
+    # Seconds are 0.5, 0.1 and 0.02 under the three directives.
+    featurizer, of = prompts
+    limits = {"recall": Limit(mean_seconds=0.2, p95_seconds=0.3)}
+    half = policy(featurizer, (0, 0, -50))
+    found = constraint(of, limits).measure(half)
+    assert found.overshoot == pytest.approx({"recall mean": 0.3 / 0.2 - 1, "recall p95": 0.45})
+    assert found.worst_margin == pytest.approx(-0.5)
+    moving = constraint(of, limits)
+    prices = moving.moved(found)
+    assert prices["recall mean"] > moving.prices["recall mean"]
+    short = constraint(of, limits).measure(policy(featurizer, (0, 50, 0)))
+    assert short.overshoot == pytest.approx({"recall mean": -0.5, "recall p95": -0.05})
+
+
+def test_a_limit_that_nothing_keeps_is_refused(prompts):
+    _, of = prompts
+    with pytest.raises(ConfigError, match="recall mean: no choice of directives keeps it"):
+        constraint(of, {"recall": Limit(mean_seconds=0.01)})

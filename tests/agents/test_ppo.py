@@ -10,6 +10,7 @@ from agents.sb3 import Lanes, Normaliser, exported
 from envs.carbon import synthetic_day
 from envs.directive import DEFAULT_CATALOGUE
 from envs.errors import ConfigError
+from envs.limits import Limit
 from envs.llama2 import Llama2VectorEnv
 from envs.registration import replay_world
 from envs.workload import generate
@@ -132,3 +133,20 @@ def test_a_floor_that_cannot_be_checked_is_refused(tmp_path):
     profile = made.profile(tmp_path, requests, lambda r, d: 0.0)
     with pytest.raises(ConfigError, match="'lookup'"):
         Trainer(profile, synthetic_day(), {"lookup": 0.95}, PpoConfig(), Kept())
+
+
+def test_a_latency_limit_overrules_what_emits_least(tmp_path):
+    # As good under every directive, but the cheapest one takes long, as on a slow small server.
+    requests = made.chats(60, {"lookup": "What is item {n}?", "proof": "Explain why {n} is so."})
+    profile = made.profile(tmp_path, requests, lambda r, d: 1.0)
+    profile.latency_seconds[profile.rows_of("lookup"), 2] = 1.0
+    floors = {"lookup": 0.9, "proof": 0.9}
+    config = PpoConfig(replay_steps=200_000)
+    for limits, least, most in (({}, 0.9, 1.0), ({"lookup": Limit(mean_seconds=0.2)}, 0.0, 0.21)):
+        trainer = Trainer(profile, synthetic_day(), floors, config, Kept(), limits=limits)
+        trainer.replay()
+        trained = trainer.result()
+        shares = np.array(trained.validation.share_by_task["lookup"])
+        assert trained.floors_kept
+        assert least <= shares @ profile.latency_seconds[0] <= most
+        assert trained.validation.share_by_task["proof"][2] > 0.9
