@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,11 +25,12 @@ from envs.profile_reader import read_profile
 from experiments.evaluate.checks import known_tasks
 from experiments.evaluate.document import document
 from experiments.evaluate.mixes import chosen_mix
-from experiments.evaluate.result import Figures, choose, judged
+from experiments.evaluate.result import Figures, Repeat, choose, judged
 from experiments.evaluate.table import means_table, table
 from experiments.settings import Settings, floors_by_task, write_json
 from experiments.study.job import Data, Job, folds_of
 from experiments.study.pool import train_all
+from experiments.study.results import cells, page
 
 TAGGED, UNTAGGED = "policy", "policy_untagged"
 BASELINES = "co2_opt,sprout_lp,per_task_lp,direct,clairvoyant"
@@ -99,14 +100,19 @@ class CrossValidate(Settings):
         train_all(data, jobs, self.out, self.workers, self.ray)
         found = {text: self._judged(profile, floors, mix, jobs) for text, mix in mixes.items()}
         console = Console()
-        for text, (scene, figures) in found.items():
+        pages = []
+        for text, (repeats, figures) in found.items():
+            scene = repeats[0].scene
             console.print(f"[bold]mix {text}[/], means over {self.seeds} seeds")
             console.print(table(scene, figures), "", means_table(profile.tokens_method, figures))
+            pages.append(page(Path(text).stem, scene, figures, cells(repeats), self.seeds))
+        (self.out / "results.md").write_text("\n".join(pages), encoding="utf-8")
+        print(f"page: {self.out / 'results.md'}")
         write_json(self.json_path, self._document(found))
 
     def _judged(
         self, profile: Profile, floors: Mapping[str, float], mix: Mix | None, jobs: list[Job]
-    ) -> "tuple[Scene, dict[str, Figures]]":
+    ) -> tuple[list[Repeat], dict[str, Figures]]:
         repeats = []
         zones = read_traces(self.intensity)
         traces = list(zones.values()) if self.zone is None else [zones[self.zone]]
@@ -131,15 +137,19 @@ class CrossValidate(Settings):
                 UNTAGGED: HeldOut(folders, self.folds, task_tags=False),
             }
             repeats.append(choose(scene, {name: method(name) for name in names} | policies))
-        return repeats[0].scene, judged(repeats, self.resamples)
+        return repeats, judged(repeats, self.resamples)
 
-    def _document(self, found: "Mapping[str, tuple[Scene, dict[str, Figures]]]") -> dict[str, Any]:
+    def _document(
+        self, found: Mapping[str, tuple[list[Repeat], dict[str, Figures]]]
+    ) -> dict[str, Any]:
         return {
             "schema": 1,
             "folds": self.folds,
             "seeds": list(range(self.first_seed, self.first_seed + self.seeds)),
             "mixes": {
-                text: document(scene, figures, text, []) for text, (scene, figures) in found.items()
+                text: document(repeats[0].scene, figures, text, [])
+                | {"cells": [asdict(cell) for cell in cells(repeats)]}
+                for text, (repeats, figures) in found.items()
             },
         }
 

@@ -131,6 +131,13 @@ def test_cross_validation_judges_every_prompt_by_a_policy_that_never_saw_it(data
     low, high = policy["carbon_saving_ci95"]
     assert low <= policy["carbon_saving_pct"] <= high
     assert result["methods"]["base"]["carbon_saving_pct"] == 0
+    # One window: its saving is the whole one, but for the mean over seeds of a ratio.
+    (cell,) = result["cells"]
+    assert cell["zone"] == "X"
+    saved = cell["saving_pct"]
+    assert saved["policy"] == pytest.approx(policy["carbon_saving_pct"], abs=1e-6)
+    assert saved["base"] == 0
+    assert "| X | 0 |" in (tmp_path / "cv/results.md").read_text()
     hashes = load_bundle(tmp_path / "cv/policy/seed-1/fold-0").prompt_hashes
     whole = read_profile(data.outcomes)
     assert len(hashes) == int((folds_of(whole, 2) != 0).sum())
