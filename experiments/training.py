@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from rich.progress import Progress
+from threadpoolctl import threadpool_limits
 
 from agents.bundle import MANIFEST, Bundle, save_bundle
 from agents.config import PpoConfig
@@ -54,8 +55,15 @@ class TrainingJob:
             upstream: live server to continue on for `config.live_steps` requests.
             resume: go on from the last checkpoint of the replay in `out`.
         """
-        # Nets this small run fastest on one thread.
+        # Nets this small run fastest on one thread, and threads of two trainings side by side
+        # would wait for each other.
         torch.set_num_threads(1)
+        with threadpool_limits(1):
+            return self._run(out, run, upstream, resume)
+
+    def _run(
+        self, out: Path, run: Run, upstream: Upstream | None, resume: bool
+    ) -> tuple[Bundle, Trained]:
         # Before the long part, so that what cannot work says so at once.
         backend = self._live_backend(upstream) if upstream and self.config.live_steps else None
         live: dict[str, Any] = {}
