@@ -1,9 +1,8 @@
 """`sprout ablate`: what each part of the training is worth, one question a file."""
 
-import os
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -12,18 +11,15 @@ from pydantic_settings import CliPositionalArg
 from agents.bundle import load_bundle
 from agents.config import PpoConfig
 from agents.methods.bundle import Learned
-from agents.scene import spread
-from envs.carbon import read_traces
-from envs.directive import read_catalogue
 from envs.errors import ConfigError
-from envs.profile_reader import read_profile
-from experiments.evaluate.checks import known_tasks
+from envs.profile import Profile
 from experiments.evaluate.result import judge
-from experiments.settings import Settings, floors_by_task, write_json
+from experiments.settings import write_json
 from experiments.study.figure import draw
-from experiments.study.job import Data, Job, folds_of
+from experiments.study.job import Job, folds_of
 from experiments.study.page import write_page
 from experiments.study.pool import train_all
+from experiments.study.settings import Study
 from experiments.study.tidy import Row, aggregated, write_rows
 
 SHIPPED = Path(__file__).resolve().parent.parent / "ablations"
@@ -55,7 +51,7 @@ class Question(BaseModel):
     variants: dict[str, Variant] = Field(min_length=2)
 
 
-class Ablate(Settings):
+class Ablate(Study):
     """Train seeds x variants and compare them on prompts that they never saw.
 
     Each seed is judged on one fold of the prompts, the same for all variants. What has been
@@ -66,46 +62,17 @@ class Ablate(Settings):
         description=f"question (YAML), or the name of a shipped one: "
         f"{', '.join(sorted(path.stem for path in SHIPPED.glob('*.yaml')))}"
     )
-    outcomes: Path = Field(description="profile (Parquet)")
-    intensity: list[Path] = Field(min_length=1, description="intensity CSVs or folders of them")
-    zone: str | None = Field(None, description="one zone; default all that were given")
-    start: list[Annotated[int, Field(ge=0)]] = Field(
-        [], description="first hours of windows to judge in; default all hours"
-    )
-    hours: int = Field(720, ge=1, description="length of each window")
-    model: str | None = Field(None, description="whose rows of the profile to use")
-    directives: Path | None = Field(None, description="YAML catalogue; default the paper's three")
-    quality: Literal["correct", "preference"] = Field("correct", description="what floors are on")
-    floor: str = Field("0.95", description="least quality relative to L0: ratio, or YAML by task")
     seeds: int = Field(5, ge=2)
-    folds: int = Field(5, ge=2, description="parts into which the prompts fall")
-    replay_steps: int = Field(PpoConfig.replay_steps, ge=1, description="steps of each training")
     task_tags: bool = Field(True, description="whether policies see the tasks when judged")
-    workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
-    ray: str | None = Field(None, description="train on the Ray cluster at this address")
     out: Path | None = Field(None, description="folder; default runs/ablate/QUESTION")
-    json_path: Path | None = Field(None, alias="json", description="machine-readable result")
 
     def cli_cmd(self) -> None:
         """Train what is missing, judge, draw, write."""
         path = self.file if self.file.exists() else SHIPPED / f"{self.file}.yaml"
         question = read_question(path)
         out = self.out or Path("runs/ablate") / path.stem
-        catalogue = read_catalogue(self.directives)
-        profile = read_profile(self.outcomes, self.model, catalogue.names)
-        known = known_tasks(profile, self.quality)
-        floors = floors_by_task(self.floor, known, profile.tasks)
-        data = Data(
-            self.outcomes.resolve(),
-            tuple(trace.resolve() for trace in self.intensity),
-            self.zone,
-            self.model,
-            tuple(catalogue.to_rows()),
-            floors,
-            self.quality,
-            self.folds,
-            group=f"ablate-{path.stem}",
-        )
+        profile = self.profile()
+        data = self.data(profile, group=f"ablate-{path.stem}")
         jobs = [
             Job(
                 name,
@@ -123,7 +90,7 @@ class Ablate(Settings):
             job.ppo()
         self.save(out)
         train_all(data, jobs, out, self.workers, self.ray)
-        rows = self._judged(jobs, out, floors)
+        rows = self._judged(profile, jobs, out, data.floors)
         write_rows(out / "runs.csv", rows)
         summary = aggregated(rows, list(question.variants))
         draw(summary, question.question, out / "ablation.png")
@@ -134,23 +101,14 @@ class Ablate(Settings):
         print(page)
         print(f"table, page and figure: {out}")
 
-    def _judged(self, jobs: list[Job], out: Path, floors: dict[str, float]) -> list[Row]:
-        profile = read_profile(self.outcomes, self.model)
+    def _judged(
+        self, profile: Profile, jobs: list[Job], out: Path, floors: dict[str, float]
+    ) -> list[Row]:
         folds = folds_of(profile, self.folds)
-        zones = read_traces(self.intensity)
-        traces = list(zones.values()) if self.zone is None else [zones[self.zone]]
         rows = []
         for job in jobs:
             bundle = load_bundle(out / job.name)
-            scene = spread(
-                profile.select(folds == job.fold),
-                traces,
-                floors,
-                quality=self.quality,
-                starts=self.start,
-                hours=self.hours,
-                seed=job.seed,
-            )
+            scene = self.scene(profile.select(folds == job.fold), floors, job.seed)
             # Enough for a value: intervals are over the seeds.
             found = judge(scene, {"policy": Learned(bundle, self.task_tags)}, resamples=2)
             rows.append(Row.of(job, found["policy"], scene))

@@ -1,0 +1,92 @@
+"""What the commands have in common that train seeds x folds and judge on prompts never seen."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from agents.config import PpoConfig
+from agents.scene import Scene, spread
+from envs.carbon import IntensityTrace, read_traces
+from envs.directive import read_catalogue
+from envs.errors import ConfigError
+from envs.mix import Mix
+from envs.profile import Profile
+from envs.profile_reader import read_profile
+from experiments.evaluate.checks import known_tasks
+from experiments.settings import Settings, floors_by_task
+from experiments.study.job import Data
+
+
+class Study(Settings):
+    """Base of such commands: their data, their scene and where they train."""
+
+    outcomes: Path = Field(description="profile (Parquet)")
+    intensity: list[Path] = Field(min_length=1, description="intensity CSVs or folders of them")
+    zone: str | None = Field(None, description="one zone; default all that were given")
+    start: list[Annotated[int, Field(ge=0)]] = Field(
+        [], description="first hours of windows to judge in; default all hours"
+    )
+    hours: int = Field(720, ge=1, description="length of each window")
+    model: str | None = Field(None, description="whose rows of the profile to use")
+    directives: Path | None = Field(None, description="YAML catalogue; default the paper's three")
+    quality: Literal["correct", "preference"] = Field("correct", description="what floors are on")
+    floor: str = Field("0.95", description="least quality relative to L0: ratio, or YAML by task")
+    folds: int = Field(5, ge=2, description="parts into which the prompts fall")
+    replay_steps: int = Field(PpoConfig.replay_steps, ge=1, description="steps of each training")
+    workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    ray: str | None = Field(None, description="train on the Ray cluster at this address")
+    json_path: Path | None = Field(None, alias="json", description="machine-readable result")
+
+    def profile(self) -> Profile:
+        """The outcomes under the catalogue's directives."""
+        return read_profile(self.outcomes, self.model, read_catalogue(self.directives).names)
+
+    def traces(self) -> list[IntensityTrace]:
+        """The zones to judge in.
+
+        Raises:
+            ConfigError: --zone is not among them.
+        """
+        zones = read_traces(self.intensity)
+        if self.zone is None:
+            return list(zones.values())
+        if self.zone not in zones:
+            raise ConfigError(f"--zone {self.zone}: not among the given {', '.join(sorted(zones))}")
+        return [zones[self.zone]]
+
+    def data(self, profile: Profile, group: str) -> Data:
+        """What all trainings share; `group` is theirs in the tracking.
+
+        Raises:
+            ConfigError: --floor or --zone does not fit the data.
+        """
+        self.traces()
+        floors = floors_by_task(self.floor, known_tasks(profile, self.quality), profile.tasks)
+        return Data(
+            self.outcomes.resolve(),
+            tuple(path.resolve() for path in self.intensity),
+            self.zone,
+            self.model,
+            tuple(read_catalogue(self.directives).to_rows()),
+            floors,
+            self.quality,
+            self.folds,
+            group,
+        )
+
+    def scene(
+        self, profile: Profile, floors: dict[str, float], seed: int, mix: Mix | None = None
+    ) -> Scene:
+        """The requests over all zones and windows."""
+        return spread(
+            profile,
+            self.traces(),
+            floors,
+            quality=self.quality,
+            starts=self.start,
+            hours=self.hours,
+            mix=mix,
+            seed=seed,
+        )
