@@ -14,6 +14,8 @@ METHODS = {
     "sprout_lp": "agents.methods.programs:SproutLP",
     "sprout_oracle": "agents.methods.programs:SproutOracle",
     "per_task_lp": "agents.methods.programs:PerTaskLP",
+    "hourly_task_lp": "agents.methods.hourly:HourlyTaskLP",
+    "known_cost_lp": "agents.methods.hourly:known_cost_lp",
     "linucb": "agents.methods.linucb:LinUCB",
     "direct": "agents.methods.direct:Direct",
     "clairvoyant": "agents.methods.clairvoyant:Clairvoyant",

@@ -28,7 +28,7 @@ from experiments.study.results import cells, page
 from experiments.study.settings import Study
 
 TAGGED, UNTAGGED = "policy", "policy_untagged"
-BASELINES = "co2_opt,sprout_lp,per_task_lp,direct,clairvoyant"
+BASELINES = "co2_opt,sprout_lp,per_task_lp,hourly_task_lp,known_cost_lp,direct,clairvoyant"
 
 
 class CrossValidate(Study):
@@ -45,6 +45,13 @@ class CrossValidate(Study):
     first_seed: int = Field(0, ge=0)
     confidence: float = Field(
         PpoConfig.confidence, ge=0, description="standard errors by which floors are to be cleared"
+    )
+    explored: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the prompts, by hash, that are not to judge: those "
+        "on which choices were made",
     )
     resamples: int = Field(2000, ge=100, description="bootstrap resamples")
     out: Path = Field(Path("runs/crossvalidation"), description="folder of all bundles")
@@ -64,10 +71,11 @@ class CrossValidate(Study):
         ]
         self.save(self.out)
         train_all(data, jobs, self.out, self.workers, self.ray)
+        judges, _ = profile.split(self.explored, "exploration")
         found = {}
         for text, mix in mixes.items():
             repeats = [
-                self._chosen(self.scene(profile, data.floors, seed, mix), seed, names)
+                self._chosen(self.scene(judges, data.floors, seed, mix), seed, names)
                 for seed in dict.fromkeys(job.seed for job in jobs)
             ]
             found[text] = repeats, judged(repeats, self.resamples)

@@ -85,7 +85,7 @@ def test_every_method_gives_a_distribution_for_every_request(name):
     "name",
     [
         *("base", "co2_opt", "random", "intensity_threshold"),
-        *("sprout_static", "sprout_lp", "per_task_lp", "direct"),
+        *("sprout_static", "sprout_lp", "per_task_lp", "hourly_task_lp", "direct"),
     ],
 )
 def test_only_oracles_look_at_a_request_s_own_outcomes(name):
@@ -174,6 +174,25 @@ def test_methods_with_task_floors_keep_them(name, floor):
     chance = method(name).choose(seen)
     for task in seen.floors:
         assert ratio(seen, chance, seen.rows_of(task)) >= floor - 1e-6
+
+
+@pytest.mark.parametrize("name", ["hourly_task_lp", "known_cost_lp"])
+def test_where_requests_are_alike_the_hours_are_all_that_can_be_used(name):
+    """Then the floors hold exactly, and less is emitted than by one mix for all hours."""
+    seen = scene(0.9)
+    alike = {
+        field: np.select(
+            [np.repeat(seen.rows_of(task)[:, None], 3, axis=1) for task in seen.floors],
+            list(seen.task_means(getattr(seen.profile, field))),
+        )
+        for field in ("correct", "energy_joules", "device_seconds")
+    }
+    seen = replace(seen, profile=replace(seen.profile, **alike))
+    chance = method(name).choose(seen)
+    for task in seen.floors:
+        assert ratio(seen, chance, seen.rows_of(task)) >= 0.9 - 1e-9
+    assert spent(seen, chance) < 0.95 * spent(seen, method("per_task_lp").choose(seen))
+    assert spent(seen, chance) == pytest.approx(spent(seen, method("clairvoyant").choose(seen)))
 
 
 @pytest.mark.parametrize("name", ["sprout_lp", "sprout_static", "clairvoyant_global"])
