@@ -35,7 +35,7 @@ class PpoConfig:
         gamma: 0: a request's directive does not change the next request.
     """
 
-    replay_steps: int = 600_000
+    replay_steps: int = 1_000_000
     live_steps: int = 512
     lanes: int = 512
     live_lanes: int = 32

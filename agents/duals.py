@@ -5,6 +5,8 @@ from typing import Protocol
 
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from agents.lagrangian import Constraint, Validation
 from agents.resume import Best
@@ -19,8 +21,16 @@ class Tracker(Protocol):
         """Record named figures at an environment step."""
 
 
+# Of the running average of the weights: the share of what was before, after each rollout.
+AVERAGED = 0.9
+
+
 class DualCallback(BaseCallback):
     """After each rollout: measure the floors, move the multipliers, keep the best policy.
+
+    Multipliers follow the policy as it is. What is kept is the average over its last
+    rollouts (Polyak & Juditsky, 1992): a policy that learns from samples swings about its
+    goal, and its multipliers with it; their average comes to rest.
 
     Args:
         patience: rollouts without a better policy after which training stops; 0 never.
@@ -57,8 +67,12 @@ class DualCallback(BaseCallback):
         # SB3 asks here; the floors were measured at the last rollout's end.
         return not self._patience or self._since_best < self._patience
 
+    def _init_callback(self) -> None:
+        self._average = AveragedModel(self.model.policy, avg_fn=_running)
+
     def _on_rollout_end(self) -> None:
-        policy = exported(self.model.policy)  # type: ignore[arg-type]
+        self._average.update_parameters(self.model.policy)
+        policy = exported(self._average.module)  # type: ignore[arg-type]
         found = self._constraint.measure(policy)
         kept = self._constraint.kept(found)
         prices = self._reward.multipliers | self._reward.latency_prices
@@ -69,7 +83,8 @@ class DualCallback(BaseCallback):
             self._since_best = 0
         else:
             self._since_best += 1
-        self._reward.set_prices(self._constraint.moved(found))
+        latest = self._constraint.measure(exported(self.model.policy))  # type: ignore[arg-type]
+        self._reward.set_prices(self._constraint.moved(latest))
         self._tracker.log(self._figures(found), self.steps)
         self._rollouts += 1
         if self._keep is not None and self._keep_every and not self._rollouts % self._keep_every:
@@ -96,3 +111,9 @@ class DualCallback(BaseCallback):
             **{f"validation/overshoot/{t}": over for t, over in found.overshoot.items()},
             **{f"reward/{name}": float(values.mean()) for name, values in terms.items()},
         }
+
+
+def _running(average: Tensor, latest: Tensor, count: Tensor | int) -> Tensor:
+    """A running average that forgets its beginning: of the first rollouts all count alike."""
+    before = min(AVERAGED, float(count) / (float(count) + 1))
+    return before * average + (1 - before) * latest

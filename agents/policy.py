@@ -67,3 +67,17 @@ class Policy:
         for index, (weight, bias) in enumerate(self.layers):
             named |= {f"layers.{index}.weight": weight, f"layers.{index}.bias": bias}
         return named
+
+
+def normalisation(
+    observations: Floats,
+) -> tuple[Floats, Floats]:
+    """Mean and scale of each feature over `observations`, shape (n, n_features).
+
+    A feature that does not vary gets scale 0: the policy never learned what it
+    means, so it must not react to it.
+    """
+    spread = observations.std(axis=0)
+    varies = spread > 1e-6
+    scale = np.where(varies, 1 / np.where(varies, spread, 1), 0).astype(np.float32)
+    return observations.mean(axis=0).astype(np.float32), scale

@@ -1,24 +1,23 @@
 """PPO-Lagrangian on stable-baselines3: footprint against per-task quality floors."""
 
 import copy
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from stable_baselines3 import PPO
 
 from agents.config import PpoConfig
 from agents.duals import DualCallback, Tracker
 from agents.lagrangian import Constraint, Validation
-from agents.policy import Policy
+from agents.policy import Floats, Policy
 from agents.prepared import prepare
 from agents.prompts import Prompts
-from agents.resume import Progress, load_progress, save_progress
-from agents.sb3 import Lanes, Normaliser, normalisation
+from agents.resume import Best, Progress, load_progress, save_progress
+from agents.sb3 import Lanes, imported, policy_arguments
 from envs.carbon import IntensityTrace
 from envs.clock import SteppedClock
 from envs.features import Featurizer
@@ -26,11 +25,13 @@ from envs.limits import Limit
 from envs.llama2 import Llama2VectorEnv
 from envs.profile import Profile, fingerprint
 from envs.replay import ReplayBackend
-from envs.world import World, observe
+from envs.world import World
 
 # Share of training requests that show their task's tag.
 TAG_SHARE = 0.5
 CHECKPOINT_ROLLOUTS = 25
+# Steps on the replay in which the value function learns what a given policy earns.
+VALUE_STEPS = 65_536
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Trained:
 
 
 class Trainer:
-    """Trains one policy: first `replay`, then optionally `live`, then `result`."""
+    """Trains one policy: `replay` or `start_from`, then optionally `live`, then `result`."""
 
     def __init__(
         self,
@@ -73,7 +74,7 @@ class Trainer:
         self._config = config
         self._checkpoints = checkpoints
         self._trace = trace
-        self._prepared = prepare(
+        self.prepared = prepare(
             profile,
             floors,
             float(trace.g_per_kwh.mean()),
@@ -81,8 +82,8 @@ class Trainer:
             floor_on=config.floor_on,
             seed=config.seed,
         )
-        self.featurizer, self.reward = self._prepared.featurizer, self._prepared.reward
-        prompts = Prompts(self._prepared, trace, config.seed)
+        self.featurizer, self.reward = self.prepared.featurizer, self.prepared.reward
+        prompts = Prompts(self.prepared, trace, config.seed)
         self.reward.limits = dict(limits or {})
         self._constraint = Constraint(prompts, self.reward, config)
         self.reward.multipliers = self._constraint.multipliers
@@ -96,6 +97,7 @@ class Trainer:
             keep_every=CHECKPOINT_ROLLOUTS,
         )
         self._weights: Mapping[str, Any] | None = None
+        self._given: Policy | None = None
         self._resumed: Progress | None = None
         self._seconds = 0.0
 
@@ -116,7 +118,7 @@ class Trainer:
 
     def _identity(self) -> dict[str, Any]:
         return {
-            "data": fingerprint(self._prepared.known),
+            "data": fingerprint(self.prepared.known),
             "floors": self.reward.floors,
             "limits": {task: asdict(limit) for task, limit in self.reward.limits.items()},
             "settings": asdict(self._config),
@@ -135,21 +137,45 @@ class Trainer:
             self._identity(),
         )
 
+    def start_from(self, policy: Policy, multipliers: Mapping[str, float]) -> None:
+        """Go on from a finished policy, in place of the replay.
+
+        A bundle has no value function: it is learned anew on the replay, while the policy
+        stays as it is.
+
+        Raises:
+            ValueError: the policy has another shape than this trainer's.
+        """
+        self._given = policy
+        self.reward.set_prices(multipliers)
+        self._constraint.restore({name: math.log(m) for name, m in multipliers.items() if m > 0})
+        found = self._constraint.measure(policy)
+        self._duals.best = Best(policy, found, dict(multipliers), self._constraint.kept(found))
+        config = self._config
+        model = self._model(self._replayed(), config.n_steps, config.learning_rate)
+        for part in (model.policy.mlp_extractor.policy_net, model.policy.action_net):
+            part.requires_grad_(False)
+        model.learn(VALUE_STEPS)
+        self._weights = copy.deepcopy(model.policy.state_dict())
+
     def replay(self) -> None:
         """Train on the replay of the training prompts."""
         config = self._config
-        world = World(
-            ReplayBackend(self._prepared.expected),
+        self._learn(self._replayed(), config.replay_steps, config.n_steps, config.learning_rate)
+
+    def _replayed(self) -> World:
+        config = self._config
+        return World(
+            ReplayBackend(self.prepared.expected),
             self.featurizer,
             self._trace,
             self.reward,
             SteppedClock(60.0),
-            n_directives=len(self._prepared.known.directives),
+            n_directives=len(self.prepared.known.directives),
             lanes=config.lanes,
             tag_share=TAG_SHARE,
-            parts=self._prepared.parts,
+            parts=self.prepared.parts,
         )
-        self._learn(world, config.replay_steps, config.n_steps, config.learning_rate)
 
     def live(self, world: World) -> None:
         """Go on training on a live world made with this trainer's featurizer and reward."""
@@ -171,12 +197,11 @@ class Trainer:
             self._seconds,
         )
 
-    def _learn(self, world: World, steps: int, n_steps: int, rate: float) -> None:
+    def _model(self, world: World, n_steps: int, rate: float) -> PPO:
         config = self._config
-        lanes = Lanes(Llama2VectorEnv(world))
         model = PPO(
             "MlpPolicy",
-            lanes,
+            Lanes(Llama2VectorEnv(world)),
             n_steps=n_steps,
             batch_size=min(config.batch, n_steps * world.lanes),
             n_epochs=config.epochs,
@@ -186,10 +211,19 @@ class Trainer:
             ent_coef=config.entropy,
             seed=config.seed,
             device="cpu",
-            policy_kwargs=self._policy_arguments(),
+            policy_kwargs=policy_arguments(
+                *self._normalisation(), config.hidden, config.weight_decay
+            ),
         )
         if self._weights is not None:
             model.policy.load_state_dict(self._weights)
+        elif self._given is not None:
+            imported(self._given, model.policy)
+        return model
+
+    def _learn(self, world: World, steps: int, n_steps: int, rate: float) -> None:
+        config = self._config
+        model = self._model(world, n_steps, rate)
         self._duals.steps_before += self._duals.num_timesteps
         if (progress := self._resumed) is not None:
             model.policy.load_state_dict(progress.weights)
@@ -204,27 +238,14 @@ class Trainer:
         self._seconds += time.perf_counter() - started
         self._weights = copy.deepcopy(model.policy.state_dict())
 
-    def _policy_arguments(self) -> dict[str, Any]:
-        config = self._config
-        # Without some tags they all vary, also where the workload has one task only.
-        parts = np.concatenate(self._prepared.parts)
-        count = len(parts)
-        times = np.random.default_rng(config.seed).uniform(
-            self._trace.start, self._trace.end, count
-        )
-        mean, scale = normalisation(
-            observe(self.featurizer, parts, self._trace, times, np.zeros(count))
-        )
-        for group in config.without:
+    def _normalisation(self) -> tuple[Floats, Floats]:
+        """Mean and scale of each feature: the given policy's, or those of this profile."""
+        if self._given is not None:
+            return self._given.mean, self._given.scale
+        mean, scale = self.prepared.normalisation(self._trace, self._config.seed)
+        for group in self._config.without:
             scale[self.featurizer.groups[group]] = 0
-        return {
-            "net_arch": [config.hidden, config.hidden],
-            "activation_fn": torch.nn.Tanh,
-            "features_extractor_class": Normaliser,
-            "features_extractor_kwargs": {"mean": mean, "scale": scale},
-            "optimizer_class": torch.optim.AdamW,
-            "optimizer_kwargs": {"weight_decay": config.weight_decay},
-        }
+        return mean, scale
 
     def configuration(self) -> dict[str, Any]:
         """The hyperparameters as plain data."""

@@ -1,17 +1,20 @@
-"""What training makes of a profile: features of unseen prompts, expected quality, the reward."""
+"""What training makes of a profile: features of unseen prompts, expected outcomes, the reward."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from agents.expected import expected_quality
+from agents.expected import Floats, expected_cost, expected_quality
+from agents.policy import normalisation
 from agents.text import fit_text, fold_of
+from envs.carbon import IntensityTrace
 from envs.errors import ConfigError
 from envs.features import Featurizer
 from envs.profile import Profile
 from envs.reward import Reward, reward_from_profile
 from envs.structure import Array
+from envs.world import observe
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Prepared:
 
     Attributes:
         known: the requests of tasks whose quality is known, with their verdicts.
-        expected: the same with quality as other prompts foretell it.
+        expected: the same with quality, energy and device time as other prompts foretell them.
         featurizer: fitted to all prompts; what serving uses.
         parts: the prompts as if each were new, without and with tags, shape
             (2, n, features before context).
@@ -37,6 +40,13 @@ class Prepared:
     reward: Reward
     quality: str
 
+    def normalisation(self, trace: IntensityTrace, seed: int) -> tuple[Array, Array]:
+        """Mean and scale of each feature over all prompts at random hours."""
+        # Without some tags they all vary, also where the workload has one task only.
+        parts = np.concatenate(self.parts)
+        times = np.random.default_rng(seed).uniform(trace.start, trace.end, len(parts))
+        return normalisation(observe(self.featurizer, parts, trace, times, np.zeros(len(parts))))
+
 
 def prepare(
     profile: Profile,
@@ -47,7 +57,7 @@ def prepare(
     floor_on: str = "task",
     seed: int = 0,
 ) -> Prepared:
-    """Fit the features, foretell the quality, set the reward's references.
+    """Fit the features, foretell the outcomes, set the reward's references.
 
     Args:
         floor_on: "task": quality is relative to its task's L0; "all": to that of all
@@ -63,14 +73,25 @@ def prepare(
     scores = known.quality(quality)
     folds = np.array([fold_of(request) for request in known.requests])
     tasks = np.array([request.task for request in known.requests])
-    expected = expected_quality(parts[1], scores, tasks, folds, seed)
+    energy = _foretold_energy(featurizer, parts[1], known.directives)
+    expected = replace(
+        known.with_quality(
+            quality, expected_quality(parts[1], energy[:, 0], scores, tasks, folds, seed)
+        ),
+        energy_joules=expected_cost(energy, known.energy_joules, tasks),
+        device_seconds=expected_cost(energy, known.device_seconds, tasks),
+    )
     reward = reward_from_profile(known, mean_intensity_g_per_kwh, dict(floors), quality)
     if floor_on == "all":
         overall = dict.fromkeys(reward.quality_l0, float(np.nanmean(scores[:, 0])))
         reward = replace(reward, quality_l0=overall)
-    return Prepared(
-        known, known.with_quality(quality, expected), featurizer, parts, reward, quality
-    )
+    return Prepared(known, expected, featurizer, parts, reward, quality)
+
+
+def _foretold_energy(featurizer: Featurizer, parts: Array, directives: Sequence[str]) -> Floats:
+    """Logarithms of the energy foretold, relative to the mean under L0, shape (n, D)."""
+    places = [featurizer.names.index(f"log_energy={name}") for name in directives]
+    return parts[:, places].astype(np.float64)
 
 
 def with_known_quality(profile: Profile, quality: str) -> Profile:

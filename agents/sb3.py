@@ -38,18 +38,39 @@ class Normaliser(BaseFeaturesExtractor):
         return torch.clamp((observations - mean) * scale, -CLIP, CLIP)
 
 
-def normalisation(
-    observations: NDArray[np.float32],
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean and scale of each feature over `observations`, shape (n, n_features).
+def policy_arguments(
+    mean: NDArray[np.float32], scale: NDArray[np.float32], hidden: int, weight_decay: float
+) -> dict[str, Any]:
+    """`policy_kwargs` of the one network that we train: tanh, two layers, over a `Normaliser`."""
+    return {
+        "net_arch": [hidden, hidden],
+        "activation_fn": torch.nn.Tanh,
+        "features_extractor_class": Normaliser,
+        "features_extractor_kwargs": {"mean": mean, "scale": scale},
+        "optimizer_class": torch.optim.AdamW,
+        "optimizer_kwargs": {"weight_decay": weight_decay},
+    }
 
-    A feature that does not vary gets scale 0: the policy never learned what it
-    means, so it must not react to it.
+
+def imported(policy: Policy, into: ActorCriticPolicy) -> None:
+    """Give an SB3 policy of `policy_arguments` the weights of a `Policy`: undoes `exported`.
+
+    Raises:
+        ValueError: the shapes or the activation differ.
     """
-    spread = observations.std(axis=0)
-    varies = spread > 1e-6
-    scale = np.where(varies, 1 / np.where(varies, spread, 1), 0).astype(np.float32)
-    return observations.mean(axis=0).astype(np.float32), scale
+    linear = [
+        module
+        for module in [*into.mlp_extractor.policy_net, into.action_net]
+        if isinstance(module, torch.nn.Linear)
+    ]
+    own = [tuple(module.weight.shape) for module in linear]
+    given = [weight.shape for weight, _ in policy.layers]
+    if own != given or (policy.activation, policy.clip) != ("tanh", CLIP):
+        raise ValueError(f"a policy of shapes {given} and {policy.activation} for one of {own}")
+    with torch.no_grad():
+        for module, (weight, bias) in zip(linear, policy.layers, strict=True):
+            module.weight.copy_(torch.as_tensor(weight))
+            module.bias.copy_(torch.as_tensor(bias))
 
 
 def exported(policy: ActorCriticPolicy) -> Policy:

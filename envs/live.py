@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.backend import Backend
 from envs.directive import Catalogue
 from envs.energy import Meter, Window, attribute, attributed_method
-from envs.outcome import Outcomes
+from envs.outcome import Outcomes, joined
 from envs.quality import correctness
 from envs.request import Request
 from envs.upstream import Upstream
@@ -88,3 +89,43 @@ class LiveBackend:
     def close(self) -> None:
         """Close the client."""
         self._upstream.close()
+
+
+class Recording:
+    """A backend that keeps what was played on another."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._rows: list[NDArray[Any]] = []
+        self._actions: list[NDArray[Any]] = []
+        self._outcomes: list[Outcomes] = []
+
+    @property
+    def requests(self) -> tuple[Request, ...]:
+        """The other's."""
+        return self._backend.requests
+
+    def in_flight(self, lanes: int) -> NDArray[Any]:
+        """The other's."""
+        return self._backend.in_flight(lanes)
+
+    def play(self, rows: NDArray[Any], actions: NDArray[Any]) -> Outcomes:
+        """Play and keep."""
+        outcomes = self._backend.play(rows, actions)
+        self._rows.append(rows)
+        self._actions.append(actions)
+        self._outcomes.append(outcomes)
+        return outcomes
+
+    def played(self) -> tuple[list[Request], NDArray[np.int64], Outcomes]:
+        """Requests, directives and outcomes so far, one of each a request.
+
+        Raises:
+            ValueError: nothing has been played.
+        """
+        rows, actions = np.concatenate(self._rows), np.concatenate(self._actions)
+        return [self.requests[row] for row in rows], actions, joined(self._outcomes)
+
+    def close(self) -> None:
+        """Close the other."""
+        self._backend.close()

@@ -1,6 +1,8 @@
 """Outcomes: what (request, directive) pairs cost and were worth, as arrays."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,3 +48,13 @@ class Outcomes:
 
     def __len__(self) -> int:
         return len(self.energy_joules)
+
+
+def joined(parts: Sequence[Outcomes]) -> Outcomes:
+    """Outcomes one after another; their texts are left out."""
+    arrays: dict[str, Any] = {
+        f.name: np.concatenate([getattr(part, f.name) for part in parts])
+        for f in fields(Outcomes)
+        if isinstance(getattr(parts[0], f.name), np.ndarray)
+    }
+    return Outcomes(**arrays, energy_method=parts[0].energy_method)

@@ -1,13 +1,16 @@
 """`sprout train`: PPO on the replay of a profile, then on the live server; writes a bundle."""
 
+from contextlib import nullcontext
+from dataclasses import fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 from rich.console import Console
 
 from agents.bundle import Bundle
 from agents.config import PpoConfig
+from agents.drift import COSTS
 from agents.ppo import Trained
 from envs.carbon import chosen_trace
 from envs.directive import read_catalogue
@@ -15,9 +18,11 @@ from envs.errors import ConfigError
 from envs.limits import read_limits
 from envs.profile_reader import read_profile
 from envs.upstream import Upstream
+from experiments.continuing import continuing
+from experiments.provenance import inputs
 from experiments.settings import Settings, floors_by_task
 from experiments.tracking import tracked
-from experiments.training import TrainingJob, inputs
+from experiments.training import TrainingJob
 
 
 class Train(Settings):
@@ -26,6 +31,12 @@ class Train(Settings):
     outcomes: Path = Field(description="profile (Parquet)")
     out: Path = Field(description="folder that becomes the bundle")
     upstream: str | None = Field(None, description="live server to continue on")
+    start: Path | None = Field(
+        None,
+        alias="from",
+        description="bundle to go on from on the live server, with its floors and "
+        "hyperparameters, in place of the replay",
+    )
     model: str | None = Field(None, description="whose rows of the profile to use")
     intensity: list[Path] = Field(
         [], description="intensity CSVs or folders of them; default the synthetic day"
@@ -41,7 +52,7 @@ class Train(Settings):
     )
     seed: int = 0
     replay_steps: int = Field(
-        PpoConfig.replay_steps, ge=1, description="steps on the replay, in whole updates of 1,024"
+        PpoConfig.replay_steps, ge=1, description="steps on the replay, in whole updates of 4,096"
     )
     live_steps: int = Field(PpoConfig.live_steps, ge=0, description="requests to the live server")
     latency: Path | None = Field(
@@ -53,40 +64,66 @@ class Train(Settings):
     patience: int = Field(
         PpoConfig.patience, ge=0, description="stop after so many updates without a better policy"
     )
+    learning_rate: float = Field(PpoConfig.learning_rate, gt=0, description="Adam's, at the start")
+    live_learning_rate: float = Field(PpoConfig.live_learning_rate, gt=0, description="when live")
+    entropy: float = Field(PpoConfig.entropy, ge=0, description="pull towards every directive")
+    weight_decay: float = Field(PpoConfig.weight_decay, ge=0, description="AdamW's")
+    hidden: int = Field(PpoConfig.hidden, ge=1, description="width of the two layers")
+    epochs: int = Field(PpoConfig.epochs, ge=1, description="passes over each rollout")
+    dual_rate: float = Field(PpoConfig.dual_rate, gt=0, description="of the floors' multipliers")
+    dual_damping: float = Field(PpoConfig.dual_damping, ge=0, description="of the same")
     resume: bool = Field(False, description="go on from the last checkpoint in --out")
 
     def cli_cmd(self) -> None:
         """Train and write the bundle."""
+        job = self._job()
+        # An artifact can't be used offline: what went in stands in the configuration.
+        resolved = self.model_dump(mode="json") | {"inputs": inputs(job.profile, job.trace)}
+        server = Upstream(self.upstream, job.profile.model) if self.upstream else nullcontext()
+        with (
+            tracked(resolved, self.out / "tracking", group="train", resume=self.resume) as run,
+            server as upstream,
+        ):
+            bundle, trained = job.run(self.out, run, upstream, resume=self.resume)
+        self.save(self.out)
+        report(bundle, trained)
+
+    def _job(self) -> TrainingJob:
         catalogue = read_catalogue(self.directives)
         profile = read_profile(self.outcomes, self.model, catalogue.names)
         profile, _ = profile.split(self.hold_out, "hold-out")
         if not profile.requests:
             raise ConfigError(f"--hold-out {self.hold_out} leaves no prompt to train on")
         trace = chosen_trace(self.intensity, self.zone)
-        config = PpoConfig(
-            replay_steps=self.replay_steps,
-            live_steps=self.live_steps if self.upstream else 0,
-            confidence=self.confidence,
-            patience=self.patience,
-            seed=self.seed,
-        )
+        given = self._hyperparameters()
+        if self.start is not None:
+            self._refuse_what_the_bundle_says()
+            changed = {name: given[name] for name in LIVE if name in self.model_fields_set}
+            return continuing(self.start, profile, catalogue, trace, changed)
+        config = PpoConfig(**(given if self.upstream else given | {"live_steps": 0}))
         floors = floors_by_task(self.floor, profile.tasks)
         limits = {} if self.latency is None else read_limits(self.latency, profile.tasks)
-        job = TrainingJob(profile, catalogue, trace, floors, config, self.quality, limits)
-        # An artifact can't be used offline: what went in stands in the configuration.
-        resolved = self.model_dump(mode="json") | {"inputs": inputs(profile, trace)}
-        with tracked(resolved, self.out / "tracking", group="train", resume=self.resume) as run:
-            if self.upstream is None:
-                bundle, trained = job.run(self.out, run, resume=self.resume)
-            else:
-                with Upstream(self.upstream, profile.model) as upstream:
-                    bundle, trained = job.run(self.out, run, upstream, resume=self.resume)
-        self.save(self.out)
-        report(bundle, trained)
+        return TrainingJob(profile, catalogue, trace, floors, config, self.quality, limits)
+
+    def _hyperparameters(self) -> dict[str, Any]:
+        names = [field.name for field in fields(PpoConfig)]
+        return {name: getattr(self, name) for name in names if name in Train.model_fields}
+
+    def _refuse_what_the_bundle_says(self) -> None:
+        if self.upstream is None:
+            raise ConfigError("--from goes on on a live server: give its --upstream")
+        said = {"floor", "quality", "latency", "resume", *self._hyperparameters()} - LIVE
+        if given := sorted(said & self.model_fields_set):
+            flag = given[0].replace("_", "-")
+            raise ConfigError(f"--{flag}: with --from it is the bundle's own; leave it out")
+
+
+# What may differ from the bundle that is gone on from.
+LIVE = {"live_steps", "live_learning_rate", "seed"}
 
 
 def report(bundle: Bundle, trained: Trained) -> None:
-    """Print what was learned."""
+    """Print what was learned, and how the live server differs from the profile."""
     console = Console()
     console.print(
         f"policy {bundle.version} after {trained.steps:,} steps: "
@@ -100,4 +137,17 @@ def report(bundle: Bundle, trained: Trained) -> None:
     if not trained.floors_kept:
         console.print(
             "[yellow]no checkpoint kept every floor with confidence; the nearest one was taken"
+        )
+    compared = bundle.manifest["live"].get("drift", [])
+    moved = [row for row in compared if row["drifted"]]
+    if compared:
+        console.print(
+            f"live against the profile: {len(moved)} of {len(compared)} figures drifted beyond "
+            "their 95% interval (one in twenty does so by chance)"
+        )
+    for row in moved:
+        console.print(
+            f"  {row['task']}, {row['directive']}: {row['measure']} "
+            f"{'x' if row['measure'] in COSTS else ''}{row['change']:.2f} "
+            f"({row['low']:.2f} to {row['high']:.2f}; {row['answers']} answers)"
         )

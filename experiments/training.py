@@ -1,9 +1,6 @@
 """One training: from a profile to a bundle, tracked; on the replay, then on a live server."""
 
-import hashlib
-import importlib.metadata
-import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,29 +11,34 @@ from threadpoolctl import threadpool_limits
 
 from agents.bundle import MANIFEST, Bundle, save_bundle
 from agents.config import PpoConfig
+from agents.drift import drifts
 from agents.ppo import TAG_SHARE, Trained, Trainer
 from envs.carbon import IntensityTrace
 from envs.clock import WallClock
 from envs.directive import Catalogue
 from envs.errors import ConfigError
 from envs.limits import Limit
-from envs.live import LiveBackend
+from envs.live import LiveBackend, Recording
 from envs.meters.choose import choose_meter
 from envs.profile import Profile, fingerprint
 from envs.upstream import Upstream
 from envs.workload import generate
 from envs.world import World
+from experiments.provenance import TASK_COLUMNS, by_task, commit, figures, inputs, versions
 from experiments.tracking import Run
 
 LIVE_CLOCK_SPEED = 3600.0
 CHECKPOINT = "checkpoint"
-TASK_COLUMNS = ("task", "quality_ratio", "lower_bound", "multiplier", "directive_share")
-VERSIONED = ("numpy", "torch", "stable-baselines3", "gymnasium", "transformers", "safetensors")
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """One training: data, floors and hyperparameters."""
+    """One training: data, floors and hyperparameters.
+
+    Attributes:
+        start: a bundle that was trained on the same profile, to go on from in place of the
+            replay.
+    """
 
     profile: Profile
     catalogue: Catalogue
@@ -45,6 +47,7 @@ class TrainingJob:
     config: PpoConfig
     quality: str = "correct"
     limits: Mapping[str, Limit] = field(default_factory=dict)
+    start: Bundle | None = None
 
     def run(
         self, out: Path, run: Run, upstream: Upstream | None = None, *, resume: bool = False
@@ -68,7 +71,8 @@ class TrainingJob:
         backend = self._live_backend(upstream) if upstream and self.config.live_steps else None
         live: dict[str, Any] = {}
         with Progress() as progress:
-            total = self.config.replay_steps + self.config.live_steps * (backend is not None)
+            total = self.config.replay_steps * (self.start is None)
+            total += self.config.live_steps * (backend is not None)
             watched = _Watched(run, progress, total)
             trainer = Trainer(
                 *(self.profile, self.trace, self.floors, self.config, watched, self.quality),
@@ -77,7 +81,10 @@ class TrainingJob:
             )
             if resume:
                 trainer.resume()
-            trainer.replay()
+            if self.start is None:
+                trainer.replay()
+            else:
+                trainer.start_from(self.start.policy, self.start.manifest["multipliers"])
             if backend is not None:
                 live = self._live(trainer, backend)
         trained = trainer.result()
@@ -89,21 +96,30 @@ class TrainingJob:
             self.profile.model,
             self._manifest(trainer, trained) | {"live": live},
         )
-        run.summarise({"floors_kept": trained.floors_kept, **_figures(trained)})
-        run.table("by_task", TASK_COLUMNS, _by_task(trained, self.catalogue.names))
+        run.summarise({"floors_kept": trained.floors_kept, **figures(trained)})
+        run.table("by_task", TASK_COLUMNS, by_task(trained, self.catalogue.names))
+        if moved := live.get("drift"):
+            run.table("drift", list(moved[0]), [list(row.values()) for row in moved])
         files = [out / MANIFEST, *(out / name for name in bundle.manifest["files"])]
         run.artifact("policy-bundle", "policy", files, inputs(self.profile, self.trace))
         return bundle, trained
 
     def _live_backend(self, upstream: Upstream) -> LiveBackend:
         """Fresh requests of the profile's tasks, on the live server."""
-        seen = {request.prompt_hash for request in self.profile.requests}
+        seen = _hashes(self.profile)
+        if self.start is not None:
+            seen |= self.start.prompt_hashes
         per_task = -(-self.config.live_steps // len(self.profile.tasks))
         requests = [
             request
             for request in generate(per_task, self.config.seed + 7919, exclude=seen)
             if request.task in self.profile.tasks
         ]
+        if self.quality != "correct":
+            raise ConfigError(
+                f"live answers have no {self.quality}: no judge compares them; leave out "
+                "--upstream, or train on --quality correct"
+            )
         if not requests:
             raise ConfigError(
                 "live training draws generated requests, and the profile has other tasks "
@@ -112,11 +128,11 @@ class TrainingJob:
         return LiveBackend(upstream, choose_meter(upstream.url), self.catalogue, requests)
 
     def _live(self, trainer: Trainer, backend: LiveBackend) -> dict[str, Any]:
-        """Continue training live; returns how many requests that took, and their prompts."""
-        before = trainer.result().steps
+        """Continue training live; returns what was asked, and how it differs from the profile."""
+        recording = Recording(backend)
         trainer.live(
             World(
-                backend,
+                recording,
                 trainer.featurizer,
                 self.trace,
                 trainer.reward,
@@ -126,9 +142,15 @@ class TrainingJob:
                 tag_share=TAG_SHARE,
             )
         )
+        played, actions, outcomes = recording.played()
+        moved = drifts(trainer.prepared, played, actions, outcomes)
+        hashes = {request.prompt_hash for request in backend.requests}
+        if self.start is not None:
+            hashes |= self.start.prompt_hashes - _hashes(self.profile)
         return {
-            "requests": trainer.result().steps - before,
-            "prompt_hashes": [request.prompt_hash for request in backend.requests],
+            "requests": len(outcomes),
+            "prompt_hashes": sorted(hashes),
+            "drift": [asdict(one) | {"drifted": one.drifted} for one in moved],
         }
 
     def _manifest(self, trainer: Trainer, trained: Trained) -> dict[str, Any]:
@@ -142,7 +164,7 @@ class TrainingJob:
             "footprint_ref_grams": trainer.reward.footprint_ref_grams,
             "training": trainer.configuration(),
             "intensity": {"zone": self.trace.zone, "source": Path(self.trace.source).name},
-            "validation": _figures(trained) | {"floors_kept": trained.floors_kept},
+            "validation": figures(trained) | {"floors_kept": trained.floors_kept},
             "energy": {
                 "method": self.profile.energy_method,
                 "joules_per_completion_token": float(joules.sum() / max(1.0, tokens.sum())),
@@ -151,8 +173,9 @@ class TrainingJob:
                 "fingerprint": fingerprint(self.profile),
                 "prompt_hashes": [request.prompt_hash for request in self.profile.requests],
             },
-            "versions": {name: _version(name) for name in VERSIONED},
-            "git_commit": _commit(),
+            "continues": None if self.start is None else self.start.version,
+            "versions": versions(),
+            "git_commit": commit(),
         }
 
 
@@ -170,62 +193,5 @@ class _Watched:
         self._progress.update(self._bar, completed=step, description=f"train, saving {saved:.0f}%")
 
 
-def inputs(profile: Profile, trace: IntensityTrace) -> dict[str, str]:
-    """Digests of what a policy is made of: the lineage, where artifacts cannot be linked."""
-    return {
-        "profile_sha256": fingerprint(profile),
-        "intensity_sha256": hashlib.sha256(trace.g_per_kwh.tobytes()).hexdigest(),
-        "intensity_zone": trace.zone,
-    }
-
-
-def _by_task(trained: Trained, directives: Sequence[str]) -> list[list[Any]]:
-    found = trained.validation
-    return [
-        [
-            task,
-            ratio,
-            found.bound_by_task[task],
-            trained.multipliers[task],
-            ", ".join(
-                f"{name} {share:.3f}"
-                for name, share in zip(directives, found.share_by_task[task], strict=True)
-            ),
-        ]
-        for task, ratio in found.ratio_by_task.items()
-    ]
-
-
-def _figures(trained: Trained) -> dict[str, Any]:
-    found = trained.validation
-    return {
-        "grams_ratio": found.grams_ratio,
-        "quality_ratio_by_task": found.ratio_by_task,
-        "directive_share": list(found.share),
-        "latency_overshoot": found.overshoot,
-        "worst_margin": found.worst_margin,
-    }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    root = Path(__file__).resolve().parent.parent
-    # An installed package may lie inside somebody else's repository.
-    if not (root / ".git").exists():
-        return None
-    try:
-        result = subprocess.run(
-            ["git", "-C", str(root), "rev-parse", "HEAD"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except OSError:
-        return None
-    return result.stdout.strip() or None
+def _hashes(profile: Profile) -> set[str]:
+    return {request.prompt_hash for request in profile.requests}

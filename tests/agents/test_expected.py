@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from agents.expected import belief, expected_quality
+from agents.expected import belief, expected_cost, expected_quality
 
 
 def world(count=600, seed=0):
@@ -13,10 +13,16 @@ def world(count=600, seed=0):
     return parts, (rng.random((count, 2)) < chance).astype(float), chance
 
 
+def foretold(parts, scores, length=None, tasks=None):
+    count = len(parts)
+    length = np.zeros(count) if length is None else length
+    tasks = np.full(count, "t") if tasks is None else tasks
+    return expected_quality(parts, length, scores, tasks, np.arange(count) % 5, seed=0)
+
+
 def test_it_is_nearer_to_the_truth_than_the_verdicts_are():
     parts, scores, chance = world()
-    folds = np.arange(len(parts)) % 5
-    found = expected_quality(parts, scores, np.full(len(parts), "t"), folds, seed=0)
+    found = foretold(parts, scores)
     assert ((found - chance) ** 2).mean() < 0.05 * ((scores - chance) ** 2).mean()
 
 
@@ -24,32 +30,54 @@ def test_what_the_features_do_not_tell_becomes_the_tasks_mean_difference():
     rng = np.random.default_rng(1)
     parts = rng.normal(size=(600, 3)).astype(np.float32)
     scores = (rng.random((600, 2)) < [0.8, 0.5]).astype(float)
-    folds = np.arange(600) % 5
-    found = expected_quality(parts, scores, np.full(600, "t"), folds, seed=0)
+    found = foretold(parts, scores, rng.normal(size=600))
     difference = found[:, 1] - found[:, 0]
     assert difference.mean() == pytest.approx((scores[:, 1] - scores[:, 0]).mean())
     assert difference.std() < 0.05
 
 
+def test_a_loss_that_grows_with_the_answers_length_is_found():
+    """Also where trees, on so many useless features and so few prompts, find little."""
+    rng = np.random.default_rng(2)
+    length = rng.normal(size=400)
+    parts = np.column_stack([length, rng.normal(size=(400, 40))]).astype(np.float32)
+    loss = np.clip(0.25 + 0.12 * length, 0, 1)
+    scores = np.column_stack([np.full(400, 0.9), 0.9 - loss])
+    tosses = (rng.random((400, 2)) < scores).astype(float)
+    found = foretold(parts, tosses, length)
+    difference = found[:, 1] - found[:, 0]
+    assert np.corrcoef(difference, -loss)[0, 1] > 0.9
+    assert difference.std() < 1.3 * loss.std()
+
+
 def test_a_prompts_own_verdict_moves_it_only_through_its_tasks_mean():
     parts, scores, _ = world()
-    folds = np.arange(len(parts)) % 5
-    tasks = np.full(len(parts), "t")
     changed = scores.copy()
     changed[7, 1] = 1 - changed[7, 1]
-    before = expected_quality(parts, scores, tasks, folds, seed=0)[7]
-    after = expected_quality(parts, changed, tasks, folds, seed=0)[7]
+    before, after = foretold(parts, scores)[7], foretold(parts, changed)[7]
     assert np.abs(after - before).max() < 0.02
 
 
 def test_unknown_verdicts_stay_unknown():
     parts, scores, _ = world()
     scores[5] = np.nan
-    found = expected_quality(
-        parts, scores, np.full(len(parts), "t"), np.arange(len(parts)) % 5, seed=0
-    )
+    found = foretold(parts, scores)
     assert np.isnan(found[5]).all()
     assert not np.isnan(np.delete(found, 5, axis=0)).any()
+
+
+def test_expected_costs_keep_each_tasks_mean_and_forget_a_prompts_own():
+    rng = np.random.default_rng(4)
+    tasks = np.array(["a", "b"] * 100)
+    told = rng.normal(size=(200, 3)) - [0, 1, 2]
+    costs = np.exp(told + rng.normal(size=told.shape)) * 50
+    found = expected_cost(told, costs, tasks)
+    for task in ("a", "b"):
+        rows = tasks == task
+        assert found[rows].mean(axis=0) == pytest.approx(costs[rows].mean(axis=0))
+    # Two prompts of which the same is foretold are expected to cost the same.
+    told[2] = told[0]
+    assert expected_cost(told, costs, tasks)[[0, 2]].std(axis=0) == pytest.approx(0)
 
 
 @pytest.mark.parametrize(("signal", "low", "high"), [(0.0, 0.0, 0.1), (1.0, 0.85, 1.0)])

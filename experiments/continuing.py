@@ -1,0 +1,53 @@
+"""A training that goes on from a finished bundle, on a live server."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from agents.bundle import load_bundle
+from agents.config import PpoConfig
+from envs.carbon import IntensityTrace
+from envs.directive import Catalogue
+from envs.errors import ConfigError
+from envs.limits import Limit
+from envs.profile import Profile, fingerprint
+from experiments.training import TrainingJob
+
+
+def continuing(
+    folder: Path,
+    profile: Profile,
+    catalogue: Catalogue,
+    trace: IntensityTrace,
+    changed: Mapping[str, Any],
+) -> TrainingJob:
+    """The training that made the bundle, to go on where it ended.
+
+    Args:
+        profile, catalogue: the very ones that it was made from.
+        changed: hyperparameters that are to differ from the bundle's.
+
+    Raises:
+        ConfigError: it was made from others, or not by `sprout train`.
+    """
+    bundle = load_bundle(folder)
+    manifest = bundle.manifest
+    try:
+        same = manifest["data"]["fingerprint"] == fingerprint(profile)
+        settings = {**manifest["training"], "without": tuple(manifest["training"]["without"])}
+        config = PpoConfig(**{**settings, **changed})
+        limits = {task: Limit(**limit) for task, limit in manifest["limits"].items()}
+        floors, quality = dict(manifest["floors"]), manifest["quality"]
+        _ = manifest["multipliers"]
+    except (KeyError, TypeError) as error:
+        raise ConfigError(
+            f"--from {folder}: its manifest has no usable {error}; give a bundle of `sprout train`"
+        ) from error
+    if not same:
+        raise ConfigError(
+            f"--from {folder}: it was trained on another profile; give the same --outcomes, "
+            "--model and --hold-out as then"
+        )
+    if catalogue.to_rows() != bundle.catalogue.to_rows():
+        raise ConfigError(f"--from {folder}: it was trained on other --directives; give those")
+    return TrainingJob(profile, catalogue, trace, floors, config, quality, limits, bundle)
