@@ -10,6 +10,7 @@ import openai
 import psutil
 import pytest
 
+from agents.bundle import load_bundle
 from agents.config import PpoConfig
 from envs.carbon import synthetic_day
 from envs.directive import DEFAULT_CATALOGUE
@@ -21,6 +22,7 @@ from envs.reward import untagged
 from envs.upstream import Upstream
 from envs.workload import generate
 from experiments.bench.loop import judge
+from experiments.cli import main
 from experiments.hook import hook
 from experiments.profile import record
 from experiments.tracking import NullRun, tracked
@@ -40,10 +42,15 @@ def backend(upstream, requests):
 
 
 @pytest.fixture(scope="module")
-def profile(upstream, tmp_path_factory):
+def profile_file(upstream, tmp_path_factory):
     path = tmp_path_factory.mktemp("profile") / "profile.parquet"
-    requests = generate(60, seed=1)
-    return record(backend(upstream, requests), DEFAULT_CATALOGUE, upstream.model, path)
+    record(backend(upstream, generate(60, seed=1)), DEFAULT_CATALOGUE, upstream.model, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def profile(profile_file):
+    return read_profile(profile_file)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +96,25 @@ def test_the_bundle_tells_its_story(trained):
     judged = {name for task in FLOORS for name in (task, untagged(task))}
     assert set(manifest["validation"]["quality_ratio_by_task"]) == judged
     assert bundle.manifest["energy"]["joules_per_completion_token"] > 0
+
+
+def test_a_bundle_goes_on_live_and_says_how_the_server_differs(
+    llama, profile_file, trained, tmp_path, capsys
+):
+    folder, bundle = trained
+    command = ["train", "--outcomes", str(profile_file), "--from", str(folder)]
+    command += ["--upstream", llama.url, "--live-steps", "256", "--seed", "9"]
+    assert main([*command, "--out", str(tmp_path / "next")]) == 0
+    assert "figures drifted" in capsys.readouterr().out
+    after = load_bundle(tmp_path / "next")
+    assert after.manifest["continues"] == bundle.version
+    live = after.manifest["live"]
+    assert live["requests"] == 256
+    assert after.prompt_hashes > bundle.prompt_hashes
+    # The same server, the same wordings: answers are as long as they were.
+    tokens = [row for row in live["drift"] if row["measure"] == "completion_tokens"]
+    assert tokens
+    assert all(0.5 < row["change"] < 2 for row in tokens)
 
 
 def test_the_hook_serves_the_openai_client(llama, trained):

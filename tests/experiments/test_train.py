@@ -1,11 +1,15 @@
+import numpy as np
 import pytest
 
 from agents import ppo
+from agents.bundle import load_bundle
 from agents.config import PpoConfig
 from envs.carbon import synthetic_day
 from envs.directive import DEFAULT_CATALOGUE
 from envs.errors import ConfigError, DataError
 from envs.upstream import Upstream
+from experiments.cli import main
+from experiments.continuing import continuing
 from experiments.tracking import NullRun
 from experiments.training import TrainingJob
 from tests import made
@@ -94,3 +98,76 @@ def test_patience_stops_a_training_that_gets_no_better(profile, tmp_path):
     job = TrainingJob(profile, DEFAULT_CATALOGUE, synthetic_day(), FLOORS, config)
     _, trained = job.run(tmp_path / "bundle", NullRun())
     assert trained.steps < 4_000_000
+
+
+@pytest.fixture
+def finished(profile, tmp_path):
+    config = PpoConfig(replay_steps=20_480)
+    job = TrainingJob(profile, DEFAULT_CATALOGUE, synthetic_day(), FLOORS, config)
+    return job.run(tmp_path / "finished", NullRun())[0]
+
+
+def train(*arguments):
+    return main(["train", *map(str, arguments)])
+
+
+def test_a_bundle_gone_on_from_starts_where_it_ended(profile, finished, tmp_path):
+    job = continuing(tmp_path / "finished", profile, DEFAULT_CATALOGUE, synthetic_day(), {})
+    assert job.floors == FLOORS
+    bundle, trained = job.run(tmp_path / "again", NullRun())
+    # No server, so nothing was learned: the very same policy, with its record.
+    assert trained.policy.layers[0][0] == pytest.approx(finished.policy.layers[0][0])
+    assert trained.multipliers == finished.manifest["multipliers"]
+    assert bundle.manifest["continues"] == finished.version
+    assert bundle.manifest["training"] == finished.manifest["training"]
+
+
+def test_learning_values_leaves_the_policy_alone(profile, finished):
+    trainer = ppo.Trainer(profile, synthetic_day(), FLOORS, PpoConfig(), Kept())
+    trainer.start_from(finished.policy, finished.manifest["multipliers"])
+    after = trainer.result().policy
+    for (weight, bias), (own, its) in zip(after.layers, finished.policy.layers, strict=True):
+        assert np.array_equal(weight, own)
+        assert np.array_equal(bias, its)
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        ([], "--from goes on on a live server: give its --upstream"),
+        (["--upstream", "http://127.0.0.1:9", "--floor", "0.9"], "--floor: with --from it is"),
+        (["--upstream", "http://127.0.0.1:9", "--hidden", "8"], "--hidden: with --from it is"),
+        (["--upstream", "http://127.0.0.1:9", "--hold-out", "0.5"], "another profile"),
+    ],
+)
+def test_what_contradicts_the_bundle_is_refused(
+    flags, problem, profile, finished, tmp_path, capsys
+):
+    given = ["--outcomes", tmp_path / "profile.parquet", "--out", tmp_path / "next"]
+    assert train(*given, "--from", tmp_path / "finished", *flags) == 2
+    assert problem in capsys.readouterr().err
+
+
+def test_only_what_train_made_can_be_gone_on_from(profile, tmp_path):
+    made.bundle(tmp_path / "made")
+    with pytest.raises(ConfigError, match="give a bundle of `sprout train`"):
+        continuing(tmp_path / "made", profile, DEFAULT_CATALOGUE, synthetic_day(), {})
+
+
+def test_live_training_needs_what_live_answers_have(profile, tmp_path):
+    judged = profile.with_quality("preference", profile.correct)
+    config = PpoConfig(replay_steps=10**9)
+    job = TrainingJob(
+        judged, DEFAULT_CATALOGUE, synthetic_day(), FLOORS, config, quality="preference"
+    )
+    with pytest.raises(ConfigError, match="live answers have no preference"):
+        job.run(tmp_path / "bundle", NullRun(), Upstream("http://127.0.0.1:9"))
+
+
+def test_hyperparameters_are_flags(profile, tmp_path):
+    given = ["--outcomes", tmp_path / "profile.parquet", "--out", tmp_path / "small"]
+    given += ["--replay-steps", 4096, "--hidden", 8, "--learning-rate", 0.001, "--entropy", 0]
+    assert train(*given) == 0
+    manifest = load_bundle(tmp_path / "small").manifest
+    assert manifest["network"]["shapes"][0][0] == 8
+    assert manifest["training"]["learning_rate"] == 0.001
