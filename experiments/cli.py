@@ -26,6 +26,7 @@ COMMANDS = {
     ),
     "ablate": ("experiments.study.ablate:Ablate", "what each part is worth: seeds x variants"),
     "explain": ("experiments.explain:Explain", "why a policy chooses what it does"),
+    "link": ("experiments.link:Link", "the lineage of synced W&B runs"),
     "reproduce": ("experiments.reproduce:REPRODUCTIONS", "published tables, side by side: sprout"),
     "serve": ("experiments.serve:Serve", "the hook in front of a Llama server"),
     "bench": (

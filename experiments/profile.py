@@ -23,6 +23,7 @@ from envs.request import Request
 from envs.upstream import Upstream
 from envs.workload import generate
 from experiments.settings import Settings
+from experiments.tracking import file_sha256, tracked
 
 IN_FLIGHT = 32
 WARM_UP = 8
@@ -58,6 +59,11 @@ class ProfileCommand(Settings):
             backend = LiveBackend(upstream, meter, catalogue, requests)
             profile = record(backend, catalogue, upstream.model, self.out, self.in_flight)
         self.save(self.out.parent)
+        settings = self.model_dump(mode="json") | {"energy_method": profile.energy_method}
+        with tracked(settings, self.out.parent / "tracking", group="profile") as run:
+            digest = file_sha256(self.out)
+            # Only named: it holds prompts.
+            run.artifact("profile", "profile", [self.out], {"digest": digest}, copied=False)
         print(
             f"{len(profile.requests)} requests x {len(profile.directives)} directives in "
             f"{self.out}; joules {profile.energy_method} ({meter.source})"

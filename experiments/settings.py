@@ -73,7 +73,7 @@ def run_command(command: type[Settings], name: str, arguments: list[str]) -> Non
     Raises:
         ConfigError: a setting is unknown or has a wrong value; names it.
     """
-    arguments = _one_value_a_flag(command, arguments)
+    arguments = _one_value_a_flag(command, [_with_hyphens(a) for a in arguments])
     command.from_file = _file_settings(arguments)
     command.model_config["cli_prog_name"] = f"sprout {name}"
     try:
@@ -92,6 +92,12 @@ def run_command(command: type[Settings], name: str, arguments: list[str]) -> Non
         result.parent.mkdir(parents=True, exist_ok=True)
     # Outside: what fails in the command's own work is no wrong flag.
     settings.cli_cmd()
+
+
+def _with_hyphens(argument: str) -> str:
+    """`--learning_rate=0.1`, as sweep agents write flags, as `--learning-rate=0.1`."""
+    name, equals, value = argument.partition("=")
+    return f"{name.replace('_', '-')}{equals}{value}" if name.startswith("--") else argument
 
 
 def _one_value_a_flag(command: type[Settings], arguments: list[str]) -> list[str]:

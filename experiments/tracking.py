@@ -1,5 +1,6 @@
 """W&B tracking, or none: `WANDB_MODE` is respected, and offline is the default without a key."""
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,8 +25,15 @@ class Run(Protocol):
     def picture(self, name: str, path: Path) -> None:
         """Record a picture."""
 
-    def artifact(self, name: str, kind: str, files: Sequence[Path], made_of: Any = None) -> None:
-        """Keep files as a versioned artifact; `made_of` says from what, by digests."""
+    def artifact(
+        self, name: str, kind: str, files: Sequence[Path], about: Any = None, *, copied: bool = True
+    ) -> None:
+        """Keep files as a versioned artifact, or only where they are and their checksums.
+
+        Args:
+            about: its metadata; under "digest", what `sprout link` knows it by.
+            copied: not for files that hold prompts: those stay where they are.
+        """
 
 
 class NullRun:
@@ -43,7 +51,9 @@ class NullRun:
     def picture(self, name: str, path: Path) -> None:
         """Nothing."""
 
-    def artifact(self, name: str, kind: str, files: Sequence[Path], made_of: Any = None) -> None:
+    def artifact(
+        self, name: str, kind: str, files: Sequence[Path], about: Any = None, *, copied: bool = True
+    ) -> None:
         """Nothing."""
 
 
@@ -73,13 +83,18 @@ class WandbRun:
 
         self._run.log({name: wandb.Image(str(path))})
 
-    def artifact(self, name: str, kind: str, files: Sequence[Path], made_of: Any = None) -> None:
+    def artifact(
+        self, name: str, kind: str, files: Sequence[Path], about: Any = None, *, copied: bool = True
+    ) -> None:
         """Log files as an artifact of type `kind`."""
         import wandb
 
-        artifact = wandb.Artifact(name, type=kind, metadata=made_of)
+        artifact = wandb.Artifact(name, type=kind, metadata=about)
         for file in files:
-            artifact.add_file(str(file))
+            if copied:
+                artifact.add_file(str(file))
+            else:
+                artifact.add_reference(file.resolve().as_uri())
         self._run.log_artifact(artifact)
 
 
@@ -93,7 +108,8 @@ def tracked(
     where a key is set (WANDB_API_KEY) and offline otherwise (`wandb sync` later).
 
     Args:
-        group: runs of one study stand together; WANDB_RUN_GROUP goes before it.
+        group: runs of one study stand together; a sweep's do by themselves, and
+            WANDB_RUN_GROUP goes before both.
         resume: go on with the run that `folder` holds, under its id.
     """
     mode = os.environ.get("WANDB_MODE") or (
@@ -108,12 +124,13 @@ def tracked(
     import wandb
 
     folder.mkdir(parents=True, exist_ok=True)
+    sweep = os.environ.get("WANDB_SWEEP_ID")
     known = folder / RUN_ID
     run_id = known.read_text(encoding="utf-8").strip() if resume and known.exists() else None
     settings = wandb.Settings(mode=mode, silent=True, console="off")
     with wandb.init(
         project=os.environ.get("WANDB_PROJECT", "sprout-rl"),
-        group=os.environ.get("WANDB_RUN_GROUP", group),
+        group=os.environ.get("WANDB_RUN_GROUP") or (f"sweep-{sweep}" if sweep else group),
         dir=str(folder),
         config=dict(configuration),
         id=run_id,
@@ -122,3 +139,9 @@ def tracked(
     ) as run:
         known.write_text(run.id, encoding="utf-8")
         yield WandbRun(run)
+
+
+def file_sha256(path: Path) -> str:
+    """Of a file's bytes: what its artifact is known by."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -21,7 +21,7 @@ from envs.upstream import Upstream
 from experiments.continuing import continuing
 from experiments.provenance import inputs
 from experiments.settings import Settings, floors_by_task
-from experiments.tracking import tracked
+from experiments.tracking import file_sha256, tracked
 from experiments.training import TrainingJob
 
 
@@ -78,7 +78,11 @@ class Train(Settings):
         """Train and write the bundle."""
         job = self._job()
         # An artifact can't be used offline: what went in stands in the configuration.
-        resolved = self.model_dump(mode="json") | {"inputs": inputs(job.profile, job.trace)}
+        made_of = inputs(job.profile, job.trace) | {
+            "outcomes_sha256": file_sha256(self.outcomes),
+            "policies": {} if job.start is None else {"from": job.start.version},
+        }
+        resolved = self.model_dump(mode="json") | {"inputs": made_of}
         server = Upstream(self.upstream, job.profile.model) if self.upstream else nullcontext()
         with (
             tracked(resolved, self.out / "tracking", group="train", resume=self.resume) as run,

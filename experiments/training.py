@@ -101,7 +101,8 @@ class TrainingJob:
         if moved := live.get("drift"):
             run.table("drift", list(moved[0]), [list(row.values()) for row in moved])
         files = [out / MANIFEST, *(out / name for name in bundle.manifest["files"])]
-        run.artifact("policy-bundle", "policy", files, inputs(self.profile, self.trace))
+        about = inputs(self.profile, self.trace) | {"digest": bundle.version}
+        run.artifact("policy-bundle", "policy", files, about)
         return bundle, trained
 
     def _live_backend(self, upstream: Upstream) -> LiveBackend:

@@ -23,7 +23,7 @@ from experiments.evaluate.mixes import chosen_mix
 from experiments.evaluate.result import judge
 from experiments.evaluate.table import means_table, table
 from experiments.settings import Settings, floors_by_task, write_json
-from experiments.tracking import tracked
+from experiments.tracking import file_sha256, tracked
 
 
 class Evaluate(Settings):
@@ -117,6 +117,7 @@ class Evaluate(Settings):
         """The evaluation as a run: its table, its pictures, and which policies it judged."""
         made_of = {
             "profile_sha256": fingerprint(profile),
+            "outcomes_sha256": file_sha256(self.outcomes),
             "policies": {name: bundle.version for name, bundle in bundles.items()},
         }
         settings = self.model_dump(mode="json") | {"inputs": made_of}

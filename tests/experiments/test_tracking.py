@@ -1,17 +1,25 @@
 """An offline run's files, read back as `wandb sync` reads them."""
 
 import json
+import os
 import struct
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+import yaml
 from wandb.proto.wandb_internal_pb2 import Record
+from wandb.sdk.launch.sweeps import utils as sweep_utils
 
+import experiments
 from experiments.cli import main
 from tests import made
 from tests.experiments.test_evaluate import write_trace
 
 KINDS = {"lookup": "What is item {n}?", "proof": "Explain why {n} is so. Show all steps."}
 BLOCK = 32768
+SWEEPS = Path(experiments.__file__).parent / "sweeps"
 
 
 def records(path):
@@ -101,3 +109,62 @@ def test_a_resumed_run_keeps_its_id(tmp_path, offline, monkeypatch):
     with tracked({}, tmp_path, "g"):
         pass
     assert (tmp_path / "run-id").read_text() != first
+
+
+def test_a_profile_is_named_by_its_digest_and_its_prompts_stay_where_they_are(tmp_path, offline):
+    from experiments.tracking import file_sha256, tracked
+
+    path = tmp_path / "profile.parquet"
+    path.write_bytes(b"somebody's prompts")
+    with tracked({}, tmp_path / "tracking", "profile") as run:
+        run.artifact("profile", "profile", [path], {"digest": file_sha256(path)}, copied=False)
+    _, _, _, artifacts = read_back(tmp_path / "tracking")
+    (artifact,) = [a for a in artifacts if a.type == "profile"]
+    (entry,) = artifact.manifest.contents
+    assert entry.ref == path.as_uri()
+    assert json.loads(artifact.metadata)["digest"] == file_sha256(path)
+    kept = [file for file in (tmp_path / "tracking").rglob("*") if file.is_file()]
+    assert not [file for file in kept if b"somebody's prompts" in file.read_bytes()]
+
+
+def test_runs_of_a_sweep_stand_together(tmp_path, offline, monkeypatch):
+    from experiments.tracking import tracked
+
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s1")
+    with tracked({}, tmp_path / "one", "train"):
+        pass
+    assert read_back(tmp_path / "one")[0].run_group == "sweep-s1"
+
+
+def test_the_shipped_sweep_is_run_as_an_agent_runs_it(tmp_path, monkeypatch):
+    """W&B's own code makes the command from the file; only its service is left out."""
+    sweep = yaml.safe_load((SWEEPS / "ppo.yaml").read_text())
+    picked = {
+        name: {"value": given.get("values", [given.get("min")])[0]}
+        for name, given in sweep["parameters"].items()
+    }
+    variables = sweep_utils.create_sweep_command_args({"args": picked})
+    command = []
+    for part in sweep_utils.create_sweep_command(sweep["command"]):
+        command += variables["args"] if part == "${args}" else [part]
+    made.profile(tmp_path, made.chats(30, KINDS), lambda r, d: 1.0)
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "SPROUT_OUTCOMES": "profile.parquet",
+            "SPROUT_REPLAY_STEPS": "4096",
+            "WANDB_RUN_ID": "run1",
+            "WANDB_MODE": "disabled",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads((tmp_path / "runs/sweep/run1/manifest.json").read_text())
+    for name, given in picked.items():
+        assert manifest["training"][name] == given["value"]
+    assert manifest["validation"][sweep["metric"]["name"]] > 0
