@@ -30,6 +30,8 @@ class PpoConfig:
         confidence, safety: standard errors, and a constant, by which a task's ratio must
             clear its floor.
         floor_on: "task", or "all" for one floor on the mean over all requests.
+        floor_slack: how far floors yield from the cleanest to the dirtiest hour, as SPROUT's
+            xi (`envs.floors`); 0 keeps them constant.
         without: groups of features that the policy must not see.
         patience: rollouts without a better policy after which training stops; 0 never.
         gamma: 0: a request's directive does not change the next request.
@@ -55,6 +57,7 @@ class PpoConfig:
     confidence: float = 1.0
     safety: float = 0.0
     floor_on: str = "task"
+    floor_slack: float = 0.0
     without: tuple[str, ...] = ()
     patience: int = 0
     gamma: float = 0.0

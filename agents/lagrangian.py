@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from agents.config import PpoConfig
 from agents.controller import Controller
 from agents.policy import Policy
-from agents.prompts import Prompts
+from agents.prompts import Mask, Prompts
 from envs.errors import ConfigError
 from envs.reward import Reward, untagged
 
@@ -21,7 +21,8 @@ class Validation:
     Attributes:
         grams_ratio: footprint relative to always L0.
         ratio_by_task: quality relative to L0; of each task where its tag is shown, and
-            under `untagged(task)` where it is not.
+            under `untagged(task)` where it is not. Where floors yield to the grid, each band
+            of intensities has a name of its own (`envs.floors.Yielding.names`).
         bound_by_task: what that ratio is at least, with the confidence asked for.
         share: mean probability of each directive.
         share_by_task: the same by task, tags shown or not as in `ratio_by_task`.
@@ -38,6 +39,16 @@ class Validation:
     share_by_task: dict[str, list[float]]
     overshoot: dict[str, float]
     worst_margin: float
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """One floor's requests: a task's, with its tag shown or not, in one band of intensities."""
+
+    name: str
+    task: str
+    tagged: bool
+    among: Mask
 
 
 class Constraint:
@@ -61,15 +72,22 @@ class Constraint:
         self._config = config
         self._limits = reward.limits
         self._tasks = list(reward.floors)
-        self._floors = {
-            name: floor for task, floor in reward.floors.items() for name in (task, untagged(task))
-        }
-        for task in self._tasks:
-            if not prompts.right_at_l0(task) > 0:
-                raise ConfigError(
-                    f"task {task!r}: its floor cannot be checked, since no prompt of it is "
-                    "answered right at L0; record more requests a task"
-                )
+        self._floors: dict[str, float] = {}
+        self._cells: list[_Cell] = []
+        bands = reward.yielding.band(prompts.intensity)
+        for task, floor in reward.floors.items():
+            for band, name in enumerate(reward.yielding.names(task)):
+                for tagged in (False, True):
+                    cell = _Cell(
+                        name if tagged else untagged(name), task, tagged, bands[int(tagged)] == band
+                    )
+                    if not prompts.right_at_l0(task, cell.among) > 0:
+                        raise ConfigError(
+                            f"task {name!r}: its floor cannot be checked, since no prompt of it "
+                            "is answered right at L0; record more requests a task"
+                        )
+                    self._cells.append(cell)
+                    self._floors[cell.name] = reward.yielding.floor(floor, band)
         for name, least in prompts.least_overshoots(reward.limits).items():
             if least > 0:
                 raise ConfigError(
@@ -85,12 +103,13 @@ class Constraint:
         """Expected figures of `policy`."""
         chance = self._prompts.chances(policy)
         ratios, bounds, shares = {}, {}, {}
-        for task in self._tasks:
-            for name, chosen in ((untagged(task), chance[0]), (task, chance[1])):
-                ratio, error = self._prompts.ratio(self._judged_on(task), chosen)
-                ratios[name] = ratio
-                bounds[name] = ratio - self._config.confidence * error
-                shares[name] = chosen[self._prompts.rows[task]].mean(axis=0).tolist()
+        for cell in self._cells:
+            chosen = chance[int(cell.tagged)]
+            ratio, error = self._prompts.ratio(self._judged_on(cell.task), chosen, cell.among)
+            ratios[cell.name] = ratio
+            bounds[cell.name] = ratio - self._config.confidence * error
+            mine = self._prompts.rows[cell.task] & cell.among
+            shares[cell.name] = chosen[mine].mean(axis=0).tolist()
         overshoot = self._prompts.overshoots(self._limits, chance)
         margins = [
             bound - self._floors[task] - self._config.safety for task, bound in bounds.items()

@@ -21,6 +21,7 @@ from agents.sb3 import Lanes, imported, policy_arguments
 from envs.carbon import IntensityTrace
 from envs.clock import SteppedClock
 from envs.features import Featurizer
+from envs.floors import yielding
 from envs.limits import Limit
 from envs.llama2 import Llama2VectorEnv
 from envs.profile import Profile, fingerprint
@@ -84,6 +85,7 @@ class Trainer:
         )
         self.featurizer, self.reward = self.prepared.featurizer, self.prepared.reward
         prompts = Prompts(self.prepared, trace, config.seed)
+        self.reward.yielding = yielding(trace, config.floor_slack)
         self.reward.limits = dict(limits or {})
         self._constraint = Constraint(prompts, self.reward, config)
         self.reward.multipliers = self._constraint.multipliers
@@ -246,7 +248,3 @@ class Trainer:
         for group in self._config.without:
             scale[self.featurizer.groups[group]] = 0
         return mean, scale
-
-    def configuration(self) -> dict[str, Any]:
-        """The hyperparameters as plain data."""
-        return asdict(self._config)

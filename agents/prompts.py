@@ -14,10 +14,15 @@ from envs.reward import overshoots
 from envs.world import observe
 
 Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 
 class Prompts:
-    """A profile's prompts spread over the trace's hours, each without its task's tag and with."""
+    """A profile's prompts spread over the trace's hours, each without its task's tag and with.
+
+    Attributes:
+        intensity: of each's hour, gCO2e/kWh, shape (2, n).
+    """
 
     def __init__(self, prepared: Prepared, trace: IntensityTrace, seed: int) -> None:
         profile, featurizer, parts = prepared.known, prepared.featurizer, prepared.parts
@@ -41,13 +46,9 @@ class Prompts:
             ]
         )
         self._steerable = featurizer.steerable(self._observations)
-        self._grams: Floats = np.stack(
-            [
-                footprint_grams(
-                    profile.energy_joules, profile.device_seconds, trace.at(time)[:, None]
-                )
-                for time in times
-            ]
+        self.intensity: Floats = np.stack([trace.at(time) for time in times])
+        self._grams: Floats = footprint_grams(
+            profile.energy_joules, profile.device_seconds, self.intensity[:, :, None]
         )
 
     def overshoots(self, limits: Mapping[str, Limit], chance: Floats) -> dict[str, float]:
@@ -69,9 +70,9 @@ class Prompts:
                 found[name] = float(excess.min(axis=1).mean())
         return found
 
-    def right_at_l0(self, task: str) -> float:
-        """Sum of the quality under L0; 0 where the task has no prompts."""
-        return float(self.scores[self.rows[task], 0].sum()) if task in self.rows else 0.0
+    def right_at_l0(self, task: str, among: Mask) -> float:
+        """Sum of the quality under L0 among some prompts; 0 where the task has none of them."""
+        return float(self.scores[self.rows[task] & among, 0].sum()) if task in self.rows else 0.0
 
     def chances(self, policy: Policy) -> Floats:
         """Probabilities without and with tags, shape (2, n, n_directives)."""
@@ -82,12 +83,12 @@ class Prompts:
         """Expected footprint relative to always L0."""
         return float((self._grams * chance).sum() / self._grams[:, :, 0].sum())
 
-    def ratio(self, tasks: Sequence[str], chance: Floats) -> tuple[float, float]:
+    def ratio(self, tasks: Sequence[str], chance: Floats, among: Mask) -> tuple[float, float]:
         """Quality of tasks together, relative to L0, under chances of shape (n, n_directives).
 
-        With its standard error, by the delta method.
+        Of the prompts `among`, shape (n,); with its standard error, by the delta method.
         """
-        rows = np.any([self.rows[task] for task in tasks], axis=0)
+        rows = np.any([self.rows[task] for task in tasks], axis=0) & among
         kept = (self.scores[rows] * chance[rows]).sum(axis=1)
         reference = self.scores[rows, 0]
         ratio = float(kept.sum() / reference.sum())

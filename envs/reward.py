@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.floors import CONSTANT, Yielding
 from envs.footprint import EMBODIED_G_PER_SECOND, footprint_grams
 from envs.limits import TAIL, Limit
 from envs.outcome import Floats, Outcomes
@@ -47,7 +48,9 @@ class Reward:
             a dirty hour weighs more.
         quality_l0: per task, mean quality under L0; tasks not in it have no quality term.
         floors: per task, the least ratio of quality to L0's.
-        multipliers: per task, lambda >= 0, default 1; the one part that training changes.
+        yielding: how they follow the grid.
+        multipliers: per task (and band, by `yielding.names`), lambda >= 0, default 1; the one
+            part that training changes.
             `untagged(task)` is the key for requests that do not show their task, which are
             harder to tell apart and pay a price of their own (default the task's).
         quality: "correct" or "preference".
@@ -64,6 +67,7 @@ class Reward:
     embodied_g_per_second: float = EMBODIED_G_PER_SECOND
     limits: dict[str, Limit] = field(default_factory=dict)
     latency_prices: dict[str, float] = field(default_factory=dict)
+    yielding: Yielding = CONSTANT
 
     def set_prices(self, prices: Mapping[str, float]) -> None:
         """Move multipliers and latency prices, by their names."""
@@ -94,22 +98,32 @@ class Reward:
             tasks: of each request, shape (n,).
             tagged: whether its observation showed that task, shape (n,).
         """
-        quality: Floats = getattr(outcomes, self.quality)
-        kept = np.zeros(len(outcomes))
+        bands = self.yielding.band(intensity_g_per_kwh)
+        return {
+            "footprint": -self.grams(outcomes, intensity_g_per_kwh) / self.footprint_ref_grams,
+            "quality": self._kept(tasks, getattr(outcomes, self.quality), bands, tagged),
+            "latency": self._latency(tasks, outcomes.latency_seconds),
+        }
+
+    def _kept(
+        self,
+        tasks: NDArray[np.str_],
+        quality: Floats,
+        bands: NDArray[np.int64],
+        tagged: NDArray[np.bool_],
+    ) -> Floats:
+        kept = np.zeros(len(quality))
         for task in np.unique(tasks):
             reference = self.quality_l0.get(task, 0.0)
             if reference <= 0:
                 continue
-            rows = tasks == task
-            price = self.multipliers.get(task, 1.0)
-            weight = np.where(tagged[rows], price, self.multipliers.get(untagged(task), price))
-            ratio = quality[rows] / reference - self.floors.get(task, 0.0)
-            kept[rows] = weight * np.nan_to_num(ratio)
-        return {
-            "footprint": -self.grams(outcomes, intensity_g_per_kwh) / self.footprint_ref_grams,
-            "quality": kept,
-            "latency": self._latency(tasks, outcomes.latency_seconds),
-        }
+            for band, name in enumerate(self.yielding.names(task)):
+                rows = (tasks == task) & (bands == band)
+                price = self.multipliers.get(name, 1.0)
+                weight = np.where(tagged[rows], price, self.multipliers.get(untagged(name), price))
+                floor = self.yielding.floor(self.floors.get(task, 0.0), band)
+                kept[rows] = weight * np.nan_to_num(quality[rows] / reference - floor)
+        return kept
 
     def _latency(self, tasks: NDArray[np.str_], seconds: Floats) -> Floats:
         term = np.zeros(len(seconds))

@@ -15,6 +15,7 @@ from agents.scene import spread
 from envs.carbon import IntensityTrace, chosen_trace
 from envs.errors import ConfigError
 from envs.features import GROUPS
+from envs.floors import BANDS
 from envs.profile_reader import read_profile
 from envs.reward import untagged
 from envs.structure import Array
@@ -136,7 +137,9 @@ def _price(bundle: Bundle, task: str | None) -> dict[str, float]:
     multipliers = bundle.manifest.get("multipliers", {})
     if grams is None:
         return {}
-    names = [task] if task is not None else [untagged(t) for t in bundle.featurizer.tasks]
+    tasks = bundle.featurizer.tasks if task is None else (task,)
+    named = [name for t in tasks for name in (t, *(f"{t}, {band}" for band in BANDS))]
+    names = named if task is not None else [untagged(name) for name in named]
     return {name: 1000 * grams * multipliers[name] / 100 for name in names if name in multipliers}
 
 

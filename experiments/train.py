@@ -46,6 +46,12 @@ class Train(Settings):
     )
     directives: Path | None = Field(None, description="YAML catalogue; default the paper's three")
     floor: str = Field("0.95", description="quality floor, or a YAML file of task: floor")
+    floor_slack: float = Field(
+        PpoConfig.floor_slack,
+        ge=0,
+        le=1,
+        description="by how much floors yield from the cleanest hour to the dirtiest (SPROUT's xi)",
+    )
     quality: Literal["correct", "preference"] = "correct"
     hold_out: float = Field(
         0.0, ge=0, lt=1, description="share of prompts, by hash, that training never sees"

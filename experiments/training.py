@@ -163,7 +163,7 @@ class TrainingJob:
             "limits": {task: asdict(limit) for task, limit in self.limits.items()},
             "multipliers": trained.multipliers,
             "footprint_ref_grams": trainer.reward.footprint_ref_grams,
-            "training": trainer.configuration(),
+            "training": asdict(self.config),
             "intensity": {"zone": self.trace.zone, "source": Path(self.trace.source).name},
             "validation": figures(trained) | {"floors_kept": trained.floors_kept},
             "energy": {

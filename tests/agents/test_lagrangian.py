@@ -9,6 +9,7 @@ from agents.prompts import Prompts
 from envs.carbon import synthetic_day
 from envs.errors import ConfigError
 from envs.features import Featurizer
+from envs.floors import BANDS, yielding
 from envs.limits import Limit
 from envs.reward import Reward, reward_from_profile, untagged
 from envs.workload import generate
@@ -129,3 +130,20 @@ def test_a_limit_that_nothing_keeps_is_refused(prompts):
     _, of = prompts
     with pytest.raises(ConfigError, match="recall mean: no choice of directives keeps it"):
         constraint(of, {"recall": Limit(mean_seconds=0.01)})
+
+
+def test_floors_that_yield_bind_in_each_band_of_the_grid(prompts):
+    featurizer, of = prompts
+    trace = synthetic_day()
+    floors = {"arithmetic": 0.9, "recall": 0.4}
+    reward = Reward(1.0, dict.fromkeys(floors, 1.0), floors, yielding=yielding(trace, 0.2))
+    bound = Constraint(of, reward, PpoConfig(confidence=0.0))
+    assert len(bound.multipliers) == 2 * 3 * 2
+    found = bound.measure(policy(featurizer, (0, 50, 0)))
+    missed = bound.violations(found)
+    # Brief answers keep half: enough for recall; of arithmetic less is missed where it is dirty.
+    clean, middling, dirty = (missed[f"arithmetic, {band}"] for band in BANDS)
+    assert 0.4 > clean > middling > dirty > 0.9 * 0.8 - 0.5
+    assert not any(missed[f"recall, {band}"] for band in BANDS)
+    moved = bound.moved(found)
+    assert moved["arithmetic, clean"] > moved["recall, clean"]
