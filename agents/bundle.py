@@ -1,6 +1,7 @@
 """The policy bundle: what training hands to serving. A folder; loading executes nothing."""
 
 import hashlib
+import importlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -12,18 +13,16 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from agents.bundle_files import ENCODER, MANIFEST, TENSORS, sha256_of, verify
 from agents.policy import ACTIVATIONS, Policy
 from envs.directive import Catalogue
-from envs.errors import BundleError, DataError
+from envs.errors import BundleError, ConfigError, DataError
 from envs.features import Featurizer
-from envs.projection import WordProjection, word_projection
+from envs.projection import EncodedProjection, Vectors, WordProjection, word_projection
 from envs.structure import Feature
 
 SCHEMA_VERSION = 2
-MANIFEST = "manifest.json"
-TENSORS = "policy.safetensors"
 VOCABULARY = "vocabulary.json"
-PICKLES = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".zip", ".bin")
 REQUIRED = (
     *("schema_version", "catalogue", "tasks", "features", "text", "network", "model"),
     "files",
@@ -74,12 +73,17 @@ def save_bundle(
     folder.mkdir(parents=True, exist_ok=True)
     arrays, text, files = policy.arrays(), [], [TENSORS]
     if featurizer.text is not None:
-        if not isinstance(featurizer.text, WordProjection):
-            raise BundleError(f"{type(featurizer.text).__name__}: only a WordProjection is stored")
-        arrays |= featurizer.text.arrays()
-        text = [asdict(feature) for feature in featurizer.text.features]
+        projection = featurizer.text
+        if not isinstance(projection, WordProjection | EncodedProjection):
+            raise BundleError(f"{type(projection).__name__}: not a kind of text that is stored")
+        arrays |= projection.arrays()
+        text = [asdict(feature) for feature in projection.features]
         files.append(VOCABULARY)
-        words = json.dumps(featurizer.text.vocabulary, ensure_ascii=False)
+        if isinstance(projection, EncodedProjection):
+            saved = projection.vectors.save(folder / ENCODER)
+            files += [f"{ENCODER}/{name}" for name in saved]
+            projection = projection.words
+        words = json.dumps(projection.vocabulary, ensure_ascii=False)
         (folder / VOCABULARY).write_text(words, encoding="utf-8")
     tensors = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     save_file(tensors, folder / TENSORS)
@@ -101,7 +105,7 @@ def save_bundle(
             "shapes": [list(weight.shape) for weight, _ in policy.layers],
         },
         **extra,
-        "files": {name: _sha256(folder / name) for name in files},
+        "files": {name: sha256_of(folder / name) for name in files},
     }
     # Written last and moved into place: a reader never sees half a bundle.
     draft = folder / f"{MANIFEST}.new"
@@ -133,7 +137,7 @@ def load_bundle(folder: Path) -> Bundle:
             f"{SCHEMA_VERSION}"
         )
     try:
-        _verify(folder, manifest["files"])
+        verify(folder, manifest["files"])
         catalogue = Catalogue.from_rows(manifest["catalogue"], path)
         tensors = load_file(folder / TENSORS)
         tasks = [str(task) for task in manifest["tasks"]]
@@ -156,43 +160,36 @@ def load_bundle(folder: Path) -> Bundle:
 
 def _text(
     folder: Path, manifest: Mapping[str, Any], tensors: Mapping[str, Any]
-) -> WordProjection | None:
+) -> WordProjection | EncodedProjection | None:
     if not manifest["text"]:
         return None
     if VOCABULARY not in manifest["files"]:
         raise ValueError(f"files does not list {VOCABULARY}")
     words = json.loads((folder / VOCABULARY).read_text(encoding="utf-8"))
     features = [Feature(**row) for row in manifest["text"]]
-    return word_projection([str(word) for word in words], features, tensors)
+    projection = word_projection([str(word) for word in words], features, tensors)
+    if "text.vectors" not in tensors:
+        return projection
+    vectors, weights = load_encoder(folder / ENCODER), tensors["text.vectors"]
+    if weights.shape != (vectors.width, len(features)):
+        raise ValueError(f"text.vectors of shape {weights.shape} for width {vectors.width}")
+    return EncodedProjection(projection, vectors, weights)
 
 
-def _verify(folder: Path, files: Mapping[str, str]) -> None:
-    pickles = [path.name for path in sorted(folder.iterdir()) if path.suffix in PICKLES]
-    if pickles:
-        raise BundleError(
-            f"{folder / pickles[0]}: a bundle holds no pickles; remove it, or fetch the bundle "
-            "from whom you trust"
-        )
-    if TENSORS not in files:
-        raise BundleError(f"{folder / MANIFEST}: files does not list {TENSORS}")
-    for name, digest in files.items():
-        if Path(name).name != name:
-            raise BundleError(f"{folder / MANIFEST}: file name {name!r} leaves the bundle")
-        if Path(name).suffix not in (".safetensors", ".json"):
-            raise BundleError(
-                f"{folder / MANIFEST}: lists {name!r}; a bundle holds .safetensors and .json only, "
-                "since loading it must not execute anything"
-            )
-        if not (folder / name).is_file():
-            raise BundleError(f"{folder / name} is missing")
-        if _sha256(folder / name) != digest:
-            raise BundleError(
-                f"{folder / name} is damaged: its sha256 is not the manifest's; fetch it again"
-            )
+def load_encoder(folder: Path) -> Vectors:
+    """A transformer's vectors of texts; its libraries are loaded here, if at all.
 
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    Raises:
+        ConfigError: the folder holds no such model, or the libraries are missing.
+    """
+    try:
+        made: Vectors = importlib.import_module("agents.encoder").Encoder(folder)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"encoder {folder}: package {error.name!r} is not installed; "
+            "pip install 'sprout-rl[train]'"
+        ) from error
+    return made
 
 
 def _form(path: Path, network: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from envs.floors import yielding
 from envs.limits import Limit
 from envs.llama2 import Llama2VectorEnv
 from envs.profile import Profile, fingerprint
+from envs.projection import Vectors
 from envs.replay import ReplayBackend
 from envs.world import World
 
@@ -71,6 +72,7 @@ class Trainer:
         quality: str = "correct",
         limits: Mapping[str, Limit] | None = None,
         checkpoints: Path | None = None,
+        vectors: Vectors | None = None,
     ) -> None:
         self._config = config
         self._checkpoints = checkpoints
@@ -82,6 +84,7 @@ class Trainer:
             quality=quality,
             floor_on=config.floor_on,
             seed=config.seed,
+            vectors=vectors,
         )
         self.featurizer, self.reward = self.prepared.featurizer, self.prepared.reward
         prompts = Prompts(self.prepared, trace, config.seed)
@@ -186,17 +189,11 @@ class Trainer:
 
     def result(self) -> Trained:
         """The best checkpoint so far."""
-        best = self._duals.best
-        if best is None:
+        if (best := self._duals.best) is None:
             raise RuntimeError("nothing has been trained yet")
         return Trained(
-            best.policy,
-            self.featurizer,
-            best.found,
-            best.multipliers,
-            self._duals.steps,
-            best.kept,
-            self._seconds,
+            *(best.policy, self.featurizer, best.found, best.multipliers),
+            *(self._duals.steps, best.kept, self._seconds),
         )
 
     def _model(self, world: World, n_steps: int, rate: float) -> PPO:

@@ -12,6 +12,7 @@ from envs.carbon import IntensityTrace
 from envs.errors import ConfigError
 from envs.features import Featurizer
 from envs.profile import Profile
+from envs.projection import Vectors
 from envs.reward import Reward, reward_from_profile
 from envs.structure import Array
 from envs.world import observe
@@ -56,18 +57,20 @@ def prepare(
     quality: str,
     floor_on: str = "task",
     seed: int = 0,
+    vectors: Vectors | None = None,
 ) -> Prepared:
     """Fit the features, foretell the outcomes, set the reward's references.
 
     Args:
         floor_on: "task": quality is relative to its task's L0; "all": to that of all
             requests, so that a loss in one task can be made up in another.
+        vectors: of texts, to be read beside their words.
 
     Raises:
         ConfigError: no task has a known quality; too few prompts.
     """
     known = with_known_quality(profile, quality)
-    text = fit_text(known, quality)
+    text = fit_text(known, quality, vectors)
     featurizer = Featurizer(known.tasks, text.whole)
     parts = np.stack([text.parts(featurizer, known.requests, tags) for tags in (False, True)])
     scores = known.quality(quality)

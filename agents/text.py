@@ -12,7 +12,7 @@ from sklearn.linear_model import Ridge
 from envs.errors import ConfigError
 from envs.features import Featurizer
 from envs.profile import Profile
-from envs.projection import WordProjection
+from envs.projection import EncodedProjection, Vectors, WordProjection
 from envs.request import Request
 from envs.structure import Array, Feature, read
 
@@ -40,8 +40,8 @@ class FittedText:
     prompt's own verdict; new prompts have no such features. So it trains on the second.
     """
 
-    whole: WordProjection
-    without: tuple[WordProjection, ...]
+    whole: WordProjection | EncodedProjection
+    without: tuple[WordProjection | EncodedProjection, ...]
 
     def parts(self, featurizer: Featurizer, requests: Sequence[Request], tags: bool) -> Array:
         """Observations of training prompts as if each were new, without the context."""
@@ -51,8 +51,8 @@ class FittedText:
         )
 
 
-def fit_text(profile: Profile, quality: str) -> FittedText:
-    """Ridge regression of outcomes and tasks on words and structure.
+def fit_text(profile: Profile, quality: str, vectors: Vectors | None = None) -> FittedText:
+    """Ridge regression of outcomes and tasks on words and structure, and vectors if given.
 
     Targets: the quality and the logarithm of the energy (relative to the mean at L0) under
     each directive, and each task's indicator, so that a request without a tag is placed by
@@ -62,14 +62,14 @@ def fit_text(profile: Profile, quality: str) -> FittedText:
         ConfigError: the prompts hold too few words, or fall into one fold.
     """
     targets = _targets(profile, quality)
-    data = _Data(profile, np.stack([values for _, values in targets], axis=1))
+    data = _Data(profile, np.stack([values for _, values in targets], axis=1), vectors)
     features = [feature for feature, _ in targets]
     folds = np.array([fold_of(request) for request in profile.requests])
     if len(np.unique(folds)) < 2:
         raise ConfigError(f"{len(folds)} prompts are too few to fit; record more")
-    vectors = [data.vectorizer(folds != fold) for fold in range(FOLDS)]
+    vectorizers = [data.vectorizer(folds != fold) for fold in range(FOLDS)]
     fits = [
-        [data.fit(folds != fold, vectors[fold], [alpha] * len(features)) for alpha in ALPHAS]
+        [data.fit(folds != fold, vectorizers[fold], [alpha] * len(features)) for alpha in ALPHAS]
         for fold in range(FOLDS)
     ]
     errors = np.zeros((len(ALPHAS), len(features)))
@@ -80,12 +80,18 @@ def fit_text(profile: Profile, quality: str) -> FittedText:
     chosen = [ALPHAS[i] for i in errors.argmin(axis=0)]
     everyone = np.ones(len(folds), dtype=np.bool_)
 
-    def projection(rows: NDArray[np.bool_], vectorizer: TfidfVectorizer) -> WordProjection:
-        return data.fit(rows, vectorizer, chosen).projection(features)
+    def projection(
+        rows: NDArray[np.bool_], vectorizer: TfidfVectorizer
+    ) -> WordProjection | EncodedProjection:
+        fit = data.fit(rows, vectorizer, chosen)
+        words = fit.projection(features)
+        if vectors is None:
+            return words
+        return EncodedProjection(words, vectors, fit.vectors.astype(np.float32))
 
     return FittedText(
         projection(everyone, data.vectorizer(everyone)),
-        tuple(projection(folds != fold, vectors[fold]) for fold in range(FOLDS)),
+        tuple(projection(folds != fold, vectorizers[fold]) for fold in range(FOLDS)),
     )
 
 
@@ -111,8 +117,12 @@ def _targets(profile: Profile, quality: str) -> list[tuple[Feature, Floats]]:
 class _Data:
     """Texts, structure and targets, and ridge regressions of some of their rows."""
 
-    def __init__(self, profile: Profile, targets: Floats) -> None:
+    def __init__(self, profile: Profile, targets: Floats, vectors: Vectors | None) -> None:
         readings = [read(request.messages) for request in profile.requests]
+        self._vectors = np.zeros((len(readings), 0))
+        if vectors is not None:
+            vectors.warm([reading.text for reading in readings])
+            self._vectors = np.stack([vectors.vector(r.text) for r in readings]).astype(np.float64)
         self._words = [reading.words for reading in readings]
         self._structure = np.array([reading.structure for reading in readings], dtype=np.float64)
         self._targets = targets
@@ -137,6 +147,7 @@ class _Data:
                 [
                     vectorizer.transform([self._words[i] for i in np.flatnonzero(rows)]),
                     csr_array((structure - middle) / spread),
+                    csr_array(self._vectors[rows]),
                 ]
             )
         )
@@ -145,12 +156,14 @@ class _Data:
         model.fit(inputs, (targets - goal) / scale)
         weights = model.coef_.T * scale
         words = len(vectorizer.vocabulary_)
-        by_structure = weights[words:] / spread[:, None]
+        by_structure = weights[words : words + len(spread)] / spread[:, None]
         bias = goal + model.intercept_ * scale - middle @ by_structure
-        return _Fit(vectorizer, weights[:words], by_structure, bias)
+        by_vectors = weights[words + len(spread) :]
+        return _Fit(vectorizer, weights[:words], by_structure, bias, by_vectors)
 
     def squared_errors(self, fit: "_Fit", rows: NDArray[np.bool_]) -> Floats:
         found = fit.bias + self._structure[rows] @ fit.structure
+        found = found + self._vectors[rows] @ fit.vectors
         chosen = [self._words[i] for i in np.flatnonzero(rows)]
         found = found + fit.vectorizer.transform(chosen) @ fit.words
         errors: Floats = ((found - self._targets[rows]) ** 2).sum(axis=0)
@@ -163,6 +176,7 @@ class _Fit:
     words: Floats
     structure: Floats
     bias: Floats
+    vectors: Floats
 
     def projection(self, features: Sequence[Feature]) -> WordProjection:
         return WordProjection(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -71,6 +72,50 @@ class WordProjection:
             "text.structure": self.structure,
             "text.bias": self.bias,
         }
+
+
+class Vectors(Protocol):
+    """Turns a text into a vector of fixed width, as a language model's embedding does."""
+
+    width: int
+
+    def warm(self, texts: Sequence[str]) -> None:
+        """Texts that will be asked for again and again."""
+
+    def vector(self, text: str) -> Array:
+        """Shape (width,)."""
+
+    def save(self, folder: Path) -> list[str]:
+        """Write what makes the vectors into a folder; names of the files."""
+
+
+@dataclass(frozen=True)
+class EncodedProjection:
+    """A word projection, and what a text's vector adds to it: y = words(y) + v @ weights.
+
+    Attributes:
+        weights: shape (vectors.width, K).
+    """
+
+    words: WordProjection
+    vectors: Vectors
+    weights: Array
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """See `TextFeatures`."""
+        return self.words.features
+
+    def measure(self, reading: Reading) -> Array:
+        """See `TextFeatures`."""
+        found: Array = (
+            self.words.measure(reading) + self.vectors.vector(reading.text) @ self.weights
+        )
+        return found
+
+    def arrays(self) -> dict[str, Array]:
+        """Named tensors, as the policy bundle stores them."""
+        return {**self.words.arrays(), "text.vectors": self.weights}
 
 
 def word_projection(

@@ -11,6 +11,7 @@ from envs.directive import Catalogue
 from envs.errors import ConfigError
 from envs.limits import Limit
 from envs.profile import Profile, fingerprint
+from envs.projection import EncodedProjection
 from experiments.training import TrainingJob
 
 
@@ -50,4 +51,6 @@ def continuing(
         )
     if catalogue.to_rows() != bundle.catalogue.to_rows():
         raise ConfigError(f"--from {folder}: it was trained on other --directives; give those")
-    return TrainingJob(profile, catalogue, trace, floors, config, quality, limits, bundle)
+    text = bundle.featurizer.text
+    vectors = text.vectors if isinstance(text, EncodedProjection) else None
+    return TrainingJob(profile, catalogue, trace, floors, config, quality, limits, bundle, vectors)

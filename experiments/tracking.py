@@ -31,6 +31,7 @@ class Run(Protocol):
         """Keep files as a versioned artifact, or only where they are and their checksums.
 
         Args:
+            files: the first one's folder is the artifact's root.
             about: its metadata; under "digest", what `sprout link` knows it by.
             copied: not for files that hold prompts: those stay where they are.
         """
@@ -92,7 +93,7 @@ class WandbRun:
         artifact = wandb.Artifact(name, type=kind, metadata=about)
         for file in files:
             if copied:
-                artifact.add_file(str(file))
+                artifact.add_file(str(file), name=file.relative_to(files[0].parent).as_posix())
             else:
                 artifact.add_reference(file.resolve().as_uri())
         self._run.log_artifact(artifact)

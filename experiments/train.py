@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 from rich.console import Console
 
-from agents.bundle import Bundle
+from agents.bundle import Bundle, load_encoder
 from agents.config import PpoConfig
 from agents.drift import COSTS
 from agents.ppo import Trained
@@ -53,6 +53,11 @@ class Train(Settings):
         description="by how much floors yield from the cleanest hour to the dirtiest (SPROUT's xi)",
     )
     quality: Literal["correct", "preference"] = "correct"
+    encoder: Path | None = Field(
+        None,
+        description="folder of a transformer whose vectors of texts are read beside their words: "
+        "slower to serve, and torch is then needed there",
+    )
     hold_out: float = Field(
         0.0, ge=0, lt=1, description="share of prompts, by hash, that training never sees"
     )
@@ -113,7 +118,10 @@ class Train(Settings):
         config = PpoConfig(**(given if self.upstream else given | {"live_steps": 0}))
         floors = floors_by_task(self.floor, profile.tasks)
         limits = {} if self.latency is None else read_limits(self.latency, profile.tasks)
-        return TrainingJob(profile, catalogue, trace, floors, config, self.quality, limits)
+        vectors = None if self.encoder is None else load_encoder(self.encoder)
+        return TrainingJob(
+            *(profile, catalogue, trace, floors, config, self.quality, limits), vectors=vectors
+        )
 
     def _hyperparameters(self) -> dict[str, Any]:
         names = [field.name for field in fields(PpoConfig)]
@@ -122,7 +130,7 @@ class Train(Settings):
     def _refuse_what_the_bundle_says(self) -> None:
         if self.upstream is None:
             raise ConfigError("--from goes on on a live server: give its --upstream")
-        said = {"floor", "quality", "latency", "resume", *self._hyperparameters()} - LIVE
+        said = {"floor", "quality", "latency", "encoder", "resume", *self._hyperparameters()} - LIVE
         if given := sorted(said & self.model_fields_set):
             flag = given[0].replace("_", "-")
             raise ConfigError(f"--{flag}: with --from it is the bundle's own; leave it out")

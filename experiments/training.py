@@ -9,7 +9,8 @@ import torch
 from rich.progress import Progress
 from threadpoolctl import threadpool_limits
 
-from agents.bundle import MANIFEST, Bundle, save_bundle
+from agents.bundle import Bundle, save_bundle
+from agents.bundle_files import MANIFEST
 from agents.config import PpoConfig
 from agents.drift import drifts
 from agents.ppo import TAG_SHARE, Trained, Trainer
@@ -21,6 +22,7 @@ from envs.limits import Limit
 from envs.live import LiveBackend, Recording
 from envs.meters.choose import choose_meter
 from envs.profile import Profile, fingerprint
+from envs.projection import Vectors
 from envs.upstream import Upstream
 from envs.workload import generate
 from envs.world import World
@@ -38,6 +40,7 @@ class TrainingJob:
     Attributes:
         start: a bundle that was trained on the same profile, to go on from in place of the
             replay.
+        vectors: of texts, for the features to use beside words.
     """
 
     profile: Profile
@@ -48,6 +51,7 @@ class TrainingJob:
     quality: str = "correct"
     limits: Mapping[str, Limit] = field(default_factory=dict)
     start: Bundle | None = None
+    vectors: Vectors | None = None
 
     def run(
         self, out: Path, run: Run, upstream: Upstream | None = None, *, resume: bool = False
@@ -78,6 +82,7 @@ class TrainingJob:
                 *(self.profile, self.trace, self.floors, self.config, watched, self.quality),
                 limits=self.limits,
                 checkpoints=out / CHECKPOINT,
+                vectors=self.vectors,
             )
             if resume:
                 trainer.resume()

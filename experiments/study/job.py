@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.bundle import MANIFEST, Bundle
+from agents.bundle import Bundle
+from agents.bundle_files import MANIFEST
 from agents.config import PpoConfig
 from agents.ppo import Trained
 from envs.carbon import IntensityTrace, chosen_trace

@@ -5,7 +5,8 @@ import pickle
 import numpy as np
 import pytest
 
-from agents.bundle import MANIFEST, TENSORS, load_bundle
+from agents.bundle import load_bundle
+from agents.bundle_files import MANIFEST, TENSORS
 from envs.errors import BundleError
 from tests import made
 

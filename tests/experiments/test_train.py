@@ -7,9 +7,11 @@ from agents.config import PpoConfig
 from envs.carbon import synthetic_day
 from envs.directive import DEFAULT_CATALOGUE
 from envs.errors import ConfigError, DataError
+from envs.projection import EncodedProjection
 from envs.upstream import Upstream
 from experiments.cli import main
 from experiments.continuing import continuing
+from experiments.llama.server import EMBEDDED
 from experiments.tracking import NullRun
 from experiments.training import TrainingJob
 from tests import made
@@ -171,3 +173,13 @@ def test_hyperparameters_are_flags(profile, tmp_path):
     manifest = load_bundle(tmp_path / "small").manifest
     assert manifest["network"]["shapes"][0][0] == 8
     assert manifest["training"]["learning_rate"] == 0.001
+
+
+def test_an_encoder_comes_with_the_bundle_and_goes_on_with_it(profile, tmp_path):
+    given = ["--outcomes", tmp_path / "profile.parquet", "--out", tmp_path / "read"]
+    assert train(*given, "--replay-steps", 4096, "--encoder", EMBEDDED) == 0
+    bundle = load_bundle(tmp_path / "read")
+    assert isinstance(bundle.featurizer.text, EncodedProjection)
+    job = continuing(tmp_path / "read", profile, DEFAULT_CATALOGUE, synthetic_day(), {})
+    assert job.vectors is not None
+    assert job.vectors.width == bundle.featurizer.text.weights.shape[0]
