@@ -15,7 +15,7 @@ BANDS = ("clean", "middling", "dirty")
 class Yielding:
     """How floors yield to the grid's intensity I: floor * (1 - slack * place(I)).
 
-    SPROUT's floor (Li et al., 2024, eq. 6) with place(I) = (I - Imin) / (Imax - Imin) and
+    SPROUT's floor (Li et al., EMNLP 2024) with place(I) = (I - Imin) / (Imax - Imin) and
     slack = xi. A mean over all hours would turn that into one constant floor; so it binds in
     each band of intensities by itself, at the band's mean place.
 
