@@ -138,6 +138,10 @@ def test_cross_validation_judges_every_prompt_by_a_policy_that_never_saw_it(data
     assert saved["policy"] == pytest.approx(policy["carbon_saving_pct"], abs=1e-6)
     assert saved["base"] == 0
     assert "| X | 0 |" in (tmp_path / "cv/results.md").read_text()
+    assert main([*command, "--explored", "0.5"]) == 0
+    half = json.loads((tmp_path / "cv.json").read_text())["mixes"]["file"]
+    judges, _ = read_profile(data.outcomes).split(0.5, "exploration")
+    assert half["requests"] == len(judges.requests)
     hashes = load_bundle(tmp_path / "cv/policy/seed-1/fold-0").prompt_hashes
     whole = read_profile(data.outcomes)
     assert len(hashes) == int((folds_of(whole, 2) != 0).sum())
