@@ -79,6 +79,7 @@ def save_bundle(
         arrays |= projection.arrays()
         text = [asdict(feature) for feature in projection.features]
         files.append(VOCABULARY)
+        shutil.rmtree(folder / ENCODER, ignore_errors=True)
         if isinstance(projection, EncodedProjection):
             saved = projection.vectors.save(folder / ENCODER)
             files += [f"{ENCODER}/{name}" for name in saved]
@@ -170,6 +171,8 @@ def _text(
     projection = word_projection([str(word) for word in words], features, tensors)
     if "text.vectors" not in tensors:
         return projection
+    if f"{ENCODER}/config.json" not in manifest["files"]:
+        raise ValueError(f"files does not list {ENCODER}/config.json")
     vectors, weights = load_encoder(folder / ENCODER), tensors["text.vectors"]
     if weights.shape != (vectors.width, len(features)):
         raise ValueError(f"text.vectors of shape {weights.shape} for width {vectors.width}")

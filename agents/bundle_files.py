@@ -29,6 +29,17 @@ def verify(folder: Path, files: Mapping[str, str]) -> None:
             f"{folder / pickles[0]}: a bundle holds no pickles; remove it, or fetch the bundle "
             "from whom you trust"
         )
+    unlisted = [
+        path.relative_to(folder).as_posix()
+        for path in sorted((folder / ENCODER).rglob("*"))
+        if path.relative_to(folder).as_posix() not in files
+    ]
+    if unlisted:
+        # An encoder is loaded as a folder: whatever lies there would be read.
+        raise BundleError(
+            f"{folder / unlisted[0]}: not among the manifest's files; remove it, or fetch the "
+            "bundle again"
+        )
     if TENSORS not in files:
         raise BundleError(f"{folder / MANIFEST}: files does not list {TENSORS}")
     for name, digest in files.items():

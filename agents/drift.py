@@ -26,7 +26,7 @@ class Drift:
 
     Attributes:
         measure: one of `COSTS` or a quality.
-        answers: live ones.
+        answers: live ones, each prompt counted once.
         change: live over profile (a ratio, of geometric means) for costs; live less profile
             for quality.
         low, high: 95% interval (Welch's).
@@ -56,8 +56,9 @@ def drifts(
     """Compare live answers with the profile, request by request as foretold.
 
     A policy answers the easy ones of a task briefly: their bare means would differ from the
-    profile's without any drift. So both sides are compared less what the words of each
-    request foretell (of the profile's own prompts, what other prompts' outcomes foretell).
+    profile's without any drift. So a line is fitted to what the profile measured of each
+    prompt on what its words foretell (as other prompts' outcomes tell it), and both sides are
+    compared less that line. A prompt that was asked again counts once, with its mean.
 
     Args:
         requests, actions, outcomes: the live ones, n of each.
@@ -65,47 +66,63 @@ def drifts(
     featurizer = prepared.featurizer
     live_parts = np.stack([featurizer.request(r.messages, r.task) for r in requests])
     tasks = np.array([request.task for request in requests])
+    prompts = np.array([request.prompt_hash for request in requests])
     found = []
     for task in prepared.known.tasks:
         rows = prepared.known.rows_of(task)
         for action, directive in enumerate(prepared.known.directives):
             mine = (tasks == task) & (actions == action)
-            if mine.sum() < LEAST_ANSWERS:
-                continue
             for measure in (*COSTS, prepared.quality):
-                then = getattr(prepared.known, measure)[rows, action]
-                now = getattr(outcomes, measure)[mine]
-                of_profile = _beyond(prepared, prepared.parts[1][rows], directive, measure, then)
-                of_live = _beyond(prepared, live_parts[mine], directive, measure, now)
-                change = _difference(of_live, of_profile)
-                if change is None:
-                    continue
-                if measure in COSTS:
-                    change = np.exp(change)
-                values = (float(value) for value in change)
-                found.append(Drift(task, directive, measure, int(mine.sum()), *values))
+                column = featurizer.names.index(_foretold_by(measure, directive))
+                then = _scaled(measure, getattr(prepared.known, measure)[rows, action])
+                now = _scaled(measure, getattr(outcomes, measure)[mine])
+                change = _change(
+                    (prepared.parts[1][rows, column], then),
+                    _by_prompt(prompts[mine], live_parts[mine, column], now),
+                )
+                if change is not None:
+                    if measure in COSTS:
+                        change = np.exp(change)
+                    count = len(set(prompts[mine]))
+                    found.append(Drift(task, directive, measure, count, *map(float, change)))
     return found
 
 
-def _beyond(
-    prepared: Prepared, parts: Array, directive: str, measure: str, values: Floats
-) -> Floats:
-    """What was measured less what is foretold: costs in logarithms, by the energy foretold."""
-    names = prepared.featurizer.names
-    if measure not in COSTS:
-        return values - parts[:, names.index(f"quality={directive}")]
-    logs = np.log(np.maximum(values, LEAST_COST))
-    beyond: Floats = logs - parts[:, names.index(f"log_energy={directive}")]
-    return beyond
+def _foretold_by(measure: str, directive: str) -> str:
+    """The feature that says most of a measure: of any cost, the energy foretold."""
+    return f"log_energy={directive}" if measure in COSTS else f"quality={directive}"
 
 
-def _difference(now: Floats, then: Floats) -> Floats | None:
-    """Difference of means with its 95% interval, shape (3,); None where too little is known."""
-    now, then = now[~np.isnan(now)], then[~np.isnan(then)]
-    if min(len(now), len(then)) < LEAST_ANSWERS:
+def _scaled(measure: str, values: Floats) -> Floats:
+    scaled: Floats = np.log(np.maximum(values, LEAST_COST)) if measure in COSTS else values
+    return scaled
+
+
+def _by_prompt(prompts: NDArray[np.str_], foretold: Array, values: Floats) -> tuple[Array, Floats]:
+    """Means by prompt; a server without chance answers the same prompt alike."""
+    known = ~np.isnan(values)
+    _, first, place = np.unique(prompts[known], return_index=True, return_inverse=True)
+    counts = np.bincount(place)
+    means: Floats = np.bincount(place, values[known]) / counts if len(counts) else values[known]
+    return foretold[known][first], means
+
+
+def _change(then: tuple[Array, Floats], now: tuple[Array, Floats]) -> Floats | None:
+    """Difference of means beyond the line of `then`, with its 95% interval, shape (3,).
+
+    None where too little is known. Each side is what is foretold, and what was measured.
+    """
+    known = ~np.isnan(then[1])
+    foretold, measured = then[0][known].astype(np.float64), then[1][known]
+    if min(len(measured), len(now[1])) < LEAST_ANSWERS:
         return None
-    difference = float(now.mean() - then.mean())
-    if now.std() + then.std() < 1e-12:
+    around = foretold - foretold.mean()
+    spread = float(around @ around)
+    slope = float(around @ measured) / spread if spread > 1e-9 else 0.0
+    left = measured - slope * foretold
+    live = now[1] - slope * now[0]
+    difference = float(live.mean() - left.mean())
+    if live.std() + left.std() < 1e-9:
         return np.full(3, difference)
-    ends = ttest_ind(now, then, equal_var=False).confidence_interval(0.95)
+    ends = ttest_ind(live, left, equal_var=False).confidence_interval(0.95)
     return np.array([difference, float(ends.low), float(ends.high)])

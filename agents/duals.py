@@ -1,7 +1,7 @@
 """The dual side of PPO-Lagrangian as an SB3 callback: floors measured, multipliers moved."""
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
@@ -56,7 +56,13 @@ class DualCallback(BaseCallback):
         self._keep_every = keep_every
         self._rollouts = self._since_best = 0
         self.best: Best | None = None
+        self.resumed_average: Mapping[str, Any] | None = None
         self.steps_before = 0
+
+    @property
+    def average(self) -> Mapping[str, Any]:
+        """State of the running average: what a checkpoint has to keep of it."""
+        return self._average.state_dict()
 
     @property
     def steps(self) -> int:
@@ -69,6 +75,11 @@ class DualCallback(BaseCallback):
 
     def _init_callback(self) -> None:
         self._average = AveragedModel(self.model.policy, avg_fn=_running)
+        if self.resumed_average is not None:
+            self._average.load_state_dict(dict(self.resumed_average))
+            self.resumed_average = None
+        # The replay's patience is not the live server's.
+        self._since_best = 0
 
     def _on_rollout_end(self) -> None:
         self._average.update_parameters(self.model.policy)

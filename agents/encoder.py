@@ -30,13 +30,15 @@ class Encoder:
 
     def __init__(self, folder: Path) -> None:
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            self._model = AutoModel.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
-            ).eval()
+            # Without the last, it would ask on the terminal whether to run code of the folder's.
+            given = {"local_files_only": True, "trust_remote_code": False}
+            self._tokenizer = AutoTokenizer.from_pretrained(folder, **given)
+            self._model = AutoModel.from_pretrained(folder, use_safetensors=True, **given).eval()
         except (OSError, ValueError, KeyError) as error:
             first = str(error).strip().splitlines()[0]
             raise ConfigError(f"encoder {folder}: cannot be loaded ({first})") from error
+        if not self._tokenizer.is_fast:
+            raise ConfigError(f"encoder {folder}: its tokenizer has no tokenizer.json; save one")
         self.width = int(self._model.config.hidden_size)
         self._known: dict[str, Array] = {}
 

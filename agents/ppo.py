@@ -112,11 +112,11 @@ class Trainer:
         Raises:
             DataError: there is none, or it is another training's.
         """
-        if self._checkpoints is None:
-            raise ValueError("this trainer has no checkpoints")
+        assert self._checkpoints is not None
         progress = load_progress(self._checkpoints, self._identity())
         self._resumed = progress
         self._duals.best = progress.best
+        self._duals.resumed_average = progress.average
         self._constraint.restore(progress.levels)
         self.reward.set_prices(progress.multipliers)
         return progress.steps
@@ -124,6 +124,9 @@ class Trainer:
     def _identity(self) -> dict[str, Any]:
         return {
             "data": fingerprint(self.prepared.known),
+            "quality": self.prepared.quality,
+            "intensity": self._trace.sha256,
+            "text": self.prepared.text_sha256,
             "floors": self.reward.floors,
             "limits": {task: asdict(limit) for task, limit in self.reward.limits.items()},
             "settings": asdict(self._config),
@@ -135,6 +138,7 @@ class Trainer:
         save_progress(
             self._checkpoints,
             model,
+            self._duals.average,
             self._duals.best,
             self._constraint.levels,
             self.reward.multipliers | self.reward.latency_prices,

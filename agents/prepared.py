@@ -1,5 +1,6 @@
 """What training makes of a profile: features of unseen prompts, expected outcomes, the reward."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -40,6 +41,11 @@ class Prepared:
     parts: Array
     reward: Reward
     quality: str
+
+    @property
+    def text_sha256(self) -> str:
+        """Digest of what is seen of the prompts: another text encoder sees otherwise."""
+        return hashlib.sha256(self.parts.tobytes()).hexdigest()
 
     def normalisation(self, trace: IntensityTrace, seed: int) -> tuple[Array, Array]:
         """Mean and scale of each feature over all prompts at random hours."""

@@ -1,8 +1,8 @@
 """Checkpoints of a training in progress, and going on from one.
 
 A checkpoint is a folder: `latest.zip` (stable-baselines3's own `model.save`, of which only
-the weights and the optimiser's state are read back, as tensors), `best.safetensors` and
-`state.json`.
+the weights and the optimiser's state are read back, as tensors), `average.pt` (likewise),
+`best.safetensors` and `state.json`.
 """
 
 import json
@@ -53,7 +53,7 @@ class Progress:
         steps: environment steps done.
         levels: logarithms of the multipliers in the long run.
         multipliers: now.
-        weights, optimiser: state dicts.
+        weights, optimiser, average: state dicts; the last of the weights' running average.
         identity: of data and settings: another training must not go on from here.
     """
 
@@ -63,12 +63,14 @@ class Progress:
     best: Best
     weights: Mapping[str, Any]
     optimiser: Mapping[str, Any]
+    average: Mapping[str, Any]
     identity: dict[str, Any]
 
 
 def save_progress(
     folder: Path,
     model: PPO,
+    average: Mapping[str, Any],
     best: Best,
     levels: Mapping[str, float],
     multipliers: Mapping[str, float],
@@ -80,6 +82,7 @@ def save_progress(
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     model.save(draft / "latest.zip")
+    torch.save(dict(average), draft / "average.pt")
     save_file(best.policy.arrays(), draft / "best.safetensors")
     state = {
         "steps": steps,
@@ -110,6 +113,7 @@ def load_progress(folder: Path, identity: Mapping[str, Any]) -> Progress:
                 torch.load(BytesIO(archive.read(name)), map_location="cpu", weights_only=True)
                 for name in ("policy.pth", "policy.optimizer.pth")
             )
+        average = torch.load(folder / "average.pt", map_location="cpu", weights_only=True)
         arrays = load_file(folder / "best.safetensors")
         best = state["best"]
         found = {**best["found"], "share": tuple(best["found"]["share"])}
@@ -120,6 +124,7 @@ def load_progress(folder: Path, identity: Mapping[str, Any]) -> Progress:
             Best(_policy(arrays), Validation(**found), best["multipliers"], best["kept"]),
             weights,
             optimiser,
+            average,
             state["identity"],
         )
     except FileNotFoundError as error:

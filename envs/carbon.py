@@ -1,6 +1,7 @@
 """Carbon intensity: readings and hourly traces from CSV."""
 
 import csv
+import hashlib
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -74,6 +75,11 @@ class IntensityTrace:
     def end(self) -> float:
         """Unix seconds at which the last hour ends."""
         return self.start + HOUR_SECONDS * len(self.g_per_kwh)
+
+    @property
+    def sha256(self) -> str:
+        """Digest of its hours' intensities."""
+        return hashlib.sha256(np.ascontiguousarray(self.g_per_kwh).tobytes()).hexdigest()
 
     def hour(self, times: NDArray[np.float64]) -> NDArray[np.int64]:
         """Row of each time (Unix seconds).

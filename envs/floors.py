@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.carbon import IntensityTrace
+from envs.errors import ConfigError
 
 Floats = NDArray[np.float64]
 BANDS = ("clean", "middling", "dirty")
@@ -48,12 +49,21 @@ CONSTANT = Yielding()
 
 
 def yielding(trace: IntensityTrace, slack: float) -> Yielding:
-    """Floors that yield by `slack` over a trace's range, in thirds of its hours."""
+    """Floors that yield by `slack` over a trace's range, in thirds of its hours.
+
+    Raises:
+        ConfigError: the trace has no three bands.
+    """
+    if slack == 0:
+        return CONSTANT
     intensity = trace.g_per_kwh
     low, high = float(intensity.min()), float(intensity.max())
     edges = tuple(float(edge) for edge in np.quantile(intensity, (1 / 3, 2 / 3)))
-    if slack == 0 or not low < edges[0] < edges[1] < high:
-        return CONSTANT
+    if not low < edges[0] < edges[1] < high:
+        raise ConfigError(
+            f"floor slack {slack}: a third or more of zone {trace.zone}'s hours are alike, so that "
+            "floors have no dirtier and cleaner hours to follow; leave it at 0"
+        )
     places = (intensity - low) / (high - low)
     bands = Yielding(slack, edges).band(intensity)
     means = tuple(float(places[bands == band].mean()) for band in range(len(BANDS)))

@@ -35,6 +35,7 @@ def continuing(
     manifest = bundle.manifest
     try:
         same = manifest["data"]["fingerprint"] == fingerprint(profile)
+        same_grid = manifest["intensity"]["sha256"] == trace.sha256
         settings = {**manifest["training"], "without": tuple(manifest["training"]["without"])}
         config = PpoConfig(**{**settings, **changed})
         limits = {task: Limit(**limit) for task, limit in manifest["limits"].items()}
@@ -48,6 +49,11 @@ def continuing(
         raise ConfigError(
             f"--from {folder}: it was trained on another profile; give the same --outcomes, "
             "--model and --hold-out as then"
+        )
+    if not same_grid:
+        raise ConfigError(
+            f"--from {folder}: it was trained on other hours (zone "
+            f"{manifest['intensity']['zone']}); give the same --intensity and --zone as then"
         )
     if catalogue.to_rows() != bundle.catalogue.to_rows():
         raise ConfigError(f"--from {folder}: it was trained on other --directives; give those")

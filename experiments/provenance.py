@@ -1,6 +1,5 @@
 """What a training leaves on record beside its policy: inputs, figures, versions."""
 
-import hashlib
 import importlib.metadata
 import subprocess
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ def inputs(profile: Profile, trace: IntensityTrace) -> dict[str, str]:
     """Digests of what a policy is made of: the lineage, where artifacts cannot be linked."""
     return {
         "profile_sha256": fingerprint(profile),
-        "intensity_sha256": hashlib.sha256(trace.g_per_kwh.tobytes()).hexdigest(),
+        "intensity_sha256": trace.sha256,
         "intensity_zone": trace.zone,
     }
 

@@ -113,7 +113,7 @@ class Train(Settings):
         given = self._hyperparameters()
         if self.start is not None:
             self._refuse_what_the_bundle_says()
-            changed = {name: given[name] for name in LIVE if name in self.model_fields_set}
+            changed = {name: given[name] for name in LIVE}
             return continuing(self.start, profile, catalogue, trace, changed)
         config = PpoConfig(**(given if self.upstream else given | {"live_steps": 0}))
         floors = floors_by_task(self.floor, profile.tasks)
@@ -128,12 +128,15 @@ class Train(Settings):
         return {name: getattr(self, name) for name in names if name in Train.model_fields}
 
     def _refuse_what_the_bundle_says(self) -> None:
-        if self.upstream is None:
-            raise ConfigError("--from goes on on a live server: give its --upstream")
+        if self.upstream is None or not self.live_steps:
+            raise ConfigError("--from goes on on a live server: give --upstream and --live-steps")
         said = {"floor", "quality", "latency", "encoder", "resume", *self._hyperparameters()} - LIVE
         if given := sorted(said & self.model_fields_set):
             flag = given[0].replace("_", "-")
-            raise ConfigError(f"--{flag}: with --from it is the bundle's own; leave it out")
+            raise ConfigError(
+                f"--{flag}: with --from it is the bundle's own; leave it out (also "
+                f"SPROUT_{given[0].upper()} and --config's)"
+            )
 
 
 # What may differ from the bundle that is gone on from.

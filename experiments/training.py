@@ -123,8 +123,8 @@ class TrainingJob:
         ]
         if self.quality != "correct":
             raise ConfigError(
-                f"live answers have no {self.quality}: no judge compares them; leave out "
-                "--upstream, or train on --quality correct"
+                f"live answers have no {self.quality}: no judge compares them; only a policy "
+                "with floors on correct can go on live"
             )
         if not requests:
             raise ConfigError(
@@ -169,7 +169,11 @@ class TrainingJob:
             "multipliers": trained.multipliers,
             "footprint_ref_grams": trainer.reward.footprint_ref_grams,
             "training": asdict(self.config),
-            "intensity": {"zone": self.trace.zone, "source": Path(self.trace.source).name},
+            "intensity": {
+                "zone": self.trace.zone,
+                "source": Path(self.trace.source).name,
+                "sha256": self.trace.sha256,
+            },
             "validation": figures(trained) | {"floors_kept": trained.floors_kept},
             "energy": {
                 "method": self.profile.energy_method,

@@ -1,4 +1,6 @@
 import json
+from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -103,7 +105,48 @@ def test_a_folder_without_a_model_is_named(tmp_path):
         load_encoder(tmp_path)
 
 
-def test_training_folds_see_other_prompts_only(fitted):
+def test_a_prompts_own_outcome_does_not_reach_its_features(fitted, encoder):
     profile, text = fitted
-    assert {fold_of(request) for request in profile.requests} == set(range(len(text.without)))
-    assert all(one.vectors is text.whole.vectors for one in text.without)
+    featurizer = Featurizer(profile.tasks, text.whole)
+    dearer = profile.energy_joules.copy()
+    dearer[5] *= 1000
+    changed = fit_text(replace(profile, energy_joules=dearer), "correct", encoder)
+    fold = [fold_of(request) for request in profile.requests]
+    same = fold[5]
+    before, after = text.without[same], changed.without[same]
+    # Its own fold's reading was fitted to the others only, but for the mean they are set to.
+    spread = np.ptp(after.weights - before.weights)
+    others = [i for i in range(len(text.without)) if i != same]
+    assert spread < 0.01 * max(np.ptp(changed.without[i].weights) for i in others)
+    assert featurizer.text is text.whole
+
+
+def test_code_in_an_encoders_folder_is_not_run(encoder, tmp_path, monkeypatch):
+    encoder.save(tmp_path)
+    (tmp_path / "evil.py").write_text("raise SystemExit('executed')")
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    config |= {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", None]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    # Loaded without it or refused; SystemExit would come through.
+    with suppress(ConfigError):
+        load_encoder(tmp_path)
+
+
+def test_files_that_the_manifest_does_not_list_are_refused(fitted, tmp_path):
+    profile, text = fitted
+    featurizer = Featurizer(profile.tasks, text.whole)
+    width = len(featurizer.names)
+    layers = ((np.ones((3, width), np.float32), np.zeros(3, np.float32)),)
+    policy = Policy(np.zeros(width, np.float32), np.ones(width, np.float32), layers)
+    save_bundle(tmp_path, policy, DEFAULT_CATALOGUE, featurizer, "made", {})
+    (tmp_path / "encoder" / "adapter_config.json").write_text("{}")
+    with pytest.raises(BundleError, match=r"adapter_config.json: not among the manifest's files"):
+        load_bundle(tmp_path)
+    (tmp_path / "encoder" / "adapter_config.json").unlink()
+    path = tmp_path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    kept = {n: d for n, d in manifest["files"].items() if not n.startswith("encoder/")}
+    path.write_text(json.dumps(manifest | {"files": kept}))
+    with pytest.raises(BundleError, match="not among the manifest's files"):
+        load_bundle(tmp_path)

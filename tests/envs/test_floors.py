@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envs.carbon import IntensityTrace, synthetic_day
+from envs.carbon import IntensityTrace
+from envs.errors import ConfigError
 from envs.floors import BANDS, CONSTANT, yielding
 from envs.outcome import Outcomes
 from envs.reward import Reward, untagged
@@ -28,9 +29,10 @@ def test_floors_fall_from_band_to_band_and_stay_within_the_slack(values, slack):
 
 
 @pytest.mark.parametrize("flat", [trace(np.full(48, 300.0)), trace([300.0, 400.0] * 24)])
-def test_a_grid_without_three_bands_keeps_floors_constant(flat):
-    assert yielding(flat, 0.2) == CONSTANT
-    assert yielding(synthetic_day(), 0.0) == CONSTANT
+def test_a_grid_without_three_bands_cannot_be_followed(flat):
+    with pytest.raises(ConfigError, match="hours are alike"):
+        yielding(flat, 0.2)
+    assert yielding(flat, 0.0) == CONSTANT
     assert CONSTANT.names("maths") == ("maths",)
 
 

@@ -103,13 +103,13 @@ def test_a_bundle_goes_on_live_and_says_how_the_server_differs(
 ):
     folder, bundle = trained
     command = ["train", "--outcomes", str(profile_file), "--from", str(folder)]
-    command += ["--upstream", llama.url, "--live-steps", "256", "--seed", "9"]
+    command += ["--upstream", llama.url, "--seed", "9"]
     assert main([*command, "--out", str(tmp_path / "next")]) == 0
     assert "figures drifted" in capsys.readouterr().out
     after = load_bundle(tmp_path / "next")
     assert after.manifest["continues"] == bundle.version
     live = after.manifest["live"]
-    assert live["requests"] == 256
+    assert live["requests"] == PpoConfig.live_steps
     assert after.prompt_hashes > bundle.prompt_hashes
     # The same server, the same wordings: answers are as long as they were.
     tokens = [row for row in live["drift"] if row["measure"] == "completion_tokens"]

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -136,9 +138,10 @@ def test_learning_values_leaves_the_policy_alone(profile, finished):
 @pytest.mark.parametrize(
     ("flags", "problem"),
     [
-        ([], "--from goes on on a live server: give its --upstream"),
+        ([], "--from goes on on a live server: give --upstream"),
         (["--upstream", "http://127.0.0.1:9", "--floor", "0.9"], "--floor: with --from it is"),
         (["--upstream", "http://127.0.0.1:9", "--hidden", "8"], "--hidden: with --from it is"),
+        (["--upstream", "http://127.0.0.1:9", "--live-steps", "0"], "and --live-steps"),
         (["--upstream", "http://127.0.0.1:9", "--hold-out", "0.5"], "another profile"),
     ],
 )
@@ -148,6 +151,13 @@ def test_what_contradicts_the_bundle_is_refused(
     given = ["--outcomes", tmp_path / "profile.parquet", "--out", tmp_path / "next"]
     assert train(*given, "--from", tmp_path / "finished", *flags) == 2
     assert problem in capsys.readouterr().err
+
+
+def test_a_bundle_goes_on_in_its_own_grid_only(profile, finished, tmp_path):
+    trace = synthetic_day()
+    other = replace(trace, g_per_kwh=trace.g_per_kwh + 1)
+    with pytest.raises(ConfigError, match="trained on other hours"):
+        continuing(tmp_path / "finished", profile, DEFAULT_CATALOGUE, other, {})
 
 
 def test_only_what_train_made_can_be_gone_on_from(profile, tmp_path):
