@@ -26,6 +26,8 @@ from experiments.tracking import Run, tracked
 from experiments.training import TrainingJob
 
 RESULT = "result.json"
+# Times that a job is started before it is given up: workers are killed, machines go away.
+TRIES = 3
 
 
 def fold_of(request: Request, folds: int) -> int:

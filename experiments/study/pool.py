@@ -13,10 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from envs.errors import ConfigError
 from experiments.child import die_with_parent, last_line
-from experiments.study.job import Data, Job, is_done, to_json
+from experiments.study.job import TRIES, Data, Job, is_done, to_json
 
-# Times that a job is started before it is given up: workers are killed, machines go away.
-TRIES = 3
 LOG = "train.log"
 # Refused by a job itself, as wrong data: the same again would be refused again.
 REFUSED = 3

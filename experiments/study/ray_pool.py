@@ -13,8 +13,7 @@ from pathlib import Path
 import ray
 
 from envs.errors import ConfigError
-from experiments.study.job import RESULT, Data, Job, from_json, run, to_json
-from experiments.study.pool import TRIES
+from experiments.study.job import RESULT, TRIES, Data, Job, from_json, run, to_json
 
 Files = dict[str, bytes]
 CONNECT_SECONDS = 5.0

@@ -33,6 +33,13 @@ def fitted(encoder, tmp_path_factory):
     return profile, fit_text(profile, "correct", encoder)
 
 
+def saved_with(featurizer, folder):
+    width = len(featurizer.names)
+    layers = ((np.ones((3, width), np.float32), np.zeros(3, np.float32)),)
+    policy = Policy(np.zeros(width, np.float32), np.ones(width, np.float32), layers)
+    return save_bundle(folder, policy, DEFAULT_CATALOGUE, featurizer, "made", {})
+
+
 def test_vectors_are_of_one_length_whether_read_alone_or_in_a_batch(encoder):
     texts = ["7 + 5", "Which is larger, 52 (A) or 61 (B)? Say why.", ""]
     alone = np.stack([encoder.vector(text) for text in texts])
@@ -66,10 +73,7 @@ def test_what_only_the_order_of_words_tells_is_foretold(encoder, tmp_path):
 def test_a_bundle_carries_its_encoder(fitted, tmp_path):
     profile, text = fitted
     featurizer = Featurizer(profile.tasks, text.whole)
-    width = len(featurizer.names)
-    layers = ((np.ones((3, width), np.float32), np.zeros(3, np.float32)),)
-    policy = Policy(np.zeros(width, np.float32), np.ones(width, np.float32), layers)
-    saved = save_bundle(tmp_path / "b", policy, DEFAULT_CATALOGUE, featurizer, "made", {})
+    saved = saved_with(featurizer, tmp_path / "b")
     assert {"encoder/config.json", "encoder/model.safetensors"} <= set(saved.manifest["files"])
     moved = tmp_path / "elsewhere"
     (tmp_path / "b").rename(moved)
@@ -135,11 +139,7 @@ def test_code_in_an_encoders_folder_is_not_run(encoder, tmp_path, monkeypatch):
 
 def test_files_that_the_manifest_does_not_list_are_refused(fitted, tmp_path):
     profile, text = fitted
-    featurizer = Featurizer(profile.tasks, text.whole)
-    width = len(featurizer.names)
-    layers = ((np.ones((3, width), np.float32), np.zeros(3, np.float32)),)
-    policy = Policy(np.zeros(width, np.float32), np.ones(width, np.float32), layers)
-    save_bundle(tmp_path, policy, DEFAULT_CATALOGUE, featurizer, "made", {})
+    saved_with(Featurizer(profile.tasks, text.whole), tmp_path)
     (tmp_path / "encoder" / "adapter_config.json").write_text("{}")
     with pytest.raises(BundleError, match=r"adapter_config.json: not among the manifest's files"):
         load_bundle(tmp_path)
