@@ -18,6 +18,8 @@ COSTS = ("energy_joules", "completion_tokens", "latency_seconds")
 LEAST_ANSWERS = 8
 # In J, tokens or s: a cost that was too small to be read has no logarithm.
 LEAST_COST = 1e-3
+# What changed by less matters to nobody, however surely it did.
+LEAST_CHANGE = 0.01
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,9 @@ class Drift:
 
     @property
     def drifted(self) -> bool:
-        """Whether the interval leaves out "no change"."""
+        """Whether the interval leaves out "no change", and the change is worth a word."""
         same = 1.0 if self.measure in COSTS else 0.0
-        return not self.low <= same <= self.high
+        return abs(self.change - same) >= LEAST_CHANGE and not self.low <= same <= self.high
 
 
 def drifts(
