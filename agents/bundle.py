@@ -71,6 +71,8 @@ def save_bundle(
             data fingerprint, validation figures, versions, git commit.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    # What an earlier bundle of the folder left would be read as if it were this one's.
+    shutil.rmtree(folder / ENCODER, ignore_errors=True)
     arrays, text, files = policy.arrays(), [], [TENSORS]
     if featurizer.text is not None:
         projection = featurizer.text
@@ -79,7 +81,6 @@ def save_bundle(
         arrays |= projection.arrays()
         text = [asdict(feature) for feature in projection.features]
         files.append(VOCABULARY)
-        shutil.rmtree(folder / ENCODER, ignore_errors=True)
         if isinstance(projection, EncodedProjection):
             saved = projection.vectors.save(folder / ENCODER)
             files += [f"{ENCODER}/{name}" for name in saved]

@@ -83,6 +83,7 @@ def fit_text(profile: Profile, quality: str, vectors: Vectors | None = None) -> 
     def projection(
         rows: NDArray[np.bool_], vectorizer: TfidfVectorizer
     ) -> WordProjection | EncodedProjection:
+        """Fitted to some prompts, with each target's own regularisation."""
         fit = data.fit(rows, vectorizer, chosen)
         words = fit.projection(features)
         if vectors is None:
@@ -128,6 +129,7 @@ class _Data:
         self._targets = targets
 
     def vectorizer(self, rows: NDArray[np.bool_]) -> TfidfVectorizer:
+        """The words that count among some prompts."""
         chosen = [self._words[i] for i in np.flatnonzero(rows)]
         found = TfidfVectorizer(
             analyzer=_itself, binary=True, min_df=LEAST_PROMPTS, max_features=VOCABULARY
@@ -140,6 +142,7 @@ class _Data:
     def fit(
         self, rows: NDArray[np.bool_], vectorizer: TfidfVectorizer, alphas: Sequence[float]
     ) -> "_Fit":
+        """Regression on some prompts, with a regularisation for each target."""
         structure, targets = self._structure[rows], self._targets[rows]
         middle, spread = _scaling(structure)
         inputs = csr_array(
@@ -162,6 +165,7 @@ class _Data:
         return _Fit(vectorizer, weights[:words], by_structure, bias, by_vectors)
 
     def squared_errors(self, fit: "_Fit", rows: NDArray[np.bool_]) -> Floats:
+        """Of each target over some prompts, shape (K,)."""
         found = fit.bias + self._structure[rows] @ fit.structure
         found = found + self._vectors[rows] @ fit.vectors
         chosen = [self._words[i] for i in np.flatnonzero(rows)]
@@ -179,6 +183,7 @@ class _Fit:
     vectors: Floats
 
     def projection(self, features: Sequence[Feature]) -> WordProjection:
+        """The part that reads words and structure, as serving uses it."""
         return WordProjection(
             tuple(str(word) for word in self.vectorizer.get_feature_names_out()),
             tuple(features),

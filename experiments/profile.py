@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field
 from rich.progress import Progress
 
+from agents.bundle_files import sha256_of
 from envs.directive import Catalogue, read_catalogue
 from envs.energy import Meter
 from envs.errors import ConfigError, DataError
@@ -23,7 +24,7 @@ from envs.request import Request
 from envs.upstream import Upstream
 from envs.workload import generate
 from experiments.settings import Settings
-from experiments.tracking import file_sha256, tracked
+from experiments.tracking import tracked
 
 IN_FLIGHT = 32
 WARM_UP = 8
@@ -61,7 +62,7 @@ class ProfileCommand(Settings):
         self.save(self.out.parent)
         settings = self.model_dump(mode="json") | {"energy_method": profile.energy_method}
         with tracked(settings, self.out.parent / "tracking", group="profile") as run:
-            digest = file_sha256(self.out)
+            digest = sha256_of(self.out)
             # Only named: it holds prompts.
             run.artifact("profile", "profile", [self.out], {"digest": digest}, copied=False)
         print(

@@ -1,6 +1,5 @@
 """W&B tracking, or none: `WANDB_MODE` is respected, and offline is the default without a key."""
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -140,9 +139,3 @@ def tracked(
     ) as run:
         known.write_text(run.id, encoding="utf-8")
         yield WandbRun(run)
-
-
-def file_sha256(path: Path) -> str:
-    """Of a file's bytes: what its artifact is known by."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -9,6 +9,7 @@ from pydantic import Field
 from rich.console import Console
 
 from agents.bundle import Bundle, load_encoder
+from agents.bundle_files import sha256_of
 from agents.config import PpoConfig
 from agents.drift import COSTS
 from agents.ppo import Trained
@@ -21,7 +22,7 @@ from envs.upstream import Upstream
 from experiments.continuing import continuing
 from experiments.provenance import inputs
 from experiments.settings import Settings, floors_by_task
-from experiments.tracking import file_sha256, tracked
+from experiments.tracking import tracked
 from experiments.training import TrainingJob
 
 
@@ -90,7 +91,7 @@ class Train(Settings):
         job = self._job()
         # An artifact can't be used offline: what went in stands in the configuration.
         made_of = inputs(job.profile, job.trace) | {
-            "outcomes_sha256": file_sha256(self.outcomes),
+            "outcomes_sha256": sha256_of(self.outcomes),
             "policies": {} if job.start is None else {"from": job.start.version},
         }
         resolved = self.model_dump(mode="json") | {"inputs": made_of}

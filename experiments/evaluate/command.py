@@ -8,6 +8,7 @@ from pydantic import Field
 from rich.console import Console
 
 from agents.bundle import Bundle, load_bundle
+from agents.bundle_files import sha256_of
 from agents.methods import METHODS, method
 from agents.methods.bundle import Learned
 from agents.methods.method import Method
@@ -23,7 +24,7 @@ from experiments.evaluate.mixes import chosen_mix
 from experiments.evaluate.result import judge
 from experiments.evaluate.table import means_table, table
 from experiments.settings import Settings, floors_by_task, write_json
-from experiments.tracking import file_sha256, tracked
+from experiments.tracking import tracked
 
 
 class Evaluate(Settings):
@@ -117,7 +118,7 @@ class Evaluate(Settings):
         """The evaluation as a run: its table, its pictures, and which policies it judged."""
         made_of = {
             "profile_sha256": fingerprint(profile),
-            "outcomes_sha256": file_sha256(self.outcomes),
+            "outcomes_sha256": sha256_of(self.outcomes),
             "policies": {name: bundle.version for name, bundle in bundles.items()},
         }
         settings = self.model_dump(mode="json") | {"inputs": made_of}

@@ -176,6 +176,7 @@ def _sampled(repeat: Repeat, resamples: int) -> dict[str, _Sampled]:
         return Drawn(float(compute(sums)[0]), compute(drawn))
 
     def of(name: str) -> _Sampled:
+        """One method's figures."""
         return _Sampled(
             found(lambda of: _saving(columns, name, of)),
             found(lambda of: _excess(columns, name, repeat.scene.quality, of)),
@@ -197,6 +198,7 @@ def _sampled(repeat: Repeat, resamples: int) -> dict[str, _Sampled]:
 
 def _figures(name: str, repeats: Sequence[Repeat], found: Sequence[_Sampled]) -> Figures:
     def mean(values: Callable[[Scene], Floats]) -> float:
+        """Of what the method chose, over requests and repetitions."""
         return float(
             np.mean(
                 [

@@ -75,23 +75,19 @@ def test_prompts_asked_again_and_again_are_no_more_evidence(prepared):
     assert max(one.answers for one in found) <= 100
 
 
-def test_a_server_that_became_dearer_is_told_by_how_much(prepared):
-    found = drifts(prepared, *played(7, energy_joules=1.5))
-    energy = [one for one in found if one.measure == "energy_joules"]
-    assert len(energy) == len(KINDS)
-    for one in energy:
+@pytest.mark.parametrize(
+    ("measure", "factor", "change", "within"),
+    [("energy_joules", 1.5, 1.5, 0.15), ("correct", 0.5, -0.4, 0.1)],
+)
+def test_a_change_is_told_by_how_much(prepared, measure, factor, change, within):
+    """Dearer answers as a ratio, worse ones as a difference."""
+    found = drifts(prepared, *played(7, **{measure: factor}))
+    moved = [one for one in found if one.measure == measure]
+    assert len(moved) == len(KINDS)
+    for one in moved:
         assert one.drifted
-        assert one.change == pytest.approx(1.5, rel=0.1)
+        assert one.change == pytest.approx(change, abs=within)
         assert one.low < one.change < one.high
-
-
-def test_worse_answers_are_a_difference(prepared):
-    found = drifts(prepared, *played(8, correct=0.5))
-    correct = [one for one in found if one.measure == "correct"]
-    assert len(correct) == len(KINDS)
-    for one in correct:
-        assert one.drifted
-        assert one.change == pytest.approx(-0.4, abs=0.1)
 
 
 def test_a_policy_that_picks_the_easy_ones_is_no_drift(prepared):

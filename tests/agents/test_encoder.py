@@ -127,14 +127,16 @@ def test_a_prompts_own_outcome_does_not_reach_its_features(fitted, encoder):
 
 def test_code_in_an_encoders_folder_is_not_run(encoder, tmp_path, monkeypatch):
     encoder.save(tmp_path)
-    (tmp_path / "evil.py").write_text("raise SystemExit('executed')")
+    executed = tmp_path / "executed"
+    (tmp_path / "evil.py").write_text(f"open({str(executed)!r}, 'w')")
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     config |= {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", None]}}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     monkeypatch.setattr("builtins.input", lambda *_: "y")
-    # Loaded without it or refused; SystemExit would come through.
+    # Loaded without it or refused.
     with suppress(ConfigError):
         load_encoder(tmp_path)
+    assert not executed.exists()
 
 
 def test_files_that_the_manifest_does_not_list_are_refused(fitted, tmp_path):

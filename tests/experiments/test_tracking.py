@@ -112,17 +112,18 @@ def test_a_resumed_run_keeps_its_id(tmp_path, offline, monkeypatch):
 
 
 def test_a_profile_is_named_by_its_digest_and_its_prompts_stay_where_they_are(tmp_path, offline):
-    from experiments.tracking import file_sha256, tracked
+    from agents.bundle_files import sha256_of
+    from experiments.tracking import tracked
 
     path = tmp_path / "profile.parquet"
     path.write_bytes(b"somebody's prompts")
     with tracked({}, tmp_path / "tracking", "profile") as run:
-        run.artifact("profile", "profile", [path], {"digest": file_sha256(path)}, copied=False)
+        run.artifact("profile", "profile", [path], {"digest": sha256_of(path)}, copied=False)
     _, _, _, artifacts = read_back(tmp_path / "tracking")
     (artifact,) = [a for a in artifacts if a.type == "profile"]
     (entry,) = artifact.manifest.contents
     assert entry.ref == path.as_uri()
-    assert json.loads(artifact.metadata)["digest"] == file_sha256(path)
+    assert json.loads(artifact.metadata)["digest"] == sha256_of(path)
     kept = [file for file in (tmp_path / "tracking").rglob("*") if file.is_file()]
     assert not [file for file in kept if b"somebody's prompts" in file.read_bytes()]
 
