@@ -13,11 +13,16 @@ from agents.methods import METHODS, method
 from agents.methods.bundle import Learned
 from agents.methods.method import Method
 from agents.scene import spread
-from envs.carbon import IntensityTrace, read_traces
 from envs.errors import ConfigError, DataError
 from envs.profile import Profile, fingerprint
 from envs.profile_reader import read_profile
-from experiments.evaluate.checks import known_tasks, left_out, overlaps, unseen_only
+from experiments.evaluate.checks import (
+    chosen_zones,
+    known_tasks,
+    left_out,
+    overlaps,
+    unseen_only,
+)
 from experiments.evaluate.document import METHOD_COLUMNS, document, method_rows
 from experiments.evaluate.figures import draw
 from experiments.evaluate.mixes import chosen_mix
@@ -75,7 +80,7 @@ class Evaluate(Settings):
             raise DataError(
                 self.outcomes, f"has only {profile.directives[0]!r}", "give two or more"
             )
-        traces = self._traces()
+        traces = chosen_zones(self.intensity, self.zone)
         bundles = self._bundles()
         if self.unseen:
             profile = unseen_only(profile, bundles)
@@ -126,15 +131,6 @@ class Evaluate(Settings):
             run.table("methods", METHOD_COLUMNS, method_rows(result))
             for picture in pictures:
                 run.picture(picture.stem, picture)
-
-    def _traces(self) -> list[IntensityTrace]:
-        by_zone = read_traces(self.intensity)
-        if self.zone is None:
-            return list(by_zone.values())
-        if self.zone not in by_zone:
-            given = ", ".join(str(path) for path in self.intensity)
-            raise DataError(given, f"no zone {self.zone!r}", f"it has {', '.join(sorted(by_zone))}")
-        return [by_zone[self.zone]]
 
     def _bundles(self) -> dict[str, Bundle]:
         found: dict[str, Bundle] = {}

@@ -8,13 +8,11 @@ from pydantic import Field
 
 from agents.config import PpoConfig
 from agents.scene import Scene, spread
-from envs.carbon import IntensityTrace, read_traces
 from envs.directive import read_catalogue
-from envs.errors import ConfigError
 from envs.mix import Mix
 from envs.profile import Profile
 from envs.profile_reader import read_profile
-from experiments.evaluate.checks import known_tasks
+from experiments.evaluate.checks import chosen_zones, known_tasks
 from experiments.settings import Settings, floors_by_task
 from experiments.study.job import Data
 
@@ -43,26 +41,13 @@ class Study(Settings):
         """The outcomes under the catalogue's directives."""
         return read_profile(self.outcomes, self.model, read_catalogue(self.directives).names)
 
-    def traces(self) -> list[IntensityTrace]:
-        """The zones to judge in.
-
-        Raises:
-            ConfigError: --zone is not among them.
-        """
-        zones = read_traces(self.intensity)
-        if self.zone is None:
-            return list(zones.values())
-        if self.zone not in zones:
-            raise ConfigError(f"--zone {self.zone}: not among the given {', '.join(sorted(zones))}")
-        return [zones[self.zone]]
-
     def data(self, profile: Profile, group: str) -> Data:
         """What all trainings share; `group` is theirs in the tracking.
 
         Raises:
-            ConfigError: --floor or --zone does not fit the data.
+            ConfigError, DataError: --floor or --zone does not fit the data.
         """
-        self.traces()
+        chosen_zones(self.intensity, self.zone)
         floors = floors_by_task(self.floor, known_tasks(profile, self.quality), profile.tasks)
         return Data(
             self.outcomes.resolve(),
@@ -82,7 +67,7 @@ class Study(Settings):
         """The requests over all zones and windows."""
         return spread(
             profile,
-            self.traces(),
+            chosen_zones(self.intensity, self.zone),
             floors,
             quality=self.quality,
             starts=self.start,
