@@ -31,7 +31,7 @@ class Drift:
         answers: live ones, each prompt counted once.
         change: live over profile (a ratio, of geometric means) for costs; live less profile
             for quality.
-        low, high: 95% interval (Welch's).
+        low, high: 95% interval (Welch's for costs, Student's for quality).
     """
 
     task: str
@@ -81,6 +81,7 @@ def drifts(
                 change = _change(
                     (prepared.parts[1][rows, column], then),
                     _by_prompt(prompts[mine], live_parts[mine, column], now),
+                    alike=measure not in COSTS,
                 )
                 if change is not None:
                     if measure in COSTS:
@@ -109,10 +110,14 @@ def _by_prompt(prompts: NDArray[np.str_], foretold: Array, values: Floats) -> tu
     return foretold[known][first], means
 
 
-def _change(then: tuple[Array, Floats], now: tuple[Array, Floats]) -> Floats | None:
+def _change(then: tuple[Array, Floats], now: tuple[Array, Floats], *, alike: bool) -> Floats | None:
     """Difference of means beyond the line of `then`, with its 95% interval, shape (3,).
 
     None where too little is known. Each side is what is foretold, and what was measured.
+
+    Args:
+        alike: one spread for both sides: thirty verdicts that are all right have none of
+            their own, and still are thirty verdicts only.
     """
     known = ~np.isnan(then[1])
     foretold, measured = then[0][known].astype(np.float64), then[1][known]
@@ -126,5 +131,5 @@ def _change(then: tuple[Array, Floats], now: tuple[Array, Floats]) -> Floats | N
     difference = float(live.mean() - left.mean())
     if live.std() + left.std() < 1e-9:
         return np.full(3, difference)
-    ends = ttest_ind(live, left, equal_var=False).confidence_interval(0.95)
+    ends = ttest_ind(live, left, equal_var=alike).confidence_interval(0.95)
     return np.array([difference, float(ends.low), float(ends.high)])

@@ -90,6 +90,18 @@ def test_a_change_is_told_by_how_much(prepared, measure, factor, change, within)
         assert one.low < one.change < one.high
 
 
+def test_a_few_verdicts_that_are_all_right_are_no_drift(prepared):
+    live = recorded(15, 50)
+    live = replace(live, correct=np.ones_like(live.correct))
+    actions = np.zeros(len(live.requests), dtype=np.int64)
+    outcomes = live.outcomes(np.arange(len(live.requests)), actions)
+    found = drifts(prepared, live.requests, actions, outcomes)
+    correct = [one for one in found if one.measure == "correct"]
+    assert len(correct) == len(KINDS)
+    # 15 of 15, where nine in ten are right: that happens one time in five.
+    assert not any(one.drifted for one in correct)
+
+
 def test_a_policy_that_picks_the_easy_ones_is_no_drift(prepared):
     """Bare means of the briefly answered would be a third of the profile's."""
     found = [one for seed in range(9, 14) for one in drifts(prepared, *played(seed, None, "tiny"))]
