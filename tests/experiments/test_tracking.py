@@ -5,6 +5,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,8 @@ def records(path):
             place += left
             continue
         size, kind = struct.unpack_from("<HB", data, place + 4)
+        if place + 7 + size > len(data):
+            return  # still being written
         parts.append(data[place + 7 : place + 7 + size])
         place += 7 + size
         if kind in (1, 4):
@@ -41,10 +44,21 @@ def records(path):
             parts = []
 
 
+def finished(path):
+    """A run's records. W&B's service may write the last of them after the run has returned."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        found = list(records(path))
+        if any(record.WhichOneof("record_type") == "exit" for record in found):
+            return found
+        time.sleep(0.01)
+    raise TimeoutError(f"{path} never got its exit record")
+
+
 def read_back(folder):
     (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
     run, history, artifacts = None, [], []
-    for record in records(path):
+    for record in finished(path):
         kind = record.WhichOneof("record_type")
         if kind == "run":
             run = record.run
