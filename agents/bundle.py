@@ -21,7 +21,7 @@ from envs.features import Featurizer
 from envs.projection import EncodedProjection, Vectors, WordProjection, word_projection
 from envs.structure import Feature
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 VOCABULARY = "vocabulary.json"
 REQUIRED = (
     *("schema_version", "catalogue", "tasks", "features", "text", "network", "model"),

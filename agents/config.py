@@ -24,7 +24,7 @@ class PpoConfig:
         weight_decay: AdamW's; pulls weights to 0, against memorising prompts.
         hidden: width of the two tanh layers.
         dual_rate, dual_damping: lasting and passing change of a multiplier's logarithm per
-            unit of shortfall and dual step.
+            unit of shortfall and dual step; the passing one falls to a fifth.
         initial_multiplier: of every task at the start.
         fixed_multiplier: if given, of every task for good: floors are then only watched.
         confidence, safety: standard errors, and a constant, by which a task's ratio must

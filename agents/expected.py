@@ -20,20 +20,25 @@ LEAST_PROMPTS = 16
 
 
 def expected_cost(foretold: Floats, costs: Floats, tasks: NDArray[np.str_]) -> Floats:
-    """Costs as foretold, scaled to each task's mean under each directive.
+    """Costs as foretold, of each task's mean under each directive, as far as it came true.
 
     Args:
-        foretold: logarithms of relative costs, shape (n, D).
+        foretold: logarithms of relative costs, shape (n, D), from other prompts.
         costs: shape (n, D).
         tasks: shape (n,).
 
     Returns:
         Shape (n, D).
     """
-    expected = np.exp(foretold)
+    told = np.exp(foretold)
+    expected = np.empty_like(told)
     for task in np.unique(tasks):
         rows = tasks == task
-        expected[rows] *= costs[rows].mean(axis=0) / expected[rows].mean(axis=0)
+        mean = costs[rows].mean(axis=0)
+        scaled = told[rows] * mean / told[rows].mean(axis=0)
+        for directive, true in enumerate(costs[rows].T):
+            shrunk = _believed(scaled[:, directive], true)
+            expected[rows, directive] = mean[directive] + shrunk
     return expected
 
 
@@ -47,10 +52,10 @@ def expected_quality(
 ) -> Floats:
     """Quality of each prompt under each directive, as other folds' prompts foretell it.
 
-    What counts is a directive's difference to L0. Two ways foretell it: extremely randomised
-    trees (Geurts et al., 2006) on all that the policy sees of a prompt, and, since often
-    little more can be told, a line on how long the answer will be. For each task and
-    directive that one is taken which proved the better, as far as it did (`belief`).
+    What counts is a directive's difference to L0. Often little more can be told of it than a
+    line on how long the answer will be, by task; extremely randomised trees (Geurts et al.,
+    2006), on all that the policy sees of a prompt, foretell what the lines leave. Both are
+    believed as far as they came true (`belief`).
 
     Args:
         parts: what the policy sees of each prompt, shape (n, n_parts).
@@ -62,31 +67,26 @@ def expected_quality(
         Shape (n, D).
     """
     known = np.asarray(~np.isnan(scores).any(axis=1), dtype=np.bool_)
-    by_trees = _by_trees(parts, scores, known, folds, seed)
-    expected = scores.copy()
-    for task in np.unique(tasks[known]):
-        rows = known & (tasks == task)
-        expected[rows, 0] = by_trees[rows, 0]
+    lines, left = np.zeros_like(scores), scores.copy()
+    for rows in (known & (tasks == task) for task in np.unique(tasks[known])):
         for other in range(1, scores.shape[1]):
-            true = scores[rows, other] - scores[rows, 0]
-            told = (
-                by_trees[rows, other] - by_trees[rows, 0],
-                _by_line(length[rows], true, folds[rows]),
-            )
-            shrunk = max((_believed(one, true) for one in told), key=lambda d: _proved(d, true))
-            expected[rows, other] = expected[rows, 0] + true.mean() + shrunk
+            lost = scores[rows, other] - scores[rows, 0]
+            told = _by_line(length[rows], lost, folds[rows])
+            lines[rows, other] = lost.mean() + _believed(told, lost)
+            left[rows, other] = lost - lines[rows, other]
+    trees = _by_trees(parts, left, known, folds, seed)
+    expected = scores.copy()
+    for rows in (known & (tasks == task) for task in np.unique(tasks[known])):
+        expected[rows] = trees[rows, :1] + lines[rows]
+        for other in range(1, scores.shape[1]):
+            expected[rows, other] += _believed(trees[rows, other], left[rows, other])
     return expected
 
 
 def _believed(told: Floats, true: Floats) -> Floats:
+    """What to believe of a prediction's deviations from its mean, shape (n,)."""
     deviations: Floats = belief(told, true) * (told - told.mean())
     return deviations
-
-
-def _proved(deviations: Floats, true: Floats) -> float:
-    """By how much foretold deviations from the mean make squared errors smaller."""
-    around = true - true.mean()
-    return float(around @ around - (around - deviations) @ (around - deviations))
 
 
 def belief(told: Floats, true: Floats) -> float:

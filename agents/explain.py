@@ -14,7 +14,7 @@ from envs.features import GROUPS, Featurizer
 from envs.structure import Array
 
 MOST_LEAVES = 12
-LOG_INTENSITIES = np.log1p(np.geomspace(5, 1500, 400))
+INTENSITIES = np.geomspace(5, 1500, 400)
 
 
 def contributions(
@@ -24,17 +24,18 @@ def contributions(
 
     Exact Shapley values (Shapley, 1953) of the five groups: what a group adds to the
     log-odds, averaged over all orders in which the groups may be revealed, an unrevealed one
-    being at its mean in training. They sum to the log-odds here less those at the means.
+    being at its mean in training, and with it what it shares with others. They sum to the
+    log-odds here less those at the means.
 
     Args:
         observation: shape (n_features,).
     """
     places = {group: featurizer.groups[group] for group in GROUPS}
     subsets = [set(s) for size in range(len(GROUPS) + 1) for s in combinations(GROUPS, size)]
-    seen = np.tile(policy.mean, (len(subsets), 1))
+    seen = np.tile(observation, (len(subsets), 1))
     for row, revealed in zip(seen, subsets, strict=True):
-        for group in revealed:
-            row[places[group]] = observation[places[group]]
+        for group in set(GROUPS) - revealed:
+            row[places[group]] = policy.mean[places[group]]
     chance = np.log(np.maximum(policy.probabilities(seen), 1e-30))
     odds = chance[:, action] - chance[:, other]
     value = {frozenset(s): float(o) for s, o in zip(subsets, odds, strict=True)}
@@ -56,16 +57,13 @@ def turning_points(
     policy: Policy, featurizer: Featurizer, observation: Array
 ) -> list[tuple[float, int]]:
     """From which carbon intensity (g/kWh) on the likeliest directive is which, ascending."""
-    place = featurizer.names.index("log_intensity")
-    seen = np.tile(observation, (len(LOG_INTENSITIES), 1))
-    seen[:, place] = LOG_INTENSITIES
+    tiled = np.tile(observation, (len(INTENSITIES), 1))
+    seen = featurizer.at_intensity(tiled, INTENSITIES)
     likeliest = policy.probabilities(seen).argmax(axis=1)
     turns = [(0.0, int(likeliest[0]))]
-    for before, after, level in zip(
-        likeliest[:-1], likeliest[1:], LOG_INTENSITIES[1:], strict=True
-    ):
+    for before, after, level in zip(likeliest[:-1], likeliest[1:], INTENSITIES[1:], strict=True):
         if before != after:
-            turns.append((float(np.expm1(level)), int(after)))
+            turns.append((float(level), int(after)))
     return turns
 
 

@@ -144,15 +144,15 @@ class Constraint:
         """Of latency limits, at the start."""
         return dict(self._prices)
 
-    def moved(self, found: Validation) -> dict[str, float]:
-        """Multipliers and prices after a measurement."""
+    def moved(self, found: Validation, left: float = 1.0) -> dict[str, float]:
+        """Multipliers and prices after a measurement, with a share of the training left."""
         if self.only_watches:
             return self.multipliers | self.prices
         missing = {
             task: floor + self._config.safety - found.bound_by_task[task]
             for task, floor in self._floors.items()
         }
-        return self._controller.moved(missing | found.overshoot)
+        return self._controller.moved(missing | found.overshoot, left)
 
     @property
     def levels(self) -> dict[str, float]:

@@ -11,7 +11,7 @@ from agents.policy import normalisation
 from agents.text import fit_text, fold_of
 from envs.carbon import IntensityTrace
 from envs.errors import ConfigError
-from envs.features import Featurizer
+from envs.features import LOG_ENERGY, Featurizer
 from envs.profile import Profile
 from envs.projection import Vectors
 from envs.reward import Reward, reward_from_profile
@@ -99,7 +99,7 @@ def prepare(
 
 def _foretold_energy(featurizer: Featurizer, parts: Array, directives: Sequence[str]) -> Floats:
     """Logarithms of the energy foretold, relative to the mean under L0, shape (n, D)."""
-    places = [featurizer.names.index(f"log_energy={name}") for name in directives]
+    places = [featurizer.names.index(LOG_ENERGY + name) for name in directives]
     return parts[:, places].astype(np.float64)
 
 

@@ -10,7 +10,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import Ridge
 
 from envs.errors import ConfigError
-from envs.features import Featurizer
+from envs.features import LOG_ENERGY, Featurizer
 from envs.profile import Profile
 from envs.projection import EncodedProjection, Vectors, WordProjection
 from envs.request import Request
@@ -107,7 +107,7 @@ def _targets(profile: Profile, quality: str) -> list[tuple[Feature, Floats]]:
         found.append((Feature(f"quality={name}", "0..1", -1, 2, meaning), scores[:, i]))
     for i, name in enumerate(profile.directives):
         meaning = f"energy foretold under {name}, to the mean under {profile.directives[0]}"
-        found.append((Feature(f"log_energy={name}", "ln(ratio)", -8, 4, meaning), energy[:, i]))
+        found.append((Feature(LOG_ENERGY + name, "ln(ratio)", -8, 4, meaning), energy[:, i]))
     for task in profile.tasks:
         meaning = f"how much its words are those of {task}"
         own = profile.rows_of(task).astype(np.float64)

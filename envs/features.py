@@ -22,6 +22,11 @@ CONTEXT = (
     Feature("hour_cos", "cos", -1, 1, "hour of day (UTC), as an angle"),
 )
 
+# Names of learned features that foretell logarithms of energy under each directive.
+LOG_ENERGY = "log_energy="
+# gCO2e/kWh: the unit of intensity in what directives spare.
+SPARED_PER = 100.0
+
 # What a policy can be made to do without, to learn what it is worth.
 GROUPS = ("structure", "text", "tags", "load", "carbon")
 
@@ -40,13 +45,18 @@ class Featurizer:
         self.text = text
         learned = () if text is None else tuple(text.features)
         tags = tuple(Feature(f"task={t}", "0/1", 0, 1, "the request's task tag") for t in tasks)
-        self.features = STRUCTURE + learned + tags + CONTEXT
+        energies = [i for i, f in enumerate(learned) if f.name.startswith(LOG_ENERGY)]
+        # What each directive would spare now: both sides of the choice in one number.
+        spared = tuple(_spared(learned[i].name.removeprefix(LOG_ENERGY)) for i in energies[1:])
+        self.features = STRUCTURE + learned + tags + CONTEXT + spared
         self._learned = slice(len(STRUCTURE), len(STRUCTURE) + len(learned))
         first = self._learned.stop
         self._tags = {task: first + i for i, task in enumerate(self.tasks)}
         self.low = np.array([f.low for f in self.features], dtype=np.float32)
         self.high = np.array([f.high for f in self.features], dtype=np.float32)
-        own = len(self.features) - len(CONTEXT)
+        own = first + len(tags)
+        self._energies = [len(STRUCTURE) + i for i in energies]
+        self._context = slice(own, own + len(CONTEXT))
         self._bounds = self.low[:own], self.high[:own]
 
     @property
@@ -55,19 +65,20 @@ class Featurizer:
         return tuple(feature.name for feature in self.features)
 
     @property
-    def groups(self) -> dict[str, slice]:
-        """Place of each of `GROUPS` among the components."""
-        first = len(self.features) - len(CONTEXT)
+    def groups(self) -> dict[str, NDArray[np.int64]]:
+        """Places of each of `GROUPS` among the components; `spared=` is of text and carbon."""
+        places = np.arange(len(self.features))
+        first, last = self._context.start, self._context.stop
         return {
-            "structure": slice(0, len(STRUCTURE)),
-            "text": self._learned,
-            "tags": slice(self._learned.stop, first),
-            "load": slice(first, first + 1),
-            "carbon": slice(first + 1, len(self.features)),
+            "structure": places[: len(STRUCTURE)],
+            "text": np.concatenate([places[self._learned], places[last:]]),
+            "tags": places[self._learned.stop : first],
+            "load": places[first : first + 1],
+            "carbon": places[first + 1 :],
         }
 
     def request(self, messages: Sequence[Message], task: str | None) -> Array:
-        """The request's part, shape (n_features - len(CONTEXT),).
+        """The request's part, shape (features before context,).
 
         Raises:
             ValueError: a message is not a mapping with text or parts.
@@ -90,17 +101,40 @@ class Featurizer:
         mask: NDArray[np.bool_] = observations[:, OWN_LENGTH] < 0.5
         return mask
 
-    def context(
+    def observe(
         self,
+        parts: Array,
         in_flight: NDArray[Any],
         intensity_g_per_kwh: NDArray[Any],
         recent_place: NDArray[Any],
         times: NDArray[Any],
     ) -> Array:
-        """The moment's part, shape (n, len(CONTEXT)); `times` are Unix seconds."""
+        """Requests, by their parts, at moments (Unix s), shape (n, n_features)."""
         angle = 2 * np.pi * (np.asarray(times) % 86400) / 86400
         # In logarithms, as the energies foretold: grams, their product, are then a sum.
         intensity = np.log1p(intensity_g_per_kwh)
         columns = [in_flight, intensity, recent_place, np.sin(angle), np.cos(angle)]
-        part = np.stack([np.asarray(c, dtype=np.float32) for c in columns], axis=-1)
-        return np.clip(part, self.low[-len(CONTEXT) :], self.high[-len(CONTEXT) :])
+        low, high = self.low[self._context], self.high[self._context]
+        context = np.stack([np.asarray(c, dtype=np.float32) for c in columns], axis=-1)
+        context = np.minimum(np.maximum(context, low), high)
+        spared = self._spared(parts, intensity_g_per_kwh)
+        return np.concatenate([parts, context, spared], axis=1, dtype=np.float32)
+
+    def at_intensity(self, observations: Array, g_per_kwh: NDArray[Any]) -> Array:
+        """The same requests on another grid, shape (n, n_features); intensities (n,)."""
+        moved = observations.copy()
+        moved[:, self.names.index("log_intensity")] = np.log1p(g_per_kwh)
+        moved[:, self._context.stop :] = self._spared(observations, g_per_kwh)
+        return moved
+
+    def _spared(self, parts: Array, g_per_kwh: NDArray[Any]) -> Array:
+        """What each directive would spare, shape (n, directives foretold less L0)."""
+        energy = np.exp(parts[:, self._energies])
+        grid = np.asarray(g_per_kwh, dtype=np.float32)[:, None] / SPARED_PER
+        spared: Array = (energy[:, :1] - energy[:, 1:]) * grid
+        return spared
+
+
+def _spared(name: str) -> Feature:
+    meaning = f"energy foretold to be spared by {name}, to the mean under L0, times intensity"
+    return Feature(f"spared={name}", f"{SPARED_PER:g} gCO2e/kWh", -2000, 2000, meaning)

@@ -36,7 +36,8 @@ class Llama2Env(gymnasium.Env[NDArray[np.float32], np.int64]):
     ## Observation Space
     `Box` of float32, shape (n_features,): the prompt's structure, what a trained bundle's
     featurizer foretells from its words (none without one), the task's tag (one `task=`
-    component a known task), then the context.
+    component a known task), then the context, and with a bundle's featurizer what each
+    directive would spare now (one `spared=` component each but L0).
 
     | Name | Unit | Low | High | Meaning |
     |---|---|---|---|---|

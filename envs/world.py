@@ -45,8 +45,7 @@ def observe(
 ) -> Array:
     """Observations of requests (by their parts) at times (Unix s), shape (n, n_features)."""
     place, intensity = trace.recent_place(times), trace.at(times)
-    context = featurizer.context(in_flight, intensity, place, times)
-    return np.concatenate([parts, context], axis=1)
+    return featurizer.observe(parts, in_flight, intensity, place, times)
 
 
 @dataclass(frozen=True)

@@ -125,8 +125,8 @@ def _observation(
     """The chat in the middle of the trace's range of a day, at noon, with no load."""
     noon = np.array([trace.start + 12 * 3600.0])
     part = bundle.featurizer.request(chat, task)[None]
-    seen: Array = observe(bundle.featurizer, part, trace, noon, np.zeros(1))[0]
-    seen[bundle.featurizer.names.index("log_intensity")] = np.log1p(level)
+    at_noon = observe(bundle.featurizer, part, trace, noon, np.zeros(1))
+    seen: Array = bundle.featurizer.at_intensity(at_noon, np.array([level]))[0]
     seen[bundle.featurizer.names.index("recent_place")] = 0.5
     return seen
 

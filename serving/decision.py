@@ -75,11 +75,11 @@ class Decider:
             return Decision(0, self.bundle.catalogue[0].name, 1.0, reason, reading)
         if self._place is None or self._place[0] != reading.time:
             self._place = reading.time, self._trace.recent_place(np.array([reading.time]))
-        context = self.bundle.featurizer.context(
-            np.array([in_flight]), np.array([reading.g_per_kwh]), self._place[1], np.array([now])
+        observation = self.bundle.featurizer.observe(
+            self.bundle.featurizer.request(body["messages"], task)[None],
+            *(np.array([in_flight]), np.array([reading.g_per_kwh]), self._place[1]),
+            np.array([now]),
         )
-        request = self.bundle.featurizer.request(body["messages"], task)
-        observation = np.concatenate([request[None], context], axis=1)
         if not self.bundle.featurizer.steerable(observation)[0]:
             return Decision(0, self.bundle.catalogue[0].name, 1.0, "own_length", reading)
         chance = self.bundle.policy.probabilities(observation)[0]

@@ -50,6 +50,18 @@ def test_a_loss_that_grows_with_the_answers_length_is_found():
     assert difference.std() < 1.3 * loss.std()
 
 
+def test_what_a_line_leaves_the_trees_find():
+    """A loss that grows with the length, and half of the prompts lose nothing at all."""
+    rng = np.random.default_rng(6)
+    length, spared = rng.normal(size=1200), rng.random(1200) < 0.5
+    parts = np.column_stack([length, spared]).astype(np.float32)
+    loss = np.where(spared, 0, np.clip(0.4 + 0.2 * length, 0, 0.9))
+    scores = np.column_stack([np.full(1200, 0.9), 0.9 - loss])
+    tosses = (rng.random((1200, 2)) < scores).astype(float)
+    difference = np.diff(foretold(parts, tosses, length))[:, 0]
+    assert ((difference + loss) ** 2).mean() < 0.35 * loss.var()
+
+
 def test_a_prompts_own_verdict_moves_it_only_through_its_tasks_mean():
     parts, scores, _ = world()
     changed = scores.copy()
@@ -78,6 +90,14 @@ def test_expected_costs_keep_each_tasks_mean_and_forget_a_prompts_own():
     # Two prompts of which the same is foretold are expected to cost the same.
     told[2] = told[0]
     assert expected_cost(told, costs, tasks)[[0, 2]].std(axis=0) == pytest.approx(0)
+
+
+def test_costs_foretold_wrongly_become_their_tasks_mean():
+    rng = np.random.default_rng(5)
+    told = rng.normal(size=(300, 2))
+    costs = np.exp(-told)
+    found = expected_cost(told, costs, np.full(300, "t"))
+    assert found == pytest.approx(np.tile(costs.mean(axis=0), (300, 1)))
 
 
 @pytest.mark.parametrize(("signal", "low", "high"), [(0.0, 0.0, 0.1), (1.0, 0.85, 1.0)])

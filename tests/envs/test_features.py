@@ -1,10 +1,11 @@
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from envs.features import CONTEXT, Featurizer
 from envs.llama2 import Llama2Env
-from envs.structure import STRUCTURE
+from envs.structure import STRUCTURE, Feature
 
 FEATURIZER = Featurizer(["a", "b"])
 
@@ -52,3 +53,47 @@ def test_the_environments_docstring_is_its_specification():
         low, high = f"{feature.low:g}", f"{feature.high:g}"
         assert told[feature.name] == (feature.unit, low, high, feature.meaning)
     assert Featurizer([]).features == STRUCTURE + CONTEXT
+
+
+class Told:
+    """Foretells the same relative energies of any text."""
+
+    def __init__(self, *energies):
+        names = ("none", "brief", "very_brief")
+        self.features = [Feature(f"log_energy={name}", "ln(ratio)", -8, 4, "") for name in names]
+        self._energies = np.log(np.array(energies, dtype=np.float32))
+
+    def measure(self, reading):
+        return self._energies
+
+
+def seen(featurizer, *levels):
+    part = featurizer.request([{"role": "user", "content": "Hi"}], "a")
+    levels = np.array(levels, dtype=float)
+    count = len(levels)
+    places, times = np.full(count, 0.5), np.full(count, 3600.0)
+    return featurizer.observe(np.tile(part, (count, 1)), np.zeros(count), levels, places, times)
+
+
+def test_what_a_directive_would_spare_is_energy_times_intensity():
+    featurizer = Featurizer(["a"], Told(2.0, 0.5, 0.25))
+    found = seen(featurizer, 100.0, 300.0)
+    assert featurizer.names[-2:] == ("spared=brief", "spared=very_brief")
+    assert found[:, -2:] == pytest.approx(np.array([[1.5, 1.75], [4.5, 5.25]]), rel=1e-5)
+
+
+@given(st.floats(0, 2900), st.floats(0, 2900))
+def test_moving_an_observation_to_another_grid_is_observing_it_there(first, second):
+    featurizer = Featurizer(["a"], Told(2.0, 0.5, 0.25))
+    moved = featurizer.at_intensity(seen(featurizer, first), np.array([second]))
+    assert moved == pytest.approx(seen(featurizer, second), rel=1e-6)
+    assert (moved >= featurizer.low).all()
+    assert (moved <= featurizer.high).all()
+
+
+def test_without_its_text_or_the_grid_nothing_tells_what_is_spared():
+    groups = Featurizer(["a"], Told(2.0, 0.5, 0.25)).groups
+    width = len(Featurizer(["a"], Told(2.0, 0.5, 0.25)).names)
+    for group in ("text", "carbon"):
+        assert set(groups[group]) >= {width - 2, width - 1}
+    assert set(np.concatenate(list(groups.values()))) == set(range(width))
