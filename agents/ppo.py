@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stable_baselines3 import PPO
+from stable_baselines3.common.logger import Logger
 
 from agents.config import PpoConfig
 from agents.duals import DualCallback, Tracker
@@ -218,6 +219,8 @@ class Trainer:
                 *self._normalisation(), config.hidden, config.weight_decay
             ),
         )
+        # The tracker has the figures; SB3's own logger leaves a folder behind in each run.
+        model.set_logger(Logger(folder=None, output_formats=[]))
         if self._weights is not None:
             model.policy.load_state_dict(self._weights)
         elif self._given is not None:

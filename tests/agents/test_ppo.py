@@ -71,6 +71,17 @@ def test_ppo_learns_the_obvious_policy_on_two_kinds(tmp_path):
     assert {"reward/footprint", "multiplier/proof", "validation/quality/lookup"} <= set(figures)
 
 
+def test_a_training_leaves_no_folder_of_its_own_in_the_temporary_one(tmp_path, monkeypatch):
+    profile = made.profile(tmp_path, generate(10, seed=0), lambda r, d: 1.0)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    config = PpoConfig(replay_steps=256, lanes=32, n_steps=4)
+    Trainer(profile, synthetic_day(), {"recall": 0.5}, config, Kept()).replay()
+    # (torch keeps one cache there, the same for every run.)
+    assert not list(temporary.glob("SB3*"))
+
+
 def test_the_bundle_decides_as_the_sb3_model_does(tmp_path):
     profile = made.profile(tmp_path, generate(10, seed=0), lambda r, d: 1.0)
     world = replay_world(profile, lanes=8)
