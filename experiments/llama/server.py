@@ -107,6 +107,4 @@ def _environment() -> dict[str, str]:
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
     cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
     cache.mkdir(parents=True, exist_ok=True)
-    own = {"HF_HUB_CACHE": str(cache), "TOKENIZERS_PARALLELISM": "false"}
-    # Threads that spin while they wait stall the server for seconds on busy cores.
-    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **own}
+    return {**os.environ, "HF_HUB_CACHE": str(cache), "TOKENIZERS_PARALLELISM": "false"}
