@@ -95,8 +95,8 @@ class DualCallback(BaseCallback):
         else:
             self._since_best += 1
         latest = self._constraint.measure(exported(self.model.policy))  # type: ignore[arg-type]
-        left = 1 - self.num_timesteps / self.locals["total_timesteps"]
-        self._reward.set_prices(self._constraint.moved(latest, max(0.0, left)))
+        left = max(0.0, 1 - self.num_timesteps / self.locals["total_timesteps"])
+        self._reward.set_prices(self._constraint.moved(latest, left))
         self._tracker.log(self._figures(found), self.steps)
         self._rollouts += 1
         if self._keep is not None and self._keep_every and not self._rollouts % self._keep_every:

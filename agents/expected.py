@@ -67,8 +67,9 @@ def expected_quality(
         Shape (n, D).
     """
     known = np.asarray(~np.isnan(scores).any(axis=1), dtype=np.bool_)
+    by_task = [known & (tasks == task) for task in np.unique(tasks[known])]
     lines, left = np.zeros_like(scores), scores.copy()
-    for rows in (known & (tasks == task) for task in np.unique(tasks[known])):
+    for rows in by_task:
         for other in range(1, scores.shape[1]):
             lost = scores[rows, other] - scores[rows, 0]
             told = _by_line(length[rows], lost, folds[rows])
@@ -76,7 +77,7 @@ def expected_quality(
             left[rows, other] = lost - lines[rows, other]
     trees = _by_trees(parts, left, known, folds, seed)
     expected = scores.copy()
-    for rows in (known & (tasks == task) for task in np.unique(tasks[known])):
+    for rows in by_task:
         expected[rows] = trees[rows, :1] + lines[rows]
         for other in range(1, scores.shape[1]):
             expected[rows, other] += _believed(trees[rows, other], left[rows, other])

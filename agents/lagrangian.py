@@ -144,7 +144,7 @@ class Constraint:
         """Of latency limits, at the start."""
         return dict(self._prices)
 
-    def moved(self, found: Validation, left: float = 1.0) -> dict[str, float]:
+    def moved(self, found: Validation, left: float) -> dict[str, float]:
         """Multipliers and prices after a measurement, with a share of the training left."""
         if self.only_watches:
             return self.multipliers | self.prices

@@ -216,15 +216,22 @@ def chosen_trace(paths: Sequence[Path], zone: str | None) -> IntensityTrace:
     Raises:
         DataError: a file is wrong, the zone is not there, or the zones cannot be joined.
     """
-    if not paths:
-        return synthetic_day()
+    return joined(chosen_zones(paths, zone)) if paths else synthetic_day()
+
+
+def chosen_zones(paths: Sequence[Path], zone: str | None) -> list[IntensityTrace]:
+    """One zone's trace, or each zone's by itself.
+
+    Raises:
+        DataError: a file is wrong, or the zone is not there.
+    """
     traces = read_traces(paths)
     if zone is None:
-        return joined(list(traces.values()))
+        return list(traces.values())
     if zone not in traces:
         given = ", ".join(str(path) for path in paths)
         raise DataError(given, f"no zone {zone!r}", f"name one of {', '.join(sorted(traces))}")
-    return traces[zone]
+    return [traces[zone]]
 
 
 def read_traces(paths: Iterable[Path]) -> dict[str, IntensityTrace]:

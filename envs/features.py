@@ -47,7 +47,9 @@ class Featurizer:
         tags = tuple(Feature(f"task={t}", "0/1", 0, 1, "the request's task tag") for t in tasks)
         energies = [i for i, f in enumerate(learned) if f.name.startswith(LOG_ENERGY)]
         # What each directive would spare now: both sides of the choice in one number.
-        spared = tuple(_spared(learned[i].name.removeprefix(LOG_ENERGY)) for i in energies[1:])
+        spared = tuple(
+            _spared_feature(learned[i].name.removeprefix(LOG_ENERGY)) for i in energies[1:]
+        )
         self.features = STRUCTURE + learned + tags + CONTEXT + spared
         self._learned = slice(len(STRUCTURE), len(STRUCTURE) + len(learned))
         first = self._learned.stop
@@ -135,6 +137,6 @@ class Featurizer:
         return spared
 
 
-def _spared(name: str) -> Feature:
+def _spared_feature(name: str) -> Feature:
     meaning = f"energy foretold to be spared by {name}, to the mean under L0, times intensity"
     return Feature(f"spared={name}", f"{SPARED_PER:g} gCO2e/kWh", -2000, 2000, meaning)

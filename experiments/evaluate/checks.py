@@ -1,15 +1,13 @@
 """What is left out of an evaluation, and what a reader has to be warned of."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agents.bundle import Bundle
 from agents.scene import Scene
-from envs.carbon import IntensityTrace, read_traces
-from envs.errors import ConfigError, DataError
+from envs.errors import ConfigError
 from envs.mix import Mix
 from envs.profile import Profile
 
@@ -25,21 +23,6 @@ def unseen_only(profile: Profile, bundles: Mapping[str, Bundle]) -> Profile:
     if not rows:
         raise ConfigError("--unseen: every prompt was a training prompt; give others")
     return profile.select(rows)
-
-
-def chosen_zones(paths: Sequence[Path], zone: str | None) -> list[IntensityTrace]:
-    """The zones of intensity files to judge in: one, or all.
-
-    Raises:
-        DataError: the one is not among them.
-    """
-    by_zone = read_traces(paths)
-    if zone is None:
-        return list(by_zone.values())
-    if zone not in by_zone:
-        given = ", ".join(str(path) for path in paths)
-        raise DataError(given, f"no zone {zone!r}", f"it has {', '.join(sorted(by_zone))}")
-    return [by_zone[zone]]
 
 
 def known_tasks(profile: Profile, quality: str) -> tuple[str, ...]:

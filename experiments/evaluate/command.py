@@ -13,16 +13,11 @@ from agents.methods import METHODS, method
 from agents.methods.bundle import Learned
 from agents.methods.method import Method
 from agents.scene import spread
+from envs.carbon import chosen_zones
 from envs.errors import ConfigError, DataError
 from envs.profile import Profile, fingerprint
 from envs.profile_reader import read_profile
-from experiments.evaluate.checks import (
-    chosen_zones,
-    known_tasks,
-    left_out,
-    overlaps,
-    unseen_only,
-)
+from experiments.evaluate.checks import known_tasks, left_out, overlaps, unseen_only
 from experiments.evaluate.document import METHOD_COLUMNS, document, method_rows
 from experiments.evaluate.figures import draw
 from experiments.evaluate.mixes import chosen_mix

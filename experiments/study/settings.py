@@ -8,11 +8,12 @@ from pydantic import Field
 
 from agents.config import PpoConfig
 from agents.scene import Scene, spread
+from envs.carbon import chosen_zones
 from envs.directive import read_catalogue
 from envs.mix import Mix
 from envs.profile import Profile
 from envs.profile_reader import read_profile
-from experiments.evaluate.checks import chosen_zones, known_tasks
+from experiments.evaluate.checks import known_tasks
 from experiments.settings import Settings, floors_by_task
 from experiments.study.job import Data
 

@@ -73,10 +73,21 @@ def test_multipliers_rise_under_the_floor_and_fall_above(prompts):
     for logits, up in (((0, 50, 0), True), ((50, 0, 0), False)):
         moving = constraint(of)
         found = moving.measure(policy(featurizer, logits))
-        once, twice = moving.moved(found), moving.moved(found)
+        once, twice = moving.moved(found, 1.0), moving.moved(found, 1.0)
         for task in ("arithmetic", untagged("arithmetic")):
             assert (once[task] > 2.0) == up
             assert (twice[task] > once[task]) == up
+
+
+def test_at_the_end_a_shortfall_moves_prices_for_the_moment_a_fifth_as_far(prompts):
+    featurizer, of = prompts
+    steps = []
+    for left in (1.0, 0.5, 0.0):
+        moving = constraint(of, dual_rate=0.0)
+        moved = moving.moved(moving.measure(policy(featurizer, (0, 50, 0))), left)
+        steps.append(np.log(moved["arithmetic"] / 2.0))
+    assert steps[0] > 0
+    assert steps[1:] == pytest.approx([0.6 * steps[0], 0.2 * steps[0]])
 
 
 def test_multipliers_stay_within_reach_for_ever(prompts):
@@ -84,7 +95,7 @@ def test_multipliers_stay_within_reach_for_ever(prompts):
     moving = constraint(of)
     found = moving.measure(policy(featurizer, (0, 50, 0)))
     for _ in range(500):
-        moved = moving.moved(found)
+        moved = moving.moved(found, 1.0)
     assert 100 <= moved["arithmetic"] < 1000
     assert 0 < moved["recall"] <= 0.01
 
@@ -93,7 +104,7 @@ def test_a_fixed_multiplier_stays(prompts):
     featurizer, of = prompts
     fixed = constraint(of, fixed_multiplier=0.0)
     assert set(fixed.multipliers.values()) == {0.0}
-    assert fixed.moved(fixed.measure(policy(featurizer, (0, 50, 0)))) == fixed.multipliers
+    assert fixed.moved(fixed.measure(policy(featurizer, (0, 50, 0))), 1.0) == fixed.multipliers
 
 
 def test_one_floor_for_all_lets_a_task_make_up_for_another(prompts):
@@ -120,7 +131,7 @@ def test_latency_limits_are_measured_in_closed_form(prompts):
     assert found.overshoot == pytest.approx({"recall mean": 0.3 / 0.2 - 1, "recall p95": 0.45})
     assert found.worst_margin == pytest.approx(-0.5)
     moving = constraint(of, limits)
-    prices = moving.moved(found)
+    prices = moving.moved(found, 1.0)
     assert prices["recall mean"] > moving.prices["recall mean"]
     short = constraint(of, limits).measure(policy(featurizer, (0, 50, 0)))
     assert short.overshoot == pytest.approx({"recall mean": -0.5, "recall p95": -0.05})
@@ -145,5 +156,5 @@ def test_floors_that_yield_bind_in_each_band_of_the_grid(prompts):
     clean, middling, dirty = (missed[f"arithmetic, {band}"] for band in BANDS)
     assert 0.4 > clean > middling > dirty > 0.9 * 0.8 - 0.5
     assert not any(missed[f"recall, {band}"] for band in BANDS)
-    moved = bound.moved(found)
+    moved = bound.moved(found, 1.0)
     assert moved["arithmetic, clean"] > moved["recall, clean"]
