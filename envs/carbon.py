@@ -1,14 +1,10 @@
-"""Carbon intensity: readings and hourly traces from CSV."""
+"""Carbon intensity: readings, and hourly traces of a zone."""
 
-import csv
 import hashlib
-import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
-from importlib.resources import files
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +14,6 @@ from envs.errors import DataError
 HOUR_SECONDS = 3600.0
 # The recent range in which an intensity is placed: trailing, so that live code can have it.
 RECENT_HOURS = 24
-PLAIN = ("timestamp_utc", "zone", "carbon_intensity_g_per_kwh")
-ELECTRICITY_MAPS_TIME = "Datetime (UTC)"
-ELECTRICITY_MAPS_VALUE = "Carbon Intensity gCO₂eq/kWh (direct)"
-EVERY_HOUR = (
-    "give every hour once, in order, in UTC (local time skips or repeats one when clocks change)"
-)
-REMEDY = f"give {','.join(PLAIN)} or an Electricity Maps hourly export"
 
 
 @dataclass(frozen=True)
@@ -184,137 +173,4 @@ def joined(traces: Sequence[IntensityTrace]) -> IntensityTrace:
         g_per_kwh=np.concatenate([trace.g_per_kwh for trace in traces]),
         methods=np.concatenate([trace.methods for trace in traces]),
         source=", ".join(dict.fromkeys(trace.source for trace in traces)),
-    )
-
-
-def synthetic_day() -> IntensityTrace:
-    """The shipped, generated trace: made up, not a measurement of any grid."""
-    path = Path(str(files("envs") / "data" / "synthetic_intensity.csv"))
-    return read_traces([path])["SYNTHETIC"]
-
-
-def read_trace(path: Path | None, zone: str | None = None) -> IntensityTrace:
-    """One zone's trace from a file or folder of CSVs; None means the synthetic day.
-
-    Raises:
-        DataError: the file is wrong, or holds several zones and none was named.
-    """
-    if path is None:
-        return synthetic_day()
-    traces = read_traces([path])
-    if zone is None and len(traces) == 1:
-        return next(iter(traces.values()))
-    if zone is None or zone not in traces:
-        named = f"no zone {zone!r}" if zone else "several zones"
-        raise DataError(path, named, f"name one of {', '.join(sorted(traces))} with --zone")
-    return traces[zone]
-
-
-def chosen_trace(paths: Sequence[Path], zone: str | None) -> IntensityTrace:
-    """One zone's trace, or those of all zones joined; no path means the synthetic day.
-
-    Raises:
-        DataError: a file is wrong, the zone is not there, or the zones cannot be joined.
-    """
-    return joined(chosen_zones(paths, zone)) if paths else synthetic_day()
-
-
-def chosen_zones(paths: Sequence[Path], zone: str | None) -> list[IntensityTrace]:
-    """One zone's trace, or each zone's by itself.
-
-    Raises:
-        DataError: a file is wrong, or the zone is not there.
-    """
-    traces = read_traces(paths)
-    if zone is None:
-        return list(traces.values())
-    if zone not in traces:
-        given = ", ".join(str(path) for path in paths)
-        raise DataError(given, f"no zone {zone!r}", f"name one of {', '.join(sorted(traces))}")
-    return [traces[zone]]
-
-
-def read_traces(paths: Iterable[Path]) -> dict[str, IntensityTrace]:
-    """Traces by zone, from CSV files in either format or folders of them.
-
-    Raises:
-        DataError: naming file, row and field: missing columns, times out of order,
-            twice or missing, values that are not numbers or negative.
-    """
-    rows: dict[str, list[tuple[float, float, str, Path]]] = {}
-    for path in paths:
-        found = sorted(path.glob("*.csv")) if path.is_dir() else [path]
-        if not found:
-            raise DataError(path, "holds no CSV", REMEDY)
-        for file in found:
-            read = list(_rows(file))
-            if not read:
-                raise DataError(file, "holds no hours", REMEDY)
-            for zone, *row in read:
-                rows.setdefault(str(zone), []).append((*row, file))  # type: ignore[arg-type]
-    return {zone: _trace(zone, hours) for zone, hours in rows.items()}
-
-
-def _rows(path: Path) -> Iterable[tuple[str, float, float, str]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream)
-            columns = set(reader.fieldnames or ())
-            if set(PLAIN) <= columns:
-                time, zone, value = PLAIN
-            elif {ELECTRICITY_MAPS_TIME, "Zone Id", ELECTRICITY_MAPS_VALUE} <= columns:
-                time, zone, value = ELECTRICITY_MAPS_TIME, "Zone Id", ELECTRICITY_MAPS_VALUE
-            else:
-                raise DataError(path, f"columns {sorted(columns)}", REMEDY)
-            for number, row in enumerate(reader, 2):
-                flag = (row.get("Data Estimated") or "").lower()
-                method = {"true": "estimated", "false": "measured"}.get(flag, "unstated")
-                yield (
-                    row[zone],
-                    _time(path, number, time, row[time]),
-                    _value(path, number, value, row[value]),
-                    method,
-                )
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(path, f"cannot be read ({error})", REMEDY) from error
-
-
-def _time(path: Path, number: int, field: str, text: str | None) -> float:
-    try:
-        moment = datetime.fromisoformat((text or "").strip())
-    except ValueError as error:
-        raise DataError(
-            path, f"row {number} {field} {text!r} is no time", "give ISO 8601 in UTC"
-        ) from error
-    if moment.tzinfo is not None and moment.utcoffset() != UTC.utcoffset(None):
-        raise DataError(path, f"row {number} {field} {text!r} is not UTC", "give UTC times")
-    return moment.replace(tzinfo=UTC).timestamp()
-
-
-def _value(path: Path, number: int, field: str, text: str | None) -> float:
-    try:
-        value = float(text or "")
-    except ValueError:
-        value = float("nan")
-    if not 0 <= value < float("inf"):
-        raise DataError(path, f"row {number} {field} {text!r}", "give gCO2e/kWh, 0 or more")
-    return value
-
-
-def _trace(zone: str, hours: list[tuple[float, float, str, Path]]) -> IntensityTrace:
-    for (before, _, _, _), (after, _, _, path) in itertools.pairwise(hours):
-        if after == before + HOUR_SECONDS:
-            continue
-        where = f"zone {zone}: {iso(after)} follows {iso(before)}"
-        if after > before:
-            missing = iso(before + HOUR_SECONDS)
-            raise DataError(path, f"{where}: hour {missing} is missing", EVERY_HOUR)
-        kind = "twice" if after == before else "out of order"
-        raise DataError(path, f"{where}: {kind}", EVERY_HOUR)
-    return IntensityTrace(
-        zone=zone,
-        start=hours[0][0],
-        g_per_kwh=np.array([value for _, value, _, _ in hours]),
-        methods=np.array([method for _, _, method, _ in hours]),
-        source=str(hours[0][3]),
     )

@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 
 from envs.arrivals import ArrivalClock, read_arrivals
-from envs.carbon import read_trace
+from envs.carbon_reader import read_trace
 from envs.clock import Clock, SteppedClock, WallClock
 from envs.directive import DEFAULT_CATALOGUE, Catalogue
 from envs.errors import ConfigError

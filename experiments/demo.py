@@ -9,7 +9,8 @@ from pydantic import Field
 from rich.console import Console
 
 from agents.config import PpoConfig
-from envs.carbon import HOUR_SECONDS, IntensityTrace, iso, synthetic_day
+from envs.carbon import HOUR_SECONDS, IntensityTrace, iso
+from envs.carbon_reader import synthetic_day
 from envs.directive import DEFAULT_CATALOGUE
 from envs.errors import UpstreamError
 from envs.live import LiveBackend

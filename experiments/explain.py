@@ -12,7 +12,8 @@ from rich.table import Table
 from agents.bundle import Bundle, load_bundle
 from agents.explain import Tree, contributions, distilled, turning_points
 from agents.scene import spread
-from envs.carbon import IntensityTrace, chosen_trace
+from envs.carbon import IntensityTrace
+from envs.carbon_reader import chosen_trace
 from envs.errors import ConfigError
 from envs.features import GROUPS
 from envs.floors import BANDS

@@ -13,7 +13,7 @@ from agents.bundle_files import sha256_of
 from agents.config import PpoConfig
 from agents.drift import COSTS
 from agents.ppo import Trained
-from envs.carbon import chosen_trace
+from envs.carbon_reader import chosen_trace
 from envs.directive import read_catalogue
 from envs.errors import ConfigError
 from envs.limits import read_limits

@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 import uvicorn
 
 from agents.bundle import load_bundle
-from envs.carbon import IntensityTrace, iso, read_trace
+from envs.carbon import IntensityTrace, iso
+from envs.carbon_reader import read_trace
 from envs.clock import WallClock
 from envs.errors import ConfigError
 from serving.decision import Decider

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from agents.bundle import Bundle, load_bundle
-from envs.carbon import synthetic_day
+from envs.carbon_reader import synthetic_day
 from envs.projection import WordProjection
 from experiments.settings import Settings, write_json
 from serving.decision import Decider

@@ -15,7 +15,8 @@ from agents.config import PpoConfig
 from agents.linear_program import best_fixed_mix
 from agents.methods.bundle import Learned
 from agents.scene import spread
-from envs.carbon import IntensityTrace, synthetic_day
+from envs.carbon import IntensityTrace
+from envs.carbon_reader import synthetic_day
 from envs.directive import DEFAULT_CATALOGUE
 from envs.live import LiveBackend
 from envs.meters.choose import choose_meter

@@ -13,7 +13,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from agents.config import PpoConfig
-from envs.carbon import synthetic_day
+from envs.carbon_reader import synthetic_day
 from envs.directive import DEFAULT_CATALOGUE
 from envs.profile import Profile
 from envs.profile_reader import read_profile

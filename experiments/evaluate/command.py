@@ -13,7 +13,7 @@ from agents.methods import METHODS, method
 from agents.methods.bundle import Learned
 from agents.methods.method import Method
 from agents.scene import spread
-from envs.carbon import chosen_zones
+from envs.carbon_reader import chosen_zones
 from envs.errors import ConfigError, DataError
 from envs.profile import Profile, fingerprint
 from envs.profile_reader import read_profile

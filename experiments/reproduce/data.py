@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from envs.carbon import IntensityTrace, read_traces
+from envs.carbon import IntensityTrace
+from envs.carbon_reader import read_traces
 from envs.errors import DataError
 from envs.mix import Mix, read_job_counts, read_mix
 from envs.profile import ARRAYS, Profile

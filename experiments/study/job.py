@@ -14,7 +14,8 @@ from agents.bundle import Bundle
 from agents.bundle_files import MANIFEST
 from agents.config import PpoConfig
 from agents.ppo import Trained
-from envs.carbon import IntensityTrace, chosen_trace
+from envs.carbon import IntensityTrace
+from envs.carbon_reader import chosen_trace
 from envs.directive import Catalogue
 from envs.errors import ConfigError
 from envs.profile import Profile

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from agents.config import PpoConfig
 from agents.scene import Scene, spread
-from envs.carbon import chosen_zones
+from envs.carbon_reader import chosen_zones
 from envs.directive import read_catalogue
 from envs.mix import Mix
 from envs.profile import Profile

@@ -6,7 +6,7 @@ from agents.lagrangian import Constraint
 from agents.policy import Policy
 from agents.prepared import Prepared
 from agents.prompts import Prompts
-from envs.carbon import synthetic_day
+from envs.carbon_reader import synthetic_day
 from envs.errors import ConfigError
 from envs.features import Featurizer
 from envs.floors import BANDS, yielding

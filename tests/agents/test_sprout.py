@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from agents.sprout import evaluation_hours, largest_savings_first, last_evaluation, quality_floor
-from envs.carbon import read_traces
+from envs.carbon_reader import read_traces
 
 
 def test_the_floor_is_one_at_the_cleanest_hour_and_1_minus_xi_at_the_dirtiest():

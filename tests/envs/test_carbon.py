@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from envs.carbon import read_trace, read_traces, synthetic_day
+from envs.carbon_reader import read_trace, read_traces, synthetic_day
 from envs.errors import DataError
 
 HEADER = "timestamp_utc,zone,carbon_intensity_g_per_kwh\n"

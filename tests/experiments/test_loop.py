@@ -12,7 +12,7 @@ import pytest
 
 from agents.bundle import load_bundle
 from agents.config import PpoConfig
-from envs.carbon import synthetic_day
+from envs.carbon_reader import synthetic_day
 from envs.directive import DEFAULT_CATALOGUE
 from envs.errors import ConfigError, UpstreamError
 from envs.live import LiveBackend

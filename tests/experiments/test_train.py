@@ -6,7 +6,7 @@ import pytest
 from agents import ppo
 from agents.bundle import load_bundle
 from agents.config import PpoConfig
-from envs.carbon import synthetic_day
+from envs.carbon_reader import synthetic_day
 from envs.directive import DEFAULT_CATALOGUE
 from envs.errors import ConfigError, DataError
 from envs.projection import EncodedProjection

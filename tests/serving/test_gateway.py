@@ -7,7 +7,7 @@ import openai
 import pytest
 
 from agents.policy import Policy
-from envs.carbon import synthetic_day
+from envs.carbon_reader import synthetic_day
 from serving.decision import Decider
 from serving.gateway import Gateway
 from tests import made

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from envs.carbon import synthetic_day
+from envs.carbon_reader import synthetic_day
 from envs.errors import ConfigError
 from serving.server import check_upstream, trace_clock
 
