@@ -205,7 +205,7 @@ class Trainer:
         config = self._config
         model = PPO(
             "MlpPolicy",
-            Lanes(Llama2VectorEnv(world)),
+            Lanes(Llama2VectorEnv(world), config.gamma),
             n_steps=n_steps,
             batch_size=min(config.batch, n_steps * world.lanes),
             n_epochs=config.epochs,

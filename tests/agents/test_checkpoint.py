@@ -30,7 +30,7 @@ def profile(tmp_path):
 
 
 def trained(profile, algorithm=PPO, **policy):
-    lanes = Lanes(Llama2VectorEnv(replay_world(profile, lanes=8)))
+    lanes = Lanes(Llama2VectorEnv(replay_world(profile, lanes=8)), gamma=0.0)
     model = algorithm("MlpPolicy", lanes, n_steps=8, device="cpu", seed=0, policy_kwargs=policy)
     return model.learn(128)
 

@@ -7,7 +7,7 @@ from agents.bundle import save_bundle
 from agents.config import PpoConfig
 from agents.ppo import Trainer
 from agents.sb3 import Lanes, Normaliser, exported
-from envs.carbon import synthetic_day
+from envs.carbon_reader import synthetic_day
 from envs.directive import DEFAULT_CATALOGUE
 from envs.errors import ConfigError
 from envs.limits import Limit
@@ -85,7 +85,7 @@ def test_a_training_leaves_no_folder_of_its_own_in_the_temporary_one(tmp_path, m
 def test_the_bundle_decides_as_the_sb3_model_does(tmp_path):
     profile = made.profile(tmp_path, generate(10, seed=0), lambda r, d: 1.0)
     world = replay_world(profile, lanes=8)
-    lanes = Lanes(Llama2VectorEnv(world))
+    lanes = Lanes(Llama2VectorEnv(world), gamma=0.99)
     rng = np.random.default_rng(0)
     width = len(world.featurizer.names)
     model = PPO(
@@ -109,7 +109,8 @@ def test_the_bundle_decides_as_the_sb3_model_does(tmp_path):
     bundle = save_bundle(
         tmp_path / "b", exported(model.policy), DEFAULT_CATALOGUE, world.featurizer, "m", {}
     )
-    observations = np.concatenate([world.reset(seed=i) for i in range(50)])
+    observations = np.concatenate([world.reset(seed=i) for i in range(1250)])
+    assert len(observations) == 10_000
     with torch.no_grad():
         told = model.policy.get_distribution(torch.as_tensor(observations)).distribution.probs
     difference = np.abs(bundle.policy.probabilities(observations) - told.numpy())
@@ -118,7 +119,8 @@ def test_the_bundle_decides_as_the_sb3_model_does(tmp_path):
 
 def test_lanes_report_truncation_as_sb3_expects(tmp_path):
     profile = made.profile(tmp_path, generate(4, seed=0), lambda r, d: 1.0)
-    lanes = Lanes(Llama2VectorEnv(replay_world(profile, lanes=3, episode_requests=2)))
+    env = Llama2VectorEnv(replay_world(profile, lanes=3, episode_requests=2))
+    lanes = Lanes(env, gamma=0.5)
     lanes.seed(4)
     lanes.reset()
     _, _, done, infos = lanes.step(np.zeros(3, dtype=int))

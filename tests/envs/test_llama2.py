@@ -95,7 +95,7 @@ def test_the_vector_is_the_scalar_many_times(profile, tmp_path, arriving):
 
 
 def test_sb3_sees_the_same_steps(profile):
-    lanes = Lanes(gymnasium.make_vec(REPLAY, num_envs=4, profile=profile))
+    lanes = Lanes(gymnasium.make_vec(REPLAY, num_envs=4, profile=profile), gamma=0.99)
     vector = gymnasium.make_vec(REPLAY, num_envs=4, profile=profile)
     lanes.seed(3)
     seeds = np.random.SeedSequence(3).generate_state(4).tolist()
