@@ -60,6 +60,7 @@ class Featurizer:
         self._energies = [len(STRUCTURE) + i for i in energies]
         self._context = slice(own, own + len(CONTEXT))
         self._bounds = self.low[:own], self.high[:own]
+        self._low, self._high = self.low[self._context], self.high[self._context]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -115,12 +116,16 @@ class Featurizer:
         angle = 2 * np.pi * (np.asarray(times) % 86400) / 86400
         # In logarithms, as the energies foretold: grams, their product, are then a sum.
         intensity = np.log1p(intensity_g_per_kwh)
-        columns = [in_flight, intensity, recent_place, np.sin(angle), np.cos(angle)]
-        low, high = self.low[self._context], self.high[self._context]
-        context = np.stack([np.asarray(c, dtype=np.float32) for c in columns], axis=-1)
-        context = np.minimum(np.maximum(context, low), high)
-        spared = self._spared(parts, intensity_g_per_kwh)
-        return np.concatenate([parts, context, spared], axis=1, dtype=np.float32)
+        columns = in_flight, intensity, recent_place, np.sin(angle), np.cos(angle)
+        first, last = self._context.start, self._context.stop
+        seen = np.empty((len(parts), len(self.features)), dtype=np.float32)
+        seen[:, :first] = parts
+        for place, column in enumerate(columns, first):
+            seen[:, place] = column
+        context = seen[:, first:last]
+        np.minimum(np.maximum(context, self._low, out=context), self._high, out=context)
+        seen[:, last:] = self._spared(parts, intensity_g_per_kwh)
+        return seen
 
     def at_intensity(self, observations: Array, g_per_kwh: NDArray[Any]) -> Array:
         """The same requests on another grid, shape (n, n_features); intensities (n,)."""

@@ -58,7 +58,7 @@ class WordProjection:
         """See `TextFeatures`."""
         found = map(self._place.get, reading.words)
         places = [place for place in found if place is not None]
-        known = bias = self.bias + np.array(reading.structure, dtype=np.float32) @ self.structure
+        known = bias = self.bias + reading.structure @ self.structure
         if places:
             sums = np.add.reduce(self._table.take(places, axis=0))
             known = bias + sums[:-1] / np.sqrt(sums[-1])

@@ -4,6 +4,7 @@ Words are read once, here, for the structure and for whatever is learned on top
 (`envs.projection`): the whole observation has to cost microseconds.
 """
 
+import math
 import re
 import string
 from collections.abc import Collection, KeysView, Sequence
@@ -93,7 +94,7 @@ class Reading:
 
     text: str
     words: Collection[str]
-    structure: list[float]
+    structure: Array
 
 
 def read(messages: Sequence[Message]) -> Reading:
@@ -111,11 +112,11 @@ def read(messages: Sequence[Message]) -> Reading:
     # In the order of the text: a set's differs from process to process.
     different = dict.fromkeys(words).keys()
     structure = [
-        np.log1p(len(whole) / 4),
-        np.log1p(len(words)),
-        np.log1p(text.count(".") + text.count("!") + text.count("\n")),
+        math.log1p(len(whole) / 4),
+        math.log1p(len(words)),
+        math.log1p(text.count(".") + text.count("!") + text.count("\n")),
         sum(map(str.isdecimal, words)),
-        len(_OPTION.findall(text)),
+        len(_OPTION.findall(text)) if ")" in text else 0,
         text.count("?"),
         "how many" in lower or "how much" in lower,
         not different.isdisjoint(_EXPLAIN) or ("how" in different and _asks_how(lower)),
@@ -126,7 +127,7 @@ def read(messages: Sequence[Message]) -> Reading:
         len(messages),
         bool(system),
     ]
-    return Reading(text, different, structure)
+    return Reading(text, different, np.array(structure, dtype=np.float32))
 
 
 def _words(lower: str) -> dict[str, None]:

@@ -85,7 +85,10 @@ class Decider:
         chance = self.bundle.policy.probabilities(observation)[0]
         if not np.isfinite(chance).all():
             raise ValueError("the policy gave no probabilities")
-        action = int(self._rng.choice(len(chance), p=chance))
+        # As Generator.choice draws, without its checks: half the price.
+        edges = chance.cumsum()
+        edges /= edges[-1]
+        action = int(edges.searchsorted(self._rng.random(), side="right"))
         name = self.bundle.catalogue[action].name
         return Decision(action, name, float(chance[action]), "policy", reading)
 
