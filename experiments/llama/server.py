@@ -107,4 +107,7 @@ def _environment() -> dict[str, str]:
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
     cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
     cache.mkdir(parents=True, exist_ok=True)
-    return {**os.environ, "HF_HUB_CACHE": str(cache), "TOKENIZERS_PARALLELISM": "false"}
+    own = {"HF_HUB_CACHE": str(cache), "TOKENIZERS_PARALLELISM": "false"}
+    # Threads that spin while they wait stall the server for seconds on busy cores, and the
+    # processor time that they burn is no answer's.
+    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **own}
