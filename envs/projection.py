@@ -1,8 +1,10 @@
 """A learned linear reading of a chat: what its words and structure foretell. NumPy only."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
 from pathlib import Path
 from typing import Protocol
 
@@ -51,17 +53,22 @@ class WordProjection:
 
     @cached_property
     def _table(self) -> Array:
-        """Rows of idf * words, and idf squared: one sum gives the product and the length."""
-        return np.column_stack([self.idf[:, None] * self.words, self.idf**2]).astype(np.float32)
+        """Rows of idf * words, and idf squared: one sum gives the product and the length.
+
+        The last row, of nothing, is for all words that do not count.
+        """
+        rows = np.column_stack([self.idf[:, None] * self.words, self.idf**2])
+        return np.vstack([rows, np.zeros((1, rows.shape[1]))]).astype(np.float32)
 
     def measure(self, reading: Reading) -> Array:
         """See `TextFeatures`."""
-        found = map(self._place.get, reading.words)
-        places = [place for place in found if place is not None]
-        known = bias = self.bias + reading.structure @ self.structure
-        if places:
-            sums = np.add.reduce(self._table.take(places, axis=0))
-            known = bias + sums[:-1] / np.sqrt(sums[-1])
+        count = len(reading.words)
+        found = map(self._place.get, reading.words, repeat(len(self.vocabulary)))
+        rows = self._table.take(np.fromiter(found, np.intp, count), axis=0)
+        sums = np.ones(count, dtype=np.float32) @ rows
+        known: Array = self.bias + reading.structure @ self.structure
+        if sums[-1] > 0:
+            known += sums[:-1] / math.sqrt(sums[-1])
         return known
 
     def arrays(self) -> dict[str, Array]:

@@ -83,10 +83,10 @@ class Decider:
         if not self.bundle.featurizer.steerable(observation)[0]:
             return Decision(0, self.bundle.catalogue[0].name, 1.0, "own_length", reading)
         chance = self.bundle.policy.probabilities(observation)[0]
-        if not np.isfinite(chance).all():
-            raise ValueError("the policy gave no probabilities")
-        # As Generator.choice draws, without its checks: half the price.
+        # As Generator.choice draws, without its checks: a third of the price.
         edges = chance.cumsum()
+        if not edges[-1] > 0:
+            raise ValueError("the policy gave no probabilities")
         edges /= edges[-1]
         action = int(edges.searchsorted(self._rng.random(), side="right"))
         name = self.bundle.catalogue[action].name
