@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from envs.errors import ConfigError
-from envs.features import GROUPS
+from envs.features import GROUPS, SPARED
 
 # Where a floor binds: in each task, or on all requests together as in SPROUT.
 SCOPES = ("task", "all")
@@ -17,7 +17,8 @@ class PpoConfig:
         replay_steps: environment steps on the replay.
         live_steps: environment steps on the live server afterwards; 0 leaves it out.
         lanes, live_lanes: requests a step, replayed or in flight together.
-        n_steps, live_n_steps: steps a lane between updates; a dual step follows each.
+        n_steps, live_n_steps: steps a lane between updates; a dual step follows each. Where
+            gamma is 0 they add up with the lanes: many lanes and few steps are quickest.
         batch, epochs: PPO's minibatch, and its passes over each rollout.
         learning_rate, live_learning_rate: Adam's at the start; falls to 0 in a line.
         entropy: pulls towards trying every directive.
@@ -32,16 +33,17 @@ class PpoConfig:
         floor_on: "task", or "all" for one floor on the mean over all requests.
         floor_slack: how far floors yield from the cleanest to the dirtiest hour, as SPROUT's
             xi (`envs.floors`); 0 keeps them constant.
-        without: groups of features that the policy must not see.
+        without: groups of features that the policy must not see; one of `envs.features.GROUPS`
+            or `SPARED`.
         patience: rollouts without a better policy after which training stops; 0 never.
         gamma: 0: a request's directive does not change the next request.
     """
 
     replay_steps: int = 1_000_000
     live_steps: int = 512
-    lanes: int = 512
+    lanes: int = 2048
     live_lanes: int = 32
-    n_steps: int = 8
+    n_steps: int = 2
     live_n_steps: int = 4
     batch: int = 1024
     epochs: int = 4
@@ -64,8 +66,9 @@ class PpoConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        unknown = [group for group in self.without if group not in GROUPS]
+        groups = (*GROUPS, SPARED)
+        unknown = [group for group in self.without if group not in groups]
         if unknown:
-            raise ConfigError(f"without: no features {unknown[0]!r}; one of {', '.join(GROUPS)}")
+            raise ConfigError(f"without: no features {unknown[0]!r}; one of {', '.join(groups)}")
         if self.floor_on not in SCOPES:
             raise ConfigError(f"floor_on {self.floor_on!r}: one of {', '.join(SCOPES)}")
