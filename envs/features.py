@@ -27,8 +27,10 @@ LOG_ENERGY = "log_energy="
 # gCO2e/kWh: the unit of intensity in what directives spare.
 SPARED_PER = 100.0
 
-# What a policy can be made to do without, to learn what it is worth.
+# Groups of features, by what they come from.
 GROUPS = ("structure", "text", "tags", "load", "carbon")
+# What is of two of them: of text and carbon.
+SPARED = "spared"
 
 
 class Featurizer:
@@ -57,7 +59,7 @@ class Featurizer:
         self.low = np.array([f.low for f in self.features], dtype=np.float32)
         self.high = np.array([f.high for f in self.features], dtype=np.float32)
         own = first + len(tags)
-        self._energies = [len(STRUCTURE) + i for i in energies]
+        self._energies = np.array(energies, dtype=np.intp) + len(STRUCTURE)
         self._context = slice(own, own + len(CONTEXT))
         self._bounds = self.low[:own], self.high[:own]
         self._low, self._high = self.low[self._context], self.high[self._context]
@@ -69,7 +71,7 @@ class Featurizer:
 
     @property
     def groups(self) -> dict[str, NDArray[np.int64]]:
-        """Places of each of `GROUPS` among the components; `spared=` is of text and carbon."""
+        """Places of each of `GROUPS` and of `SPARED` among the components."""
         places = np.arange(len(self.features))
         first, last = self._context.start, self._context.stop
         return {
@@ -78,6 +80,7 @@ class Featurizer:
             "tags": places[self._learned.stop : first],
             "load": places[first : first + 1],
             "carbon": places[first + 1 :],
+            SPARED: places[last:],
         }
 
     def request(self, messages: Sequence[Message], task: str | None) -> Array:
@@ -136,7 +139,7 @@ class Featurizer:
 
     def _spared(self, parts: Array, g_per_kwh: NDArray[Any]) -> Array:
         """What each directive would spare, shape (n, directives foretold less L0)."""
-        energy = np.exp(parts[:, self._energies])
+        energy = np.exp(parts.take(self._energies, axis=1))
         grid = np.asarray(g_per_kwh, dtype=np.float32)[:, None] / SPARED_PER
         spared: Array = (energy[:, :1] - energy[:, 1:]) * grid
         return spared

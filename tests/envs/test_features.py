@@ -96,4 +96,5 @@ def test_without_its_text_or_the_grid_nothing_tells_what_is_spared():
     width = len(Featurizer(["a"], Told(2.0, 0.5, 0.25)).names)
     for group in ("text", "carbon"):
         assert set(groups[group]) >= {width - 2, width - 1}
+    assert set(groups["spared"]) == {width - 2, width - 1}
     assert set(np.concatenate(list(groups.values()))) == set(range(width))
