@@ -26,10 +26,11 @@ class Validation:
         bound_by_task: what that ratio is at least, with the confidence asked for.
         share: mean probability of each directive.
         share_by_task: the same by task, tags shown or not as in `ratio_by_task`.
-        overshoot: of each latency limit, by the names of `envs.reward.overshoots`; a limit
-            is kept where it is at most 0.
-        worst_margin: least of (bound - floor - safety) over tasks, and of -overshoot; what
-            is asked for is kept where it is at least 0.
+        overshoot: of each latency limit, by the names of `envs.reward.overshoots`.
+        overshoot_bound: what that is at most, with the confidence asked for; a limit is kept
+            where this is at most 0.
+        worst_margin: least of (bound - floor - safety) over tasks, and of -overshoot_bound;
+            what is asked for is kept where it is at least 0.
     """
 
     grams_ratio: float
@@ -38,6 +39,7 @@ class Validation:
     share: tuple[float, ...]
     share_by_task: dict[str, list[float]]
     overshoot: dict[str, float]
+    overshoot_bound: dict[str, float]
     worst_margin: float
 
 
@@ -110,7 +112,10 @@ class Constraint:
             bounds[cell.name] = ratio - self._config.confidence * error
             mine = self._prompts.rows[cell.task] & cell.among
             shares[cell.name] = chosen[mine].mean(axis=0).tolist()
-        overshoot = self._prompts.overshoots(self._limits, chance)
+        over = self._prompts.overshoots(self._limits, chance)
+        at_most = {
+            name: mean + self._config.confidence * error for name, (mean, error) in over.items()
+        }
         margins = [
             bound - self._floors[task] - self._config.safety for task, bound in bounds.items()
         ]
@@ -120,8 +125,9 @@ class Constraint:
             bounds,
             tuple(float(x) for x in chance.mean(axis=(0, 1))),
             shares,
-            overshoot,
-            min([*margins, *(-over for over in overshoot.values())]),
+            {name: mean for name, (mean, _) in over.items()},
+            at_most,
+            min([*margins, *(-most for most in at_most.values())]),
         )
 
     def _judged_on(self, task: str) -> tuple[str, ...]:
@@ -152,7 +158,7 @@ class Constraint:
             task: floor + self._config.safety - found.bound_by_task[task]
             for task, floor in self._floors.items()
         }
-        return self._controller.moved(missing | found.overshoot, left)
+        return self._controller.moved(missing | found.overshoot_bound, left)
 
     @property
     def levels(self) -> dict[str, float]:
@@ -166,7 +172,7 @@ class Constraint:
     def violations(self, found: Validation) -> dict[str, float]:
         """By how much each floor and limit is missed with its confidence; 0 where it is kept."""
         missed = {t: max(0.0, floor - found.bound_by_task[t]) for t, floor in self._floors.items()}
-        return missed | {name: max(0.0, over) for name, over in found.overshoot.items()}
+        return missed | {name: max(0.0, most) for name, most in found.overshoot_bound.items()}
 
     def kept(self, found: Validation) -> bool:
         """Whether every floor holds with its confidence and safety, and every limit."""

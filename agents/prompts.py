@@ -51,14 +51,21 @@ class Prompts:
             profile.energy_joules, profile.device_seconds, self.intensity[:, :, None]
         )
 
-    def overshoots(self, limits: Mapping[str, Limit], chance: Floats) -> dict[str, float]:
-        """By how much each latency limit is exceeded on average; chances of `chances`."""
+    def overshoots(
+        self, limits: Mapping[str, Limit], chance: Floats
+    ) -> dict[str, tuple[float, float]]:
+        """By how much each latency limit is exceeded on average, and the standard error.
+
+        Args:
+            chance: as `chances` gives it.
+        """
         found = {}
         for task, limit in limits.items():
             rows = self.of_task[task]
             mean = chance.mean(axis=0)[rows]
             for name, excess in overshoots(task, limit, self._seconds[rows]).items():
-                found[name] = float((excess * mean).sum(axis=1).mean())
+                each = (excess * mean).sum(axis=1)
+                found[name] = float(each.mean()), float(each.std()) / float(np.sqrt(len(each)))
         return found
 
     def least_overshoots(self, limits: Mapping[str, Limit]) -> dict[str, float]:

@@ -154,8 +154,8 @@ def report(bundle: Bundle, trained: Trained) -> None:
     )
     for task, ratio in trained.validation.ratio_by_task.items():
         console.print(f"  {task}: quality {ratio:.3f} of L0")
-    for name, over in trained.validation.overshoot.items():
-        console.print(f"  latency, {name}: {'kept' if over <= 0 else f'missed by {over:.2f}'}")
+    for name, most in trained.validation.overshoot_bound.items():
+        console.print(f"  latency, {name}: {'kept' if most <= 0 else f'missed by {most:.2f}'}")
     if not trained.floors_kept:
         console.print(
             "[yellow]no checkpoint kept every floor with confidence; the nearest one was taken"

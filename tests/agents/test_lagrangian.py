@@ -137,6 +137,18 @@ def test_latency_limits_are_measured_in_closed_form(prompts):
     assert short.overshoot == pytest.approx({"recall mean": -0.5, "recall p95": -0.05})
 
 
+def test_a_latency_limit_is_to_be_kept_with_confidence(prompts, monkeypatch):
+    featurizer, of = prompts
+    seconds = np.random.default_rng(0).uniform(0.5, 1.5, of.scores.shape)
+    monkeypatch.setattr(of, "_seconds", seconds)
+    always = policy(featurizer, (50, 0, 0))
+    mean = float(seconds[of.of_task["recall"], 0].mean())
+    limits = {"recall": Limit(mean_seconds=mean * 1.01)}
+    found = constraint(of, limits, confidence=3.0).measure(always)
+    assert found.overshoot["recall mean"] < 0 < found.overshoot_bound["recall mean"]
+    assert found.worst_margin == pytest.approx(-found.overshoot_bound["recall mean"])
+
+
 def test_a_limit_that_nothing_keeps_is_refused(prompts):
     _, of = prompts
     with pytest.raises(ConfigError, match="recall mean: no choice of directives keeps it"):
