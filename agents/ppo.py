@@ -18,7 +18,7 @@ from agents.policy import Floats, Policy
 from agents.prepared import prepare
 from agents.prompts import Prompts
 from agents.resume import Best, Progress, load_progress, save_progress
-from agents.sb3 import Lanes, imported, policy_arguments
+from agents.sb3 import Lanes, imported, policy_arguments, unchecked
 from envs.carbon import IntensityTrace
 from envs.clock import SteppedClock
 from envs.features import Featurizer
@@ -239,7 +239,8 @@ class Trainer:
             # Other random numbers than the first part's.
             model.set_random_seed(config.seed + progress.steps)
         started = time.perf_counter()
-        model.learn(steps, callback=self._duals, reset_num_timesteps=self._resumed is None)
+        with unchecked():
+            model.learn(steps, callback=self._duals, reset_num_timesteps=self._resumed is None)
         self._resumed = None
         self._seconds += time.perf_counter() - started
         self._weights = copy.deepcopy(model.policy.state_dict())

@@ -1,6 +1,7 @@
 """Bridges to stable-baselines3: the vector environment, the normaliser, the export."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+from torch.distributions import Distribution
 
 from agents.policy import CLIP, Policy
 from envs.llama2 import Llama2VectorEnv
@@ -51,6 +53,19 @@ def policy_arguments(
         # Fused: a seventh off the whole training, where the networks are this small.
         "optimizer_kwargs": {"weight_decay": weight_decay, "fused": True},
     }
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Without torch's checks of every distribution made: they cost a twentieth of a training.
+
+    A policy that has become NaN is still refused, by the sampling itself.
+    """
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(__debug__)
 
 
 def imported(policy: Policy, into: ActorCriticPolicy) -> None:
