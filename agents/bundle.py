@@ -136,7 +136,7 @@ def load_bundle(folder: Path) -> Bundle:
     if manifest["schema_version"] != SCHEMA_VERSION:
         raise BundleError(
             f"{path}: schema_version {manifest['schema_version']}; this version reads "
-            f"{SCHEMA_VERSION}: train it again"
+            f"{SCHEMA_VERSION}: train it again, or take the version that wrote it"
         )
     try:
         verify(folder, manifest["files"])

@@ -18,7 +18,8 @@ class PpoConfig:
         live_steps: environment steps on the live server afterwards; 0 leaves it out.
         lanes, live_lanes: requests a step, replayed or in flight together.
         n_steps, live_n_steps: steps a lane between updates; a dual step follows each. Where
-            gamma is 0 they add up with the lanes: many lanes and few steps are quickest.
+            gamma is 0 only lanes x n_steps counts, and many lanes are quickest; with a larger
+            gamma two steps are too short.
         batch, epochs: PPO's minibatch, and its passes over each rollout.
         learning_rate, live_learning_rate: Adam's at the start; falls to 0 in a line.
         entropy: pulls towards trying every directive.
@@ -29,7 +30,7 @@ class PpoConfig:
         initial_multiplier: of every task at the start.
         fixed_multiplier: if given, of every task for good: floors are then only watched.
         confidence, safety: standard errors, and a constant, by which a task's ratio must
-            clear its floor.
+            clear its floor; limits on latency are cleared by standard errors too.
         floor_on: "task", or "all" for one floor on the mean over all requests.
         floor_slack: how far floors yield from the cleanest to the dirtiest hour, as SPROUT's
             xi (`envs.floors`); 0 keeps them constant.

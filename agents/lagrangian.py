@@ -90,14 +90,16 @@ class Constraint:
                         )
                     self._cells.append(cell)
                     self._floors[cell.name] = reward.yielding.floor(floor, band)
-        for name, least in prompts.least_overshoots(reward.limits).items():
-            if least > 0:
+        least = prompts.least_overshoots(reward.limits)
+        for name, (mean, error) in least.items():
+            if (missed := mean + config.confidence * error) > 0:
                 raise ConfigError(
-                    f"latency limit {name}: no choice of directives keeps it (the shortest misses "
-                    f"it by {least:.2f}); raise it"
+                    f"latency limit {name}: no choice of directives keeps it with "
+                    f"{config.confidence:g} standard errors to spare (the shortest misses it by "
+                    f"{missed:.2f}); raise it, record more requests, or ask for less confidence"
                 )
         first = dict.fromkeys(self._floors, config.initial_multiplier)
-        prices = dict.fromkeys(prompts.least_overshoots(reward.limits), FIRST_PRICE)
+        prices = dict.fromkeys(least, FIRST_PRICE)
         self._controller = Controller(first | prices, config.dual_rate, config.dual_damping)
         self._prices = prices
 

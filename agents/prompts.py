@@ -64,17 +64,19 @@ class Prompts:
             rows = self.of_task[task]
             mean = chance.mean(axis=0)[rows]
             for name, excess in overshoots(task, limit, self._seconds[rows]).items():
-                each = (excess * mean).sum(axis=1)
-                found[name] = float(each.mean()), float(each.std()) / float(np.sqrt(len(each)))
+                found[name] = _mean_and_error((excess * mean).sum(axis=1))
         return found
 
-    def least_overshoots(self, limits: Mapping[str, Limit]) -> dict[str, float]:
-        """The least that any choice of directives comes to, for each limit by itself."""
+    def least_overshoots(self, limits: Mapping[str, Limit]) -> dict[str, tuple[float, float]]:
+        """The least that a choice of directives comes to, for each limit by itself.
+
+        As `overshoots`, if each prompt had the directive that is best for it.
+        """
         found = {}
         for task, limit in limits.items():
             seconds = self._seconds[self.of_task[task]]
             for name, excess in overshoots(task, limit, seconds).items():
-                found[name] = float(excess.min(axis=1).mean())
+                found[name] = _mean_and_error(excess.min(axis=1))
         return found
 
     def right_at_l0(self, task: str, among: Mask) -> float:
@@ -101,3 +103,7 @@ class Prompts:
         ratio = float(kept.sum() / reference.sum())
         spread = float((kept - ratio * reference).std())
         return ratio, spread * float(np.sqrt(len(kept))) / float(reference.sum())
+
+
+def _mean_and_error(values: Floats) -> tuple[float, float]:
+    return float(values.mean()), float(values.std()) / float(np.sqrt(len(values)))

@@ -61,11 +61,12 @@ def unchecked() -> Iterator[None]:
 
     A policy that has become NaN is still refused, by the sampling itself.
     """
+    before = Distribution._validate_args
     Distribution.set_default_validate_args(False)
     try:
         yield
     finally:
-        Distribution.set_default_validate_args(__debug__)
+        Distribution.set_default_validate_args(before)
 
 
 def imported(policy: Policy, into: ActorCriticPolicy) -> None:
@@ -117,11 +118,11 @@ class Lanes(VecEnv):
     """SB3's view of a `Llama2VectorEnv`: one call steps all lanes.
 
     Args:
-        gamma: the training's; where it is 0 an episode's end needs no mark, since SB3 would
-            ask for the value of each last observation only to multiply it by 0.
+        gamma: with 0, the training's, an episode's end has no mark: SB3 would ask for the
+            value of each last observation only to multiply it by 0.
     """
 
-    def __init__(self, env: Llama2VectorEnv, gamma: float) -> None:
+    def __init__(self, env: Llama2VectorEnv, gamma: float = 1.0) -> None:
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
         self.env = env
         self.last_info: dict[str, Any] = {}
@@ -149,7 +150,7 @@ class Lanes(VecEnv):
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Step all lanes; ends are truncations, marked as SB3 expects."""
+        """Step all lanes; ends are truncations, marked as SB3 expects where gamma is above 0."""
         observations, rewards, _, truncated, info = self.env.step(self._actions)
         self.last_info = info
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]

@@ -18,7 +18,7 @@ from envs.directive import Message
 Array = NDArray[np.float32]
 
 # Of a longer text only the beginning and the end are read: what is asked stands there.
-HEAD_CHARACTERS = 2000
+HEAD_CHARACTERS = 3000
 TAIL_CHARACTERS = 1000
 
 

@@ -53,6 +53,7 @@ def figures(trained: Trained) -> dict[str, Any]:
         "quality_ratio_by_task": found.ratio_by_task,
         "directive_share": list(found.share),
         "latency_overshoot": found.overshoot,
+        "latency_overshoot_bound": found.overshoot_bound,
         "worst_margin": found.worst_margin,
         "objective": found.grams_ratio if trained.floors_kept else 1 - found.worst_margin,
     }

@@ -71,7 +71,9 @@ class Train(Settings):
         None, description="YAML of limits: TASK: {mean: seconds, p95: seconds}"
     )
     confidence: float = Field(
-        PpoConfig.confidence, ge=0, description="standard errors by which floors are to be cleared"
+        PpoConfig.confidence,
+        ge=0,
+        description="standard errors by which floors and limits are to be cleared",
     )
     patience: int = Field(
         PpoConfig.patience, ge=0, description="stop after so many updates without a better policy"
@@ -158,7 +160,8 @@ def report(bundle: Bundle, trained: Trained) -> None:
         console.print(f"  latency, {name}: {'kept' if most <= 0 else f'missed by {most:.2f}'}")
     if not trained.floors_kept:
         console.print(
-            "[yellow]no checkpoint kept every floor with confidence; the nearest one was taken"
+            "[yellow]no checkpoint kept every floor and limit with confidence; the nearest one was "
+            "taken"
         )
     compared = bundle.manifest["live"].get("drift", [])
     moved = [row for row in compared if row["drifted"]]

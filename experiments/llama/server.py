@@ -108,6 +108,6 @@ def _environment() -> dict[str, str]:
     cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
     cache.mkdir(parents=True, exist_ok=True)
     own = {"HF_HUB_CACHE": str(cache), "TOKENIZERS_PARALLELISM": "false"}
-    # Threads that spin while they wait stall the server for seconds on busy cores, and the
-    # processor time that they burn is no answer's.
+    # Threads that spin while they wait stall the server for seconds on busy cores, and burn
+    # processor time that would count as the answers' energy.
     return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **own}

@@ -136,6 +136,7 @@ def run(data: Data, job: Job, folder: Path) -> None:
         bundle, trained = _trained(training, job, folder, tracker)
     finished = {
         "job": asdict(job),
+        "settings": asdict(job.ppo()),
         "policy": bundle.version,
         "steps": trained.steps,
         "floors_kept": trained.floors_kept,
@@ -156,12 +157,13 @@ def _trained(training: TrainingJob, job: Job, folder: Path, tracker: Run) -> tup
 
 
 def is_done(folder: Path, job: Job) -> bool:
-    """Whether this very job has finished there."""
+    """Whether this very job has finished there, its defaults what they are now."""
     try:
         finished = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    same: bool = finished.get("job") == json.loads(json.dumps(asdict(job)))
+    asked = json.loads(json.dumps({"job": asdict(job), "settings": asdict(job.ppo())}))
+    same = all(finished.get(name) == value for name, value in asked.items())
     return same and (folder / MANIFEST).is_file()
 
 

@@ -109,7 +109,7 @@ def test_the_bundle_decides_as_the_sb3_model_does(tmp_path):
     bundle = save_bundle(
         tmp_path / "b", exported(model.policy), DEFAULT_CATALOGUE, world.featurizer, "m", {}
     )
-    observations = np.concatenate([world.reset(seed=i) for i in range(1250)])
+    observations = np.concatenate([world.reset(seed=8 * i) for i in range(1250)])
     assert len(observations) == 10_000
     with torch.no_grad():
         told = model.policy.get_distribution(torch.as_tensor(observations)).distribution.probs
@@ -129,6 +129,16 @@ def test_lanes_report_truncation_as_sb3_expects(tmp_path):
     assert done.all()
     assert all(info["TimeLimit.truncated"] for info in infos)
     assert not np.array_equal(infos[0]["terminal_observation"], observations[0])
+
+
+def test_without_a_future_an_end_has_no_mark(tmp_path):
+    profile = made.profile(tmp_path, generate(4, seed=0), lambda r, d: 1.0)
+    env = Llama2VectorEnv(replay_world(profile, lanes=3, episode_requests=1))
+    lanes = Lanes(env, gamma=0.0)
+    lanes.reset()
+    _, _, done, infos = lanes.step(np.zeros(3, dtype=int))
+    assert done.all()
+    assert infos == [{}, {}, {}]
 
 
 def test_a_task_without_references_is_left_out(tmp_path):

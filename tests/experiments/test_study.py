@@ -13,7 +13,16 @@ from envs.errors import ConfigError
 from envs.profile_reader import read_profile
 from experiments.cli import main
 from experiments.study import pool
-from experiments.study.job import Data, Job, folds_of, from_json, is_done, to_json, training_profile
+from experiments.study.job import (
+    RESULT,
+    Data,
+    Job,
+    folds_of,
+    from_json,
+    is_done,
+    to_json,
+    training_profile,
+)
 from tests import made
 from tests.experiments.test_evaluate import write_trace
 
@@ -113,6 +122,17 @@ def test_another_job_in_the_same_place_is_trained_anew(data, tmp_path):
     pool.train_all(data, jobs(1), tmp_path / "out", workers=1)
     (other,) = jobs(1, steps=8192)
     assert not is_done(tmp_path / "out" / other.name, other)
+
+
+def test_a_job_of_other_defaults_is_trained_anew(data, tmp_path):
+    (job,) = jobs(1)
+    pool.train_all(data, [job], tmp_path, workers=1)
+    assert is_done(tmp_path / job.name, job)
+    path = tmp_path / job.name / RESULT
+    finished = json.loads(path.read_text())
+    finished["settings"]["lanes"] += 1
+    path.write_text(json.dumps(finished))
+    assert not is_done(tmp_path / job.name, job)
 
 
 def test_cross_validation_judges_every_prompt_by_a_policy_that_never_saw_it(data, tmp_path, capsys):

@@ -3,6 +3,7 @@ import socket
 import urllib.error
 import urllib.request
 
+import numpy as np
 import openai
 import pytest
 
@@ -227,5 +228,21 @@ def test_directives_are_drawn_with_their_probability(tmp_path):
 
     choose = decider(tmp_path, (math.log(0.5), math.log(0.3), math.log(0.2)))
     drawn = [choose.decide(CHAT, None, 0).directive for _ in range(4000)]
-    for name, share in (("none", 0.5), ("brief", 0.3), ("very_brief", 0.2)):
+    names = ("none", "brief", "very_brief")
+    for name, share in zip(names, (0.5, 0.3, 0.2), strict=True):
         assert drawn.count(name) / 4000 == pytest.approx(share, abs=0.04)
+    # Draw for draw as NumPy's own.
+    numpys = np.random.default_rng(0)
+    assert drawn == [names[numpys.choice(3, p=(0.5, 0.3, 0.2))] for _ in drawn]
+
+
+def test_a_directive_without_probability_is_never_drawn(tmp_path):
+    choose = decider(tmp_path, (0.0, -1e9, 0.0))
+    drawn = [choose.decide(CHAT, None, 0).directive for _ in range(500)]
+    assert set(drawn) == {"none", "very_brief"}
+
+
+def test_a_policy_without_probabilities_decides_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(Policy, "probabilities", lambda self, seen: np.full((1, 3), np.nan))
+    with pytest.raises(ValueError, match="no probabilities"):
+        decider(tmp_path).decide(CHAT, None, 0)
