@@ -7,15 +7,12 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.frontier import frontier_cost
 from agents.methods.method import Method
-from agents.methods.simple import always
 from agents.scene import Scene
-from envs.outcome import QUALITIES
+from experiments.evaluate.measures import Columns, excess, excess_by_task, ratio, saving, task_ratio
 from experiments.statistics import Drawn, Interval, averaged, resampled_sums
 
 Floats = NDArray[np.float64]
-GRAMS = "grams"
 
 
 @dataclass(frozen=True)
@@ -98,60 +95,6 @@ def judged(repeats: Sequence[Repeat], resamples: int = 2000) -> dict[str, Figure
     return {name: _figures(name, repeats, [f[name] for f in found]) for name in found[0]}
 
 
-class _Columns:
-    """Weighted sums to resample: footprint and quality of all who choose, a column a task.
-
-    Who chooses is a method, by its name, or always the same directive, by its number.
-    """
-
-    def __init__(self, scene: Scene) -> None:
-        self.tasks = tuple(scene.floors)
-        self._index = scene.task_index
-        self._weights = scene.weights
-        self._columns: list[Floats] = []
-        self._place: dict[tuple[str | int, str], int] = {}
-        _, prompt = np.unique([r.prompt_hash for r in scene.profile.requests], return_inverse=True)
-        self._prompt = prompt
-        self.kinds = tuple(
-            kind for kind in QUALITIES if not np.isnan(scene.profile.quality(kind)).all()
-        )
-        self.counts = {kind: self._counts(scene.profile.quality(kind)) for kind in self.kinds}
-        self._values = {GRAMS: scene.grams}
-        self._values |= {kind: scene.profile.quality(kind) for kind in self.kinds}
-        self.directives = range(scene.scores.shape[1])
-        for directive in self.directives:
-            self.add(directive, always(scene, directive))
-
-    def add(self, who: str | int, chance: Floats) -> None:
-        """Expected values of a choice; requests with an unknown value count for nothing."""
-        for what, values in self._values.items():
-            known = ~np.isnan(values).any(axis=1)
-            self._place[who, what] = len(self._columns)
-            self._columns.append(
-                self._weights * np.where(known, np.nan_to_num(values * chance).sum(axis=1), 0.0)
-            )
-
-    def by_prompt(self) -> Floats:
-        """Shape (prompts, columns x tasks)."""
-        prompts = int(self._prompt.max()) + 1
-        tasks = len(self.tasks)
-        cells = self._prompt * tasks + self._index
-        wide: Floats = np.stack(
-            [np.bincount(cells, column, prompts * tasks) for column in self._columns]
-        )
-        return wide.reshape(-1, prompts, tasks).transpose(1, 0, 2).reshape(prompts, -1)
-
-    def of(self, who: str | int, what: str, sums: Floats) -> Floats:
-        """Sums of grams or a quality by task, shape (B, tasks)."""
-        start = self._place[who, what] * len(self.tasks)
-        return sums[:, start : start + len(self.tasks)]
-
-    def _counts(self, values: Floats) -> dict[str, int]:
-        known = ~np.isnan(values).any(axis=1)
-        found = np.bincount(self._index[known], minlength=len(self.tasks))
-        return {task: int(n) for task, n in zip(self.tasks, found, strict=True) if n}
-
-
 @dataclass(frozen=True)
 class _Sampled:
     """One method's figures in one repetition, over the resamples."""
@@ -165,7 +108,7 @@ class _Sampled:
 
 
 def _sampled(repeat: Repeat, resamples: int) -> dict[str, _Sampled]:
-    columns = _Columns(repeat.scene)
+    columns = Columns(repeat.scene)
     for name, chance in repeat.chances.items():
         columns.add(name, chance)
     by_prompt = columns.by_prompt()
@@ -178,13 +121,13 @@ def _sampled(repeat: Repeat, resamples: int) -> dict[str, _Sampled]:
     def of(name: str) -> _Sampled:
         """One method's figures."""
         return _Sampled(
-            found(lambda of: _saving(columns, name, of)),
-            found(lambda of: _excess(columns, name, repeat.scene.quality, of)),
-            _excess_by_task(columns, name, repeat.scene.quality, sums)[0],
-            {kind: found(partial(_ratio, columns, name, kind)) for kind in columns.kinds},
+            found(lambda of: saving(columns, name, of)),
+            found(lambda of: excess(columns, name, repeat.scene.quality, of)),
+            excess_by_task(columns, name, repeat.scene.quality, sums)[0],
+            {kind: found(partial(ratio, columns, name, kind)) for kind in columns.kinds},
             {
                 kind: {
-                    task: found(partial(_task_ratio, columns, name, kind, place))
+                    task: found(partial(task_ratio, columns, name, kind, place))
                     for place, task in enumerate(columns.tasks)
                     if task in columns.counts[kind]
                 }
@@ -240,42 +183,3 @@ def _kept(
         {task: ratio for task, ratio in by_task.items() if not np.isnan(ratio.value)},
         found[0].counts[kind],
     )
-
-
-def _saving(columns: _Columns, name: str, of: Floats) -> Floats:
-    saved: Floats = 100 * (
-        1 - columns.of(name, GRAMS, of).sum(axis=1) / columns.of(0, GRAMS, of).sum(axis=1)
-    )
-    return saved
-
-
-def _excess(columns: _Columns, name: str, kind: str, of: Floats) -> Floats:
-    """Points of saving beyond each task's frontier at the quality reached, shape (B,)."""
-    base = columns.of(0, GRAMS, of)
-    more: Floats = (_excess_by_task(columns, name, kind, of) * base).sum(axis=1)
-    whole: Floats = more / base.sum(axis=1)
-    return whole
-
-
-def _excess_by_task(columns: _Columns, name: str, kind: str, of: Floats) -> Floats:
-    """The same in points of each task's own L0 footprint, shape (B, tasks)."""
-    grams = np.stack([columns.of(d, GRAMS, of) for d in columns.directives], axis=-1)
-    scores = np.stack([columns.of(d, kind, of) for d in columns.directives], axis=-1)
-    frontier = frontier_cost(grams, scores, columns.of(name, kind, of))
-    more = 100 * (frontier - columns.of(name, GRAMS, of))
-    by_task: Floats = more / np.where(grams[..., 0] > 0, grams[..., 0], 1.0)
-    return by_task
-
-
-def _ratio(columns: _Columns, name: str, kind: str, of: Floats) -> Floats:
-    """Quality to L0's over all tasks, shape (B,)."""
-    base = columns.of(0, kind, of).sum(axis=1)
-    kept: Floats = columns.of(name, kind, of).sum(axis=1) / np.where(base > 0, base, np.nan)
-    return kept
-
-
-def _task_ratio(columns: _Columns, name: str, kind: str, place: int, of: Floats) -> Floats:
-    """Quality to L0's of one task, shape (B,)."""
-    base = columns.of(0, kind, of)[:, place]
-    kept: Floats = columns.of(name, kind, of)[:, place] / np.where(base > 0, base, np.nan)
-    return kept
