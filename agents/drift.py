@@ -66,7 +66,7 @@ def drifts(
         requests, actions, outcomes: the live ones, n of each.
     """
     featurizer = prepared.featurizer
-    live_parts = np.stack([featurizer.request(r.messages, r.task) for r in requests])
+    live_parts = prepared.parts_of(requests)[1]
     tasks = np.array([request.task for request in requests])
     prompts = np.array([request.prompt_hash for request in requests])
     found = []

@@ -14,9 +14,10 @@ from envs.errors import ConfigError
 from envs.features import LOG_ENERGY, Featurizer
 from envs.profile import Profile
 from envs.projection import Vectors
+from envs.request import Request
 from envs.reward import Reward, reward_from_profile
 from envs.structure import Array
-from envs.world import observe
+from envs.world import both_parts, observe
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,18 @@ class Prepared:
     def text_sha256(self) -> str:
         """Digest of what is seen of the prompts: another text encoder sees otherwise."""
         return hashlib.sha256(self.parts.tobytes()).hexdigest()
+
+    def parts_of(self, requests: Sequence[Request]) -> Array:
+        """What is seen of requests, without and with tags, those of the profile as in `parts`.
+
+        Shape (2, n, features before context).
+        """
+        parts = both_parts(self.featurizer, requests)
+        place = {request.prompt_hash: row for row, request in enumerate(self.known.requests)}
+        for column, request in enumerate(requests):
+            if (row := place.get(request.prompt_hash)) is not None:
+                parts[:, column] = self.parts[:, row]
+        return parts
 
     def normalisation(self, trace: IntensityTrace, seed: int) -> tuple[Array, Array]:
         """Mean and scale of each feature over all prompts at random hours."""

@@ -14,6 +14,7 @@ from agents.bundle_files import MANIFEST
 from agents.config import PpoConfig
 from agents.drift import drifts
 from agents.ppo import TAG_SHARE, Trained, Trainer
+from agents.prepared import with_known_quality
 from envs.carbon import IntensityTrace
 from envs.clock import WallClock
 from envs.directive import Catalogue
@@ -24,8 +25,8 @@ from envs.meters.choose import choose_meter
 from envs.profile import Profile, fingerprint
 from envs.projection import Vectors
 from envs.upstream import Upstream
-from envs.workload import generate
 from envs.world import World
+from experiments.live_requests import live_requests
 from experiments.provenance import TASK_COLUMNS, by_task, commit, figures, inputs, versions
 from experiments.tracking import Run
 
@@ -111,26 +112,17 @@ class TrainingJob:
         return bundle, trained
 
     def _live_backend(self, upstream: Upstream) -> LiveBackend:
-        """Fresh requests of the profile's tasks, on the live server."""
-        seen = _hashes(self.profile)
-        if self.start is not None:
-            seen |= self.start.prompt_hashes
-        per_task = -(-self.config.live_steps // len(self.profile.tasks))
-        requests = [
-            request
-            for request in generate(per_task, self.config.seed + 7919, exclude=seen)
-            if request.task in self.profile.tasks
-        ]
+        """Requests of the profile's tasks, on the live server."""
         if self.quality != "correct":
             raise ConfigError(
                 f"live answers have no {self.quality}: no judge compares them; only a policy "
                 "with floors on correct can go on live"
             )
-        if not requests:
-            raise ConfigError(
-                "live training draws generated requests, and the profile has other tasks "
-                f"({', '.join(self.profile.tasks)}); leave out --upstream"
-            )
+        seen = _hashes(self.profile)
+        if self.start is not None:
+            seen |= self.start.prompt_hashes
+        known = with_known_quality(self.profile, self.quality)
+        requests = live_requests(known, self.config.live_steps, self.config.seed + 7919, seen)
         return LiveBackend(upstream, choose_meter(upstream.url), self.catalogue, requests)
 
     def _live(self, trainer: Trainer, backend: LiveBackend) -> dict[str, Any]:
@@ -146,6 +138,7 @@ class TrainingJob:
                 n_directives=len(self.catalogue),
                 lanes=self.config.live_lanes,
                 tag_share=TAG_SHARE,
+                parts=trainer.prepared.parts_of(backend.requests),
             )
         )
         played, actions, outcomes = recording.played()

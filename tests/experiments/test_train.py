@@ -11,8 +11,10 @@ from envs.directive import DEFAULT_CATALOGUE
 from envs.errors import ConfigError, DataError
 from envs.projection import EncodedProjection
 from envs.upstream import Upstream
+from envs.workload import generate
 from experiments.cli import main
 from experiments.continuing import continuing
+from experiments.live_requests import live_requests
 from experiments.llama.server import EMBEDDED
 from experiments.tracking import NullRun
 from experiments.training import TrainingJob
@@ -36,12 +38,37 @@ def test_training_without_a_server_writes_a_bundle(profile, tmp_path):
     assert trained.steps >= 2_000
 
 
-def test_a_live_server_for_tasks_we_cannot_draw_is_refused_at_once(profile, tmp_path):
+def test_a_live_server_for_tasks_we_cannot_judge_is_refused_at_once(tmp_path):
     # A replay of this length would outlast the test's own limit.
     config = PpoConfig(replay_steps=10**9)
+    silent = [replace(request, reference=None) for request in made.chats(30, KINDS)]
+    profile = made.profile(tmp_path, silent, lambda r, d: 1.0)
     job = TrainingJob(profile, DEFAULT_CATALOGUE, synthetic_day(), FLOORS, config)
-    with pytest.raises(ConfigError, match="other tasks"):
+    with pytest.raises(ConfigError, match="'lookup': its requests in the profile have no ref"):
         job.run(tmp_path / "bundle", NullRun(), Upstream("http://127.0.0.1:9"))
+
+
+def test_tasks_of_ones_own_go_on_live_with_the_profiles_requests(profile, tmp_path, llama):
+    config = PpoConfig(replay_steps=4_096, live_steps=64)
+    job = TrainingJob(profile, DEFAULT_CATALOGUE, synthetic_day(), FLOORS, config)
+    with Upstream(llama.url, llama.model) as upstream:
+        bundle, trained = job.run(tmp_path / "bundle", NullRun(), upstream)
+    live = bundle.manifest["live"]
+    assert trained.steps == 4_096 + 128
+    assert live["requests"] == 128
+    assert set(live["prompt_hashes"]) <= {request.prompt_hash for request in profile.requests}
+    assert {row["task"] for row in live["drift"]} == set(KINDS)
+
+
+def test_a_task_that_can_be_generated_is_asked_afresh(tmp_path):
+    known = generate(10, seed=0) + made.chats(30, KINDS)
+    profile = made.profile(tmp_path, known, lambda r, d: 1.0)
+    old = {request.prompt_hash for request in profile.requests}
+    asked = live_requests(profile, 60, 1, old)
+    for task in profile.tasks:
+        mine = {request.prompt_hash for request in asked if request.task == task}
+        assert len(mine) == 10
+        assert mine <= old if task in KINDS else not mine & old
 
 
 def curve(tracker):
