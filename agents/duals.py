@@ -1,6 +1,7 @@
 """The dual side of PPO-Lagrangian as an SB3 callback: floors measured, multipliers moved."""
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 from stable_baselines3 import PPO
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from agents.lagrangian import Constraint, Validation
+from agents.policy import Policy
 from agents.resume import Best
 from agents.sb3 import Lanes, exported
 from envs.reward import Reward
@@ -55,6 +57,8 @@ class DualCallback(BaseCallback):
         self._keep = keep
         self._keep_every = keep_every
         self._rollouts = self._since_best = 0
+        self._beside = ThreadPoolExecutor(1)
+        self._measured: Future[tuple[Best, Validation]] | None = None
         self.best: Best | None = None
         self.resumed_average: Mapping[str, Any] | None = None
         self.steps_before = 0
@@ -83,21 +87,39 @@ class DualCallback(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         self._average.update_parameters(self.model.policy)
-        policy = exported(self._average.module)  # type: ignore[arg-type]
-        found = self._constraint.measure(policy)
-        kept = self._constraint.kept(found)
+        policies = exported(self._average.module), exported(self.model.policy)  # type: ignore[arg-type]
+        # Beside the update that follows: prices are wanted at the next rollout only.
+        self._measured = self._beside.submit(self._measure, policies)
+
+    def _on_rollout_start(self) -> None:
+        self._settle()
+
+    def _on_training_end(self) -> None:
+        self._settle()
+
+    def _measure(self, policies: tuple[Policy, Policy]) -> tuple[Best, Validation]:
+        """The average as a candidate, and what the latest policy comes to."""
+        candidate, latest = policies
+        found = self._constraint.measure(candidate)
         prices = self._reward.multipliers | self._reward.latency_prices
-        now = Best(policy, found, prices, kept)
+        best = Best(candidate, found, prices, self._constraint.kept(found))
+        return best, self._constraint.measure(latest)
+
+    def _settle(self) -> None:
+        """Take in the last rollout's measurement: keep what is best, move the prices."""
+        if self._measured is None:
+            return
+        now, latest = self._measured.result()
+        self._measured = None
         # Floors that are only watched choose nothing: the last policy is taken.
         if self._constraint.only_watches or now.better_than(self.best):
             self.best = now
             self._since_best = 0
         else:
             self._since_best += 1
-        latest = self._constraint.measure(exported(self.model.policy))  # type: ignore[arg-type]
         left = max(0.0, 1 - self.num_timesteps / self.locals["total_timesteps"])
         self._reward.set_prices(self._constraint.moved(latest, left))
-        self._tracker.log(self._figures(found), self.steps)
+        self._tracker.log(self._figures(now.found), self.steps)
         self._rollouts += 1
         if self._keep is not None and self._keep_every and not self._rollouts % self._keep_every:
             assert isinstance(self.model, PPO)
