@@ -74,7 +74,7 @@ class DualCallback(BaseCallback):
         return self.steps_before + self.num_timesteps
 
     def _on_step(self) -> bool:
-        # SB3 asks here; the floors were measured at the last rollout's end.
+        # SB3 asks here; what was measured of the last rollout was taken in before this one.
         return not self._patience or self._since_best < self._patience
 
     def _init_callback(self) -> None:

@@ -50,7 +50,7 @@ def policy_arguments(
         "features_extractor_class": Normaliser,
         "features_extractor_kwargs": {"mean": mean, "scale": scale},
         "optimizer_class": torch.optim.AdamW,
-        # Fused: a seventh off the whole training, where the networks are this small.
+        # Fused: an eighth off the whole training, where the networks are this small.
         "optimizer_kwargs": {"weight_decay": weight_decay, "fused": True},
     }
 

@@ -62,7 +62,7 @@ class Featurizer:
         self._energies = np.array(energies, dtype=np.intp) + len(STRUCTURE)
         self._context = slice(own, own + len(CONTEXT))
         self._bounds = self.low[:own], self.high[:own]
-        self._low, self._high = self.low[self._context], self.high[self._context]
+        self._context_bounds = self.low[self._context], self.high[self._context]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -126,7 +126,8 @@ class Featurizer:
         for place, column in enumerate(columns, first):
             seen[:, place] = column
         context = seen[:, first:last]
-        np.minimum(np.maximum(context, self._low, out=context), self._high, out=context)
+        low, high = self._context_bounds
+        np.minimum(np.maximum(context, low, out=context), high, out=context)
         seen[:, last:] = self._spared(parts, intensity_g_per_kwh)
         return seen
 
