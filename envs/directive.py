@@ -13,6 +13,9 @@ from envs.errors import DataError
 Message = Mapping[str, Any]
 # Names travel in HTTP headers and metric labels.
 _NAME = re.compile(r"[\w.-]+", re.ASCII)
+SYSTEM_ROLES = ("system", "developer")
+# Names of the cap on generated tokens in a chat-completions body.
+CHAT_CAPS = ("max_completion_tokens", "max_tokens")
 
 
 @dataclass(frozen=True)
@@ -29,32 +32,52 @@ class Directive:
     text: str = ""
     max_tokens: int | None = None
 
-    def messages(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
-        """The chat with this directive added; the caller's messages are not changed."""
+    def messages(self, messages: Sequence[Message], part: str = "text") -> list[dict[str, Any]]:
+        """The chat with this directive added; the caller's messages are not changed.
+
+        It goes to the end of the system texts that the chat begins with, so that whatever
+        a server has cached of them stays of use.
+
+        Args:
+            part: type of a text among a message's parts.
+        """
         chat = [dict(message) for message in messages]
         if not self.text:
             return chat
-        if chat and chat[0].get("role") in ("system", "developer"):
-            chat[0]["content"] = _appended(chat[0].get("content"), self.text)
+        leading = 0
+        while leading < len(chat) and chat[leading].get("role") in SYSTEM_ROLES:
+            leading += 1
+        if not leading:
+            return [{"role": "system", "content": self.text}, *chat]
+        last = chat[leading - 1]
+        content = last.get("content")
+        if isinstance(content, list):
+            last["content"] = [*content, {"type": part, "text": self.text}]
         else:
-            chat.insert(0, {"role": "system", "content": self.text})
+            last["content"] = self.after(content)
         return chat
+
+    def after(self, own: str | None) -> str:
+        """The directive's text after the caller's own, if any."""
+        return f"{own} {self.text}" if own else self.text
 
     def body(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """A chat-completions body with this directive added."""
-        steered = {**body, "messages": self.messages(body["messages"])}
-        if self.max_tokens is not None:
-            field = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
-            asked = body.get(field)
-            cap = self.max_tokens if asked is None else min(int(asked), self.max_tokens)
-            steered[field] = cap
-        return steered
+        return self.capped({**body, "messages": self.messages(body["messages"])}, CHAT_CAPS)
 
+    def capped(self, body: dict[str, Any], fields: Sequence[str]) -> dict[str, Any]:
+        """The body with its cap on generated tokens lowered to the directive's, if higher.
 
-def _appended(content: Any, text: str) -> Any:
-    if isinstance(content, list):
-        return [*content, {"type": "text", "text": text}]
-    return f"{content} {text}" if content else text
+        Args:
+            fields: the cap's names; the first that the caller gave counts, else the last.
+        """
+        if self.max_tokens is None:
+            return body
+        field = next((name for name in fields if body.get(name) is not None), fields[-1])
+        asked = body.get(field)
+        if asked is not None and int(asked) <= self.max_tokens:
+            return body
+        return {**body, field: self.max_tokens}
 
 
 @dataclass(frozen=True)

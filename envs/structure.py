@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.directive import Message
+from envs.directive import SYSTEM_ROLES, Message
 
 Array = NDArray[np.float32]
 
@@ -166,6 +166,6 @@ def _text(messages: Sequence[Message]) -> tuple[str, str]:
             continue
         if not isinstance(content, str):
             raise ValueError("a message's content is neither text nor parts")
-        of_system = message.get("role") in ("system", "developer")
+        of_system = message.get("role") in SYSTEM_ROLES
         (systems if of_system else texts).append(content)
     return "\n".join(texts), "\n".join(systems)[:HEAD_CHARACTERS].lower()

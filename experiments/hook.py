@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,10 +21,10 @@ def hook(
     """
     port = free_port()
     command = [sys.executable, "-P", "-m", "experiments.cli", "serve"]
-    given = ["--upstream", upstream, "--policy", str(policy), "--port", str(port), *flags]
-    with child(
+    given = ["--upstream", upstream, "--policy", str(policy), "--port", str(port)]
+    with tempfile.TemporaryDirectory(prefix="sprout-serve-") as state, child(
         "the hook",
-        [*command, *given],
+        [*command, *given, "--admin-port", "0", "--state", state, *flags],
         port,
         "/healthz",
         log=log,

@@ -1,106 +1,83 @@
-"""The framework-free core of the hook: observe a request, decide, rewrite it."""
+"""What a loaded policy bundle makes of one request."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agents.bundle import Bundle
-from envs.carbon import CarbonReading, IntensityTrace
+from envs.directive import Message
+from envs.projection import EncodedProjection
+from serving.grid import Seen
 
-# Requests whose answer a machine parses: a directive could break them.
-UNSAFE_FIELDS = (
-    *("tools", "functions", "response_format", "structured_outputs", "guided_json"),
-    *("guided_regex", "guided_choice", "guided_grammar", "grammar", "json_schema"),
-    "continue_final_message",
-)
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What was chosen for a request.
-
-    Attributes:
-        directive: name in the bundle's catalogue.
-        probability: of that directive under the policy (1 where it had no say).
-        reason: "policy", or why the request was left alone: "opt_out", "format",
-            "unknown_model", "own_length".
-        intensity: what the policy saw of the grid.
-    """
-
-    action: int
-    directive: str
-    probability: float
-    reason: str
-    intensity: CarbonReading
+Observation = NDArray[np.float32]
+Chances = NDArray[np.float64]
 
 
 class Decider:
-    """Chooses a directive for each chat request by a policy bundle.
+    """Observes a request and gives each directive's probability under the policy."""
 
-    Args:
-        now: Unix seconds of the clock that the trace is read by.
-        seed: of the sampling; None draws from the operating system.
-    """
-
-    def __init__(
-        self,
-        bundle: Bundle,
-        trace: IntensityTrace,
-        now: Callable[[], float],
-        seed: int | None = None,
-    ) -> None:
+    def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
-        self._trace = trace
-        self._now = now
-        self._rng = np.random.default_rng(seed)
-        # Of the last reading, by its time: it changes once an hour.
-        self._place: tuple[float, NDArray[np.float64]] | None = None
+        floors = bundle.manifest.get("floors")
+        self._floors = dict(floors) if isinstance(floors, dict) else {}
+        # Text encoders take milliseconds.
+        self.slow = isinstance(bundle.featurizer.text, EncodedProjection)
 
-    def decide(
-        self, body: Mapping[str, Any], task: str | None, in_flight: int, opt_out: bool = False
-    ) -> Decision:
-        """Choose for one chat-completions body.
+    def observe(
+        self, messages: Sequence[Message], task: str | None, in_flight: int, seen: Seen
+    ) -> Observation:
+        """What the policy sees, shape (1, n_features).
 
         Raises:
-            KeyError, TypeError, ValueError: the body is no chat; the caller passes it on
-                untouched, for upstream to judge.
+            KeyError, TypeError, ValueError: the messages are no chat.
         """
-        now = self._now()
-        reading = self._trace.reading(now)
-        reason = self._left_alone(body, opt_out)
-        if reason is not None:
-            return Decision(0, self.bundle.catalogue[0].name, 1.0, reason, reading)
-        if self._place is None or self._place[0] != reading.time:
-            self._place = reading.time, self._trace.recent_place(np.array([reading.time]))
-        observation = self.bundle.featurizer.observe(
-            self.bundle.featurizer.request(body["messages"], task)[None],
-            *(np.array([in_flight]), np.array([reading.g_per_kwh]), self._place[1]),
-            np.array([now]),
+        featurizer = self.bundle.featurizer
+        part = featurizer.request(messages, task)[None]
+        return featurizer.observe(
+            part, np.array([in_flight]), seen.g_per_kwh, seen.place, seen.time
         )
-        if not self.bundle.featurizer.steerable(observation)[0]:
-            return Decision(0, self.bundle.catalogue[0].name, 1.0, "own_length", reading)
+
+    def steerable(self, observation: Observation) -> bool:
+        """Whether the request leaves the length of its answer to us."""
+        return bool(self.bundle.featurizer.steerable(observation)[0])
+
+    def chances(
+        self, observation: Observation, task: str | None = None, floor: float | None = None
+    ) -> Chances:
+        """Probability of each directive, shape (n_directives,).
+
+        Args:
+            floor: quality demanded, relative to L0's; where it is above the one that the
+                policy was trained to keep, L0 is mixed in until their mean keeps it: a
+                mean quality of 1 with weight w and of f with 1 - w is w + (1 - w) f.
+
+        Raises:
+            ValueError: the policy gave no probabilities.
+        """
         chance = self.bundle.policy.probabilities(observation)[0]
-        # As Generator.choice draws, without its checks: a third of the price.
-        edges = chance.cumsum()
-        if not edges[-1] > 0:
+        total = chance.sum()
+        if not total > 0:
             raise ValueError("the policy gave no probabilities")
-        edges /= edges[-1]
-        action = int(edges.searchsorted(self._rng.random(), side="right"))
-        name = self.bundle.catalogue[action].name
-        return Decision(action, name, float(chance[action]), "policy", reading)
+        chance = chance / total
+        if floor is None:
+            return chance
+        kept = self.kept_floor(task)
+        if floor > kept:
+            weight = (floor - kept) / (1 - kept)
+            chance *= 1 - weight
+            chance[0] += weight
+        return chance
 
-    def steer(self, body: Mapping[str, Any], decision: Decision) -> dict[str, Any]:
-        """The body with the decision's directive added."""
-        return self.bundle.catalogue[decision.action].body(body)
+    def kept_floor(self, task: str | None) -> float:
+        """The floor that the policy was trained to keep: the task's, else the lowest of all."""
+        if task in self._floors:
+            return float(self._floors[task])
+        return float(min(self._floors.values(), default=0.0))
 
-    def _left_alone(self, body: Mapping[str, Any], opt_out: bool) -> str | None:
-        if opt_out:
-            return "opt_out"
-        if body.get("model") != self.bundle.model:
-            return "unknown_model"
-        if not body["messages"] or any(body.get(field) for field in UNSAFE_FIELDS):
-            return "format"
-        return None
+
+def draw(chances: Chances, uniform: float) -> int:
+    """The directive that a number uniform in [0, 1) falls on."""
+    # As Generator.choice draws, without its checks: a third of the price.
+    edges = chances.cumsum()
+    return min(int(edges.searchsorted(uniform * edges[-1], side="right")), len(chances) - 1)

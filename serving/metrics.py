@@ -1,66 +1,144 @@
-"""Prometheus metrics of the hook, in base units."""
+"""Prometheus metrics of the hook, in base units.
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+With several workers the values live in files that all of them share (the client library's
+multiprocess mode, chosen by PROMETHEUS_MULTIPROC_DIR before its import); alone, in a
+registry of their own.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+from serving.record import Record
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+_DECISION = (5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 5e-3, 2e-2, 0.1)
+_REQUEST = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_FIRST = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
 class Metrics:
-    """The hook's metrics in a registry of their own."""
+    """The hook's metrics."""
 
-    def __init__(self, policy_version: str, model: str) -> None:
-        self._registry = CollectorRegistry()
-        self.requests = Counter(
-            "sprout_requests_total",
-            "Requests by directive, reason and upstream status",
-            ["directive", "reason", "status"],
-            registry=self._registry,
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._children: dict[Any, Any] = {}
+        self._requests = self._counter(
+            "requests_total",
+            "Requests by directive in the answer, reason, mode and upstream status",
+            *("directive", "reason", "mode", "status"),
         )
-        self.fail_open = Counter(
-            "sprout_fail_open_total",
-            "Requests passed on untouched because the hook itself failed",
-            ["reason"],
-            registry=self._registry,
+        self.fail_open = self._counter(
+            "fail_open_total", "Requests passed on untouched because the hook failed", "reason"
         )
-        self.upstream_errors = Counter(
-            "sprout_upstream_errors_total",
-            "Requests that upstream did not answer",
-            registry=self._registry,
+        self._outcomes = self._counter(
+            "outcomes_total", "Requests by how they ended", "outcome"
         )
-        self.completion_tokens = Counter(
-            "sprout_completion_tokens_total",
-            "Generated tokens, as upstream reports them",
-            ["directive"],
-            registry=self._registry,
+        self.unrecorded = self._counter(
+            "unrecorded_total", "Requests that are missing from the ledger", "reason"
         )
-        self.in_flight = Gauge(
-            "sprout_requests_in_flight", "Requests at upstream now", registry=self._registry
+        self._tokens = self._counter("tokens_total", "Tokens of answers", "directive", "kind")
+        self._joules = self._counter(
+            "request_energy_joules_total", "Energy of requests", "directive", "method"
         )
-        self.decision_seconds = Histogram(
-            "sprout_decision_duration_seconds",
-            "Time to parse, decide and rewrite",
-            buckets=(5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 5e-3, 2e-2, 0.1),
-            registry=self._registry,
+        self._grams = self._counter("emissions_grams_total", "gCO2e of requests", "directive")
+        self.in_flight = self._gauge("requests_in_flight", "Requests at upstream now", "livesum")
+        self._decision = self._histogram(
+            "decision_duration_seconds", "Time to parse, decide and rewrite", _DECISION
         )
-        self.request_seconds = Histogram(
-            "sprout_request_duration_seconds",
-            "From the request's arrival to the answer's last byte",
-            registry=self._registry,
+        self._seconds = self._histogram(
+            "request_duration_seconds", "From arrival to the answer's last byte", _REQUEST
         )
-        self.intensity = Gauge(
-            "sprout_carbon_intensity_grams_per_kwh",
-            "Carbon intensity that decisions use",
-            registry=self._registry,
+        self._first = self._histogram(
+            "time_to_first_byte_seconds", "From arrival to the answer's first piece", _FIRST
         )
-        self.intensity_age = Gauge(
-            "sprout_carbon_intensity_age_seconds",
-            "How long the intensity has been out of date",
-            registry=self._registry,
+        self.intensity = self._gauge(
+            "carbon_intensity_grams_per_kwh", "Carbon intensity that decisions use", "livemax"
         )
-        policy = Info("sprout_policy", "The loaded policy bundle", registry=self._registry)
-        policy.info({"version": policy_version, "model": model})
+        self.intensity_age = self._gauge(
+            "carbon_intensity_age_seconds", "How long it has been out of date", "livemax"
+        )
+        self.reloads = self._counter(
+            "bundle_loads_total", "Policy bundles found in place of others", "result"
+        )
+        self._policy = self._gauge(
+            "policy_info", "1 for policy bundles in use", "livemax", "version", "model"
+        )
+        self._shown: set[tuple[str, str]] = set()
+
+    def finished(self, record: Record) -> None:
+        """Count one request whose outcome is known."""
+        directive = record.directive if record.applied else "none"
+        status = str(record.status)
+        self._child(self._requests, directive, record.reason, record.mode, status).inc()
+        self._child(self._outcomes, record.outcome).inc()
+        self._decision.observe(record.decision_seconds)
+        self._seconds.observe(record.seconds)
+        if record.seconds_first is not None:
+            self._first.observe(record.seconds_first)
+        if record.completion_tokens is not None:
+            self._child(self._tokens, directive, "completion").inc(record.completion_tokens)
+        if record.prompt_tokens is not None:
+            self._child(self._tokens, directive, "prompt").inc(record.prompt_tokens)
+        if record.energy_joules is not None:
+            method = record.energy_method or "estimated"
+            self._child(self._joules, directive, method).inc(record.energy_joules)
+        if record.grams is not None:
+            self._child(self._grams, directive).inc(record.grams)
+
+    def reported(self, row: Mapping[str, Any]) -> None:
+        """Count the outcome of a request whose decision was counted before."""
+        self._child(self._outcomes, row["outcome"]).inc()
+        if "energy_joules" in row:
+            self._child(self._joules, "reported", row["energy_method"]).inc(row["energy_joules"])
+            self._child(self._grams, "reported").inc(row["grams"])
+
+    def policies(self, in_use: list[tuple[str, str]]) -> None:
+        """Show (version, model) of the bundles in use."""
+        for version, model in self._shown - set(in_use):
+            self._policy.labels(version, model).set(0)
+        for version, model in in_use:
+            self._policy.labels(version, model).set(1)
+        self._shown |= set(in_use)
 
     def render(self) -> bytes:
-        """The exposition text."""
-        return generate_latest(self._registry)
+        """The exposition text of this process alone."""
+        return generate_latest(self.registry)
+
+    def _child(self, metric: Any, *labels: str) -> Any:
+        # The library's own look-up takes a lock and checks each label.
+        key = (metric, *labels)
+        if (child := self._children.get(key)) is None:
+            child = self._children[key] = metric.labels(*labels)
+        return child
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"sprout_{name}", text, labels, registry=self.registry)
+
+    def _gauge(
+        self, name: str, text: str, mode: Literal["livesum", "livemax", "liveall"], *labels: str
+    ) -> Gauge:
+        return Gauge(
+            f"sprout_{name}", text, labels, registry=self.registry, multiprocess_mode=mode
+        )
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(f"sprout_{name}", text, buckets=buckets, registry=self.registry)
+
+
+def render_all(folder: str) -> bytes:
+    """The exposition text over all workers that share `folder`."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, folder)
+    return generate_latest(registry)
+
+
+def forget(pid: int, folder: str) -> None:
+    """A worker has ended: its gauges no longer count."""
+    if os.path.isdir(folder):
+        mark_process_dead(pid, folder)

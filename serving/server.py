@@ -1,56 +1,93 @@
-"""Runs the gateway on uvicorn."""
+"""Runs the gateway: workers on uvicorn, and beside them the keeper and the admin port."""
 
+import ctypes
+import logging
+import os
+import resource
+import shutil
+import signal
 import socket
-import time
-from collections.abc import Callable
-from datetime import UTC, datetime
+import ssl
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import uvicorn
+from pydantic import Field
+from uvicorn.supervisors import Multiprocess
 
-from agents.bundle import load_bundle
-from envs.carbon import IntensityTrace, iso
-from envs.carbon_reader import read_trace
-from envs.clock import WallClock
 from envs.errors import ConfigError
-from serving.decision import Decider
+from serving import metrics
+from serving.admin import TOKEN_VARIABLE, Admin
+from serving.asgi import App, Receive, Scope, Send
+from serving.assembly import Upkeep, make_hook, refresh
+from serving.config import HookConfig, Listed
+from serving.control import LocalControl
 from serving.gateway import Gateway
+from serving.keeper import Keeper
+from serving.policies import Policies
+from serving.protocol import GuardedProtocol
+from serving.relay import Relay
+
+KEEP_ALIVE_SECONDS = 75
+_PR_SET_PDEATHSIG = 1
 
 
-def trace_clock(
-    trace: IntensityTrace, start: str | None, speed: float = 1.0
-) -> Callable[[], float]:
-    """Unix seconds now, by the wall clock or by a clock that an experiment started.
+class GatewayConfig(HookConfig):
+    """What `sprout serve` takes."""
 
-    Args:
-        start: ISO 8601 UTC at which the experiment's clock starts now; None is real time.
-        speed: experiment seconds per second.
+    upstream: Listed = Field(
+        min_length=1,
+        description="the server's URL, e.g. http://127.0.0.1:8000; further ones as MODEL=URL",
+    )
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8080, ge=0, le=65535, description="0 takes a free one")
+    admin_host: str = Field("127.0.0.1", description="address of metrics and settings")
+    admin_port: int = Field(8081, ge=0, le=65535, description="0 takes a free one")
+    workers: int = Field(1, ge=1, le=256, description="processes that answer requests")
+    drain_seconds: int = Field(120, ge=0, description="s that requests may finish in at the end")
+    upstream_ca: Path | None = Field(None, description="PEM of authorities for https upstreams")
+    upstream_cert: Path | None = Field(None, description="PEM of a client certificate and key")
 
-    Raises:
-        ConfigError: `start` is no time, or the trace does not cover the present.
-    """
-    if start is None:
-        if speed != 1.0:
-            raise ConfigError("--clock-speed needs --clock-start")
-        now: Callable[[], float] = time.time
-    else:
+    @property
+    def upstreams(self) -> tuple[str, dict[str, str]]:
+        """The first URL, and those of named models.
+
+        Raises:
+            ConfigError: one is no URL.
+        """
+        named = [given.partition("=") for given in self.upstream]
+        urls = {model: url for model, equals, url in named if equals and "://" not in model}
+        plain = [url for url in self.upstream if "://" in url.partition("=")[0]]
+        if len(plain) != 1 or len(plain) + len(urls) != len(self.upstream):
+            plain = plain or [""]
+            if len(plain) == 1:
+                check_upstream(plain[0])
+            raise ConfigError("--upstream: give one URL, and further ones as MODEL=URL")
+        for url in (plain[0], *urls.values()):
+            check_upstream(url)
+        return plain[0], urls
+
+    def tls(self) -> ssl.SSLContext | None:
+        """For https upstreams; None is the system's own.
+
+        Raises:
+            ConfigError: a file is missing or no PEM.
+        """
+        if self.upstream_ca is None and self.upstream_cert is None:
+            return None
         try:
-            moment = datetime.fromisoformat(start)
-            begun = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-        except ValueError as error:
-            raise ConfigError(f"--clock-start {start!r}: give ISO 8601, UTC") from error
-        clock = WallClock(speed)
-
-        def now() -> float:
-            return begun + clock.elapsed_seconds()
-
-    if not trace.start <= now() < trace.end:
-        raise ConfigError(
-            f"{trace.source} covers {iso(trace.start)} to {iso(trace.end)}, not {iso(now())}; "
-            "give a current trace, or --clock-start within it"
-        )
-    return now
+            context = ssl.create_default_context(cafile=self.upstream_ca)
+            if self.upstream_cert is not None:
+                context.load_cert_chain(self.upstream_cert)
+        except OSError as error:
+            raise ConfigError(
+                f"--upstream-ca, --upstream-cert: {error.strerror or error}; give PEM files"
+            ) from error
+        return context
 
 
 def check_upstream(upstream: str) -> None:
@@ -70,46 +107,156 @@ def check_upstream(upstream: str) -> None:
         raise ConfigError("--upstream: give a URL like http://127.0.0.1:8000, without a password")
 
 
-def serve(
-    upstream: str,
-    policy: Path,
-    *,
-    host: str,
-    port: int,
-    intensity: Path | None = None,
-    zone: str | None = None,
-    clock_start: str | None = None,
-    clock_speed: float = 1.0,
-    seed: int | None = None,
-) -> None:
+@dataclass
+class Worker:
+    """The application of one worker process, put together there."""
+
+    config: GatewayConfig
+    memory: Path
+    parent: int
+    _app: App | None = field(default=None, repr=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one ASGI connection; the first is the lifespan."""
+        if self._app is not None:
+            await self._app(scope, receive, send)
+            return
+        die_with_parent(self.parent)
+        hook = make_hook(self.config, self.memory)
+        first, by_model = self.config.upstreams
+        self._app = Gateway(hook, Relay(first, by_model, self.config.tls()))
+        upkeep = Upkeep([lambda: refresh(hook)])
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            upkeep.close()
+            hook.close()
+
+
+class Workers(Multiprocess):
+    """Uvicorn's supervisor; also takes the gauges of workers that ended out of the metrics."""
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket], folder: str) -> None:
+        super().__init__(config, sockets)
+        self._folder = folder
+        self._pids: set[int] = set()
+
+    def keep_subprocess_alive(self) -> None:
+        """See `Multiprocess`."""
+        super().keep_subprocess_alive()
+        now = {process.pid for process in self.processes if process.pid is not None}
+        for pid in self._pids - now:
+            metrics.forget(pid, self._folder)
+        self._pids = now
+
+
+def serve(config: GatewayConfig) -> None:
     """Serve until interrupted; in-flight requests finish first.
 
+    A bundle that is missing or broken does not stop the start: requests then pass untouched,
+    and are counted, until there is a sound one.
+
     Raises:
-        SproutError: before listening: wrong URL, bundle, trace, or a port in use.
+        SproutError: before listening: wrong URL, trace, rules, or a port in use.
     """
-    check_upstream(upstream)
-    bundle = load_bundle(policy)
-    trace = read_trace(intensity, zone)
-    decider = Decider(bundle, trace, trace_clock(trace, clock_start, clock_speed), seed)
+    logging.basicConfig(format="sprout: %(message)s", level=logging.WARNING)
+    _ = config.upstreams, config.tls()
+    config.make_state()
+    _more_files()
+    # Settings and the trace are checked here, once, where an error is one line.
+    make_hook(config).close()
+    policies = Policies(config.folders)
+    for problem in policies.problems.values():
+        print(f"sprout: {problem}; requests pass untouched until it is there", file=sys.stderr)
+    listener = _bound(config.host, config.port, "--port")
+    admin_listener = _bound(config.admin_host, config.admin_port, "--admin-port")
+    control = LocalControl(config.state, config.initial_control())
+    keeper = Keeper(config, control)
+    # Before the first request: a kill switch that was set must hold from the start.
+    keeper.step()
+    if control.now.mode != config.mode:
+        print(
+            f"sprout: mode {control.now.mode!r}, as set in the ledger (not --mode "
+            f"{config.mode}); change it with `sprout mode`",
+            file=sys.stderr,
+        )
+    runtime = Path(tempfile.mkdtemp(prefix="sprout-", dir=_memory_folder()))
+    # The client library reads it when it is imported: in the workers, not here.
+    os.environ[metrics.FOLDER_VARIABLE] = str(runtime)
+    app = Worker(config, runtime / "conversations", os.getpid())
+    workers = Workers(_uvicorn(app, config), [listener], str(runtime))
+    admin = uvicorn.Server(
+        uvicorn.Config(
+            Admin(keeper, str(runtime), os.environ.get(TOKEN_VARIABLE)),
+            http=GuardedProtocol,
+            log_level="warning",
+            lifespan="off",
+            server_header=False,
+        )
+    )
+    answering = threading.Thread(target=admin.run, args=([admin_listener],), daemon=True)
+    upkeep = Upkeep([keeper.step])
+    versions = ", ".join(decider.bundle.version for decider in policies.loaded) or "none yet"
+    print(
+        f"sprout serves http://{config.host}:{listener.getsockname()[1]} -> "
+        f"{', '.join(config.upstream)} with policy {versions}; metrics and settings at "
+        f"http://{config.admin_host}:{admin_listener.getsockname()[1]}",
+        flush=True,
+    )
+    answering.start()
+    try:
+        workers.run()
+    finally:
+        admin.should_exit = True
+        upkeep.close()
+        keeper.close()
+        shutil.rmtree(runtime, ignore_errors=True)
+
+
+def _uvicorn(app: Worker, config: GatewayConfig) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        workers=config.workers,
+        http=GuardedProtocol,
+        ws="none",
+        log_level="warning",
+        access_log=False,
+        lifespan="on",
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=config.drain_seconds,
+        # Upstream's own are relayed.
+        server_header=False,
+        date_header=False,
+    )
+
+
+def _bound(host: str, port: int, flag: str) -> socket.socket:
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
     except OSError as error:
         raise ConfigError(
-            f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port"
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another with {flag}"
         ) from error
-    config = uvicorn.Config(
-        Gateway(upstream, decider),
-        log_level="warning",
-        lifespan="on",
-        # Upstream's own are relayed.
-        server_header=False,
-        date_header=False,
-    )
-    print(
-        f"sprout serves http://{host}:{listener.getsockname()[1]} -> {upstream} "
-        f"with policy {bundle.version}",
-        flush=True,
-    )
-    uvicorn.Server(config).run(sockets=[listener])
+    listener.set_inheritable(True)
+    return listener
+
+
+def _memory_folder() -> str | None:
+    """Where shared files never meet a full disk, if there is such a place."""
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
+
+
+def _more_files() -> None:
+    """A connection is a file: as many as this process may have."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def die_with_parent(parent: int) -> None:
+    """This process is asked to end when its parent does, also when that is killed outright."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,126 @@
+"""What a request's outcome leaves behind: a journal record and metrics."""
+
+import logging
+import time
+from typing import Any
+
+import orjson
+
+from envs.carbon import CarbonReading
+from serving.answer import Answer, Usage
+from serving.config import HookConfig
+from serving.estimate import Coefficients, coefficients, grams
+from serving.journal import Journal, JournalFullError
+from serving.metrics import Metrics
+from serving.policies import Policies
+from serving.record import Record
+
+COMPLAIN_SECONDS = 1.0
+# Policies whose rates are remembered.
+_RATES = 16
+log = logging.getLogger("sprout")
+_complained: dict[str, float] = {}
+
+
+class Recorder:
+    """Completes records and writes them. Never raises."""
+
+    def __init__(self, config: HookConfig, policies: Policies, metrics: Metrics) -> None:
+        self._config = config
+        self._policies = policies
+        self._metrics = metrics
+        self._journal = Journal(config.state)
+        self._coefficients: dict[str | None, Coefficients] = {}
+
+    def record(self, record: Record, answer: Answer, outcome: str) -> None:
+        """Write a request's record, now that its outcome is known."""
+        record.status, record.outcome = answer.status, outcome
+        record.seconds_first = answer.seconds_first
+        try:
+            usage = answer.usage
+            record.prompt_tokens = usage.prompt_tokens
+            record.completion_tokens = usage.completion_tokens
+            record.tokens_method = usage.method
+            if usage.completion_tokens is not None:
+                record.energy_joules, record.grams = self._cost(record, usage)
+                record.energy_method = "estimated"
+            if self._config.store_prompts:
+                record.response = answer.text
+        except Exception as error:
+            complain("an outcome could not be read", error)
+        self.write(record)
+        self._metrics.finished(record)
+
+    def report(self, row: dict[str, Any], usage: Usage, reading: CarbonReading) -> None:
+        """Write what a caller says of a request's outcome, with what it will have cost."""
+        if usage.completion_tokens is not None:
+            only = self._policies.loaded
+            model = only[0].bundle.model if only else None
+            cost = self._joules(only[0].bundle.version if only else None, model, usage)
+            row["energy_joules"], row["energy_method"] = cost[0], "estimated"
+            row["tokens_method"] = usage.method
+            row["grams"] = grams(*cost, reading.g_per_kwh, self._config.pue)
+        self.write(row)
+        self._metrics.reported(row)
+
+    def write(self, record: Record | dict[str, Any]) -> None:
+        """Write to the journal; what cannot be written is counted."""
+        try:
+            self._journal.write(record)
+        except JournalFullError:
+            self._metrics.unrecorded.labels("journal_full").inc()
+        except Exception as error:
+            self._metrics.unrecorded.labels("write_failed").inc()
+            complain("a record could not be written", error)
+
+    def said(self, record: Record, usage: Usage) -> bytes:
+        """What a stream's final usage says of its cost, as a JSON member."""
+        joules, carbon = self._cost(record, usage)
+        said = {
+            "energy_joules": joules,
+            "emissions_grams": carbon,
+            "method": "estimated",
+            "decision_id": record.decision_id,
+        }
+        return b'"sprout":' + orjson.dumps(said)
+
+    def close(self) -> None:
+        """Let go of the journal."""
+        self._journal.close()
+
+    def _cost(self, record: Record, usage: Usage) -> tuple[float, float | None]:
+        """J, and gCO2e where the intensity is known."""
+        joules, seconds = self._joules(record.policy_version, record.model, usage)
+        if record.intensity_g_per_kwh is None:
+            return joules, None
+        return joules, grams(joules, seconds, record.intensity_g_per_kwh, self._config.pue)
+
+    def _joules(
+        self, version: str | None, model: str | None, usage: Usage
+    ) -> tuple[float, float]:
+        """J, and s of the device, at the rates of a policy's model."""
+        rate = self._coefficients.get(version)
+        if rate is None:
+            decider = self._policies.of(model)
+            bundle = decider.bundle if decider is not None else None
+            rate = coefficients(bundle, self._config.joules_per_token)
+            if len(self._coefficients) > _RATES:
+                self._coefficients.clear()
+            self._coefficients[version] = rate
+        return rate.cost(usage.prompt_tokens or 0, usage.completion_tokens or 0)
+
+
+def complain(what: str, error: Exception | None = None) -> None:
+    """Log where an error of ours came from, without its message, which may quote a request."""
+    if error is None:
+        log.error("%s", what)
+        return
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "?"
+    # Metrics count them all; a log of thousands a second helps nobody.
+    if time.monotonic() - _complained.get(where, -1.0) < COMPLAIN_SECONDS:
+        return
+    _complained[where] = time.monotonic()
+    log.error("%s: %s at %s", what, type(error).__name__, where)
