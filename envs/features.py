@@ -116,18 +116,33 @@ class Featurizer:
         times: NDArray[Any],
     ) -> Array:
         """Requests, by their parts, at moments (Unix s), shape (n, n_features)."""
+        context = self.context(in_flight, intensity_g_per_kwh, recent_place, times)
+        return self.joined(parts, context, intensity_g_per_kwh)
+
+    def context(
+        self,
+        in_flight: NDArray[Any],
+        intensity_g_per_kwh: NDArray[Any],
+        recent_place: NDArray[Any],
+        times: NDArray[Any],
+    ) -> Array:
+        """Moments as they are seen, shape (n, len(CONTEXT)); the first column is the load."""
         angle = 2 * np.pi * (np.asarray(times) % 86400) / 86400
         # In logarithms, as the energies foretold: grams, their product, are then a sum.
         intensity = np.log1p(intensity_g_per_kwh)
         columns = in_flight, intensity, recent_place, np.sin(angle), np.cos(angle)
+        seen = np.empty((len(angle), len(columns)), dtype=np.float32)
+        for place, column in enumerate(columns):
+            seen[:, place] = column
+        low, high = self._context_bounds
+        return np.minimum(np.maximum(seen, low), high)
+
+    def joined(self, parts: Array, context: Array, intensity_g_per_kwh: NDArray[Any]) -> Array:
+        """Requests' parts and moments' context as observations, shape (n, n_features)."""
         first, last = self._context.start, self._context.stop
         seen = np.empty((len(parts), len(self.features)), dtype=np.float32)
         seen[:, :first] = parts
-        for place, column in enumerate(columns, first):
-            seen[:, place] = column
-        context = seen[:, first:last]
-        low, high = self._context_bounds
-        np.minimum(np.maximum(context, low, out=context), high, out=context)
+        seen[:, first:last] = context
         seen[:, last:] = self._spared(parts, intensity_g_per_kwh)
         return seen
 

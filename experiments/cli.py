@@ -31,7 +31,7 @@ COMMANDS = {
     "serve": ("experiments.serve:Serve", "the hook in front of a Llama server"),
     "bench": (
         "experiments.bench:BENCHES",
-        "benchmarks: loop, directives, env, start, train, decide",
+        "benchmarks: loop, directives, env, start, train, decide, gateway",
     ),
     "pretrain": ("experiments.llama.command:Pretrain", "train the embedded Llama from scratch"),
     "doctor": ("experiments.doctor:Doctor", "what this machine has and lacks"),

@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -31,6 +31,37 @@ class Usage:
     prompt_tokens: int | None
     completion_tokens: int | None
     method: str | None
+
+
+class Answered(Protocol):
+    """What is recorded of an answer, whoever watched it."""
+
+    status: int
+    seconds_first: float | None
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens."""
+
+    @property
+    def text(self) -> str | None:
+        """The answer's text, where it was kept."""
+
+
+@dataclass(slots=True)
+class Told:
+    """An answer of which somebody else tells us."""
+
+    started: float
+    status: int = 0
+    seconds_first: float | None = None
+    usage: Usage = Usage(None, None, None)
+    text: str | None = None
+
+    def piece(self) -> None:
+        """A piece has come."""
+        if self.seconds_first is None:
+            self.seconds_first = time.perf_counter() - self.started
 
 
 class Answer:

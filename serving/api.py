@@ -13,10 +13,12 @@ from envs.directive import SYSTEM_ROLES, Directive, Message
 Body = Mapping[str, Any]
 
 # A machine parses the answer, or it continues a text: a directive could break them.
-UNSAFE_FIELDS = (
-    *("tools", "functions", "response_format", "structured_outputs", "guided_json"),
-    *("guided_regex", "guided_choice", "guided_grammar", "grammar", "json_schema"),
-    *("continue_final_message", "echo", "prompt_logprobs", "audio", "suffix"),
+UNSAFE_FIELDS = frozenset(
+    (
+        *("tools", "functions", "response_format", "structured_outputs", "guided_json"),
+        *("guided_regex", "guided_choice", "guided_grammar", "grammar", "json_schema"),
+        *("continue_final_message", "echo", "prompt_logprobs", "audio", "suffix"),
+    )
 )
 
 
@@ -45,7 +47,7 @@ class Chat:
         messages = body["messages"]
         return (
             bool(messages)
-            and not any(body.get(field) for field in UNSAFE_FIELDS)
+            and _plain(body)
             # A tool's turn belongs to an agent's loop; a last word of the assistant's is a
             # text to be continued.
             and not any(m.get("role") in ("tool", "function") for m in messages)
@@ -75,7 +77,8 @@ class Responses:
         turns = body["input"]
         return (
             bool(turns)
-            and not any(body.get(field) for field in (*UNSAFE_FIELDS, "prompt"))
+            and _plain(body)
+            and not body.get("prompt")
             and form.get("type", "text") == "text"
             # Items that are no messages are an agent's: calls, their outputs, reasoning.
             and (isinstance(turns, str) or all("content" in turn for turn in turns))
@@ -117,7 +120,7 @@ class Completions:
             isinstance(prompt, str)
             and "[INST]" in prompt
             and prompt.rstrip().endswith("[/INST]")
-            and not any(body.get(field) for field in UNSAFE_FIELDS)
+            and _plain(body)
         )
 
     def steer(self, body: Body, directive: Directive) -> dict[str, Any]:
@@ -156,6 +159,11 @@ def opening(messages: Sequence[Message]) -> Sequence[Message]:
         if message.get("role") == "user":
             return messages[: place + 1]
     return messages
+
+
+def _plain(body: Body) -> bool:
+    # Fields that are there but empty ask for nothing.
+    return UNSAFE_FIELDS.isdisjoint(body) or not any(body.get(field) for field in UNSAFE_FIELDS)
 
 
 def _mappings(turns: Any) -> list[Message]:

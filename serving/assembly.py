@@ -101,6 +101,7 @@ def show(hook: Hook) -> None:
     reading = hook.grid.see().reading
     hook.metrics.intensity.set(reading.g_per_kwh)
     hook.metrics.intensity_age.set(reading.age_seconds)
+    hook.metrics.flush(hook.in_flight)
     loaded = hook.policies.loaded
     hook.metrics.policies([(d.bundle.version, d.bundle.model) for d in loaded])
 

@@ -5,7 +5,6 @@ import mmap
 import os
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,11 +15,10 @@ from serving.api import opening
 
 SLOTS = 1 << 18
 _SLOT = struct.Struct("<QfHH")
-_UNIT = 2.0**-64
+_UNIT = 2.0**-53
 
 
-@dataclass(frozen=True, slots=True)
-class Lottery:
+class Lottery(NamedTuple):
     """Numbers uniform in [0, 1), the same in every turn and on every replica.
 
     They come from a keyed hash of the conversation's beginning, so no replica has to know
@@ -52,8 +50,13 @@ def lottery(
     key, directive, hold_out, canary = struct.unpack("<4Q", digest)
     later = any(message.get("role") == "assistant" for message in messages)
     # The last 11 bits are dropped: floats have 53.
-    drawn = ((number >> 11 << 11) * _UNIT for number in (directive, hold_out, canary))
-    return Lottery(key, *drawn, later)
+    return Lottery(
+        key,
+        (directive >> 11) * _UNIT,
+        (hold_out >> 11) * _UNIT,
+        (canary >> 11) * _UNIT,
+        later,
+    )
 
 
 class Given(NamedTuple):

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from serving.answer import Answer, Usage
+from serving.answer import Told, Usage
 from serving.api import APIS
 from serving.asgi import Receive, Scope, Send, decoded, fail, respond
 from serving.hook import Hook
@@ -80,7 +80,7 @@ class Decide:
             raise ValueError(f"route {asked.route[:80]!r}; one of {', '.join(APIS)}")
         hook = self._hook
         plan = await hook.plan(asked.route, asked.body, headers)
-        answer = Answer(plan.started)
+        answer = Told(plan.started)
         hook.finish(plan, answer, "decided")
         record = plan.record
         return {

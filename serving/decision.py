@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 
 from agents.bundle import Bundle
 from envs.directive import Message
+from envs.features import CONTEXT
 from envs.projection import EncodedProjection
 from serving.grid import Seen
 
 Observation = NDArray[np.float32]
-Chances = NDArray[np.float64]
 
 
 class Decider:
@@ -21,6 +21,9 @@ class Decider:
         self.bundle = bundle
         floors = bundle.manifest.get("floors")
         self._floors = dict(floors) if isinstance(floors, dict) else {}
+        self._seen: Seen | None = None
+        self._context = np.zeros((1, 0), dtype=np.float32)
+        self._most_load = CONTEXT[0].high
         # Text encoders take milliseconds.
         self.slow = isinstance(bundle.featurizer.text, EncodedProjection)
 
@@ -34,9 +37,14 @@ class Decider:
         """
         featurizer = self.bundle.featurizer
         part = featurizer.request(messages, task)[None]
-        return featurizer.observe(
-            part, np.array([in_flight]), seen.g_per_kwh, seen.place, seen.time
-        )
+        load = np.array([in_flight])
+        if seen is not self._seen:
+            # One for all requests that see the same grid.
+            context = featurizer.context(load, seen.g_per_kwh, seen.place, seen.time)
+            self._seen, self._context = seen, context
+        context = self._context.copy()
+        context[0, 0] = min(in_flight, self._most_load)
+        return featurizer.joined(part, context, seen.g_per_kwh)
 
     def steerable(self, observation: Observation) -> bool:
         """Whether the request leaves the length of its answer to us."""
@@ -44,8 +52,8 @@ class Decider:
 
     def chances(
         self, observation: Observation, task: str | None = None, floor: float | None = None
-    ) -> Chances:
-        """Probability of each directive, shape (n_directives,).
+    ) -> list[float]:
+        """Probability of each directive.
 
         Args:
             floor: quality demanded, relative to L0's; where it is above the one that the
@@ -55,19 +63,14 @@ class Decider:
         Raises:
             ValueError: the policy gave no probabilities.
         """
-        chance = self.bundle.policy.probabilities(observation)[0]
-        total = chance.sum()
-        if not total > 0:
+        chances = self.bundle.policy.probabilities_of(observation[0])
+        if not sum(chances) > 0:
             raise ValueError("the policy gave no probabilities")
-        chance = chance / total
-        if floor is None:
-            return chance
-        kept = self.kept_floor(task)
-        if floor > kept:
+        if floor is not None and floor > (kept := self.kept_floor(task)):
             weight = (floor - kept) / (1 - kept)
-            chance *= 1 - weight
-            chance[0] += weight
-        return chance
+            chances = [(1 - weight) * chance for chance in chances]
+            chances[0] += weight
+        return chances
 
     def kept_floor(self, task: str | None) -> float:
         """The floor that the policy was trained to keep: the task's, else the lowest of all."""
@@ -76,8 +79,12 @@ class Decider:
         return float(min(self._floors.values(), default=0.0))
 
 
-def draw(chances: Chances, uniform: float) -> int:
-    """The directive that a number uniform in [0, 1) falls on."""
-    # As Generator.choice draws, without its checks: a third of the price.
-    edges = chances.cumsum()
-    return min(int(edges.searchsorted(uniform * edges[-1], side="right")), len(chances) - 1)
+def draw(chances: Sequence[float], uniform: float) -> int:
+    """The directive that a number uniform in [0, 1) falls on; never one without probability."""
+    edge, last = 0.0, 0
+    for action, chance in enumerate(chances):
+        if chance > 0:
+            edge, last = edge + chance, action
+            if uniform < edge:
+                break
+    return last

@@ -13,6 +13,8 @@ from envs.errors import SproutError
 
 # A reading older than this says little about now: grids swing within the day.
 MAX_AGE_SECONDS = 6 * 3600.0
+# Nothing that decisions see of the grid or the hour changes sooner.
+_SAME_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -54,20 +56,22 @@ class Grid:
         self._path = path
         self._max_age = max_age_seconds
         self._stamp = self._written()
-        self._place: tuple[float, NDArray[np.float64]] | None = None
+        self._last: Seen | None = None
 
     def see(self) -> Seen:
-        """The grid now; never raises."""
+        """The grid now; never raises. The same object for up to `_SAME_SECONDS`."""
         now = self._now()
+        if self._last is None or not 0 <= now - self._last.time[0] < _SAME_SECONDS:
+            self._last = self._look(now)
+        return self._last
+
+    def _look(self, now: float) -> Seen:
         reading = self.trace.reading(now)
         if reading.age_seconds > self._max_age:
             lowest = self.trace.g_per_kwh[-RECENT_HOURS:].min(keepdims=True)
             return Seen(reading, lowest, np.zeros(1), np.array([now]))
-        # Of the last reading, by its time: it changes once an hour.
-        if self._place is None or self._place[0] != reading.time:
-            self._place = reading.time, self.trace.recent_place(np.array([reading.time]))
-        intensity = np.array([reading.g_per_kwh])
-        return Seen(reading, intensity, self._place[1], np.array([now]))
+        place = self.trace.recent_place(np.array([reading.time]))
+        return Seen(reading, np.array([reading.g_per_kwh]), place, np.array([now]))
 
     def refresh(self) -> None:
         """Read the trace anew if its file has changed.
@@ -80,7 +84,7 @@ class Grid:
             return
         self._stamp = written
         self.trace = read_trace(self._path, self.trace.zone)
-        self._place = None
+        self._last = None
 
     def _written(self) -> tuple[int, int] | None:
         try:

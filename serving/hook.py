@@ -16,12 +16,12 @@ from typing import Any
 import orjson
 
 from envs.directive import Message
-from serving.answer import Answer, Usage
+from serving.answer import Answer, Answered, Usage
 from serving.api import APIS, opening
 from serving.config import HookConfig
 from serving.control import Control, LocalControl
 from serving.conversation import Given, Lottery, Memory, lottery
-from serving.decision import Chances, Decider, Observation, draw
+from serving.decision import Decider, Observation, draw
 from serving.grid import Grid, Seen
 from serving.metrics import Metrics
 from serving.policies import Policies
@@ -31,8 +31,8 @@ from serving.rules import Facts, Rule, first
 
 OWN_HEADERS = "x-sprout-"
 SCHEMA_VERSION = 1
-# After a decision came too late, for how long decisions are made beside the event loop.
-SLOW_SECONDS = 60.0
+# After so many decisions too late in a row they are made beside the event loop.
+OVERRUNS = 3
 STEERING = ("canary", "on")
 _LONGEST = 200
 
@@ -83,7 +83,7 @@ class Hook:
         self._caller = frozenset(config.caller_headers)
         self._tenant_header = (config.tenant_header or "").lower()
         self._in_flight = 0
-        self._slow_until = 0.0
+        self._overruns = 0
         self._pool = ThreadPoolExecutor(2, "sprout-decide")
 
     async def plan(
@@ -96,7 +96,6 @@ class Hook:
         plan = Plan(record, started)
         record.in_flight = self._in_flight
         self._in_flight += 1
-        self.metrics.in_flight.set(self._in_flight)
         try:
             if control.mode != "off":
                 await self._decide(plan, control, body, headers)
@@ -133,7 +132,7 @@ class Hook:
             keep=self.config.store_prompts,
         )
 
-    def finish(self, plan: Plan, answer: Answer, outcome: str) -> None:
+    def finish(self, plan: Plan, answer: Answered, outcome: str) -> None:
         """Record a request's end, before the answer's last byte is released; once."""
         if plan.finished:
             return
@@ -141,7 +140,6 @@ class Hook:
         self._in_flight -= 1
         plan.record.seconds = time.perf_counter() - plan.started
         self._recorder.record(plan.record, answer, outcome)
-        self.metrics.in_flight.set(self._in_flight)
 
     def report(self, row: dict[str, Any], usage: Usage) -> None:
         """Record how a request ended that its caller sent to the model without us."""
@@ -167,6 +165,11 @@ class Hook:
             said["intensity-age"] = f"{record.intensity_age_seconds or 0.0:.0f}"
         return [(OWN_HEADERS + name, value) for name, value in said.items()]
 
+    @property
+    def in_flight(self) -> int:
+        """Requests planned and not yet finished."""
+        return self._in_flight
+
     def close(self) -> None:
         """Let go of threads and files."""
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -191,11 +194,10 @@ class Hook:
         record.intensity_g_per_kwh = seen.reading.g_per_kwh
         record.intensity_time = seen.reading.time
         record.intensity_age_seconds = seen.reading.age_seconds
-        facts = Facts(
-            *(record.route, record.model or "", record.task, record.tenant),
-            *(record.characters, headers),
-        )
-        rule = first(control.rules, facts) if control.rules else None
+        rule = None
+        if control.rules:
+            told = record.route, record.model or "", record.task, record.tenant
+            rule = first(control.rules, Facts(*told, record.characters, headers))
         if rule is not None:
             record.rule, record.mode = rule.name, rule.mode or record.mode
         decider = self._decider(record, rule, headers)
@@ -294,7 +296,7 @@ class Hook:
             observation, chances = await self._asked(decider, begun, record, floor, seen)
             record.features = base64.b64encode(observation.tobytes()).decode()
         action = draw(chances, lot.directive)
-        record.probability, record.reason = float(chances[action]), "policy"
+        record.probability, record.reason = chances[action], "policy"
         self._memory.put(lot.key, Given(action, record.probability, mark))
         return action
 
@@ -305,27 +307,29 @@ class Hook:
         record: Record,
         floor: float | None,
         seen: Seen,
-    ) -> tuple[Observation, Chances]:
+    ) -> tuple[Observation, list[float]]:
         """The policy's answer within the deadline; in a thread where it is known to be slow."""
 
-        def ask() -> tuple[Observation, Chances]:
+        def ask() -> tuple[Observation, list[float]]:
             observation = decider.observe(messages, record.task, record.in_flight, seen)
             return observation, decider.chances(observation, record.task, floor)
 
-        if decider.slow or time.monotonic() < self._slow_until:
+        if decider.slow or self._overruns >= OVERRUNS:
             loop = asyncio.get_running_loop()
             try:
-                return await asyncio.wait_for(
-                    loop.run_in_executor(self._pool, ask), self.config.deadline
-                )
+                asking = loop.run_in_executor(self._pool, ask)
+                found = await asyncio.wait_for(asking, self.config.deadline)
             except TimeoutError:
                 raise _FailedOpenError("deadline") from None
+            self._overruns = 0
+            return found
         # A thread would cost more than the decision does.
         started = time.monotonic()
         asked = ask()
         if time.monotonic() - started > self.config.deadline:
-            self._slow_until = time.monotonic() + SLOW_SECONDS
+            self._overruns += 1
             raise _FailedOpenError("deadline")
+        self._overruns = 0
         return asked
 
     def _floor(self, rule: Rule | None, headers: Mapping[str, str]) -> float | None:

@@ -6,6 +6,7 @@ registry of their own.
 """
 
 import os
+import threading
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -27,7 +28,10 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._children: dict[Any, Any] = {}
+        # A request only adds here; the library's locks and shared files are met in `flush`.
+        self._lock = threading.Lock()
+        self._counted: dict[tuple[Any, ...], float] = {}
+        self._times: list[tuple[float, float, float | None]] = []
         self._requests = self._counter(
             "requests_total",
             "Requests by directive in the answer, reason, mode and upstream status",
@@ -47,7 +51,7 @@ class Metrics:
             "request_energy_joules_total", "Energy of requests", "directive", "method"
         )
         self._grams = self._counter("emissions_grams_total", "gCO2e of requests", "directive")
-        self.in_flight = self._gauge("requests_in_flight", "Requests at upstream now", "livesum")
+        self._in_flight = self._gauge("requests_in_flight", "Requests at upstream now", "livesum")
         self._decision = self._histogram(
             "decision_duration_seconds", "Time to parse, decide and rewrite", _DECISION
         )
@@ -72,31 +76,46 @@ class Metrics:
         self._shown: set[tuple[str, str]] = set()
 
     def finished(self, record: Record) -> None:
-        """Count one request whose outcome is known."""
+        """Count one request whose outcome is known; shown by the next `flush`."""
         directive = record.directive if record.applied else "none"
-        status = str(record.status)
-        self._child(self._requests, directive, record.reason, record.mode, status).inc()
-        self._child(self._outcomes, record.outcome).inc()
-        self._decision.observe(record.decision_seconds)
-        self._seconds.observe(record.seconds)
-        if record.seconds_first is not None:
-            self._first.observe(record.seconds_first)
+        counts: list[tuple[tuple[Any, ...], float]] = [
+            ((self._requests, directive, record.reason, record.mode, str(record.status)), 1),
+            ((self._outcomes, record.outcome), 1),
+        ]
         if record.completion_tokens is not None:
-            self._child(self._tokens, directive, "completion").inc(record.completion_tokens)
+            counts.append(((self._tokens, directive, "completion"), record.completion_tokens))
         if record.prompt_tokens is not None:
-            self._child(self._tokens, directive, "prompt").inc(record.prompt_tokens)
+            counts.append(((self._tokens, directive, "prompt"), record.prompt_tokens))
         if record.energy_joules is not None:
             method = record.energy_method or "estimated"
-            self._child(self._joules, directive, method).inc(record.energy_joules)
+            counts.append(((self._joules, directive, method), record.energy_joules))
         if record.grams is not None:
-            self._child(self._grams, directive).inc(record.grams)
+            counts.append(((self._grams, directive), record.grams))
+        self._add(counts)
+        self._times.append((record.decision_seconds, record.seconds, record.seconds_first))
 
     def reported(self, row: Mapping[str, Any]) -> None:
         """Count the outcome of a request whose decision was counted before."""
-        self._child(self._outcomes, row["outcome"]).inc()
+        counts: list[tuple[tuple[Any, ...], float]] = [((self._outcomes, row["outcome"]), 1)]
         if "energy_joules" in row:
-            self._child(self._joules, "reported", row["energy_method"]).inc(row["energy_joules"])
-            self._child(self._grams, "reported").inc(row["grams"])
+            method = row["energy_method"]
+            counts.append(((self._joules, "reported", method), row["energy_joules"]))
+            counts.append(((self._grams, "reported"), row["grams"]))
+        self._add(counts)
+
+    def flush(self, in_flight: int) -> None:
+        """Show what has been counted. From a thread: requests don't wait for it."""
+        self._in_flight.set(in_flight)
+        with self._lock:
+            counted, self._counted = self._counted, {}
+        for (metric, *labels), amount in counted.items():
+            metric.labels(*labels).inc(amount)
+        times, self._times = self._times, []
+        for decision, whole, until_first in times:
+            self._decision.observe(decision)
+            self._seconds.observe(whole)
+            if until_first is not None:
+                self._first.observe(until_first)
 
     def policies(self, in_use: list[tuple[str, str]]) -> None:
         """Show (version, model) of the bundles in use."""
@@ -110,12 +129,11 @@ class Metrics:
         """The exposition text of this process alone."""
         return generate_latest(self.registry)
 
-    def _child(self, metric: Any, *labels: str) -> Any:
-        # The library's own look-up takes a lock and checks each label.
-        key = (metric, *labels)
-        if (child := self._children.get(key)) is None:
-            child = self._children[key] = metric.labels(*labels)
-        return child
+    def _add(self, counts: list[tuple[tuple[Any, ...], float]]) -> None:
+        with self._lock:
+            counted = self._counted
+            for key, amount in counts:
+                counted[key] = counted.get(key, 0) + amount
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"sprout_{name}", text, labels, registry=self.registry)

@@ -81,8 +81,10 @@ class SproutMiddleware:
         if event["type"] == "http.disconnect":
             return None, False
         parts, size = [event.get("body", b"")], len(event.get("body", b""))
+        if not event.get("more_body"):
+            return parts, False
         try:
-            async with asyncio.timeout(BODY_SECONDS if event.get("more_body") else None):
+            async with asyncio.timeout(BODY_SECONDS):
                 while event.get("more_body") and size <= self._hook.config.decided_bytes:
                     event = await receive()
                     if event["type"] == "http.disconnect":

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from envs.carbon import CarbonReading
-from serving.answer import Answer, Usage
+from serving.answer import Answered, Usage
 from serving.config import HookConfig
 from serving.estimate import Coefficients, coefficients, grams
 from serving.journal import Journal, JournalFullError
@@ -32,7 +32,7 @@ class Recorder:
         self._journal = Journal(config.state)
         self._coefficients: dict[str | None, Coefficients] = {}
 
-    def record(self, record: Record, answer: Answer, outcome: str) -> None:
+    def record(self, record: Record, answer: Answered, outcome: str) -> None:
         """Write a request's record, now that its outcome is known."""
         record.status, record.outcome = answer.status, outcome
         record.seconds_first = answer.seconds_first

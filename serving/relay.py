@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import aiohttp
@@ -22,6 +23,8 @@ HOP_HEADERS = frozenset(
 _ANSWER_HOP = HOP_HEADERS - {b"content-length"}
 _AUTO_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 _MODEL_BYTES = 1 << 20
+# Until it is looked whether the client is still there.
+PATIENCE_SECONDS = 0.05
 
 
 class Relay:
@@ -113,8 +116,8 @@ class Relay:
         assert self._session is not None
         path = scope.get("raw_path") or scope["path"].encode()
         url = upstream + path.decode("ascii")
-        if scope.get("query_string"):
-            url += "?" + scope["query_string"].decode("ascii")
+        if query := scope.get("query_string"):
+            url += "?" + query.decode("ascii")
         headers = [
             (name.decode("latin-1"), _text(value))
             for name, value in scope["headers"]
@@ -126,11 +129,16 @@ class Relay:
                 headers.append(("Content-Length", length.decode("ascii")))
         return await self._session.request(
             scope["method"],
-            URL(url, encoded=True),
+            _url(url),
             data=data,
             headers=headers,
             allow_redirects=False,
         )
+
+
+@lru_cache(maxsize=256)
+def _url(url: str) -> URL:
+    return URL(url, encoded=True)
 
 
 class UpstreamBrokeError(Exception):
@@ -175,15 +183,22 @@ class _Leaving:
         self.gone = False
         self._receive = receive
         self._watch: asyncio.Task[None] | None = None
+        self._later: asyncio.TimerHandle | None = None
 
     def watch(self) -> None:
         """Begin, once the request's body has been received."""
-        self._watch = asyncio.ensure_future(self._wait())
+        # Not at once: most answers of a fast server need no task beside them.
+        self._later = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._begin)
 
     def stop(self) -> None:
         """End; harmless when not begun."""
+        if self._later is not None:
+            self._later.cancel()
         if self._watch is not None:
             self._watch.cancel()
+
+    def _begin(self) -> None:
+        self._watch = asyncio.ensure_future(self._wait())
 
     async def _wait(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

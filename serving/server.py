@@ -1,6 +1,7 @@
 """Runs the gateway: workers on uvicorn, and beside them the keeper and the admin port."""
 
 import ctypes
+import gc
 import logging
 import os
 import resource
@@ -33,6 +34,8 @@ from serving.protocol import GuardedProtocol
 from serving.relay import Relay
 
 KEEP_ALIVE_SECONDS = 75
+# Objects made since the last collection, and collections of younger generations.
+COLLECT_AFTER = (20_000, 20, 50)
 _PR_SET_PDEATHSIG = 1
 
 
@@ -126,6 +129,11 @@ class Worker:
         first, by_model = self.config.upstreams
         self._app = Gateway(hook, Relay(first, by_model, self.config.tls()))
         upkeep = Upkeep([lambda: refresh(hook)])
+        # What has been made by now stays: looking through it again and again costs more than
+        # anything else that a collection does.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*COLLECT_AFTER)
         try:
             await self._app(scope, receive, send)
         finally:

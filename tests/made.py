@@ -76,6 +76,7 @@ def bundle(
     model: str = "made",
     catalogue: Catalogue = DEFAULT_CATALOGUE,
     tasks: tuple[str, ...] = ("arithmetic",),
+    extra: Mapping[str, Any] | None = None,
 ) -> Bundle:
     """A bundle whose policy ignores the observation and follows `logits`."""
     featurizer = Featurizer(tasks)
@@ -86,4 +87,4 @@ def bundle(
         np.ones(width, dtype=np.float32),
         ((weight, np.array(logits, dtype=np.float32)),),
     )
-    return save_bundle(folder, policy, catalogue, featurizer, model, {})
+    return save_bundle(folder, policy, catalogue, featurizer, model, extra or {})

@@ -3,6 +3,7 @@
 from experiments.bench.decide import DecideBench
 from experiments.bench.directives import DirectivesBench
 from experiments.bench.env import EnvBench
+from experiments.bench.gateway import GatewayBench
 from experiments.bench.loop import LoopBench
 from experiments.bench.start import StartBench
 from experiments.bench.train import TrainBench
@@ -14,4 +15,5 @@ BENCHES = {
     "start": StartBench,
     "train": TrainBench,
     "decide": DecideBench,
+    "gateway": GatewayBench,
 }

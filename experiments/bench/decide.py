@@ -11,7 +11,8 @@ from agents.bundle import Bundle, load_bundle
 from envs.carbon_reader import synthetic_day
 from envs.projection import WordProjection
 from experiments.settings import Settings, write_json
-from serving.decision import Decider
+from serving.decision import Decider, draw
+from serving.grid import Grid
 
 LENGTHS = (1_000, 30_000)
 PLAIN_WORDS = ("please", "say", "what", "is", "the", "way", "from", "here", "to", "there")
@@ -29,11 +30,12 @@ class DecideBench(Settings):
         """Measure, print, write."""
         bundle = load_bundle(self.policy)
         trace = synthetic_day()
-        decider = Decider(bundle, trace, lambda: trace.start + 40_000.0, seed=0)
+        decider = Decider(bundle)
+        grid = Grid(trace, lambda: trace.start + 40_000.0)
         result: dict[str, Any] = {"policy": bundle.version}
         for length in LENGTHS:
             bodies = _bodies(bundle, length, self.requests)
-            runs = np.array([_microseconds(decider, bodies) for _ in range(self.repeats)])
+            runs = np.array([_microseconds(decider, grid, bodies) for _ in range(self.repeats)])
             medians, tails = np.percentile(runs, [50, 99], axis=1)
             result[str(length)] = {
                 "median_us": float(np.median(medians)),
@@ -65,10 +67,12 @@ def _bodies(bundle: Bundle, length: int, count: int) -> list[dict[str, Any]]:
     return bodies
 
 
-def _microseconds(decider: Decider, bodies: list[dict[str, Any]]) -> list[float]:
+def _microseconds(decider: Decider, grid: Grid, bodies: list[dict[str, Any]]) -> list[float]:
     spent = []
     for body in bodies:
         started = time.perf_counter()
-        decider.decide(body, body["task"], in_flight=0)
+        seen = decider.observe(body["messages"], body["task"], 0, grid.see())
+        if decider.steerable(seen):
+            draw(decider.chances(seen), 0.5)
         spent.append(1e6 * (time.perf_counter() - started))
     return spent

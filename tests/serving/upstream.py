@@ -8,19 +8,32 @@ from contextlib import contextmanager
 
 import uvicorn
 
+USAGE = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+RESPONSE_USAGE = {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7}
+
 
 class Upstream:
-    """Answers chats; `mode` injects faults."""
+    """Answers chats, completions and responses; `mode` injects faults.
+
+    Modes: answer; refuse (429); strict (400 to what has a system text); die (in mid-stream);
+    cut (a whole answer's body is shorter than announced); hang; slow (waits for `release`).
+    """
 
     def __init__(self):
         self.received = []
         self.mode = "answer"
         self.cancelled = threading.Event()
+        self.release = threading.Event()
+        self.usage = True
         self.url = ""
 
     async def __call__(self, scope, receive, send):
-        if scope["type"] != "http":
-            return
+        if scope["type"] == "lifespan":
+            while True:
+                kind = (await receive())["type"]
+                await send({"type": f"{kind}.complete"})
+                if kind.endswith("shutdown"):
+                    return
         body = b""
         while True:
             event = await receive()
@@ -33,60 +46,101 @@ class Upstream:
                 pass
             self.cancelled.set()
             return
-        streamed = self.mode == "die" or b'"stream": true' in body or b'"stream":true' in body
+        if self.mode == "slow":
+            while not self.release.is_set():
+                await asyncio.sleep(0.01)
+        try:
+            asked = json.loads(body)
+        except (ValueError, RecursionError):
+            asked = None
+        asked = asked if isinstance(asked, dict) else {}
+        streamed = self.mode == "die" or asked.get("stream") is True
         kind = b"text/event-stream" if streamed else b"application/json"
         status = 429 if self.mode == "refuse" else 200
         if self.mode == "strict" and b'"system"' in body:
             status = 400
         headers = [(b"content-type", kind), (b"x-request-id", b"7")]
         headers.append((b"set-cookie", b"session=first"))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        usage = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+        answer = json.dumps(self._answer(scope["path"])).encode()
         if not streamed:
-            answer = {
-                "id": "1",
-                "object": "chat.completion",
-                "created": 1,
-                "model": "made",
-                "choices": [
-                    {
-                        "index": 0,
-                        "finish_reason": "stop",
-                        "message": {"role": "assistant", "content": "Hello"},
-                    }
-                ],
-                "usage": usage,
-            }
-            await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
+            length = len(answer) + (10 if self.mode == "cut" else 0)
+            headers.append((b"content-length", str(length).encode()))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        if not streamed:
+            await send({"type": "http.response.body", "body": answer})
             return
-        for word in ("Hel", "lo"):
-            delta = {"index": 0, "delta": {"content": word}, "finish_reason": None}
-            await self._event(send, {"choices": [delta]})
+        for event in self._events(scope["path"], asked):
+            await send({"type": "http.response.body", "body": event, "more_body": True})
             if self.mode == "die":
                 raise RuntimeError("upstream dies in mid-stream")
             await asyncio.sleep(0)
-        last = {"index": 0, "delta": {}, "finish_reason": "stop"}
-        await self._event(send, {"choices": [last], "usage": usage})
-        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+        await send({"type": "http.response.body", "body": b""})
 
-    async def _event(self, send, chunk):
-        chunk = {
-            "id": "1",
-            "object": "chat.completion.chunk",
-            "created": 1,
+    def _answer(self, path):
+        if path == "/v1/responses":
+            part = {"type": "output_text", "text": "Hello", "annotations": []}
+            message = {"type": "message", "id": "m", "role": "assistant", "status": "completed"}
+            return self._response() | {"output": [message | {"content": [part]}]}
+        choice = {"index": 0, "finish_reason": "stop"}
+        if path == "/v1/completions":
+            choice |= {"text": "Hello", "logprobs": None}
+        else:
+            choice |= {"message": {"role": "assistant", "content": "Hello"}}
+        kind = "text_completion" if path == "/v1/completions" else "chat.completion"
+        usage = {"usage": USAGE} if self.usage else {}
+        return {"id": "1", "object": kind, "created": 1, "model": "made", "choices": [choice]} | (
+            usage
+        )
+
+    def _response(self):
+        return {
+            "id": "resp_1",
+            "object": "response",
+            "created_at": 1,
             "model": "made",
-            **chunk,
+            "status": "completed",
+            "output": [],
+            "parallel_tool_calls": True,
+            "tool_choice": "auto",
+            "tools": [],
+            "usage": RESPONSE_USAGE,
         }
-        data = b"data: " + json.dumps(chunk).encode() + b"\n\n"
-        await send({"type": "http.response.body", "body": data, "more_body": True})
+
+    def _events(self, path, asked):
+        if path == "/v1/responses":
+            for word in ("Hel", "lo"):
+                delta = {"type": "response.output_text.delta", "delta": word, "item_id": "m"}
+                delta |= {"output_index": 0, "content_index": 0, "sequence_number": 1}
+                yield self._event(delta | {"logprobs": []}, "response.output_text.delta")
+            done = {"type": "response.completed", "response": self._response()}
+            yield self._event(done | {"sequence_number": 2}, "response.completed")
+            return
+        chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "made"}
+        for word in ("Hel", "lo"):
+            delta = {"index": 0, "delta": {"content": word}, "finish_reason": None}
+            if path == "/v1/completions":
+                delta = {"index": 0, "text": word, "finish_reason": None}
+            yield self._event(chunk | {"choices": [delta]})
+        last = {"index": 0, "delta": {}, "finish_reason": "stop"}
+        wanted = (asked.get("stream_options") or {}).get("include_usage")
+        usage = {"usage": USAGE} if self.usage and not wanted else {}
+        yield self._event(chunk | {"choices": [last]} | usage)
+        if wanted:
+            yield self._event(chunk | {"choices": [], "usage": USAGE})
+        yield b"data: [DONE]\n\n"
+
+    def _event(self, chunk, name=None):
+        head = f"event: {name}\n".encode() if name else b""
+        return head + b"data: " + json.dumps(chunk).encode() + b"\n\n"
 
 
 @contextmanager
-def served(application):
+def served(application, **given):
     """An ASGI application on uvicorn on a free loopback port, in a thread."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(application, log_level="critical"))
+    config = uvicorn.Config(application, log_level="critical", **given)
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     while not server.started and thread.is_alive():

@@ -1,0 +1,189 @@
+"""`sprout bench gateway`: what the hook costs, beside a bare hop, nginx and LiteLLM."""
+
+import importlib.util
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from agents.bundle import load_bundle
+from experiments.bench import load
+from experiments.bench.canned import UPSTREAM_VARIABLE
+from experiments.child import Child, child, free_port
+from experiments.hook import hook
+from experiments.settings import Settings, write_json
+
+NGINX = """
+daemon off; error_log {folder}/error.log; pid {folder}/pid; worker_processes 1;
+events {{ worker_connections 1024; }}
+http {{
+  access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+  upstream canned {{ server {upstream}; keepalive 64; }}
+  server {{ listen 127.0.0.1:{port}; location / {{
+    proxy_pass http://canned; proxy_http_version 1.1; proxy_set_header Connection ""; }} }}
+}}
+"""
+LITELLM = """
+model_list:
+  - model_name: {model}
+    litellm_params: {{model: openai/{model}, api_base: "{upstream}/v1", api_key: sk-bench}}
+general_settings: {{dangerously_permit_weak_or_unset_master_key: true}}
+"""
+
+
+class GatewayBench(Settings):
+    """Requests/s at 32 connections, latency at 1, first byte of a stream; interleaved rounds.
+
+    The hook runs with everything on: policy, features, ledger, metrics, hold-out.
+    """
+
+    policy: Path = Field(description="policy bundle")
+    seconds: float = Field(3.0, gt=0, description="of each measurement")
+    rounds: int = Field(5, ge=1, description="of all targets, one after another")
+    connections: int = Field(32, ge=1)
+    litellm: str | None = Field(
+        None, description="LiteLLM's program, if it is not beside this Python"
+    )
+    json_path: Path | None = Field(None, alias="json", description="machine-readable result")
+
+    def cli_cmd(self) -> None:
+        """Measure, print, write."""
+        model = load_bundle(self.policy).model
+        with ExitStack() as stack:
+            targets = _targets(stack, self.policy, model, self.litellm)
+            rounds: dict[str, dict[str, list[float]]] = {
+                name: {"per_second": [], "median_ms": [], "first_ms": []} for name in targets
+            }
+            for _ in range(self.rounds):
+                for name, url in targets.items():
+                    self._round(rounds[name], url, model)
+        result = {name: _ranges(found) for name, found in rounds.items()}
+        result["ratios"] = _ratios(rounds)
+        _print(result, self.connections)
+        write_json(self.json_path, {"schema": 1, **result})
+
+    def _round(self, found: dict[str, list[float]], url: str, model: str) -> None:
+        # A short warming first: connections upstream, and what is made at the first request.
+        load.run(url, load.chats(url, model), self.connections, 0.3)
+        many = load.run(url, load.chats(url, model), self.connections, self.seconds)
+        one = load.run(url, load.chats(url, model), 1, self.seconds)
+        streamed = load.run(url, load.chats(url, model, stream=True), 1, self.seconds)
+        found["per_second"].append(many.per_second)
+        found["median_ms"].append(1e3 * statistics.median(one.latencies))
+        found["first_ms"].append(1e3 * statistics.median(streamed.first))
+
+
+def _targets(
+    stack: ExitStack, policy: Path, model: str, litellm: str | None
+) -> dict[str, str]:
+    canned = stack.enter_context(_canned())
+    targets = {"direct": canned.url, "hop": stack.enter_context(_hop(canned.url)).url}
+    if shutil.which("nginx"):
+        targets["nginx"] = stack.enter_context(_nginx(canned.url)).url
+    beside = Path(sys.executable).with_name("litellm")
+    program = litellm or (str(beside) if importlib.util.find_spec("fastapi_sso") else None)
+    if program is not None:
+        targets["litellm"] = stack.enter_context(_litellm(program, canned.url, model)).url
+    flags = ("--clock-start", "2024-01-02T00:00")
+    targets["sprout"] = stack.enter_context(hook(canned.url, policy, flags)).url
+    return targets
+
+
+@contextmanager
+def _canned() -> Iterator[Child]:
+    port = free_port()
+    command = [sys.executable, "-P", "-m", "experiments.bench.canned", str(port)]
+    with child("the canned upstream", command, port, "/", start_seconds=30) as started:
+        yield started
+
+
+@contextmanager
+def _hop(upstream: str) -> Iterator[Child]:
+    port = free_port()
+    command = [sys.executable, "-P", "-m", "uvicorn", "experiments.bench.canned:hop"]
+    flags = ["--port", str(port), "--log-level", "warning", "--no-access-log"]
+    environment = {**os.environ, UPSTREAM_VARIABLE: upstream}
+    with child(
+        "the bare hop", [*command, *flags], port, "/", environment=environment, start_seconds=30
+    ) as started:
+        yield started
+
+
+@contextmanager
+def _nginx(upstream: str) -> Iterator[Child]:
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "nginx.conf"
+        bare = upstream.removeprefix("http://")
+        config.write_text(NGINX.format(folder=folder, upstream=bare, port=port))
+        command = ["nginx", "-c", str(config), "-e", f"{folder}/error.log"]
+        with child("nginx", command, port, "/", start_seconds=30) as started:
+            yield started
+
+
+@contextmanager
+def _litellm(program: str, upstream: str, model: str) -> Iterator[Child]:
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "litellm.yaml"
+        config.write_text(LITELLM.format(upstream=upstream, model=model))
+        environment = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+        command = [program, "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
+        with child(
+            "LiteLLM",
+            command,
+            port,
+            "/health/liveliness",
+            environment=environment,
+            start_seconds=180,
+        ) as started:
+            yield started
+
+
+def _ranges(found: dict[str, list[float]]) -> dict[str, Any]:
+    return {
+        name: {"median": statistics.median(values), "range": [min(values), max(values)]}
+        for name, values in found.items()
+    }
+
+
+def _ratios(rounds: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
+    """Of each round by itself: what one round's neighbours do is done to all its targets."""
+    pairs: dict[str, list[float]] = {}
+    direct, hop, ours = (rounds[name] for name in ("direct", "hop", "sprout"))
+    added = list(zip(ours["median_ms"], hop["median_ms"], direct["median_ms"], strict=True))
+    pairs["added latency, ms"] = [o - d for o, _, d in added]
+    pairs["added latency / bare hop's"] = [(o - d) / (h - d) for o, h, d in added]
+    first = zip(ours["first_ms"], direct["first_ms"], strict=True)
+    pairs["first streamed byte later, ms"] = [o - d for o, d in first]
+    rates = zip(ours["per_second"], hop["per_second"], strict=True)
+    pairs["requests/s / bare hop's"] = [o / h for o, h in rates]
+    if "litellm" in rounds:
+        theirs = zip(ours["per_second"], rounds["litellm"]["per_second"], strict=True)
+        pairs["requests/s / LiteLLM's"] = [o / t for o, t in theirs]
+    return {name: _ranges({name: values})[name] for name, values in pairs.items()}
+
+
+def _print(result: dict[str, Any], connections: int) -> None:
+    heads = f"requests/s at {connections}", "latency at 1, ms", "first byte of stream, ms"
+    print(f"{'':<10}" + "".join(f"{head:>34}" for head in heads))
+    for name, found in result.items():
+        if name == "ratios":
+            continue
+        cells = (_cell(found[key]) for key in ("per_second", "median_ms", "first_ms"))
+        print(f"{name:<10}" + "".join(f"{cell:>34}" for cell in cells))
+    for name, found in result["ratios"].items():
+        print(f"{name}: {_cell(found)}")
+
+
+def _cell(found: dict[str, Any]) -> str:
+    low, high = found["range"]
+    return f"{found['median']:,.2f} ({low:,.2f} to {high:,.2f})"

@@ -1,0 +1,134 @@
+"""A load of chat requests over kept connections: requests/s and latencies, one core."""
+
+import asyncio
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a run of `seconds` saw.
+
+    Attributes:
+        latencies, first: s, shape (requests,): until the answer's end, and its first byte of
+            body.
+    """
+
+    seconds: float
+    latencies: NDArray[np.float64]
+    first: NDArray[np.float64]
+
+    @property
+    def per_second(self) -> float:
+        """Requests answered."""
+        return len(self.latencies) / self.seconds
+
+
+class _Connection(asyncio.Protocol):
+    """Sends a request whenever the one before has been answered."""
+
+    def __init__(self, requests: Iterator[bytes], load: "_Run") -> None:
+        self._requests = requests
+        self._run = load
+        self._buffer = b""
+        self._begun = 0.0
+        self._first: float | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport: Any = transport
+        self._send()
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        head = self._buffer.find(b"\r\n\r\n")
+        if head < 0:
+            return
+        if self._first is None and len(self._buffer) > head + 4:
+            self._first = time.perf_counter()
+        if not _whole(self._buffer, head):
+            return
+        if not self._buffer.startswith(b"HTTP/1.1 200"):
+            self._run.fail(self._buffer[:200].decode("latin-1"))
+            return
+        now = time.perf_counter()
+        self._run.latencies.append(now - self._begun)
+        self._run.first.append((self._first or now) - self._begun)
+        if now < self._run.until:
+            self._send()
+        else:
+            self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._run.left -= 1
+        if self._run.left == 0 and not self._run.done.done():
+            self._run.done.set_result(None)
+
+    def _send(self) -> None:
+        self._buffer, self._first = b"", None
+        self._begun = time.perf_counter()
+        self._transport.write(next(self._requests))
+
+
+class _Run:
+    def __init__(self, connections: int, seconds: float) -> None:
+        self.latencies: list[float] = []
+        self.first: list[float] = []
+        self.left = connections
+        self.until = time.perf_counter() + seconds
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def fail(self, answer: str) -> None:
+        if not self.done.done():
+            self.done.set_exception(RuntimeError(f"not answered with 200: {answer}"))
+
+
+def chats(url: str, model: str, *, stream: bool = False) -> Iterator[bytes]:
+    """Requests without end, no two alike, as bytes on the wire."""
+    host = urlsplit(url).netloc
+    for number in itertools.count():
+        chat = [{"role": "user", "content": f"What is {number} + 3, and then 5 more?"}]
+        content: dict[str, Any] = {"model": model, "messages": chat, "max_tokens": 64}
+        body = json.dumps(content | ({"stream": True} if stream else {})).encode()
+        yield (
+            f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: "
+            f"application/json\r\nAuthorization: Bearer sk-bench\r\nContent-Length: {len(body)}"
+            "\r\n\r\n"
+        ).encode() + body
+
+
+def run(url: str, requests: Iterator[bytes], connections: int, seconds: float) -> Load:
+    """Load `url` for some seconds.
+
+    Raises:
+        RuntimeError: an answer was not 200.
+    """
+    return asyncio.run(_run(url, requests, connections, seconds))
+
+
+async def _run(url: str, requests: Iterator[bytes], connections: int, seconds: float) -> Load:
+    parts = urlsplit(url)
+    loop, load = asyncio.get_running_loop(), _Run(connections, seconds)
+    begun = time.perf_counter()
+    for _ in range(connections):
+        await loop.create_connection(
+            lambda: _Connection(requests, load), parts.hostname, parts.port
+        )
+    await load.done
+    spent = time.perf_counter() - begun
+    return Load(spent, np.array(load.latencies), np.array(load.first))
+
+
+def _whole(buffer: bytes, head: int) -> bool:
+    lower = buffer[:head].lower()
+    _, found, rest = lower.partition(b"content-length:")
+    if found:
+        return len(buffer) >= head + 4 + int(rest.split(b"\r\n")[0])
+    return buffer.endswith(b"0\r\n\r\n")

@@ -1,0 +1,142 @@
+"""The hook's shapes behind one seam: each plays a request and says what upstream received."""
+
+import asyncio
+import json
+import uuid
+from types import SimpleNamespace
+
+import aiohttp
+
+from serving.decide import Decide
+from serving.gateway import Gateway
+from serving.litellm_callback import ROUTES, SproutCallback
+from serving.middleware import SproutMiddleware
+from serving.relay import Relay
+from tests.serving.hooks import post
+from tests.serving.upstream import Upstream, served
+
+
+class GatewayShape:
+    """A server in front of the server."""
+
+    def __init__(self, hook):
+        self._hook = hook
+        self.upstream = Upstream()
+
+    def __enter__(self):
+        self._served = served(self.upstream)
+        self._front = served(Gateway(self._hook, Relay(self._served.__enter__())))
+        self._url = self._front.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        self._front.__exit__(*error)
+        self._served.__exit__(*error)
+
+    def ask(self, route, body, headers=None):
+        """Status, and the answer's headers and bytes."""
+        status, data, said = post(f"{self._url}{route}", body, headers)
+        return status, said, data
+
+    def sent(self):
+        """The body that upstream received last."""
+        return json.loads(self.upstream.received[-1][3])
+
+
+class MiddlewareShape(GatewayShape):
+    """Inside the server's own application."""
+
+    def __enter__(self):
+        self._front = served(SproutMiddleware(self.upstream, self._hook))
+        self._url = self._front.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        self._front.__exit__(*error)
+
+
+class DecideShape(GatewayShape):
+    """Asked by a caller who sends to the model itself, and reports."""
+
+    def __enter__(self):
+        self._back = served(self.upstream)
+        self._model = self._back.__enter__()
+        self._front = served(Decide(self._hook))
+        self._url = self._front.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        self._front.__exit__(*error)
+        self._back.__exit__(*error)
+
+    def ask(self, route, body, headers=None):
+        asked = {"route": route, "body": body}
+        _, raw, _ = post(f"{self._url}/v1/decide", asked, headers)
+        decided = json.loads(raw)
+        status, data, _ = post(f"{self._model}{route}", decided["body"])
+        report = {"decision_id": decided["decision_id"], "status": status}
+        if b'"usage"' in data:
+            report |= {"prompt_tokens": 3, "completion_tokens": 4}
+        post(f"{self._url}/v1/outcome", report)
+        said = {f"x-sprout-{k.replace('_', '-')}": str(v) for k, v in decided.items()}
+        return status, said, data
+
+
+class LitellmShape(GatewayShape):
+    """LiteLLM's hooks, called in the proxy's order (tests/serving/test_litellm.py has the proxy)."""
+
+    def __enter__(self):
+        self._back = served(self.upstream)
+        self._model = self._back.__enter__()
+        self._callback = SproutCallback(self._hook)
+        return self
+
+    def __exit__(self, *error):
+        self._back.__exit__(*error)
+
+    def ask(self, route, body, headers=None):
+        return asyncio.run(self._ask(route, body, headers or {}))
+
+    async def _ask(self, route, body, headers):
+        kind = {path: name for name, path in ROUTES.items()}[route]
+        data = {**body, "litellm_call_id": uuid.uuid4().hex}
+        data |= {"proxy_server_request": {"headers": headers}}
+        data["litellm_metadata" if kind == "aresponses" else "metadata"] = {}
+        callback, key = self._callback, object()
+        data = await callback.async_pre_call_hook(key, None, data, kind) or data
+        private = ("litellm_call_id", "proxy_server_request", "metadata", "litellm_metadata")
+        sent = {name: value for name, value in data.items() if name not in private}
+        async with aiohttp.ClientSession() as session:
+            async with session.post(self._model + route, json=sent) as answer:
+                raw, status = await answer.read(), answer.status
+        said = await callback.async_post_call_response_headers_hook(data, key, None)
+        if body.get("stream"):
+            await self._stream(data, key, raw)
+        elif status == 200:
+            await callback.async_post_call_success_hook(data, key, _object(json.loads(raw)))
+        else:
+            error = Exception()
+            error.status_code = status
+            await callback.async_post_call_failure_hook(data, error, key)
+        return status, said or {}, raw
+
+    async def _stream(self, data, key, raw):
+        async def pieces():
+            for line in raw.splitlines():
+                if line.startswith(b"data: {"):
+                    yield _object(json.loads(line[6:]))
+
+        hooked = self._callback.async_post_call_streaming_iterator_hook(key, pieces(), data)
+        assert len([piece async for piece in hooked]) >= 3
+
+
+def _object(value):
+    return json.loads(json.dumps(value), object_hook=lambda d: SimpleNamespace(**d))
+
+
+SHAPES = {
+    "gateway": GatewayShape,
+    "middleware": MiddlewareShape,
+    "decide": DecideShape,
+    "litellm": LitellmShape,
+}
