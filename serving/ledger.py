@@ -71,7 +71,10 @@ class Ledger:
                 raise ValueError(kind)
             timeout = "timeout" if kind == "sqlite" else "connect_timeout"
             self._engine = sa.create_engine(
-                parsed, connect_args={timeout: _CONNECT_SECONDS}, pool_pre_ping=kind != "sqlite"
+                parsed,
+                connect_args={timeout: _CONNECT_SECONDS},
+                pool_pre_ping=kind != "sqlite",
+                paramstyle="qmark" if kind == "sqlite" else "format",
             )
         except (sa.exc.ArgumentError, ValueError, ModuleNotFoundError) as error:
             raise ConfigError(
