@@ -22,14 +22,17 @@ def hook(
     port = free_port()
     command = [sys.executable, "-P", "-m", "experiments.cli", "serve"]
     given = ["--upstream", upstream, "--policy", str(policy), "--port", str(port)]
-    with tempfile.TemporaryDirectory(prefix="sprout-serve-") as state, child(
-        "the hook",
-        [*command, *given, "--admin-port", "0", "--state", state, *flags],
-        port,
-        "/healthz",
-        log=log,
-        # Its flags say it all: settings meant for the caller must not change it.
-        environment={k: v for k, v in os.environ.items() if not k.startswith("SPROUT_")},
-        start_seconds=30,
-    ) as started:
+    with (
+        tempfile.TemporaryDirectory(prefix="sprout-serve-") as state,
+        child(
+            "the hook",
+            [*command, *given, "--admin-port", "0", "--state", state, *flags],
+            port,
+            "/healthz",
+            log=log,
+            # Its flags say it all: settings meant for the caller must not change it.
+            environment={k: v for k, v in os.environ.items() if not k.startswith("SPROUT_")},
+            start_seconds=30,
+        ) as started,
+    ):
         yield started

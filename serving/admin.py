@@ -54,7 +54,7 @@ class Admin:
             return
         if scope["type"] != "http":
             raise NotImplementedError("no lifespan")
-        method, path = scope["method"], scope["path"]
+        path = scope["path"]
         if path == "/healthz":
             await respond(send, 200, b'{"status":"ok"}\n')
         elif path == "/metrics":

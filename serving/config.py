@@ -1,5 +1,6 @@
 """The hook's settings, in whatever shape it runs."""
 
+import secrets
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -88,14 +89,14 @@ class HookConfig(BaseModel):
             ConfigError: the rules are wrong.
         """
         rules = read_rules(self.rules) if self.rules is not None else ()
-        given = {} if self.seed is None else {"salt": f"{self.seed:032x}"[-32:]}
+        salt = secrets.token_hex(16) if self.seed is None else f"{self.seed:032x}"[-32:]
         return Control(
             mode=self.mode,
             canary_ratio=self.canary,
             canary_tasks=tuple(self.canary_tasks),
             hold_out_ratio=self.hold_out,
             rules=rules,
-            **given,
+            salt=salt,
         )
 
     def make_state(self) -> None:

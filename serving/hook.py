@@ -20,7 +20,7 @@ from serving.answer import Answer, Answered, Usage
 from serving.api import APIS, opening
 from serving.config import HookConfig
 from serving.control import Control, LocalControl
-from serving.conversation import Given, Lottery, Memory, lottery
+from serving.conversation import Given, Memory, lottery
 from serving.decision import Decider, Observation, draw
 from serving.grid import Grid, Seen
 from serving.metrics import Metrics
@@ -176,7 +176,11 @@ class Hook:
         self._recorder.close()
 
     async def _decide(
-        self, plan: Plan, control: Control, raw: bytes | Mapping[str, Any], headers: Mapping[str, str]
+        self,
+        plan: Plan,
+        control: Control,
+        raw: bytes | Mapping[str, Any],
+        headers: Mapping[str, str],
     ) -> None:
         record, api = plan.record, APIS[plan.record.route]
         if isinstance(raw, bytes) and len(raw) > self.config.decided_bytes:
@@ -234,9 +238,7 @@ class Hook:
         if self.config.store_prompts:
             record.prompt = orjson.dumps(messages).decode()
 
-    def _decider(
-        self, record: Record, rule: Rule | None, headers: Mapping[str, str]
-    ) -> Decider:
+    def _decider(self, record: Record, rule: Rule | None, headers: Mapping[str, str]) -> Decider:
         """Who decides; raises where nobody is to."""
         if record.mode == "off":
             raise _LeftAloneError("off")
@@ -269,9 +271,7 @@ class Hook:
             record.reason = "rule"
             return names.index(rule.force)
         name = headers.get("x-sprout-conversation") if "conversation" in self._caller else None
-        lot = lottery(
-            bytes.fromhex(control.salt), messages, (record.tenant, record.model), name
-        )
+        lot = lottery(bytes.fromhex(control.salt), messages, (record.tenant, record.model), name)
         record.conversation = f"{lot.key:016x}"
         if record.mode == "canary" and not (
             lot.canary < control.canary_ratio or record.task in control.canary_tasks
@@ -350,7 +350,7 @@ class Hook:
         plan.asked_usage = True
 
     def _fail_open(self, record: Record, reason: str) -> None:
-        record.reason, record.lottery = reason, False
+        record.reason, record.lottery, record.applied = reason, False, True
         record.directive, record.probability = "none", 1.0
         self.metrics.fail_open.labels(reason).inc()
 

@@ -93,14 +93,16 @@ class Ledger:
         config = alembic.config.Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
         with self._engine.begin() as connection:
-            if self._kind == "postgresql":
-                connection.execute(sa.text("SELECT pg_advisory_xact_lock(5077)"))
+            # One at a time, and all or nothing.
+            alone = "SELECT pg_advisory_xact_lock(5077)"
+            connection.execute(sa.text(alone if self._kind == "postgresql" else "BEGIN IMMEDIATE"))
             config.attributes["connection"] = connection
             alembic.command.upgrade(config, "head")
         if self._kind == "sqlite":
             # Readers then don't stop the writer.
             with self._engine.connect() as connection:
-                connection.execute(sa.text("PRAGMA journal_mode=WAL"))
+                if connection.execute(sa.text("PRAGMA journal_mode")).scalar() != "wal":
+                    connection.execute(sa.text("PRAGMA journal_mode=WAL"))
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Records; those already there stay as they are."""
@@ -114,9 +116,7 @@ class Ledger:
         with self._engine.begin() as connection:
             for row in rows:
                 changes = {k: v for k, v in row.items() if k in _NAMES and k != "decision_id"}
-                statement = sa.update(REQUESTS).where(
-                    REQUESTS.c.decision_id == row["decision_id"]
-                )
+                statement = sa.update(REQUESTS).where(REQUESTS.c.decision_id == row["decision_id"])
                 if not connection.execute(statement.values(**changes)).rowcount:
                     missing.append(row)
         return missing

@@ -155,7 +155,7 @@ def _usage(answer: Any) -> Usage:
         next((n for k in kinds if isinstance(n := getattr(usage, k, None), int)), None)
         for kinds in (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
     ]
-    return Usage(*counts, None if counts[1] is None else "reported")
+    return Usage(counts[0], counts[1], None if counts[1] is None else "reported")
 
 
 def _text(answer: Any) -> str | None:

@@ -40,9 +40,7 @@ class Metrics:
         self.fail_open = self._counter(
             "fail_open_total", "Requests passed on untouched because the hook failed", "reason"
         )
-        self._outcomes = self._counter(
-            "outcomes_total", "Requests by how they ended", "outcome"
-        )
+        self._outcomes = self._counter("outcomes_total", "Requests by how they ended", "outcome")
         self.unrecorded = self._counter(
             "unrecorded_total", "Requests that are missing from the ledger", "reason"
         )
@@ -141,9 +139,7 @@ class Metrics:
     def _gauge(
         self, name: str, text: str, mode: Literal["livesum", "livemax", "liveall"], *labels: str
     ) -> Gauge:
-        return Gauge(
-            f"sprout_{name}", text, labels, registry=self.registry, multiprocess_mode=mode
-        )
+        return Gauge(f"sprout_{name}", text, labels, registry=self.registry, multiprocess_mode=mode)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"sprout_{name}", text, buckets=buckets, registry=self.registry)
@@ -152,11 +148,11 @@ class Metrics:
 def render_all(folder: str) -> bytes:
     """The exposition text over all workers that share `folder`."""
     registry = CollectorRegistry()
-    MultiProcessCollector(registry, folder)
+    MultiProcessCollector(registry, folder)  # type: ignore[no-untyped-call]
     return generate_latest(registry)
 
 
 def forget(pid: int, folder: str) -> None:
     """A worker has ended: its gauges no longer count."""
     if os.path.isdir(folder):
-        mark_process_dead(pid, folder)
+        mark_process_dead(pid, folder)  # type: ignore[no-untyped-call]

@@ -59,7 +59,9 @@ class SproutMiddleware:
             if plan.steered is not None:
                 steered = orjson.dumps(plan.steered)
                 await self._app(
-                    _private(scope, len(steered)), _replayed(steered, False, receive, exchange), exchange.send
+                    _private(scope, len(steered)),
+                    _replayed(steered, False, receive, exchange),
+                    exchange.send,
                 )
                 if not exchange.refused:
                     return

@@ -26,7 +26,7 @@ class Record:
             requests measure what the policy saves.
         hold_out: whether it was kept at L0 to compare with.
         directive: what the policy, a rule or the hold-out chose.
-        applied: whether the answer was generated under it; else under L0.
+        applied: whether the answer was generated under it; else, in shadow, under L0.
         probability: of the directive under the policy, given that it was not held out.
         reason: "policy", "sticky", "hold_out", "rule", "opt_out", "format", "own_length",
             "unknown_model", "no_bundle", "not_canary", "off", or what failed in us.
@@ -57,7 +57,7 @@ class Record:
     hold_out: bool = False
     hold_out_ratio: float = 0.0
     directive: str = "none"
-    applied: bool = False
+    applied: bool = True
     probability: float = 1.0
     reason: str = "off"
     policy_version: str | None = None

@@ -95,9 +95,7 @@ class Recorder:
             return joules, None
         return joules, grams(joules, seconds, record.intensity_g_per_kwh, self._config.pue)
 
-    def _joules(
-        self, version: str | None, model: str | None, usage: Usage
-    ) -> tuple[float, float]:
+    def _joules(self, version: str | None, model: str | None, usage: Usage) -> tuple[float, float]:
         """J, and s of the device, at the rates of a policy's model."""
         rate = self._coefficients.get(version)
         if rate is None:

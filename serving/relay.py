@@ -158,9 +158,7 @@ async def _pass_on(response: aiohttp.ClientResponse, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _rest(
-    begun: bytes, receive: Receive, then: Callable[[], None]
-) -> AsyncIterator[bytes]:
+async def _rest(begun: bytes, receive: Receive, then: Callable[[], None]) -> AsyncIterator[bytes]:
     """A long body, as it comes."""
     yield begun
     more = True

@@ -36,8 +36,8 @@ class When(BaseModel):
     model: str | None = None
     task: str | None = None
     tenant: str | None = None
-    min_characters: int | None = Field(None, ge=0)
-    max_characters: int | None = Field(None, ge=0)
+    min_characters: Annotated[int, Field(ge=0)] | None = None
+    max_characters: Annotated[int, Field(ge=0)] | None = None
     headers: dict[str, str] = {}
 
     def holds(self, facts: Facts) -> bool:

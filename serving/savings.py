@@ -6,7 +6,7 @@ lottery's chances keep the estimate right; it only makes it more precise. Turns 
 conversation share a lottery, so errors are summed by conversation before they are squared.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
@@ -111,7 +111,7 @@ def saving(cost: Array, held: NDArray[np.bool_], ratio: Array, seen: Array, grou
     )
 
 
-def covariates(table: dict[str, Sequence[Any]]) -> Array:
+def covariates(table: Mapping[str, Sequence[Any]]) -> Array:
     """What was known before the lottery: ones, the grid, the request's length, its task."""
     length = np.log1p(np.array(table["characters"], dtype=np.float64))
     grid = np.array(table["intensity_g_per_kwh"], dtype=np.float64)

@@ -263,7 +263,7 @@ def _more_files() -> None:
 
 
 def die_with_parent(parent: int) -> None:
-    """This process is asked to end when its parent does, also when that is killed outright."""
+    """Be asked to end when the parent ends, also when that is killed outright."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:

@@ -81,9 +81,7 @@ class GatewayBench(Settings):
         found["first_ms"].append(1e3 * statistics.median(streamed.first))
 
 
-def _targets(
-    stack: ExitStack, policy: Path, model: str, litellm: str | None
-) -> dict[str, str]:
+def _targets(stack: ExitStack, policy: Path, model: str, litellm: str | None) -> dict[str, str]:
     canned = stack.enter_context(_canned())
     targets = {"direct": canned.url, "hop": stack.enter_context(_hop(canned.url)).url}
     if shutil.which("nginx"):

@@ -114,13 +114,11 @@ def run(url: str, requests: Iterator[bytes], connections: int, seconds: float) -
 
 
 async def _run(url: str, requests: Iterator[bytes], connections: int, seconds: float) -> Load:
-    parts = urlsplit(url)
+    host, _, port = urlsplit(url).netloc.partition(":")
     loop, load = asyncio.get_running_loop(), _Run(connections, seconds)
     begun = time.perf_counter()
     for _ in range(connections):
-        await loop.create_connection(
-            lambda: _Connection(requests, load), parts.hostname, parts.port
-        )
+        await loop.create_connection(lambda: _Connection(requests, load), host, int(port))
     await load.done
     spent = time.perf_counter() - begun
     return Load(spent, np.array(load.latencies), np.array(load.first))

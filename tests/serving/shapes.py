@@ -83,7 +83,7 @@ class DecideShape(GatewayShape):
 
 
 class LitellmShape(GatewayShape):
-    """LiteLLM's hooks, called in the proxy's order (tests/serving/test_litellm.py has the proxy)."""
+    """LiteLLM's hooks, called in the proxy's order (test_litellm.py has the proxy)."""
 
     def __enter__(self):
         self._back = served(self.upstream)
@@ -106,9 +106,11 @@ class LitellmShape(GatewayShape):
         data = await callback.async_pre_call_hook(key, None, data, kind) or data
         private = ("litellm_call_id", "proxy_server_request", "metadata", "litellm_metadata")
         sent = {name: value for name, value in data.items() if name not in private}
-        async with aiohttp.ClientSession() as session:
-            async with session.post(self._model + route, json=sent) as answer:
-                raw, status = await answer.read(), answer.status
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(self._model + route, json=sent) as answer,
+        ):
+            raw, status = await answer.read(), answer.status
         said = await callback.async_post_call_response_headers_hook(data, key, None)
         if body.get("stream"):
             await self._stream(data, key, raw)

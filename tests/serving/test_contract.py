@@ -107,7 +107,7 @@ def test_modes(shape_of, tmp_path, mode, sent_as_is, directive):
         assert (shape.sent() == CHAT) is sent_as_is
     row = recorded(made)
     assert (row["mode"], row["directive"]) == (mode, directive)
-    assert row["applied"] is (mode == "on")
+    assert row["applied"] is (mode != "shadow")
 
 
 def test_a_failing_policy_leaves_the_request_alone(shape_of, made, monkeypatch):
@@ -123,9 +123,11 @@ def test_a_failing_policy_leaves_the_request_alone(shape_of, made, monkeypatch):
 def test_without_a_bundle_requests_are_left_alone(shape_of, tmp_path):
     made = hook(tmp_path)
     (tmp_path / "bundle" / "manifest.json").unlink()
-    made = type(made)(made.config, type(made.policies)(made.config.folders), *(
-        made.grid, made.control, made._memory, made.metrics
-    ))
+    made = type(made)(
+        made.config,
+        type(made.policies)(made.config.folders),
+        *(made.grid, made.control, made._memory, made.metrics),
+    )
     with shape_of(made) as shape:
         status, said, _ = shape.ask("/v1/chat/completions", CHAT)
         assert shape.sent() == CHAT

@@ -200,9 +200,10 @@ def test_a_long_upload_is_relayed_as_it_comes(upstream, gateway):
 
 def test_models_go_to_their_own_upstreams(upstream, made):
     other = Upstream()
-    with served(other) as theirs, served(
-        Gateway(made, Relay(upstream.url, {"other": theirs}))
-    ) as url:
+    with (
+        served(other) as theirs,
+        served(Gateway(made, Relay(upstream.url, {"other": theirs}))) as url,
+    ):
         post(url, CHAT | {"model": "other"})
         assert (len(other.received), len(upstream.received)) == (1, 0)
         post(url, CHAT)

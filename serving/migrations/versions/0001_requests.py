@@ -1,5 +1,7 @@
 """The requests and the operators' settings."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -28,7 +30,7 @@ NULLABLE = {
 
 def upgrade() -> None:
     """Make both tables."""
-    kinds = [
+    kinds: list[tuple[str, sa.types.TypeEngine[Any]]] = [
         *((name, sa.Text()) for name in TEXTS),
         *((name, sa.Double()) for name in FLOATS),
         *((name, sa.BigInteger()) for name in INTEGERS),
