@@ -29,6 +29,9 @@ COMMANDS = {
     "link": ("experiments.link:Link", "the lineage of synced W&B runs"),
     "reproduce": ("experiments.reproduce:REPRODUCTIONS", "published tables, side by side: sprout"),
     "serve": ("experiments.serve:Serve", "the hook in front of a Llama server"),
+    "mode": ("experiments.operate:ModeCommand", "the hook's kill switch and modes, at run time"),
+    "rules": ("experiments.operate:RULES", "operators' rules for the hook: set, try"),
+    "ledger": ("experiments.operate:LEDGER", "the hook's records: export, delete, savings"),
     "bench": (
         "experiments.bench:BENCHES",
         "benchmarks: loop, directives, env, start, train, decide, gateway",

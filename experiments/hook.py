@@ -12,21 +12,28 @@ from experiments.child import Child, child, free_port
 
 @contextmanager
 def hook(
-    upstream: str, policy: Path, flags: Sequence[str] = (), log: Path | None = None
+    upstream: str,
+    policy: Path,
+    flags: Sequence[str] = (),
+    log: Path | None = None,
+    hold_out_ratio: float = 0.0,
 ) -> Iterator[Child]:
     """`sprout serve` in front of `upstream` on a free port while the context lasts.
+
+    By default nothing is held out: what is compared here is compared with runs of its own.
 
     Raises:
         UpstreamError: it did not become healthy; quotes its last line.
     """
     port = free_port()
     command = [sys.executable, "-P", "-m", "experiments.cli", "serve"]
+    held = ("--hold-out", str(hold_out_ratio))
     given = ["--upstream", upstream, "--policy", str(policy), "--port", str(port)]
     with (
         tempfile.TemporaryDirectory(prefix="sprout-serve-") as state,
         child(
             "the hook",
-            [*command, *given, "--admin-port", "0", "--state", state, *flags],
+            [*command, *given, "--admin-port", "0", "--state", state, *held, *flags],
             port,
             "/healthz",
             log=log,

@@ -171,6 +171,9 @@ class TrainingJob:
             "energy": {
                 "method": self.profile.energy_method,
                 "joules_per_completion_token": float(joules.sum() / max(1.0, tokens.sum())),
+                "seconds_per_completion_token": float(
+                    self.profile.device_seconds.sum() / max(1.0, tokens.sum())
+                ),
             },
             "data": {
                 "fingerprint": fingerprint(self.profile),

@@ -26,6 +26,11 @@ class Coefficients:
     prefill_weight: float = PREFILL_WEIGHT
     source: str = "Llama-2-13b on an A100, one request at a time"
 
+    @property
+    def power(self) -> float:
+        """W, while it generates."""
+        return self.joules_per_token / self.seconds_per_token
+
     def cost(self, prompt_tokens: int, completion_tokens: int) -> tuple[float, float]:
         """J, and s of the device."""
         tokens = completion_tokens + self.prefill_weight * prompt_tokens
@@ -38,14 +43,11 @@ def coefficients(bundle: Bundle | None, joules_per_token: float | None) -> Coeff
     A stated figure moves the seconds along: a device's power is taken to be the same.
     """
     found = Coefficients()
-    costs = bundle.manifest.get("costs") if bundle is not None else None
-    if isinstance(costs, dict):
-        found = Coefficients(
-            float(costs["joules_per_token"]),
-            float(costs["seconds_per_token"]),
-            float(costs["prefill_weight"]),
-            "the policy's training data",
-        )
+    energy = bundle.manifest.get("energy") if bundle is not None else None
+    if isinstance(energy, dict) and (own := energy.get("joules_per_completion_token")):
+        # All of a request's energy over its generated tokens: prompts are in it.
+        seconds = energy.get("seconds_per_completion_token") or own / found.power
+        found = Coefficients(float(own), float(seconds), 0.0, "the policy's training data")
     if joules_per_token is not None:
         scale = joules_per_token / found.joules_per_token
         found = Coefficients(

@@ -91,7 +91,9 @@ def _targets(stack: ExitStack, policy: Path, model: str, litellm: str | None) ->
     if program is not None:
         targets["litellm"] = stack.enter_context(_litellm(program, canned.url, model)).url
     flags = ("--clock-start", "2024-01-02T00:00")
-    targets["sprout"] = stack.enter_context(hook(canned.url, policy, flags)).url
+    targets["sprout"] = stack.enter_context(
+        hook(canned.url, policy, flags, hold_out_ratio=0.05)
+    ).url
     return targets
 
 
