@@ -137,7 +137,8 @@ class Ledger:
         chosen = sa.select(REQUESTS).where(REQUESTS.c.decision_id == decision_id)
         with self._engine.connect() as connection:
             found = connection.execute(chosen).mappings().first()
-        return dict(found) if found is not None else None
+        # Its names are a subclass of str that not every writer of JSON takes.
+        return {str(name): value for name, value in found.items()} if found is not None else None
 
     def delete(
         self,

@@ -42,7 +42,9 @@ class Served:
 
     def ask(self, path, method="GET", body=None, token=TOKEN):
         request = urllib.request.Request(
-            self.admin + path, method=method, data=None if body is None else json.dumps(body).encode()
+            self.admin + path,
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
         )
         if token:
             request.add_header("authorization", f"Bearer {token}")
@@ -140,9 +142,9 @@ def test_a_kill_switch_reaches_all_workers_and_replicas_within_two_seconds(
         assert "salt" not in json.loads(body)
         # Eight in a row: both workers have answered some.
         off = {"off"}
-        assert waited(
-            lambda: {one.chosen() for _ in range(8)} | {other.chosen()} == off, 2.0
-        ), time.monotonic() - begun
+        assert waited(lambda: {one.chosen() for _ in range(8)} | {other.chosen()} == off, 2.0), (
+            time.monotonic() - begun
+        )
         # A replica that starts now starts with it, whatever its flags say.
         with serving(upstream.url, folder, "--mode", "on", ledger=url) as late:
             assert late.chosen() == "off"
