@@ -11,6 +11,7 @@ from pydantic import Field
 
 from envs.errors import ConfigError
 from experiments.settings import Settings, write_json
+from serving.config import Listed
 from serving.ledger import Ledger, days_ago
 from serving.rules import Facts, Mode, Rule, first, read_rules
 from serving.savings import COLUMNS, estimate
@@ -41,7 +42,7 @@ class ModeCommand(_OnLedger):
 
     set: Mode | None = Field(None, description="off, shadow, canary or on; none shows")
     canary: float | None = Field(None, ge=0, le=1, description="share of conversations")
-    canary_tasks: list[str] | None = Field(None, description="tasks all of whose requests are")
+    canary_tasks: Listed = Field([], description="tasks all of whose requests are, too")
     hold_out: float | None = Field(None, ge=0, le=1, description="share of conversations at L0")
     json_path: Path | None = Field(None, alias="json", description="also write it here")
 
@@ -50,7 +51,7 @@ class ModeCommand(_OnLedger):
         given = {
             "mode": self.set,
             "canary_ratio": self.canary,
-            "canary_tasks": self.canary_tasks,
+            "canary_tasks": self.canary_tasks or None,
             "hold_out_ratio": self.hold_out,
         }
         changes = {name: value for name, value in given.items() if value is not None}

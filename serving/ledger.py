@@ -6,6 +6,7 @@ SQLite or PostgreSQL through SQLAlchemy; the schema's versions are Alembic's
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -99,8 +100,8 @@ class Ledger:
             config.attributes["connection"] = connection
             alembic.command.upgrade(config, "head")
         if self._kind == "sqlite":
-            # Readers then don't stop the writer.
-            with self._engine.connect() as connection:
+            # Readers then don't stop the writer. Where another is at it, it is done there.
+            with suppress(sa.exc.OperationalError), self._engine.connect() as connection:
                 if connection.execute(sa.text("PRAGMA journal_mode")).scalar() != "wal":
                     connection.execute(sa.text("PRAGMA journal_mode=WAL"))
 

@@ -135,7 +135,9 @@ def _litellm(program: str, upstream: str, model: str) -> Iterator[Child]:
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "litellm.yaml"
         config.write_text(LITELLM.format(upstream=upstream, model=model))
-        environment = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+        # Nothing is fetched: neither its price list nor a tokenizer to count streams with.
+        local = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "HF_HUB_OFFLINE": "1"}
+        environment = {**os.environ, **local}
         command = [program, "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
         with child(
             "LiteLLM",

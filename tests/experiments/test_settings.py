@@ -93,6 +93,6 @@ def test_errors_are_one_line_that_names_the_thing(tmp_path, capsys):
     assert "no model folder at /nowhere" in said("llama", "--model", "/nowhere")
     assert "neither a folder nor" in said("llama", "--model", "nowhere")
     upstream = ("--upstream", "http://127.0.0.1:9")
-    assert "manifest.json is missing" in said("serve", *upstream, "--policy", str(tmp_path))
+    assert "give a current trace" in said("serve", *upstream, "--policy", str(tmp_path))
     missing = str(tmp_path / "p.parquet")
     assert missing in said("train", "--outcomes", missing, "--out", str(tmp_path))

@@ -11,9 +11,10 @@ import pytest
 from experiments.child import child, free_port
 from experiments.llama.server import llama_server
 from serving.gateway import Gateway
+from serving.ledger import Ledger
 from serving.relay import Relay
 from tests import made
-from tests.serving.hooks import hook, keeper, post
+from tests.serving.hooks import hook, keeper, post, waited
 from tests.serving.upstream import Upstream, served
 
 MODEL = "sprout-llama-2m"
@@ -97,12 +98,13 @@ def test_the_litellm_sdk(steering, monkeypatch):
     monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     import litellm
 
+    # A model with "llama-2" in its name would have it look for a tokenizer on the network.
+    monkeypatch.setattr(litellm, "disable_hf_tokenizer_download", True)
     _, url = steering
     asked = {"model": f"openai/{MODEL}", "messages": MESSAGES, "max_tokens": 64}
-    usage = {"include_usage": True}
     reach = {"api_base": f"{url}/v1", "api_key": "sk", "num_retries": 0}
     whole = litellm.completion(**asked, **reach)
-    stream = litellm.completion(**asked, **reach, stream=True, stream_options=usage)
+    stream = litellm.completion(**asked, **reach, stream=True)
     text = "".join(piece.choices[0].delta.content or "" for piece in stream)
     assert text == whole.choices[0].message.content
 
@@ -159,10 +161,10 @@ def test_litellms_proxy_with_the_callback(tmp_path):
             status, _, headers = post(proxy.url, body, {"x-sprout-opt-out": "1"})
             assert (status, headers["x-sprout-reason"]) == (200, "opt_out")
             assert json.loads(upstream.received[-1][3])["messages"] == body["messages"]
-    from serving.ledger import Ledger
-
-    ledger = Ledger(f"sqlite:///{tmp_path / 'state' / 'ledger.db'}")
-    kept = list(ledger.rows(["reason", "outcome", "completion_tokens"]))
+            ledger = Ledger(f"sqlite:///{tmp_path / 'state' / 'ledger.db'}")
+            columns = ("reason", "outcome", "completion_tokens")
+            assert waited(lambda: len(list(ledger.rows(columns))) == 3)
+            kept = list(ledger.rows(columns))
     assert [r[0] for r in kept] == ["policy", "policy", "opt_out"]
     assert {r[1] for r in kept} == {"completed"}
     assert kept[0][2] == 4

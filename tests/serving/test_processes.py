@@ -1,5 +1,6 @@
 """`sprout serve` as it runs: processes, signals, the admin port, faults."""
 
+import http.client
 import json
 import os
 import signal
@@ -16,20 +17,10 @@ import pytest
 from experiments.child import die_with_parent, free_port
 from serving.ledger import Ledger
 from tests import made
-from tests.serving.hooks import CHAT, post
+from tests.serving.hooks import CHAT, post, waited
 from tests.serving.upstream import Upstream, served
 
 TOKEN = "admin-secret"
-
-
-def waited(test, seconds=10.0):
-    """Whether it became true in time."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if test():
-            return True
-        time.sleep(0.02)
-    return False
 
 
 class Served:
@@ -220,7 +211,7 @@ def hammered(url, stop, answered):
     while not stop.is_set():
         try:
             status, body, headers = post(url, CHAT)
-        except OSError:
+        except (OSError, http.client.HTTPException):
             return
         if status == 200 and json.loads(body)["choices"]:
             answered.append(headers["x-sprout-decision-id"])
