@@ -1,5 +1,6 @@
 """Runs the gateway: workers on uvicorn, and beside them the keeper and the admin port."""
 
+import asyncio
 import ctypes
 import gc
 import logging
@@ -12,8 +13,10 @@ import ssl
 import sys
 import tempfile
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -22,20 +25,17 @@ from uvicorn.supervisors import Multiprocess
 
 from envs.errors import ConfigError
 from serving import metrics
-from serving.admin import TOKEN_VARIABLE, Admin
 from serving.asgi import App, Receive, Scope, Send
 from serving.assembly import Upkeep, make_hook, refresh
 from serving.config import HookConfig, Listed
-from serving.control import LocalControl
-from serving.gateway import Gateway
-from serving.keeper import Keeper
-from serving.policies import Policies
 from serving.protocol import GuardedProtocol
-from serving.relay import Relay
+from serving.recorder import complain
 
 KEEP_ALIVE_SECONDS = 75
 # Objects made since the last collection, and collections of younger generations.
 COLLECT_AFTER = (20_000, 20, 50)
+# A database that does not answer is not waited for any longer.
+SETTINGS_SECONDS = 10.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -115,7 +115,7 @@ class Worker:
     """The application of one worker process, put together there."""
 
     config: GatewayConfig
-    memory: Path
+    runtime: Path
     parent: int
     _app: App | None = field(default=None, repr=False)
 
@@ -124,8 +124,16 @@ class Worker:
         if self._app is not None:
             await self._app(scope, receive, send)
             return
+        # Here: the parent, which starts first, has no use for an HTTP client.
+        from serving.gateway import Gateway
+        from serving.relay import Relay
+
         die_with_parent(self.parent)
-        hook = make_hook(self.config, self.memory)
+        # Before the first request: a kill switch that was set must hold from the start.
+        deadline = time.monotonic() + SETTINGS_SECONDS
+        while not (self.runtime / "ready").exists() and time.monotonic() < deadline:
+            await asyncio.sleep(0.005)
+        hook = make_hook(self.config, self.runtime / "conversations")
         first, by_model = self.config.upstreams
         self._app = Gateway(hook, Relay(first, by_model, self.config.tls()))
         upkeep = Upkeep([lambda: refresh(hook)])
@@ -172,53 +180,58 @@ def serve(config: GatewayConfig) -> None:
     config.make_state()
     _more_files()
     # Settings and the trace are checked here, once, where an error is one line.
-    make_hook(config).close()
-    policies = Policies(config.folders)
-    for problem in policies.problems.values():
+    hook = make_hook(config)
+    hook.close()
+    for problem in hook.policies.problems.values():
         print(f"sprout: {problem}; requests pass untouched until it is there", file=sys.stderr)
     listener = _bound(config.host, config.port, "--port")
-    admin_listener = _bound(config.admin_host, config.admin_port, "--admin-port")
-    control = LocalControl(config.state, config.initial_control())
-    keeper = Keeper(config, control)
-    # Before the first request: a kill switch that was set must hold from the start.
-    keeper.step()
-    if control.now.mode != config.mode:
-        print(
-            f"sprout: mode {control.now.mode!r}, as set in the ledger (not --mode "
-            f"{config.mode}); change it with `sprout mode`",
-            file=sys.stderr,
-        )
+    admin = _bound(config.admin_host, config.admin_port, "--admin-port")
     runtime = Path(tempfile.mkdtemp(prefix="sprout-", dir=_memory_folder()))
     # The client library reads it when it is imported: in the workers, not here.
     os.environ[metrics.FOLDER_VARIABLE] = str(runtime)
-    app = Worker(config, runtime / "conversations", os.getpid())
+    app = Worker(config, runtime, os.getpid())
     workers = Workers(_uvicorn(app, config), [listener], str(runtime))
-    admin = uvicorn.Server(
-        uvicorn.Config(
-            Admin(keeper, str(runtime), os.environ.get(TOKEN_VARIABLE)),
-            http=GuardedProtocol,
-            log_level="warning",
-            lifespan="off",
-            server_header=False,
-        )
-    )
-    answering = threading.Thread(target=admin.run, args=([admin_listener],), daemon=True)
-    upkeep = Upkeep([keeper.step])
-    versions = ", ".join(decider.bundle.version for decider in policies.loaded) or "none yet"
+    versions = ", ".join(d.bundle.version for d in hook.policies.loaded) or "none yet"
     print(
         f"sprout serves http://{config.host}:{listener.getsockname()[1]} -> "
         f"{', '.join(config.upstream)} with policy {versions}; metrics and settings at "
-        f"http://{config.admin_host}:{admin_listener.getsockname()[1]}",
+        f"http://{config.admin_host}:{admin.getsockname()[1]}",
         flush=True,
     )
-    answering.start()
+    beside = _Besides(config, runtime, admin)
+    beside.start()
     try:
         workers.run()
     finally:
-        admin.should_exit = True
-        upkeep.close()
-        keeper.close()
+        beside.close()
         shutil.rmtree(runtime, ignore_errors=True)
+
+
+class _Besides(threading.Thread):
+    def __init__(self, config: GatewayConfig, runtime: Path, listener: socket.socket) -> None:
+        super().__init__(name="sprout-beside", daemon=True)
+        self._given = config, runtime, listener
+        self._made = threading.Event()
+        self._beside: Any = None
+
+    def run(self) -> None:
+        try:
+            # Here, so that the workers need not wait for it to start.
+            from serving.beside import Beside
+
+            self._beside = Beside(*self._given)
+        except Exception as error:
+            complain("the ledger and the admin port did not start", error)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
+        finally:
+            self._made.set()
+        self._beside.run()
+
+    def close(self) -> None:
+        self._made.wait()
+        if self._beside is not None:
+            self._beside.close()
 
 
 def _uvicorn(app: Worker, config: GatewayConfig) -> uvicorn.Config:
