@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from serving.answer import Told, Usage
 from serving.api import APIS
 from serving.asgi import Receive, Scope, Send, decoded, fail, respond
-from serving.hook import Hook
+from serving.hook import UNKEPT, Hook
 
 DECIDE = "/v1/decide"
 OUTCOME = "/v1/outcome"
@@ -60,6 +60,8 @@ class Decide:
         try:
             # Parsed by itself: what refuses deep nesting here would not, there.
             given = orjson.loads(raw)
+            if UNKEPT.search(raw):
+                raise ValueError("a whole number of 19 digits or more could not be kept exactly")
             answer = (
                 await self._decided(Asked.model_validate(given), decoded(scope))
                 if scope["path"] == DECIDE
@@ -71,7 +73,7 @@ class Decide:
             await fail(send, 422, f"{place}: {found['msg']}", "invalid_request_error")
             return
         except ValueError as error:
-            await fail(send, 400, f"no JSON: {error}", "invalid_request_error")
+            await fail(send, 400, str(error), "invalid_request_error")
             return
         await respond(send, 200, orjson.dumps(answer))
 

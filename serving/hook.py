@@ -7,6 +7,7 @@ failed. Neither ever raises: what fails in us leaves the request as it came, and
 import asyncio
 import base64
 import hashlib
+import re
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -189,7 +190,7 @@ class Hook:
             body = _parsed(raw)
             messages = api.messages(body)
             record.characters = _characters(messages)
-            safe = api.safe(body)
+            safe = api.safe(body) and not (isinstance(raw, bytes) and UNKEPT.search(raw))
         except (KeyError, TypeError, ValueError, AttributeError):
             # Upstream's to judge.
             raise _FailedOpenError("unreadable") from None
@@ -353,6 +354,10 @@ class Hook:
         record.reason, record.lottery, record.applied = reason, False, True
         record.directive, record.probability = "none", 1.0
         self.metrics.fail_open.labels(reason).inc()
+
+
+# Whole numbers that may be beyond 64 bits: written anew they would be others.
+UNKEPT = re.compile(rb"[:\[,]\s*-?\d{19}")
 
 
 def _parsed(raw: bytes | Mapping[str, Any]) -> Mapping[str, Any]:

@@ -198,7 +198,7 @@ def fuzzed(tmp_path_factory):
 
 
 @settings(
-    max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
+    max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
 )
 @given(route=ROUTES, body=BODIES)
 def test_no_body_breaks_the_hook(fuzzed, route, body):

@@ -162,6 +162,7 @@ def test_litellms_proxy_with_the_callback(tmp_path):
             assert (status, headers["x-sprout-reason"]) == (200, "opt_out")
             assert json.loads(upstream.received[-1][3])["messages"] == body["messages"]
             ledger = Ledger(f"sqlite:///{tmp_path / 'state' / 'ledger.db'}")
+            ledger.migrate()
             columns = ("reason", "outcome", "completion_tokens")
             assert waited(lambda: len(list(ledger.rows(columns))) == 3)
             kept = list(ledger.rows(columns))

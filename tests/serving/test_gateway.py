@@ -107,6 +107,14 @@ def test_a_policy_that_is_too_slow_is_not_waited_for(upstream, tmp_path, monkeyp
         assert metric(slow, 'sprout_fail_open_total{reason="deadline"}') == 6
 
 
+def test_a_number_that_could_not_be_kept_leaves_the_request_to_the_byte(upstream, gateway):
+    data = json.dumps(CHAT | {"seed": 2**64}).encode()
+    assert post(gateway, data)[2]["x-sprout-reason"] == "format"
+    assert upstream.received[-1][3] == data
+    status, said, _ = post(f"{gateway}/v1/decide", {"body": CHAT | {"seed": 2**64}})
+    assert (status, b"19 digits" in said) == (400, True)
+
+
 def test_upstreams_refusal_is_the_clients(upstream, gateway):
     upstream.mode = "refuse"
     with pytest.raises(openai.RateLimitError):
