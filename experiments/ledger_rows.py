@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from envs.errors import DataError
 from envs.profile import SCHEMA
+from envs.request import Request
 
 NEEDED = (
     *("decision_id", "task", "model", "directive", "applied", "prompt", "response"),
@@ -44,7 +45,7 @@ def profile_rows(records: Iterable[Sequence[Any]]) -> Iterator[Mapping[str, Any]
             "task": row["task"] or "",
             "model": row["model"] or "",
             "directive": row["directive"] if row["applied"] else "none",
-            "messages": json.dumps(json.loads(row["prompt"]), ensure_ascii=False, sort_keys=True),
+            "messages": Request("", "", tuple(json.loads(row["prompt"]))).messages_json,
             "response": row["response"],
             "prompt_tokens": row["prompt_tokens"] or 0,
             "completion_tokens": row["completion_tokens"],

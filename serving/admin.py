@@ -13,7 +13,7 @@ from prometheus_client import generate_latest
 from pydantic import ValidationError
 
 from envs.errors import ConfigError
-from serving.asgi import Receive, Scope, Send, decoded, fail, respond
+from serving.asgi import Receive, Scope, Send, decoded, fail, respond, whole
 from serving.keeper import Keeper
 from serving.metrics import CONTENT_TYPE, render_all
 from serving.rules import check_rules
@@ -65,7 +65,11 @@ class Admin:
             why = "" if self._token else f"; set {TOKEN_VARIABLE} where the hook starts"
             await fail(send, 401, f"give the admin token as Authorization: Bearer{why}", "auth")
         else:
-            await self._answer(scope, await _body(receive), send)
+            body = await whole(receive, _LONGEST_BYTES)
+            if body is None:
+                await fail(send, 413, f"a body of more than {_LONGEST_BYTES} bytes", "too_large")
+            else:
+                await self._answer(scope, body, send)
 
     def _known(self, scope: Scope) -> bool:
         given = decoded(scope).get("authorization", "").encode("latin-1")
@@ -149,12 +153,3 @@ def _said(error: Exception) -> str:
         found = error.errors(include_url=False, include_input=False)[0]
         return f"{'.'.join(str(part) for part in found['loc'])}: {found['msg']}"
     return str(error)
-
-
-async def _body(receive: Receive) -> bytes:
-    parts: list[bytes] = []
-    while True:
-        event = await receive()
-        parts.append(event.get("body", b""))
-        if not event.get("more_body") or sum(map(len, parts)) > _LONGEST_BYTES:
-            return b"".join(parts)

@@ -33,6 +33,21 @@ async def fail(send: Send, status: int, message: str, kind: str) -> None:
     await respond(send, status, orjson.dumps({"error": {"message": message, "type": kind}}))
 
 
+async def whole(receive: Receive, most: int) -> bytes | None:
+    """A request's body; None if it is longer than `most` bytes, or the client left."""
+    parts, size = [], 0
+    while True:
+        event = await receive()
+        if event["type"] == "http.disconnect":
+            return None
+        parts.append(event.get("body", b""))
+        size += len(parts[-1])
+        if size > most:
+            return None
+        if not event.get("more_body"):
+            return b"".join(parts)
+
+
 def decoded(scope: Scope) -> dict[str, str]:
     """Headers by their names in lower case; of a repeated one the last."""
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}

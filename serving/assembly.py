@@ -12,11 +12,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from envs.carbon import IntensityTrace, iso
 from envs.carbon_reader import read_trace
 from envs.clock import WallClock
-from envs.errors import ConfigError
+from envs.errors import ConfigError, SproutError
 from serving.config import HookConfig
 from serving.control import LocalControl
 from serving.conversation import Memory
-from serving.grid import READ_ERRORS, Grid
+from serving.grid import Grid
 from serving.hook import Hook
 from serving.metrics import Metrics
 from serving.policies import Policies
@@ -91,7 +91,7 @@ def refresh(hook: Hook) -> None:
             complain(f"bundle refused, what was loaded stays: {problem}")
     try:
         hook.grid.refresh()
-    except READ_ERRORS as error:
+    except (SproutError, OSError) as error:
         complain(f"intensity not read, the last known stays: {error}")
     show(hook)
 

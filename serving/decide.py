@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from serving.answer import Told, Usage
 from serving.api import APIS
-from serving.asgi import Receive, Scope, Send, decoded, fail, respond
+from serving.asgi import Receive, Scope, Send, decoded, fail, respond, whole
 from serving.hook import UNKEPT, Hook
 
 DECIDE = "/v1/decide"
@@ -53,7 +53,7 @@ class Decide:
             headers = [(b"allow", b"POST")]
             await respond(send, 405, b'{"error":{"message":"use POST"}}', headers=headers)
             return
-        raw = await _whole(receive)
+        raw = await whole(receive, _LONGEST_BYTES)
         if raw is None:
             await fail(send, 413, f"a body of more than {_LONGEST_BYTES} bytes", "too_large")
             return
@@ -75,7 +75,10 @@ class Decide:
         except ValueError as error:
             await fail(send, 400, str(error), "invalid_request_error")
             return
-        await respond(send, 200, orjson.dumps(answer))
+        try:
+            await respond(send, 200, orjson.dumps(answer))
+        except TypeError:
+            await fail(send, 422, "body: nested too deeply", "invalid_request_error")
 
     async def _decided(self, asked: Asked, headers: dict[str, str]) -> dict[str, Any]:
         if asked.route not in APIS:
@@ -104,17 +107,3 @@ class Decide:
         row["outcome"] = "completed" if reported.status < 500 else "upstream_failed"
         self._hook.report(row, usage)
         return {"recorded": True, "time": time.time()}
-
-
-async def _whole(receive: Receive) -> bytes | None:
-    parts, size = [], 0
-    while True:
-        event = await receive()
-        if event["type"] == "http.disconnect":
-            return None
-        parts.append(event.get("body", b""))
-        size += len(parts[-1])
-        if size > _LONGEST_BYTES:
-            return None
-        if not event.get("more_body"):
-            return b"".join(parts)

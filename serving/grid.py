@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from envs.carbon import RECENT_HOURS, CarbonReading, IntensityTrace
 from envs.carbon_reader import read_trace
-from envs.errors import SproutError
 
 # A reading older than this says little about now: grids swing within the day.
 MAX_AGE_SECONDS = 6 * 3600.0
@@ -92,6 +91,3 @@ class Grid:
         except OSError:
             return None
         return (stat.st_mtime_ns, stat.st_size) if stat else None
-
-
-READ_ERRORS = (SproutError, OSError)

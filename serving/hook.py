@@ -106,8 +106,7 @@ class Hook:
             self._fail_open(record, str(why))
         except Exception as error:
             # Whatever it was, it is ours: the request goes on as it came.
-            plan.steered, plan.asked_usage = None, False
-            self._fail_open(record, "failed")
+            self.withdraw(plan, "failed")
             complain("a decision failed; its request went through untouched", error)
         except BaseException:
             # The caller has given up meanwhile.
@@ -116,10 +115,10 @@ class Hook:
         record.decision_seconds = time.perf_counter() - started
         return plan
 
-    def refused(self, plan: Plan) -> None:
-        """Upstream refused what we changed: the request is sent on as it came."""
+    def withdraw(self, plan: Plan, reason: str) -> None:
+        """What we changed will not do: the request is sent on as it came."""
         plan.steered, plan.asked_usage = None, False
-        self._fail_open(plan.record, "refused")
+        self._fail_open(plan.record, reason)
 
     def answer(self, plan: Plan) -> Answer:
         """A watch over the answer to a planned request."""

@@ -90,7 +90,8 @@ class Metrics:
         if record.grams is not None:
             counts.append(((self._grams, directive), record.grams))
         self._add(counts)
-        self._times.append((record.decision_seconds, record.seconds, record.seconds_first))
+        with self._lock:
+            self._times.append((record.decision_seconds, record.seconds, record.seconds_first))
 
     def reported(self, row: Mapping[str, Any]) -> None:
         """Count the outcome of a request whose decision was counted before."""
@@ -106,9 +107,9 @@ class Metrics:
         self._in_flight.set(in_flight)
         with self._lock:
             counted, self._counted = self._counted, {}
+            times, self._times = self._times, []
         for (metric, *labels), amount in counted.items():
             metric.labels(*labels).inc(amount)
-        times, self._times = self._times, []
         for decision, whole, until_first in times:
             self._decision.observe(decision)
             self._seconds.observe(whole)
@@ -137,7 +138,7 @@ class Metrics:
         return Counter(f"sprout_{name}", text, labels, registry=self.registry)
 
     def _gauge(
-        self, name: str, text: str, mode: Literal["livesum", "livemax", "liveall"], *labels: str
+        self, name: str, text: str, mode: Literal["livesum", "livemax"], *labels: str
     ) -> Gauge:
         return Gauge(f"sprout_{name}", text, labels, registry=self.registry, multiprocess_mode=mode)
 

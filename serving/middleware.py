@@ -54,10 +54,10 @@ class SproutMiddleware:
             return
         raw = b"".join(parts)
         plan = await self._hook.plan(scope["path"], raw, decoded(scope))
+        steered = self._steered(plan)
         exchange = _Exchange(self._hook, plan, send)
         try:
-            if plan.steered is not None:
-                steered = orjson.dumps(plan.steered)
+            if steered is not None:
                 await self._app(
                     _private(scope, len(steered)),
                     _replayed(steered, False, receive, exchange),
@@ -65,7 +65,7 @@ class SproutMiddleware:
                 )
                 if not exchange.refused:
                     return
-                self._hook.refused(plan)
+                self._hook.withdraw(plan, "refused")
                 exchange = _Exchange(self._hook, plan, send)
             await self._app(_private(scope), _replayed(raw, more, receive, exchange), exchange.send)
         except asyncio.CancelledError:
@@ -73,6 +73,15 @@ class SproutMiddleware:
             raise
         finally:
             exchange.end_early()
+
+    def _steered(self, plan: Plan) -> bytes | None:
+        """The body to send in place of what came, if any."""
+        try:
+            return None if plan.steered is None else orjson.dumps(plan.steered)
+        except TypeError:
+            # Nested more deeply than can be written, though it could be read.
+            self._hook.withdraw(plan, "unwritable")
+            return None
 
     async def _body(self, receive: Receive) -> tuple[list[bytes] | None, bool]:
         """The body's beginning, as far as it would be decided, and whether there is more.

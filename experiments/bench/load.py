@@ -43,10 +43,12 @@ class _Connection(asyncio.Protocol):
         self._first: float | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send the first request."""
         self._transport: Any = transport
         self._send()
 
     def data_received(self, data: bytes) -> None:
+        """Note a whole answer, and send the next request."""
         self._buffer += data
         head = self._buffer.find(b"\r\n\r\n")
         if head < 0:
@@ -67,6 +69,7 @@ class _Connection(asyncio.Protocol):
             self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """The run ends with its last connection."""
         self._run.left -= 1
         if self._run.left == 0 and not self._run.done.done():
             self._run.done.set_result(None)

@@ -115,6 +115,20 @@ def test_a_number_that_could_not_be_kept_leaves_the_request_to_the_byte(upstream
     assert (status, b"19 digits" in said) == (400, True)
 
 
+def test_a_nesting_that_could_not_be_written_leaves_the_request_to_the_byte(upstream, gateway):
+    deep: list = []
+    for _ in range(400):
+        deep = [deep]
+    body = CHAT | {"metadata": {"deep": deep}}
+    data = json.dumps(body).encode()
+    status, _, headers = post(gateway, data)
+    assert (status, headers["x-sprout-reason"]) == (200, "unwritable")
+    assert headers["x-sprout-directive"] == "none"
+    assert upstream.received[-1][3] == data
+    status, said, _ = post(f"{gateway}/v1/decide", {"body": body})
+    assert (status, b"nested too deeply" in said) == (422, True)
+
+
 def test_upstreams_refusal_is_the_clients(upstream, gateway):
     upstream.mode = "refuse"
     with pytest.raises(openai.RateLimitError):
