@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import orjson
+
 from envs.directive import SYSTEM_ROLES, Directive, Message
 
 Body = Mapping[str, Any]
@@ -20,6 +22,8 @@ UNSAFE_FIELDS = frozenset(
         *("continue_final_message", "echo", "prompt_logprobs", "audio", "suffix"),
     )
 )
+# Whole numbers that may be beyond 64 bits: written anew they would be others.
+UNKEPT = re.compile(rb"[:\[,]\s*-?\d{19}")
 
 
 class Api(Protocol):
@@ -151,6 +155,36 @@ APIS: Mapping[str, Api] = {
     "/v1/completions": Completions(),
     "/v1/responses": Responses(),
 }
+
+
+def parsed(raw: bytes | Body) -> Body:
+    """A body as it came, or as another server has read it already.
+
+    Raises:
+        ValueError, TypeError: no JSON, or no object.
+    """
+    body = orjson.loads(raw) if isinstance(raw, bytes) else raw
+    if not isinstance(body, Mapping):
+        raise TypeError("a body that is no object")
+    return body
+
+
+def characters(messages: Sequence[Message]) -> int:
+    """Length of what is asked.
+
+    Raises:
+        TypeError: a content is neither text nor parts.
+    """
+    count = 0
+    for message in messages:
+        content = message.get("content")
+        if isinstance(content, str):
+            count += len(content)
+        elif isinstance(content, list):
+            count += sum(len(str(p.get("text", ""))) for p in content if isinstance(p, dict))
+        elif content is not None:
+            raise TypeError("a content that is neither text nor parts")
+    return count
 
 
 def opening(messages: Sequence[Message]) -> Sequence[Message]:

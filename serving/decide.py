@@ -7,9 +7,9 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from serving.answer import Told, Usage
-from serving.api import APIS
+from serving.api import APIS, UNKEPT
 from serving.asgi import Receive, Scope, Send, decoded, fail, respond, whole
-from serving.hook import UNKEPT, Hook
+from serving.hook import Hook
 
 DECIDE = "/v1/decide"
 OUTCOME = "/v1/outcome"

@@ -4,13 +4,10 @@
 failed. Neither ever raises: what fails in us leaves the request as it came, and is counted.
 """
 
-import asyncio
 import base64
 import hashlib
-import re
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,11 +15,12 @@ import orjson
 
 from envs.directive import Message
 from serving.answer import Answer, Answered, Usage
-from serving.api import APIS, opening
+from serving.api import APIS, UNKEPT, characters, opening, parsed
 from serving.config import HookConfig
 from serving.control import Control, LocalControl
 from serving.conversation import Given, Memory, lottery
-from serving.decision import Decider, Observation, draw
+from serving.deadline import Asking, TooLateError
+from serving.decision import Decider, draw
 from serving.grid import Grid, Seen
 from serving.metrics import Metrics
 from serving.policies import Policies
@@ -32,8 +30,6 @@ from serving.rules import Facts, Rule, first
 
 OWN_HEADERS = "x-sprout-"
 SCHEMA_VERSION = 1
-# After so many decisions too late in a row they are made beside the event loop.
-OVERRUNS = 3
 STEERING = ("canary", "on")
 _LONGEST = 200
 
@@ -84,8 +80,7 @@ class Hook:
         self._caller = frozenset(config.caller_headers)
         self._tenant_header = (config.tenant_header or "").lower()
         self._in_flight = 0
-        self._overruns = 0
-        self._pool = ThreadPoolExecutor(2, "sprout-decide")
+        self._asking = Asking(config.deadline)
 
     async def plan(
         self, route: str, body: bytes | Mapping[str, Any], headers: Mapping[str, str]
@@ -104,6 +99,8 @@ class Hook:
             record.reason = str(why)
         except _FailedOpenError as why:
             self._fail_open(record, str(why))
+        except TooLateError:
+            self._fail_open(record, "deadline")
         except Exception as error:
             # Whatever it was, it is ours: the request goes on as it came.
             self.withdraw(plan, "failed")
@@ -172,7 +169,7 @@ class Hook:
 
     def close(self) -> None:
         """Let go of threads and files."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._asking.close()
         self._recorder.close()
 
     async def _decide(
@@ -186,9 +183,9 @@ class Hook:
         if isinstance(raw, bytes) and len(raw) > self.config.decided_bytes:
             raise _FailedOpenError("too_large")
         try:
-            body = _parsed(raw)
+            body = parsed(raw)
             messages = api.messages(body)
-            record.characters = _characters(messages)
+            record.characters = characters(messages)
             safe = api.safe(body) and not (isinstance(raw, bytes) and UNKEPT.search(raw))
         except (KeyError, TypeError, ValueError, AttributeError):
             # Upstream's to judge.
@@ -278,7 +275,8 @@ class Hook:
         ):
             raise _LeftAloneError("not_canary")
         floor = self._floor(rule, headers)
-        observation, chances = await self._asked(decider, messages, record, floor, seen)
+        context = record.task, record.in_flight, floor, seen
+        observation, chances = await self._asking.ask(decider, messages, *context)
         if not decider.steerable(observation):
             raise _LeftAloneError("own_length")
         record.features = base64.b64encode(observation.tobytes()).decode()
@@ -293,44 +291,12 @@ class Hook:
                 return given.action
             # As it was, or another replica did, when it began.
             begun = opening(messages)
-            observation, chances = await self._asked(decider, begun, record, floor, seen)
+            observation, chances = await self._asking.ask(decider, begun, *context)
             record.features = base64.b64encode(observation.tobytes()).decode()
         action = draw(chances, lot.directive)
         record.probability, record.reason = chances[action], "policy"
         self._memory.put(lot.key, Given(action, record.probability, mark))
         return action
-
-    async def _asked(
-        self,
-        decider: Decider,
-        messages: Sequence[Message],
-        record: Record,
-        floor: float | None,
-        seen: Seen,
-    ) -> tuple[Observation, list[float]]:
-        """The policy's answer within the deadline; in a thread where it is known to be slow."""
-
-        def ask() -> tuple[Observation, list[float]]:
-            observation = decider.observe(messages, record.task, record.in_flight, seen)
-            return observation, decider.chances(observation, record.task, floor)
-
-        if decider.slow or self._overruns >= OVERRUNS:
-            loop = asyncio.get_running_loop()
-            try:
-                asking = loop.run_in_executor(self._pool, ask)
-                found = await asyncio.wait_for(asking, self.config.deadline)
-            except TimeoutError:
-                raise _FailedOpenError("deadline") from None
-            self._overruns = 0
-            return found
-        # A thread would cost more than the decision does.
-        started = time.monotonic()
-        asked = ask()
-        if time.monotonic() - started > self.config.deadline:
-            self._overruns += 1
-            raise _FailedOpenError("deadline")
-        self._overruns = 0
-        return asked
 
     def _floor(self, rule: Rule | None, headers: Mapping[str, str]) -> float | None:
         demands = [] if rule is None or rule.floor is None else [rule.floor]
@@ -353,27 +319,3 @@ class Hook:
         record.reason, record.lottery, record.applied = reason, False, True
         record.directive, record.probability = "none", 1.0
         self.metrics.fail_open.labels(reason).inc()
-
-
-# Whole numbers that may be beyond 64 bits: written anew they would be others.
-UNKEPT = re.compile(rb"[:\[,]\s*-?\d{19}")
-
-
-def _parsed(raw: bytes | Mapping[str, Any]) -> Mapping[str, Any]:
-    body = orjson.loads(raw) if isinstance(raw, bytes) else raw
-    if not isinstance(body, Mapping):
-        raise TypeError("a body that is no object")
-    return body
-
-
-def _characters(messages: Sequence[Message]) -> int:
-    count = 0
-    for message in messages:
-        content = message.get("content")
-        if isinstance(content, str):
-            count += len(content)
-        elif isinstance(content, list):
-            count += sum(len(str(p.get("text", ""))) for p in content if isinstance(p, dict))
-        elif content is not None:
-            raise TypeError("a content that is neither text nor parts")
-    return count
