@@ -54,11 +54,11 @@ class Featurizer:
         )
         self.features = STRUCTURE + learned + tags + CONTEXT + spared
         self._learned = slice(len(STRUCTURE), len(STRUCTURE) + len(learned))
-        first = self._learned.stop
-        self._tags = {task: first + i for i, task in enumerate(self.tasks)}
+        self._tags = {task: [float(task == tag) for tag in tasks] for task in tasks}
+        self._untagged = [0.0] * len(tasks)
         self.low = np.array([f.low for f in self.features], dtype=np.float32)
         self.high = np.array([f.high for f in self.features], dtype=np.float32)
-        own = first + len(tags)
+        own = self._learned.stop + len(tags)
         self._energies = np.array(energies, dtype=np.intp) + len(STRUCTURE)
         self._context = slice(own, own + len(CONTEXT))
         self._bounds = self.low[:own], self.high[:own]
@@ -90,14 +90,13 @@ class Featurizer:
             ValueError: a message is not a mapping with text or parts.
         """
         reading = read(messages)
+        learned = () if self.text is None else self.text.measure(reading).tolist()
+        tagged = self._untagged if task is None else self._tags.get(task, self._untagged)
+        part = np.array([*reading.structure, *learned, *tagged], dtype=np.float32)
         low, high = self._bounds
-        part = np.zeros(len(low), dtype=np.float32)
-        part[: len(STRUCTURE)] = reading.structure
-        if self.text is not None:
-            part[self._learned] = self.text.measure(reading)
-        if task in self._tags:
-            part[self._tags[task]] = 1.0
-        return np.minimum(np.maximum(part, low), high)
+        np.maximum(part, low, out=part)
+        np.minimum(part, high, out=part)
+        return part
 
     def steerable(self, observations: Array) -> NDArray[np.bool_]:
         """Whether each request may be given a directive, shape (n, n_features) -> (n,).
@@ -139,12 +138,8 @@ class Featurizer:
 
     def joined(self, parts: Array, context: Array, intensity_g_per_kwh: NDArray[Any]) -> Array:
         """Requests' parts and moments' context as observations, shape (n, n_features)."""
-        first, last = self._context.start, self._context.stop
-        seen = np.empty((len(parts), len(self.features)), dtype=np.float32)
-        seen[:, :first] = parts
-        seen[:, first:last] = context
-        seen[:, last:] = self._spared(parts, intensity_g_per_kwh)
-        return seen
+        spared = self._spared(parts, intensity_g_per_kwh)
+        return np.concatenate((parts, context, spared), axis=1)
 
     def at_intensity(self, observations: Array, g_per_kwh: NDArray[Any]) -> Array:
         """The same requests on another grid, shape (n, n_features); intensities (n,)."""

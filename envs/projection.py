@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import repeat
 from pathlib import Path
 from typing import Protocol
 
@@ -52,23 +51,23 @@ class WordProjection:
         return {word: place for place, word in enumerate(self.vocabulary)}
 
     @cached_property
-    def _table(self) -> Array:
-        """Rows of idf * words, and idf squared: one sum gives the product and the length.
+    def _rows(self) -> Array:
+        """Rows of idf * words, and idf squared: one sum gives the product and the length."""
+        return np.column_stack([self.idf[:, None] * self.words, self.idf**2]).astype(np.float32)
 
-        The last row, of nothing, is for all words that do not count.
-        """
-        rows = np.column_stack([self.idf[:, None] * self.words, self.idf**2])
-        return np.vstack([rows, np.zeros((1, rows.shape[1]))]).astype(np.float32)
+    @cached_property
+    def _affine(self) -> Array:
+        return np.vstack([self.structure, self.bias]).astype(np.float32)
 
     def measure(self, reading: Reading) -> Array:
         """See `TextFeatures`."""
-        count = len(reading.words)
-        found = map(self._place.get, reading.words, repeat(len(self.vocabulary)))
-        rows = self._table.take(np.fromiter(found, np.intp, count), axis=0)
-        sums = np.ones(count, dtype=np.float32) @ rows
-        known: Array = self.bias + reading.structure @ self.structure
-        if sums[-1] > 0:
-            known += sums[:-1] / math.sqrt(sums[-1])
+        place = self._place
+        known: Array = np.array([*reading.structure, 1.0], dtype=np.float32).dot(self._affine)
+        if found := [place[word] for word in reading.words if word in place]:
+            sums = np.add.reduce(self._rows.take(found, axis=0), axis=0)
+            if (squared := sums.item(-1)) > 0:
+                sums *= 1 / math.sqrt(squared)
+                known += sums[:-1]
         return known
 
     def arrays(self) -> dict[str, Array]:

@@ -89,12 +89,12 @@ class Reading:
     Attributes:
         text: what was read of the messages that are not system texts.
         words: its different words and numbers, in lower case.
-        structure: shape (len(STRUCTURE),), not yet cut to the features' bounds.
+        structure: one for each of STRUCTURE, not yet cut to the features' bounds.
     """
 
     text: str
     words: Collection[str]
-    structure: Array
+    structure: Sequence[float]
 
 
 def read(messages: Sequence[Message]) -> Reading:
@@ -127,7 +127,7 @@ def read(messages: Sequence[Message]) -> Reading:
         len(messages),
         bool(system),
     ]
-    return Reading(text, different, np.array(structure, dtype=np.float32))
+    return Reading(text, different, structure)
 
 
 def _words(lower: str) -> dict[str, None]:

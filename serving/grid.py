@@ -56,12 +56,13 @@ class Grid:
         self._max_age = max_age_seconds
         self._stamp = self._written()
         self._last: Seen | None = None
+        self._looked = 0.0
 
     def see(self) -> Seen:
         """The grid now; never raises. The same object for up to `_SAME_SECONDS`."""
         now = self._now()
-        if self._last is None or not 0 <= now - self._last.time[0] < _SAME_SECONDS:
-            self._last = self._look(now)
+        if self._last is None or not 0 <= now - self._looked < _SAME_SECONDS:
+            self._last, self._looked = self._look(now), now
         return self._last
 
     def _look(self, now: float) -> Seen:

@@ -6,7 +6,8 @@ registry of their own.
 """
 
 import os
-import threading
+from collections import Counter as Counted
+from collections import deque
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -28,10 +29,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        # A request only adds here; the library's locks and shared files are met in `flush`.
-        self._lock = threading.Lock()
-        self._counted: dict[tuple[Any, ...], float] = {}
-        self._times: list[tuple[float, float, float | None]] = []
+        # A request is only noted here; it is counted in `flush`, from a thread.
+        self._ended: deque[Record | Mapping[str, Any]] = deque()
         self._requests = self._counter(
             "requests_total",
             "Requests by directive in the answer, reason, mode and upstream status",
@@ -74,47 +73,51 @@ class Metrics:
         self._shown: set[tuple[str, str]] = set()
 
     def finished(self, record: Record) -> None:
-        """Count one request whose outcome is known; shown by the next `flush`."""
-        directive = record.directive if record.applied else "none"
-        counts: list[tuple[tuple[Any, ...], float]] = [
-            ((self._requests, directive, record.reason, record.mode, str(record.status)), 1),
-            ((self._outcomes, record.outcome), 1),
-        ]
-        if record.completion_tokens is not None:
-            counts.append(((self._tokens, directive, "completion"), record.completion_tokens))
-        if record.prompt_tokens is not None:
-            counts.append(((self._tokens, directive, "prompt"), record.prompt_tokens))
-        if record.energy_joules is not None:
-            method = record.energy_method or "estimated"
-            counts.append(((self._joules, directive, method), record.energy_joules))
-        if record.grams is not None:
-            counts.append(((self._grams, directive), record.grams))
-        self._add(counts)
-        with self._lock:
-            self._times.append((record.decision_seconds, record.seconds, record.seconds_first))
+        """A request's outcome is known; the next `flush` shows it."""
+        self._ended.append(record)
 
     def reported(self, row: Mapping[str, Any]) -> None:
-        """Count the outcome of a request whose decision was counted before."""
-        counts: list[tuple[tuple[Any, ...], float]] = [((self._outcomes, row["outcome"]), 1)]
-        if "energy_joules" in row:
-            method = row["energy_method"]
-            counts.append(((self._joules, "reported", method), row["energy_joules"]))
-            counts.append(((self._grams, "reported"), row["grams"]))
-        self._add(counts)
+        """The outcome is known of a request whose decision was counted before."""
+        self._ended.append(row)
 
     def flush(self, in_flight: int) -> None:
-        """Show what has been counted. From a thread: requests don't wait for it."""
+        """Show what has ended. From a thread: the library's locks and files are slow."""
         self._in_flight.set(in_flight)
-        with self._lock:
-            counted, self._counted = self._counted, {}
-            times, self._times = self._times, []
-        for (metric, *labels), amount in counted.items():
+        counts: Counted[tuple[Any, ...]] = Counted()
+        # Those that end meanwhile wait for the next time.
+        for _ in range(len(self._ended)):
+            ended = self._ended.popleft()
+            if isinstance(ended, Record):
+                counts.update(self._of(ended))
+                self._decision.observe(ended.decision_seconds)
+                self._seconds.observe(ended.seconds)
+                if ended.seconds_first is not None:
+                    self._first.observe(ended.seconds_first)
+            else:
+                counts.update(self._of_reported(ended))
+        for (metric, *labels), amount in counts.items():
             metric.labels(*labels).inc(amount)
-        for decision, whole, until_first in times:
-            self._decision.observe(decision)
-            self._seconds.observe(whole)
-            if until_first is not None:
-                self._first.observe(until_first)
+
+    def _of(self, record: Record) -> dict[tuple[Any, ...], float]:
+        directive = record.directive if record.applied else "none"
+        status, method = str(record.status), record.energy_method or "estimated"
+        counts: dict[tuple[Any, ...], float | None] = {
+            (self._requests, directive, record.reason, record.mode, status): 1,
+            (self._outcomes, record.outcome): 1,
+            (self._tokens, directive, "completion"): record.completion_tokens,
+            (self._tokens, directive, "prompt"): record.prompt_tokens,
+            (self._joules, directive, method): record.energy_joules,
+            (self._grams, directive): record.grams,
+        }
+        return {key: amount for key, amount in counts.items() if amount is not None}
+
+    def _of_reported(self, row: Mapping[str, Any]) -> dict[tuple[Any, ...], float]:
+        counts: dict[tuple[Any, ...], float] = {(self._outcomes, row["outcome"]): 1}
+        if "energy_joules" in row:
+            method = row["energy_method"]
+            counts[self._joules, "reported", method] = row["energy_joules"]
+            counts[self._grams, "reported"] = row["grams"]
+        return counts
 
     def policies(self, in_use: list[tuple[str, str]]) -> None:
         """Show (version, model) of the bundles in use."""
@@ -127,12 +130,6 @@ class Metrics:
     def render(self) -> bytes:
         """The exposition text of this process alone."""
         return generate_latest(self.registry)
-
-    def _add(self, counts: list[tuple[tuple[Any, ...], float]]) -> None:
-        with self._lock:
-            counted = self._counted
-            for key, amount in counts:
-                counted[key] = counted.get(key, 0) + amount
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"sprout_{name}", text, labels, registry=self.registry)

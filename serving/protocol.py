@@ -18,6 +18,7 @@ class GuardedProtocol(HttpToolsProtocol):
     """Closes connections whose next request's head is late or too long."""
 
     _timer: asyncio.TimerHandle | None = None
+    _in_head = True
     _head_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -32,10 +33,14 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
-        if self._timer is not None:
+        if self._in_head:
             self._head_bytes += len(data)
         super().data_received(data)
-        if self._timer is not None and self._head_bytes > HEAD_BYTES:
+        if not self._in_head:
+            return
+        # Most heads come in one piece, and need no timer.
+        self._await_head()
+        if self._head_bytes > HEAD_BYTES:
             self._head_done()
             self.transport.write(_TOO_LARGE)
             self.transport.close()
@@ -43,8 +48,8 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A request's first byte."""
         super().on_message_begin()
-        if self._timer is None:
-            self._await_head()
+        if not self._in_head:
+            self._in_head, self._head_bytes = True, 0
 
     def on_headers_complete(self) -> None:
         """A request's head is whole."""
@@ -52,10 +57,11 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def _await_head(self) -> None:
-        self._head_bytes = 0
-        self._timer = self.loop.call_later(HEAD_SECONDS, self._late)
+        if self._timer is None:
+            self._timer = self.loop.call_later(HEAD_SECONDS, self._late)
 
     def _head_done(self) -> None:
+        self._in_head = False
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
