@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: install demo test test-cluster check bench clean
+.PHONY: install demo test test-cluster test-long check bench clean
 
 install: $(STAMP)
 
@@ -24,6 +24,10 @@ test: $(STAMP)
 # Longer: on a Ray cluster of two nodes, started here.
 test-cluster: $(STAMP)
 	$(BIN)/pytest -m cluster
+
+# Longer: ten thousand connections, a hundred thousand broken bodies.
+test-long: $(STAMP)
+	$(BIN)/pytest -m long
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -17,6 +17,7 @@ def hook(
     flags: Sequence[str] = (),
     log: Path | None = None,
     hold_out_ratio: float = 0.0,
+    admin_port: int = 0,
 ) -> Iterator[Child]:
     """`sprout serve` in front of `upstream` on a free port while the context lasts.
 
@@ -33,7 +34,7 @@ def hook(
         tempfile.TemporaryDirectory(prefix="sprout-serve-") as state,
         child(
             "the hook",
-            [*command, *given, "--admin-port", "0", "--state", state, *held, *flags],
+            [*command, *given, "--admin-port", str(admin_port), "--state", state, *held, *flags],
             port,
             "/healthz",
             log=log,

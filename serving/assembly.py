@@ -78,12 +78,16 @@ def make_hook(config: HookConfig, memory: Path | None = None) -> Hook:
     return hook
 
 
-def refresh(hook: Hook) -> None:
-    """One look at everything that may have changed."""
+def refresh(hook: Hook, *, reload: bool = False) -> None:
+    """One look at everything that may have changed.
+
+    Args:
+        reload: load the bundles whether they seem to have changed or not.
+    """
     reloads = hook.control.now.reloads
     hook.control.refresh()
     problems = dict(hook.policies.problems)
-    if hook.policies.refresh(force=hook.control.now.reloads != reloads):
+    if hook.policies.refresh(force=reload or hook.control.now.reloads != reloads):
         hook.metrics.reloads.labels("loaded").inc()
     for folder, problem in hook.policies.problems.items():
         if problems.get(folder) != problem:

@@ -52,6 +52,11 @@ class LocalControl:
         self.now = initial
         self.refresh()
 
+    @property
+    def on_file(self) -> bool:
+        """Whether what holds was read from the file."""
+        return self._stamp is not None
+
     def refresh(self) -> bool:
         """Look once; whether something changed. A damaged file leaves the last known."""
         try:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from serving.config import HookConfig
-from serving.control import LocalControl
+from serving.control import Control, LocalControl
 from serving.journal import FOLDER, Tail, files
 from serving.ledger import Ledger, days_ago
 
@@ -64,13 +64,15 @@ class Keeper:
         if not self._alone():
             return
         try:
+            if not self._control.on_file:
+                # Also while the database is away: all workers draw the same lottery.
+                self._set(self._control.now)
             if not self._migrated:
                 self.ledger.migrate()
                 self._migrated = True
             found = self.ledger.control(self._control.now)
             if found != self._control.now:
-                self._control.write(found)
-                self._control.refresh()
+                self._set(found)
             self._drain()
             if time.monotonic() - self._expired > EXPIRE_EVERY_SECONDS:
                 self.ledger.delete(before=days_ago(self._config.retention_days))
@@ -88,6 +90,10 @@ class Keeper:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def _set(self, control: Control) -> None:
+        self._control.write(control)
+        self._control.refresh()
 
     def _alone(self) -> bool:
         """Whether this is the state folder's keeper."""

@@ -1,7 +1,9 @@
-"""Uvicorn's HTTP protocol with what it lacks: a client must send its request's head soon.
+"""Uvicorn's HTTP protocol with what it lacks.
 
-Without it a client that dribbles headers, or none, holds a connection for ever (slow loris),
-and one that sends headers without end fills the memory.
+A client must send its request's head soon: else one that dribbles headers, or sends none,
+holds a connection for ever (slow loris), and one that sends headers without end fills the
+memory. And at the server's end idle connections stay for a moment: a request may be on its
+way in them, which closing at once would reset.
 """
 
 import asyncio
@@ -11,15 +13,18 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_SECONDS = 15.0
 HEAD_BYTES = 64 << 10
+# As long as a request may be under way to us, and some.
+LEAVE_SECONDS = 1.0
 _TOO_LARGE = b"HTTP/1.1 431 \r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """Closes connections whose next request's head is late or too long."""
+    """Closes connections whose next request's head is late or too long, and idle ones late."""
 
     _timer: asyncio.TimerHandle | None = None
     _in_head = True
     _head_bytes = 0
+    _leaving = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected: its head is due."""
@@ -55,6 +60,23 @@ class GuardedProtocol(HttpToolsProtocol):
         """A request's head is whole."""
         self._head_done()
         super().on_headers_complete()
+        if self._leaving and self.cycle is not None:
+            self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """The server ends: this connection too, after the request that it may have."""
+        self._leaving = True
+        if self._idle():
+            self.loop.call_later(LEAVE_SECONDS, self._leave)
+        else:
+            super().shutdown()
+
+    def _idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _leave(self) -> None:
+        if self._idle() and not self.transport.is_closing():
+            self.transport.close()
 
     def _await_head(self) -> None:
         if self._timer is None:

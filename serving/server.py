@@ -129,6 +129,8 @@ class Worker:
         from serving.relay import Relay
 
         die_with_parent(self.parent)
+        told = threading.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, told.set)
         # Before the first request: a kill switch that was set must hold from the start.
         deadline = time.monotonic() + SETTINGS_SECONDS
         while not (self.runtime / "ready").exists() and time.monotonic() < deadline:
@@ -136,7 +138,13 @@ class Worker:
         hook = make_hook(self.config, self.runtime / "conversations")
         first, by_model = self.config.upstreams
         self._app = Gateway(hook, Relay(first, by_model, self.config.tls()))
-        upkeep = Upkeep([lambda: refresh(hook)])
+
+        def step() -> None:
+            reload = told.is_set()
+            told.clear()
+            refresh(hook, reload=reload)
+
+        upkeep = Upkeep([step])
         # What has been made by now stays: looking through it again and again costs more than
         # anything else that a collection does.
         gc.collect()
@@ -150,12 +158,22 @@ class Worker:
 
 
 class Workers(Multiprocess):
-    """Uvicorn's supervisor; also takes the gauges of workers that ended out of the metrics."""
+    """Uvicorn's supervisor; also takes the gauges of workers that ended out of the metrics.
+
+    SIGHUP has the workers load their bundles anew, where uvicorn would replace them: with one
+    worker, whose answers may take minutes to end, nobody would be served meanwhile.
+    """
 
     def __init__(self, config: uvicorn.Config, sockets: list[socket.socket], folder: str) -> None:
         super().__init__(config, sockets)
         self._folder = folder
         self._pids: set[int] = set()
+
+    def handle_hup(self) -> None:
+        """See `Multiprocess`."""
+        for process in self.processes:
+            if process.pid is not None:
+                os.kill(process.pid, signal.SIGHUP)
 
     def keep_subprocess_alive(self) -> None:
         """See `Multiprocess`."""

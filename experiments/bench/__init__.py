@@ -5,6 +5,7 @@ from experiments.bench.directives import DirectivesBench
 from experiments.bench.env import EnvBench
 from experiments.bench.gateway import GatewayBench
 from experiments.bench.loop import LoopBench
+from experiments.bench.soak import SoakBench
 from experiments.bench.start import StartBench
 from experiments.bench.train import TrainBench
 
@@ -16,4 +17,5 @@ BENCHES = {
     "train": TrainBench,
     "decide": DecideBench,
     "gateway": GatewayBench,
+    "soak": SoakBench,
 }

@@ -7,12 +7,13 @@ the hop, to the upstream that SPROUT_BENCH_UPSTREAM names.
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from typing import Any
 
 import aiohttp
 
-from experiments.child import HOST
+from experiments.child import HOST, Child, child, free_port
 
 UPSTREAM_VARIABLE = "SPROUT_BENCH_UPSTREAM"
 ANSWER = (
@@ -100,6 +101,15 @@ async def hop(
         async for piece in answer.content.iter_any():
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
+
+
+@contextmanager
+def canned() -> Iterator[Child]:
+    """The upstream as a process, while the context lasts."""
+    port = free_port()
+    command = [sys.executable, "-P", "-m", "experiments.bench.canned", str(port)]
+    with child("the canned upstream", command, port, "/", start_seconds=30) as started:
+        yield started
 
 
 async def _serve(port: int) -> None:

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from agents.bundle import load_bundle
 from experiments.bench import load
-from experiments.bench.canned import UPSTREAM_VARIABLE
+from experiments.bench.canned import UPSTREAM_VARIABLE, canned
 from experiments.child import Child, child, free_port
 from experiments.hook import hook
 from experiments.settings import Settings, write_json
@@ -82,27 +82,19 @@ class GatewayBench(Settings):
 
 
 def _targets(stack: ExitStack, policy: Path, model: str, litellm: str | None) -> dict[str, str]:
-    canned = stack.enter_context(_canned())
-    targets = {"direct": canned.url, "hop": stack.enter_context(_hop(canned.url)).url}
+    upstream = stack.enter_context(canned())
+    targets = {"direct": upstream.url, "hop": stack.enter_context(_hop(upstream.url)).url}
     if shutil.which("nginx"):
-        targets["nginx"] = stack.enter_context(_nginx(canned.url)).url
+        targets["nginx"] = stack.enter_context(_nginx(upstream.url)).url
     beside = Path(sys.executable).with_name("litellm")
     program = litellm or (str(beside) if importlib.util.find_spec("fastapi_sso") else None)
     if program is not None:
-        targets["litellm"] = stack.enter_context(_litellm(program, canned.url, model)).url
+        targets["litellm"] = stack.enter_context(_litellm(program, upstream.url, model)).url
     flags = ("--clock-start", "2024-01-02T00:00")
     targets["sprout"] = stack.enter_context(
-        hook(canned.url, policy, flags, hold_out_ratio=0.05)
+        hook(upstream.url, policy, flags, hold_out_ratio=0.05)
     ).url
     return targets
-
-
-@contextmanager
-def _canned() -> Iterator[Child]:
-    port = free_port()
-    command = [sys.executable, "-P", "-m", "experiments.bench.canned", str(port)]
-    with child("the canned upstream", command, port, "/", start_seconds=30) as started:
-        yield started
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,11 +34,13 @@ class Load:
 
 
 class _Connection(asyncio.Protocol):
-    """Sends a request whenever the one before has been answered."""
+    """Sends a request whenever the one before has been answered and it is due."""
 
     def __init__(self, requests: Iterator[bytes], load: "_Run") -> None:
         self._requests = requests
         self._run = load
+        # Not all at the same moment.
+        self._due = time.perf_counter() - load.every * random.random()
         self._buffer = b""
         self._begun = 0.0
         self._first: float | None = None
@@ -63,13 +66,19 @@ class _Connection(asyncio.Protocol):
         now = time.perf_counter()
         self._run.latencies.append(now - self._begun)
         self._run.first.append((self._first or now) - self._begun)
-        if now < self._run.until:
-            self._send()
-        else:
+        # One that is behind catches up.
+        self._due += self._run.every
+        if max(now, self._due) >= self._run.until:
             self._transport.close()
+        elif self._due > now:
+            asyncio.get_running_loop().call_later(self._due - now, self._send)
+        else:
+            self._send()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The run ends with its last connection."""
+        if not self._transport.is_closing() or exc is not None:
+            self._run.fail("the connection was closed")
         self._run.left -= 1
         if self._run.left == 0 and not self._run.done.done():
             self._run.done.set_result(None)
@@ -81,7 +90,8 @@ class _Connection(asyncio.Protocol):
 
 
 class _Run:
-    def __init__(self, connections: int, seconds: float) -> None:
+    def __init__(self, connections: int, seconds: float, per_second: float | None) -> None:
+        self.every = connections / per_second if per_second else 0.0
         self.latencies: list[float] = []
         self.first: list[float] = []
         self.left = connections
@@ -107,18 +117,33 @@ def chats(url: str, model: str, *, stream: bool = False) -> Iterator[bytes]:
         ).encode() + body
 
 
-def run(url: str, requests: Iterator[bytes], connections: int, seconds: float) -> Load:
+def run(
+    url: str,
+    requests: Iterator[bytes],
+    connections: int,
+    seconds: float,
+    per_second: float | None = None,
+) -> Load:
     """Load `url` for some seconds.
 
+    Args:
+        per_second: requests to send; default as many as are answered.
+
     Raises:
-        RuntimeError: an answer was not 200.
+        RuntimeError: an answer was not 200, or a connection was closed.
     """
-    return asyncio.run(_run(url, requests, connections, seconds))
+    return asyncio.run(_run(url, requests, connections, seconds, per_second))
 
 
-async def _run(url: str, requests: Iterator[bytes], connections: int, seconds: float) -> Load:
+async def _run(
+    url: str,
+    requests: Iterator[bytes],
+    connections: int,
+    seconds: float,
+    per_second: float | None,
+) -> Load:
     host, _, port = urlsplit(url).netloc.partition(":")
-    loop, load = asyncio.get_running_loop(), _Run(connections, seconds)
+    loop, load = asyncio.get_running_loop(), _Run(connections, seconds, per_second)
     begun = time.perf_counter()
     for _ in range(connections):
         await loop.create_connection(lambda: _Connection(requests, load), host, int(port))

@@ -8,6 +8,7 @@ from envs.errors import UpstreamError
 from experiments.child import last_line
 from experiments.llama.server import EMBEDDED, llama_server
 from experiments.settings import Settings
+from serving.config import Listed
 
 
 class Llama(Settings):
@@ -17,11 +18,20 @@ class Llama(Settings):
     engine: str = Field("transformers", description="transformers, or vllm where installed")
     port: int = Field(8000, ge=0, le=65535, description="0 takes a free one")
     device: str = Field("auto", description="auto, cpu or cuda")
+    middleware: Listed = Field(
+        [],
+        description="import path of ASGI middleware, e.g. serving.middleware.SproutMiddleware, "
+        "which takes its settings from SPROUT_* variables",
+    )
 
     def cli_cmd(self) -> None:
         """Run until interrupted."""
         with llama_server(
-            self.model, engine=self.engine, port=self.port, device=self.device
+            self.model,
+            engine=self.engine,
+            port=self.port,
+            device=self.device,
+            middleware=self.middleware,
         ) as server:
             print(
                 f"serving model {server.model} at {server.url} (log: {server.child.log})",

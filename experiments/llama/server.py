@@ -1,12 +1,14 @@
 """Start a live Llama server: `transformers serve`, or vLLM where it is installed."""
 
+import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from pkgutil import resolve_name
 
 from envs.errors import ConfigError
 from experiments.child import HOST, Child, child, free_port
@@ -40,6 +42,8 @@ def llama_server(
     engine: str = "transformers",
     port: int = 0,
     device: str = "auto",
+    middleware: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
     log: Path | None = None,
 ) -> Iterator[LlamaServer]:
     """Serve `model` while the context lasts.
@@ -49,6 +53,8 @@ def llama_server(
         engine: "transformers" (`transformers serve`) or "vllm" where it is installed.
         port: 0 takes a free one.
         device: "auto", "cpu" or "cuda"; for transformers.
+        middleware: import paths of ASGI middleware to put round the server's application.
+        environment: what is added to the server's environment.
         log: the server's output; default a temporary file.
 
     Raises:
@@ -57,7 +63,7 @@ def llama_server(
     """
     name, folder = _resolved(model)
     port = free_port(port)
-    command = _command(engine, name, port, device)
+    command = _command(engine, name, port, device, middleware)
     with child(
         "the Llama server",
         command,
@@ -65,7 +71,7 @@ def llama_server(
         "/health",
         log=log,
         folder=folder,
-        environment=_environment(),
+        environment=_environment() | dict(environment or {}),
     ) as started:
         yield LlamaServer(name, started)
 
@@ -87,11 +93,18 @@ def _resolved(model: str | Path) -> tuple[str, Path | None]:
     return model, None
 
 
-def _command(engine: str, name: str, port: int, device: str) -> list[str]:
+def _command(
+    engine: str, name: str, port: int, device: str, middleware: Sequence[str]
+) -> list[str]:
+    for path in middleware:
+        try:
+            resolve_name(path)
+        except (ValueError, ImportError, AttributeError) as error:
+            raise ConfigError(f"middleware {path!r}: {error}; give MODULE.CLASS") from error
     if engine == "transformers":
-        start = "from transformers.cli.transformers import main; main()"
         # -P: the folder it runs in holds models, not modules.
-        base = [sys.executable, "-P", "-c", start, "serve", name]
+        base = [sys.executable, "-P", "-m", "experiments.llama.transformers_serve"]
+        base += [json.dumps(list(middleware)), "serve", name]
         where = ["--host", HOST, "--port", str(port), "--device", device]
         return [*base, *where, "--dtype", "auto", *BATCHING]
     if engine != "vllm":
@@ -99,7 +112,8 @@ def _command(engine: str, name: str, port: int, device: str) -> list[str]:
     program = shutil.which("vllm")
     if program is None:
         raise ConfigError("engine vllm: the program vllm is not installed; see vLLM's own guide")
-    return [program, "serve", name, "--host", HOST, "--port", str(port)]
+    wrapped = [part for path in middleware for part in ("--middleware", path)]
+    return [program, "serve", name, "--host", HOST, "--port", str(port), *wrapped]
 
 
 def _environment() -> dict[str, str]:

@@ -1,6 +1,24 @@
 import pytest
 
+from tests import made
 from tests.serving.postgres import Postgres, programs
+from tests.serving.upstream import Upstream, served
+
+
+@pytest.fixture
+def upstream():
+    """A fake upstream that serves."""
+    fake = Upstream()
+    with served(fake) as url:
+        fake.url = url
+        yield fake
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with a bundle that chooses "very_brief"."""
+    made.bundle(tmp_path / "bundle")
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

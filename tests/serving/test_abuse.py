@@ -16,17 +16,9 @@ from serving.middleware import SproutMiddleware
 from serving.protocol import GuardedProtocol
 from serving.relay import Relay
 from tests.serving.hooks import CHAT, hook, post
-from tests.serving.upstream import Upstream, served
+from tests.serving.upstream import served
 
 PATH = "/v1/chat/completions"
-
-
-@pytest.fixture
-def upstream():
-    fake = Upstream()
-    with served(fake) as url:
-        fake.url = url
-        yield fake
 
 
 @pytest.fixture

@@ -1,13 +1,17 @@
 import json
+from itertools import product, takewhile
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envs.directive import Directive
+from envs.directive import DEFAULT_CATALOGUE, Directive
+from experiments.llama.server import EMBEDDED
 from serving.api import APIS, opening
 
 BRIEF = Directive("brief", "Be brief.")
+# Tokens between the caller's system text and what the user says.
+CLOSING = 8
 CHAT, COMPLETIONS, RESPONSES = (
     APIS[f"/v1/{name}"] for name in ("chat/completions", "completions", "responses")
 )
@@ -43,6 +47,29 @@ def test_only_a_text_is_added_and_what_comes_before_it_stays(chat):
     assert "".join(said).startswith(prefix)
     # What follows stays, turn by turn.
     assert steered["messages"][len(steered["messages"]) - len(chat) + leading :] == chat[leading:]
+
+
+def test_a_prefix_cache_keeps_all_tokens_of_the_callers_own_system_text():
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(EMBEDDED)
+
+    def tokens(chat):
+        steered = [directive.messages(chat) for directive in DEFAULT_CATALOGUE]
+        return [tokenizer.apply_chat_template(m, return_dict=False) for m in steered]
+
+    def shared(one, other):
+        return len(list(takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))))
+
+    system = {"role": "system", "content": "You are a careful assistant of the city library. " * 9}
+    asked = [[system, {"role": "user", "content": text}] for text in ("What is 2 + 3?", "Where?")]
+    # What the caller's two requests share by themselves, but for what closes the system text.
+    own = shared(tokens(asked[0])[0], tokens(asked[1])[0])
+    assert own > 100
+    for level, other in product(range(3), range(3)):
+        found = shared(tokens(asked[0])[level], tokens(asked[1])[other])
+        # Under one directive its text is shared as well.
+        assert found >= own - CLOSING if level != other else found >= own
 
 
 def test_parts_stay_parts():

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import sys
 
 import openai
@@ -107,6 +108,39 @@ def test_the_litellm_sdk(steering, monkeypatch):
     stream = litellm.completion(**asked, **reach, stream=True)
     text = "".join(piece.choices[0].delta.content or "" for piece in stream)
     assert text == whole.choices[0].message.content
+
+
+@pytest.mark.parametrize("engine", ["transformers", "vllm"])
+def test_the_middleware_inside_the_model_server(tmp_path, engine):
+    if engine == "vllm" and shutil.which("vllm") is None:
+        pytest.skip("vLLM is not installed here")
+    made.bundle(tmp_path / "bundle", model=MODEL)
+    given = {
+        "SPROUT_POLICY": str(tmp_path / "bundle"),
+        "SPROUT_STATE": str(tmp_path / "state"),
+        "SPROUT_CLOCK_START": "2024-01-02T00:00",
+        "SPROUT_HOLD_OUT": "0",
+    }
+    wrapped = {"middleware": ["serving.middleware.SproutMiddleware"], "environment": given}
+    with llama_server(engine=engine, log=tmp_path / "llama.log", **wrapped) as server:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="sk", max_retries=0)
+        asked = {"model": MODEL, "messages": MESSAGES, "max_tokens": 64}
+        raw = client.chat.completions.with_raw_response.create(**asked)
+        assert raw.headers["x-sprout-directive"] == "very_brief"
+        plain = client.chat.completions.create(**asked, extra_headers={"x-sprout-opt-out": "1"})
+        assert raw.parse().usage.completion_tokens < plain.usage.completion_tokens
+        pieces = list(client.chat.completions.create(**asked, stream=True))
+        text = "".join(p.choices[0].delta.content or "" for p in pieces if p.choices)
+        assert text == raw.parse().choices[0].message.content
+        assert client.models.list().object == "list"
+        ledger = Ledger(f"sqlite:///{tmp_path / 'state' / 'ledger.db'}")
+        ledger.migrate()
+        columns = ("reason", "outcome", "completion_tokens")
+        assert waited(lambda: len(list(ledger.rows(columns))) == 3)
+        kept = list(ledger.rows(columns))
+    assert [r[:2] for r in kept] == [(r, "completed") for r in ("policy", "opt_out", "policy")]
+    spent = raw.parse().usage.completion_tokens
+    assert [r[2] for r in kept] == [spent, plain.usage.completion_tokens, spent]
 
 
 CONFIG = """

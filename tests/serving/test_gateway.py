@@ -16,14 +16,6 @@ from tests.serving.upstream import Upstream, served
 
 
 @pytest.fixture
-def upstream():
-    fake = Upstream()
-    with served(fake) as url:
-        fake.url = url
-        yield fake
-
-
-@pytest.fixture
 def made(tmp_path):
     return hook(tmp_path)
 

@@ -1,0 +1,185 @@
+"""Faults of what is around the hook: a full disk, an old grid, a signal, replicas apart."""
+
+import base64
+import http.client
+import json
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from envs.carbon import iso
+from envs.features import Featurizer
+from tests import made
+from tests.serving.hooks import CHAT, post, waited
+from tests.serving.processes import serving
+
+# A file system of 3 MB of its own, seen by nobody else.
+SMALL_DISK = (
+    *("unshare", "--user", "--map-root-user", "--mount", "sh", "-c"),
+    'mount -t tmpfs -o size=3m tmpfs "$0" && exec "$@"',
+)
+
+
+def mounts():
+    if shutil.which("unshare") is None:
+        return False
+    command = ["unshare", "--user", "--map-root-user", "--mount", "true"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def fill(path):
+    """Write a file until its disk is full."""
+    with path.open("wb", 0) as file, suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+
+
+@pytest.mark.skipif(not mounts(), reason="no mount namespaces for users here")
+def test_with_a_full_disk_requests_are_served_and_counted(upstream, folder):
+    small = folder / "small"
+    small.mkdir()
+    flags = ("--state", str(small / "state"))
+    ledger = f"sqlite:///{small}/ledger.db"
+    with serving(
+        upstream.url, folder, *flags, ledger=ledger, inside=(*SMALL_DISK, str(small))
+    ) as found:
+        assert found.chosen() == "very_brief"
+        inside = Path(f"/proc/{found.process.pid}/root{small}")
+        fill(inside / "filler")
+        answers = [post(found.url, CHAT) for _ in range(60)]
+        assert {answer[0] for answer in answers} == {200}
+        assert {answer[2]["x-sprout-directive"] for answer in answers} == {"very_brief"}
+        unrecorded = 'sprout_unrecorded_total{reason="write_failed"}'
+        assert waited(lambda: found.metric(unrecorded) > 0)
+        (inside / "filler").unlink()
+        decision = post(found.url, CHAT)[2]["x-sprout-decision-id"]
+        assert waited(lambda: found.ask(f"/v1/requests/{decision}")[0] == 200)
+        # Each of them is in the ledger, or was counted as missing.
+        lost = found.metric(unrecorded)
+        kept = [
+            a
+            for a in answers
+            if found.ask(f"/v1/requests/{a[2]['x-sprout-decision-id']}")[0] == 200
+        ]
+        assert len(kept) + lost == len(answers)
+
+
+def test_a_grid_that_was_last_seen_a_day_ago_is_aged_and_not_trusted(upstream, folder):
+    now = time.time() // 3600 * 3600
+    rows = [(now - 3600 * (24 + h), 900 if h == 0 else 100 + h) for h in range(47, -1, -1)]
+    trace = folder / "grid.csv"
+    write(trace, rows)
+    with serving(upstream.url, folder, "--intensity", str(trace)) as found:
+        headers = post(found.url, CHAT)[2]
+        # The last reading and its age are said as they are ...
+        assert float(headers["x-sprout-intensity"]) == 900
+        assert 23 * 3600 < float(headers["x-sprout-intensity-age"]) < 26 * 3600
+        assert found.metric("sprout_carbon_intensity_age_seconds") > 23 * 3600
+        # ... and the dirty hour that has long passed is not what the policy is told.
+        path = f"/v1/requests/{headers['x-sprout-decision-id']}"
+        assert waited(lambda: found.ask(path)[0] == 200)
+        record = json.loads(found.ask(path)[1])
+        seen = np.frombuffer(base64.b64decode(record["features"]), np.float32)
+        names = Featurizer(("arithmetic",)).names
+        assert seen[names.index("log_intensity")] == pytest.approx(np.log1p(101))
+        # News end it.
+        write(trace, [*rows, *((now - 3600 * h, 333) for h in range(23, -1, -1))])
+        assert waited(lambda: float(post(found.url, CHAT)[2]["x-sprout-intensity"]) == 333)
+
+
+def write(trace, rows):
+    lines = [f"{iso(at)},X,{value}" for at, value in rows]
+    trace.write_text("\n".join(["timestamp_utc,zone,carbon_intensity_g_per_kwh", *lines]) + "\n")
+
+
+def test_sighup_under_load_loads_the_bundle_and_disturbs_nobody(upstream, folder):
+    with serving(upstream.url, folder, "--workers", "2") as found:
+        stop, statuses = threading.Event(), []
+
+        def load():
+            while not stop.is_set():
+                statuses.append(post(found.url, CHAT)[0])
+
+        threads = [threading.Thread(target=load) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        loaded = 'sprout_bundle_loads_total{result="loaded"}'
+        assert waited(lambda: len(statuses) > 20)
+        os.kill(found.process.pid, signal.SIGHUP)
+        # Both workers, though nothing in the folder has changed.
+        assert waited(lambda: found.metric(loaded) == 2)
+        stop.set()
+        for thread in threads:
+            thread.join(10)
+    assert set(statuses) == {200}
+
+
+def test_requests_on_their_way_at_the_end_are_answered(upstream, folder):
+    with serving(upstream.url, folder) as found:
+        host, port = found.url.removeprefix("http://").split(":")
+        idle = [http.client.HTTPConnection(host, int(port), timeout=10) for _ in range(20)]
+        for place, connection in enumerate(idle):
+            connection.connect()
+            if place % 2:
+                # Kept from an earlier request.
+                connection.request("GET", "/healthz")
+                connection.getresponse().read()
+        found.process.terminate()
+        first = idle.pop()
+
+        def leaving():
+            first.request("GET", "/healthz")
+            answer = first.getresponse()
+            return answer.read() and answer.getheader("connection") == "close"
+
+        assert waited(leaving)
+        answers = []
+        for connection in idle:
+            connection.request("POST", "/v1/chat/completions", json.dumps(CHAT))
+            answer = connection.getresponse()
+            answers.append((answer.status, answer.getheader("connection"), len(answer.read()) > 9))
+        assert answers == [(200, "close", True)] * 19
+        assert found.process.wait(20) == 0
+
+
+def test_replicas_give_a_conversation_the_same_without_asking_each_other(
+    upstream, folder, postgres
+):
+    made.bundle(folder / "bundle", (0.0, 0.0, 0.0))
+    url = postgres.database("sticky")
+    with ExitStack() as stack:
+        replicas = [
+            stack.enter_context(serving(upstream.url, folder, ledger=url)) for _ in range(2)
+        ]
+        drawn = set()
+        for number in range(20):
+            begun = [{"role": "user", "content": f"Question {number}"}]
+            later = [*begun, {"role": "assistant", "content": "A."}, *begun]
+            turns = [CHAT | {"messages": chat} for chat in (begun, later)]
+            given = {
+                post(replica.url, turn)[2]["x-sprout-directive"]
+                for replica, turn in zip(replicas, turns, strict=True)
+            }
+            assert len(given) == 1
+            drawn |= given
+    assert drawn == {"none", "brief", "very_brief"}
+
+
+def test_usage_that_the_client_did_not_ask_for_is_recorded_and_hidden(upstream, folder):
+    with serving(upstream.url, folder, "--ask-usage") as found:
+        _, body, headers = post(found.url, CHAT | {"stream": True})
+        sent = json.loads(upstream.received[-1][3])
+        assert sent["stream_options"] == {"include_usage": True}
+        assert b"usage" not in body
+        assert body.rstrip().endswith(b"data: [DONE]")
+        path = f"/v1/requests/{headers['x-sprout-decision-id']}"
+        assert waited(lambda: found.ask(path)[0] == 200)
+        assert json.loads(found.ask(path)[1])["tokens_method"] == "reported"
