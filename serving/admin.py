@@ -3,7 +3,7 @@
 import asyncio
 import hmac
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -14,22 +14,25 @@ from pydantic import ValidationError
 
 from envs.errors import ConfigError
 from serving.asgi import Receive, Scope, Send, decoded, fail, respond, whole
+from serving.control import SETTABLE
 from serving.keeper import Keeper
 from serving.metrics import CONTENT_TYPE, render_all
+from serving.openapi import OPENAPI, document
 from serving.rules import check_rules
 from serving.savings import COLUMNS, estimate
 
 TOKEN_VARIABLE = "SPROUT_ADMIN_TOKEN"  # noqa: S105
 _LONGEST_BYTES = 1 << 20
-_SETTABLE = frozenset(("mode", "canary_ratio", "canary_tasks", "hold_out_ratio", "rules"))
+_OPEN = frozenset(("/healthz", "/metrics", OPENAPI))
 _HIDDEN = {"salt"}
 
 
 class Admin:
     """ASGI application over a keeper's ledger.
 
-    Open: /metrics, /healthz. With the token as `Authorization: Bearer`: GET and PATCH
-    /v1/control, POST /v1/reload, GET /v1/savings?hours=24, GET and DELETE /v1/requests/ID.
+    Open: /metrics, /healthz, and /openapi.json, which describes all of them. With the token as
+    `Authorization: Bearer`: GET and PATCH /v1/control, POST /v1/reload, GET
+    /v1/savings?hours=24, GET and DELETE /v1/requests/ID.
 
     Args:
         metrics: folder of the workers' metrics.
@@ -55,8 +58,12 @@ class Admin:
         if scope["type"] != "http":
             raise NotImplementedError("no lifespan")
         path = scope["path"]
-        if path == "/healthz":
+        if path in _OPEN and scope["method"] not in ("GET", "HEAD"):
+            await _refuse(send, ["GET", "HEAD"])
+        elif path == "/healthz":
             await respond(send, 200, b'{"status":"ok"}\n')
+        elif path == OPENAPI:
+            await respond(send, 200, orjson.dumps(document()))
         elif path == "/metrics":
             text = await asyncio.to_thread(render_all, self._metrics)
             text += generate_latest(self._keeper.registry)
@@ -84,8 +91,7 @@ class Admin:
             if scope["path"].startswith("/v1/requests/"):
                 allowed = ["GET", "DELETE"]
             if allowed:
-                headers = [(b"allow", ", ".join(allowed).encode())]
-                await respond(send, 405, b'{"error":{"message":"method"}}', headers=headers)
+                await _refuse(send, allowed)
             else:
                 await fail(send, 404, "no such admin route", "not_found")
             return
@@ -105,8 +111,8 @@ class Admin:
 
     async def _change(self, scope: Scope, body: bytes) -> Any:
         changes = orjson.loads(body)
-        if not isinstance(changes, dict) or not changes or set(changes) - _SETTABLE:
-            raise ValueError(f"give an object with some of {', '.join(sorted(_SETTABLE))}")
+        if not isinstance(changes, dict) or not changes or set(changes) - SETTABLE:
+            raise ValueError(f"give an object with some of {', '.join(sorted(SETTABLE))}")
         if "rules" in changes:
             changes["rules"] = check_rules(changes["rules"], "given")
         return await self._set(**changes)
@@ -120,7 +126,9 @@ class Admin:
         return new.model_dump(mode="json", exclude=_HIDDEN)
 
     async def _savings(self, scope: Scope, body: bytes) -> Any:
-        query = parse_qs(scope.get("query_string", b"").decode("latin-1"))
+        query = parse_qs(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
+        if unknown := set(query) - {"hours"}:
+            raise ValueError(f"{min(unknown)!r}: this takes hours")
         try:
             hours = float(query.get("hours", ["24"])[-1])
         except ValueError:
@@ -146,6 +154,11 @@ class Admin:
         if not count:
             raise KeyError("no such decision in the ledger (yet)")
         return {"deleted": count}
+
+
+async def _refuse(send: Send, allowed: Sequence[str]) -> None:
+    headers = [(b"allow", ", ".join(allowed).encode())]
+    await respond(send, 405, b'{"error":{"message":"method"}}', headers=headers)
 
 
 def _said(error: Exception) -> str:

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from serving.rules import Mode, Ratio, Rule
 
 FILE = "control.json"
+# What an operator may change of it.
+SETTABLE = frozenset(("mode", "canary_ratio", "canary_tasks", "hold_out_ratio", "rules"))
 
 
 class Control(BaseModel):

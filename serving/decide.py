@@ -16,7 +16,7 @@ OUTCOME = "/v1/outcome"
 ROUTES = frozenset((DECIDE, OUTCOME))
 _LONGEST_BYTES = 2 << 20
 Count = Annotated[int, Field(ge=0, le=1_000_000_000, strict=True)]
-Seconds = Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False, strict=True)]
 
 
 class Asked(BaseModel):
@@ -34,7 +34,7 @@ class Reported(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     decision_id: str = Field(pattern="^[0-9a-f]{32}$")
-    status: int = Field(200, ge=100, le=599)
+    status: int = Field(200, ge=100, le=599, strict=True)
     prompt_tokens: Count | None = None
     completion_tokens: Count | None = None
     seconds: Seconds | None = None

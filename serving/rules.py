@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from envs.errors import ConfigError
 
 Mode = Literal["off", "shadow", "canary", "on"]
-Ratio = Annotated[float, Field(ge=0, le=1)]
+# Strict: `false` is no ratio.
+Ratio = Annotated[float, Field(ge=0, le=1, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
