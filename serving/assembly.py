@@ -21,6 +21,7 @@ from serving.hook import Hook
 from serving.metrics import Metrics
 from serving.policies import Policies
 from serving.recorder import complain
+from serving.traces import Traces
 
 EVERY_SECONDS = 0.5
 
@@ -73,7 +74,8 @@ def make_hook(config: HookConfig, memory: Path | None = None) -> Hook:
     )
     grid = Grid(trace, clock, config.intensity, config.intensity_max_age)
     control = LocalControl(config.state, config.initial_control())
-    hook = Hook(config, Policies(config.folders), grid, control, Memory(memory), Metrics())
+    traces = Traces(config.otlp) if config.otlp is not None else None
+    hook = Hook(config, Policies(config.folders), grid, control, Memory(memory), Metrics(), traces)
     show(hook)
     return hook
 
@@ -106,6 +108,8 @@ def show(hook: Hook) -> None:
     hook.metrics.intensity.set(reading.g_per_kwh)
     hook.metrics.intensity_age.set(reading.age_seconds)
     hook.metrics.flush(hook.in_flight)
+    if hook.traces is not None:
+        hook.traces.flush()
     loaded = hook.policies.loaded
     hook.metrics.policies([(d.bundle.version, d.bundle.model) for d in loaded])
 

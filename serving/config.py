@@ -70,6 +70,11 @@ class HookConfig(BaseModel):
     pue: float = Field(1.0, ge=1, description="power usage effectiveness of the site")
     store_prompts: bool = Field(False, description="keep prompts and answers in the ledger")
     retention_days: float = Field(400.0, gt=0, description="records older than this are deleted")
+    otlp: str | None = Field(
+        None,
+        pattern="^https?://",
+        description="collector of OpenTelemetry spans, e.g. http://127.0.0.1:4318/v1/traces",
+    )
     seed: int | None = Field(None, ge=0, description="of the lottery; default at random")
 
     @property

@@ -19,8 +19,9 @@ from litellm.integrations.custom_logger import CustomLogger
 
 from serving.answer import Told, Usage
 from serving.assembly import embedded
-from serving.hook import Hook, Plan
+from serving.hook import Hook
 from serving.recorder import complain
+from serving.steering import Plan
 
 ROUTES = {
     "acompletion": "/v1/chat/completions",

@@ -23,7 +23,8 @@ from serving.asgi import (
     header,
 )
 from serving.assembly import embedded
-from serving.hook import OWN_HEADERS, Hook, Plan
+from serving.hook import OWN_HEADERS, Hook
+from serving.steering import Plan
 
 # Answers to a request that the server found wrong: perhaps because of what we added.
 REFUSED = frozenset((400, 413, 422))

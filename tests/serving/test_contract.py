@@ -126,7 +126,7 @@ def test_without_a_bundle_requests_are_left_alone(shape_of, tmp_path):
     made = type(made)(
         made.config,
         type(made.policies)(made.config.folders),
-        *(made.grid, made.control, made._memory, made.metrics),
+        *(made.grid, made.control, Memory(), made.metrics),
     )
     with shape_of(made) as shape:
         status, said, _ = shape.ask("/v1/chat/completions", CHAT)
