@@ -5,6 +5,7 @@ import json
 import pytest
 
 from agents.policy import Policy
+from serving.conversation import Memory
 from tests.serving.hooks import CHAT, hook, keeper, metric, records
 from tests.serving.shapes import SHAPES
 
