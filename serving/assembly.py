@@ -107,6 +107,7 @@ def show(hook: Hook) -> None:
     reading = hook.grid.see().reading
     hook.metrics.intensity.set(reading.g_per_kwh)
     hook.metrics.intensity_age.set(reading.age_seconds)
+    hook.metrics.mode(hook.control.now.mode)
     hook.metrics.flush(hook.in_flight)
     if hook.traces is not None:
         hook.traces.flush()

@@ -9,13 +9,14 @@ import os
 from collections import Counter as Counted
 from collections import deque
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from serving.record import Record
+from serving.rules import Mode
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
@@ -70,6 +71,7 @@ class Metrics:
         self._policy = self._gauge(
             "policy_info", "1 for policy bundles in use", "livemax", "version", "model"
         )
+        self._mode = self._gauge("mode_info", "1 for the mode that is set", "livemax", "mode")
         self._shown: set[tuple[str, str]] = set()
 
     def finished(self, record: Record) -> None:
@@ -118,6 +120,11 @@ class Metrics:
             counts[self._joules, "reported", method] = row["energy_joules"]
             counts[self._grams, "reported"] = row["grams"]
         return counts
+
+    def mode(self, now: str) -> None:
+        """Show the mode."""
+        for mode in get_args(Mode):
+            self._mode.labels(mode).set(mode == now)
 
     def policies(self, in_use: list[tuple[str, str]]) -> None:
         """Show (version, model) of the bundles in use."""
