@@ -2,7 +2,8 @@
 
 from experiments.fetch import bundle_folder
 from experiments.settings import Settings
-from serving.server import GatewayConfig, serve
+from serving.gateway_config import GatewayConfig
+from serving.server import serve
 
 
 class Serve(Settings, GatewayConfig):

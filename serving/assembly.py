@@ -13,6 +13,7 @@ from envs.carbon import IntensityTrace, iso
 from envs.carbon_reader import read_trace
 from envs.clock import WallClock
 from envs.errors import ConfigError, SproutError
+from serving.complaint import complain
 from serving.config import HookConfig
 from serving.control import LocalControl
 from serving.conversation import Memory
@@ -20,7 +21,6 @@ from serving.grid import Grid
 from serving.hook import Hook
 from serving.metrics import Metrics
 from serving.policies import Policies
-from serving.recorder import complain
 from serving.traces import Traces
 
 EVERY_SECONDS = 0.5

@@ -13,8 +13,7 @@ from serving.config import HookConfig
 from serving.control import LocalControl
 from serving.keeper import Keeper
 from serving.protocol import GuardedProtocol
-
-READY = "ready"
+from serving.worker import READY
 
 
 class Beside:

@@ -9,9 +9,10 @@ from pydantic_settings import NoDecode
 
 from envs.errors import ConfigError
 from serving.control import Control
-from serving.grid import MAX_AGE_SECONDS
 from serving.rules import Mode, read_rules
 
+# A reading older than this says little about now: grids swing within the day.
+MAX_AGE_SECONDS = 6 * 3600.0
 CallerHeader = Literal["opt-out", "task", "conversation", "floor"]
 
 

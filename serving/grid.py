@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 
 from envs.carbon import RECENT_HOURS, CarbonReading, IntensityTrace
 from envs.carbon_reader import read_trace
+from serving.config import MAX_AGE_SECONDS
 
-# A reading older than this says little about now: grids swing within the day.
-MAX_AGE_SECONDS = 6 * 3600.0
 # Nothing that decisions see of the grid or the hour changes sooner.
 _SAME_SECONDS = 1.0
 

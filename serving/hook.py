@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from serving.answer import Answer, Answered, Usage
+from serving.complaint import complain
 from serving.config import HookConfig
 from serving.control import LocalControl
 from serving.conversation import Memory
@@ -17,7 +18,7 @@ from serving.grid import Grid
 from serving.metrics import Metrics
 from serving.policies import Policies
 from serving.record import Record, new_id
-from serving.recorder import Recorder, complain
+from serving.recorder import Recorder
 from serving.steering import STEERING, FailedOpenError, LeftAloneError, Plan, Steering
 from serving.traces import Traces
 

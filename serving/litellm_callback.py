@@ -19,8 +19,8 @@ from litellm.integrations.custom_logger import CustomLogger
 
 from serving.answer import Told, Usage
 from serving.assembly import embedded
+from serving.complaint import complain
 from serving.hook import Hook
-from serving.recorder import complain
 from serving.steering import Plan
 
 ROUTES = {

@@ -1,13 +1,12 @@
 """What a request's outcome leaves behind: a journal record and metrics."""
 
-import logging
-import time
 from typing import Any
 
 import orjson
 
 from envs.carbon import CarbonReading
 from serving.answer import Answered, Usage
+from serving.complaint import complain
 from serving.config import HookConfig
 from serving.estimate import Coefficients, coefficients, grams
 from serving.journal import Journal, JournalFullError
@@ -15,11 +14,8 @@ from serving.metrics import Metrics
 from serving.policies import Policies
 from serving.record import Record
 
-COMPLAIN_SECONDS = 1.0
 # Policies whose rates are remembered.
 _RATES = 16
-log = logging.getLogger("sprout")
-_complained: dict[str, float] = {}
 
 
 class Recorder:
@@ -106,19 +102,3 @@ class Recorder:
                 self._coefficients.clear()
             self._coefficients[version] = rate
         return rate.cost(usage.prompt_tokens or 0, usage.completion_tokens or 0)
-
-
-def complain(what: str, error: Exception | None = None) -> None:
-    """Log where an error of ours came from, without its message, which may quote a request."""
-    if error is None:
-        log.error("%s", what)
-        return
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "?"
-    # Metrics count them all; a log of thousands a second helps nobody.
-    if time.monotonic() - _complained.get(where, -1.0) < COMPLAIN_SECONDS:
-        return
-    _complained[where] = time.monotonic()
-    log.error("%s: %s at %s", what, type(error).__name__, where)

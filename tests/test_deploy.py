@@ -15,9 +15,9 @@ from experiments.cli import main
 from experiments.serve import Serve
 from serving.assembly import show
 from serving.gateway import Gateway
+from serving.gateway_config import GatewayConfig
 from serving.keeper import Keeper
 from serving.relay import Relay
-from serving.server import GatewayConfig
 from tests.serving.hooks import CHAT, hook, post
 from tests.serving.upstream import Upstream, served
 

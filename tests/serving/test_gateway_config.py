@@ -11,8 +11,8 @@ from cryptography.x509.oid import NameOID
 
 from envs.errors import ConfigError
 from serving.gateway import Gateway
+from serving.gateway_config import GatewayConfig
 from serving.relay import Relay
-from serving.server import GatewayConfig
 from tests.serving.hooks import CHAT, hook, post
 from tests.serving.upstream import Upstream, served
 
