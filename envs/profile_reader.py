@@ -163,7 +163,12 @@ def _of_model(path: Path | str, columns: Columns, model: str | None) -> Columns:
     return {name: [values[i] for i in keep] for name, values in columns.items()}
 
 
-def _chat(path: Path | str, row: int, text: str) -> tuple[dict[str, Any], ...]:
+def chat_of(path: Path | str, row: int, text: str) -> tuple[dict[str, Any], ...]:
+    """A row's chat, from its JSON.
+
+    Raises:
+        DataError: it is none.
+    """
     try:
         chat = json.loads(text)
     except ValueError:
@@ -207,7 +212,7 @@ def _assembled(path: Path | str, columns: Columns, names: tuple[str, ...]) -> Pr
                 Request(
                     request_id,
                     columns["task"][row],
-                    _chat(path, columns["row"][row], texts[row]),
+                    chat_of(path, columns["row"][row], texts[row]),
                     columns["reference"][row],
                     columns["difficulty"][row],
                 )

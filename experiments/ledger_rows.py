@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from envs.errors import DataError
 from envs.profile import SCHEMA
 from envs.request import Request
+from experiments.recorded_requests import UNTAGGED
 
 NEEDED = (
     *("decision_id", "task", "model", "directive", "applied", "prompt", "response"),
@@ -42,7 +43,7 @@ def profile_rows(records: Iterable[Sequence[Any]]) -> Iterator[Mapping[str, Any]
             continue
         yield {name: row[name] for name in BESIDE.names} | {
             "request_id": row["decision_id"],
-            "task": row["task"] or "",
+            "task": row["task"] or UNTAGGED,
             "model": row["model"] or "",
             "directive": row["directive"] if row["applied"] else "none",
             "messages": Request("", "", tuple(json.loads(row["prompt"]))).messages_json,

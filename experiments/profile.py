@@ -23,6 +23,7 @@ from envs.profile_reader import read_profile
 from envs.request import Request
 from envs.upstream import Upstream
 from envs.workload import generate
+from experiments.recorded_requests import read_requests
 from experiments.settings import Settings
 from experiments.tracking import tracked
 
@@ -31,12 +32,15 @@ WARM_UP = 8
 
 
 class ProfileCommand(Settings):
-    """Record a profile of generated requests; run again to resume after an interruption."""
+    """Record a profile of generated or given requests; run again to resume when interrupted."""
 
     upstream: str = Field(description="URL of the Llama server")
     model: str | None = Field(None, description="model to ask for; default the server's first")
     out: Path = Field(description="Parquet file to write")
-    per_task: int = Field(300, ge=1, description="requests a task")
+    requests: Path | None = Field(
+        None, description="Parquet of chats to play, as `sprout ledger export` writes them"
+    )
+    per_task: int = Field(300, ge=1, description="generated requests a task, without --requests")
     directives: Path | None = Field(None, description="YAML catalogue; default the paper's three")
     in_flight: int = Field(IN_FLIGHT, ge=1, description="requests in flight together")
     watts_per_core: float = Field(
@@ -49,7 +53,10 @@ class ProfileCommand(Settings):
 
     def cli_cmd(self) -> None:
         """Record and write."""
-        requests = generate(self.per_task, self.seed)
+        if self.requests is not None:
+            requests = read_requests(self.requests)
+        else:
+            requests = generate(self.per_task, self.seed)
         catalogue = read_catalogue(self.directives)
         with Upstream(self.upstream, self.model) as upstream:
             meter: Meter

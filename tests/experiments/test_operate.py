@@ -3,12 +3,16 @@
 import asyncio
 import json
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from envs.errors import ConfigError
+from envs.errors import ConfigError, DataError
+from envs.profile_reader import read_profile
 from experiments.operate import LEDGER, RULES, ModeCommand
+from experiments.profile import ProfileCommand
+from experiments.recorded_requests import read_requests
 from experiments.settings import run_command
 from serving.answer import Told, Usage
 from tests.serving.hooks import CHAT, hook, keeper
@@ -95,3 +99,35 @@ def test_records_leave_as_parquet_and_are_deleted(ledger, tmp_path):
         run(LEDGER["export"], "--ledger", ledger, "--out", str(out))
     with pytest.raises(ConfigError, match="give --request"):
         run(LEDGER["delete"], "--ledger", ledger)
+
+
+def test_exported_requests_are_played_again_under_all_directives(ledger, tmp_path, llama):
+    asked, out = tmp_path / "asked.parquet", tmp_path / "profile.parquet"
+    run(LEDGER["delete"], "--ledger", ledger, "--tenant", "a")
+    run(LEDGER["export"], "--ledger", ledger, "--out", str(asked))
+    server = ("--upstream", llama.url, "--model", llama.model)
+    run(ProfileCommand, *server, "--requests", str(asked), "--out", str(out))
+    profile = read_profile(out)
+    assert profile.directives == ("none", "brief", "very_brief")
+    exported = {json.loads(m)[0]["content"] for m in pq.read_table(asked)["messages"].to_pylist()}
+    assert {r.messages[0]["content"] for r in profile.requests} == exported
+    assert len(exported) == 40
+    assert {r.task for r in profile.requests} == {"arithmetic"}
+
+
+def test_recorded_requests_are_checked_by_row(tmp_path):
+    path = tmp_path / "asked.parquet"
+    same = [{"role": "user", "content": "Hi"}]
+    rows = [{"prompt": "Hi", "messages": None}, {"messages": json.dumps(same), "prompt": None}]
+    pq.write_table(pa.Table.from_pylist([*rows, {"prompt": "Ho", "messages": None}]), path)
+    assert [r.messages[0]["content"] for r in read_requests(path)] == ["Hi", "Ho"]
+    assert read_requests(path)[0].task == "untagged"
+    pq.write_table(pa.Table.from_pylist([*rows, {"messages": "[]", "prompt": None}]), path)
+    with pytest.raises(DataError, match="row 2 messages is no chat"):
+        read_requests(path)
+    pq.write_table(pa.table({"x": [1]}), path)
+    with pytest.raises(DataError, match="'messages' is missing"):
+        read_requests(path)
+    path.write_text("no Parquet")
+    with pytest.raises(DataError, match="no readable Parquet"):
+        read_requests(path)
