@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from envs.errors import SproutError
 from serving.asgi import App, Receive, Scope, Send
+from serving.complaint import complain
 from serving.gateway_config import GatewayConfig
 
 # Files in the folder that the workers share: the operators' settings are known; a worker has
@@ -85,7 +86,10 @@ class Worker:
             hook.close()
 
     def _refuse(self, error: SproutError) -> NoReturn:
-        """End, and let the parent say why."""
+        """End, and let the parent say why; once all went well, another worker tries again."""
+        if (self.runtime / SAID).exists():
+            complain(f"a new worker did not start; another one will: {error}")
+            os._exit(2)
         draft = self.runtime / f"{REFUSED}.{os.getpid()}"
         draft.write_text(str(error))
         draft.replace(self.runtime / REFUSED)

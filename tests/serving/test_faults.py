@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from envs.carbon import iso
@@ -120,6 +121,34 @@ def test_sighup_under_load_loads_the_bundle_and_disturbs_nobody(upstream, folder
         for thread in threads:
             thread.join(10)
     assert set(statuses) == {200}
+
+
+def test_a_worker_that_cannot_start_again_does_not_end_the_others(upstream, folder):
+    now = time.time() // 3600 * 3600
+    rows = [(now - 3600 * h, 100 + h) for h in range(47, -1, -1)]
+    trace = folder / "grid.csv"
+    write(trace, rows)
+    flags = ("--workers", "2", "--intensity", str(trace))
+    with serving(upstream.url, folder, *flags) as found:
+        log = next(folder.glob("log*"))
+        first, second = workers(found)
+        shared = Path(psutil.Process(first).environ()["PROMETHEUS_MULTIPROC_DIR"])
+        # Both have their settings.
+        assert waited(lambda: len(list(shared.glob("gauge_livemax_*.db"))) == 2)
+        trace.write_text("broken")
+        os.kill(second, signal.SIGKILL)
+        assert waited(lambda: "a new worker did not start" in log.read_text(), 20)
+        assert [post(found.url, CHAT)[0] for _ in range(10)] == [200] * 10
+        write(trace, rows)
+        assert waited(lambda: found.metric("sprout_policy_info{") == 1)
+        assert {post(found.url, CHAT)[0] for _ in range(10)} == {200}
+        assert found.process.poll() is None
+
+
+def workers(found):
+    """Process ids of those that answer requests."""
+    inside = psutil.Process(found.process.pid).children()
+    return [p.pid for p in inside if "resource_tracker" not in " ".join(p.cmdline())]
 
 
 def test_requests_on_their_way_at_the_end_are_answered(upstream, folder):
