@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy as sa
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from serving.config import HookConfig
@@ -77,7 +76,8 @@ class Keeper:
             if time.monotonic() - self._expired > EXPIRE_EVERY_SECONDS:
                 self.ledger.delete(before=days_ago(self._config.retention_days))
                 self._expired = time.monotonic()
-        except (sa.exc.SQLAlchemyError, OSError, ValueError) as error:
+        except Exception as error:
+            # Also Alembic's own, of a schema that a later version has made.
             self._report(type(error).__name__)
         else:
             self._report(None)

@@ -19,6 +19,11 @@ from serving.record import Record
 from serving.rules import Mode
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+FAIL_OPEN = (
+    *("too_large", "unreadable", "no_bundle", "unknown_directive", "deadline", "failed"),
+    *("refused", "unwritable"),
+)
+UNRECORDED = ("journal_full", "write_failed")
 _DECISION = (5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 5e-3, 2e-2, 0.1)
 _REQUEST = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _FIRST = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -72,6 +77,13 @@ class Metrics:
         )
         self._mode = self._gauge("mode_info", "1 for the mode that is set", "livemax", "mode")
         self._shown: set[tuple[str, str]] = set()
+        # There from the start: the first of them must be seen as a rise.
+        for reason in FAIL_OPEN:
+            self.fail_open.labels(reason)
+        for reason in UNRECORDED:
+            self.unrecorded.labels(reason)
+        for result in ("loaded", "refused"):
+            self.reloads.labels(result)
 
     def finished(self, record: Record) -> None:
         """A request's outcome is known; the next `flush` shows it."""

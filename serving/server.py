@@ -1,5 +1,6 @@
 """Runs the gateway: workers on uvicorn, and beside them the keeper and the admin port."""
 
+import fcntl
 import logging
 import os
 import resource
@@ -8,21 +9,21 @@ import signal
 import socket
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
 
-from envs.errors import ConfigError
+from envs.errors import ConfigError, SproutError
 from serving.complaint import complain
 from serving.gateway_config import GatewayConfig
 from serving.protocol import GuardedProtocol
-from serving.worker import REFUSED, Worker
+from serving.worker import HEARS, METRICS_VARIABLE, REFUSED, Worker, refuse
 
 KEEP_ALIVE_SECONDS = 75
-# Of the metrics' client library: workers share their values in this folder.
-METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+_PREFIX = "sprout-"
 
 
 class Workers(Multiprocess):
@@ -40,8 +41,15 @@ class Workers(Multiprocess):
     def handle_hup(self) -> None:
         """See `Multiprocess`."""
         for process in self.processes:
-            if process.pid is not None:
+            # One that is only starting would be ended by it, and loads them anyway.
+            if (self._runtime / f"{process.pid}{HEARS}").exists() and process.pid is not None:
                 os.kill(process.pid, signal.SIGHUP)
+
+    def terminate_all(self) -> None:
+        """See `Multiprocess`. Who connects from now on is refused, not left waiting."""
+        super().terminate_all()
+        for bound in self.sockets:
+            bound.close()
 
     def keep_subprocess_alive(self) -> None:
         """See `Multiprocess`."""
@@ -74,11 +82,11 @@ def serve(config: GatewayConfig) -> None:
     _ = config.upstreams, config.tls(), config.initial_control()
     config.make_state()
     _more_files()
+    # The parent's own metrics are not among those that workers share.
+    os.environ.pop(METRICS_VARIABLE, None)
     listener = _bound(config.host, config.port, "--port")
     admin = _bound(config.admin_host, config.admin_port, "--admin-port")
-    runtime = Path(tempfile.mkdtemp(prefix="sprout-", dir=_memory_folder()))
-    # The client library reads it when it is imported.
-    os.environ[METRICS_VARIABLE] = str(runtime)
+    runtime, lock = _shared_folder()
     places = [
         f"http://{host}:{bound.getsockname()[1]}"
         for host, bound in ((config.host, listener), (config.admin_host, admin))
@@ -94,6 +102,7 @@ def serve(config: GatewayConfig) -> None:
     finally:
         beside.close()
         shutil.rmtree(runtime, ignore_errors=True)
+        os.close(lock)
 
 
 class _Besides(threading.Thread):
@@ -109,9 +118,12 @@ class _Besides(threading.Thread):
             from serving.beside import Beside
 
             self._beside = Beside(*self._given)
+        except SproutError as error:
+            refuse(self._given[1], str(error))
+            return
         except Exception as error:
             complain("the ledger and the admin port did not start", error)
-            os.kill(os.getpid(), signal.SIGTERM)
+            refuse(self._given[1], f"no ledger and admin port: {type(error).__name__}")
             return
         finally:
             self._made.set()
@@ -151,6 +163,29 @@ def _bound(host: str, port: int, flag: str) -> socket.socket:
         ) from error
     listener.set_inheritable(True)
     return listener
+
+
+def _shared_folder() -> tuple[Path, int]:
+    """A folder for the workers, and a lock on it that ends with this process.
+
+    Those of processes that were killed are cleared away.
+    """
+    memory = _memory_folder()
+    for old in Path(memory or tempfile.gettempdir()).glob(f"{_PREFIX}*/lock"):
+        with suppress(OSError):
+            lock = os.open(old, os.O_RDWR)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(old.parent, ignore_errors=True)
+            finally:
+                os.close(lock)
+    runtime = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=memory))
+    # Locked before it has the name that others look for.
+    draft = runtime / "locking"
+    lock = os.open(draft, os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    draft.rename(runtime / "lock")
+    return runtime, lock
 
 
 def _memory_folder() -> str | None:

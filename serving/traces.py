@@ -5,6 +5,7 @@ request has ended, in a thread: nothing is added to a request's way. It is a chi
 caller's span (`traceparent`, which upstream gets as it came). No text of a request is in it.
 """
 
+import threading
 from collections import deque
 from typing import Any
 
@@ -73,9 +74,11 @@ class Traces:
             span.end(int((record.time + record.seconds) * _NANOSECONDS))
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send what is left, as long as that takes no longer than it may."""
         self.flush()
-        self._provider.shutdown()
+        ending = threading.Thread(target=self._provider.shutdown, daemon=True)
+        ending.start()
+        ending.join(_TIMEOUT_SECONDS)
 
 
 def _attributes(record: Record, operation: str) -> dict[str, Any]:

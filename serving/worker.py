@@ -18,9 +18,13 @@ from serving.asgi import App, Receive, Scope, Send
 from serving.complaint import complain
 from serving.gateway_config import GatewayConfig
 
-# Files in the folder that the workers share: the operators' settings are known; a worker has
-# found the settings wrong, and says how; one has said that it serves.
+# Files in the folder that the workers share: the operators' settings are known; something is
+# wrong with the command's settings, and how; a worker has said that it serves.
 READY, REFUSED, SAID = "ready", "refused", "said"
+# Suffix of a file by process id: that worker hears SIGHUP.
+HEARS = ".hears"
+# Of the metrics' client library, which reads it when it is imported.
+METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 # A database that does not answer is not waited for any longer.
 SETTINGS_SECONDS = 10.0
 # Objects made since the last collection, and collections of younger generations.
@@ -48,6 +52,7 @@ class Worker:
         if self._app is not None:
             await self._app(scope, receive, send)
             return
+        os.environ[METRICS_VARIABLE] = str(self.runtime)
         # Here: the parent, which starts first, has no use for all this.
         from serving.assembly import Upkeep, make_hook, refresh
         from serving.gateway import Gateway
@@ -56,14 +61,20 @@ class Worker:
         die_with_parent(self.parent)
         told = threading.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, told.set)
+        (self.runtime / f"{os.getpid()}{HEARS}").touch()
         # Before the first request: a kill switch that was set must hold from the start.
         deadline = time.monotonic() + SETTINGS_SECONDS
         while not (self.runtime / READY).exists() and time.monotonic() < deadline:
             await asyncio.sleep(0.005)
+            if (self.runtime / REFUSED).exists():
+                os._exit(2)
         try:
             hook = make_hook(self.config, self.runtime / "conversations")
         except SproutError as error:
-            self._refuse(error)
+            self._refuse(str(error))
+        except Exception as error:
+            complain("a worker did not start", error)
+            self._refuse(f"a worker did not start: {type(error).__name__}")
         first, by_model = self.config.upstreams
         self._app = Gateway(hook, Relay(first, by_model, self.config.tls()))
 
@@ -85,14 +96,12 @@ class Worker:
             upkeep.close()
             hook.close()
 
-    def _refuse(self, error: SproutError) -> NoReturn:
+    def _refuse(self, why: str) -> NoReturn:
         """End, and let the parent say why; once all went well, another worker tries again."""
         if (self.runtime / SAID).exists():
-            complain(f"a new worker did not start; another one will: {error}")
+            complain(f"a new worker did not start; another one will: {why}")
             os._exit(2)
-        draft = self.runtime / f"{REFUSED}.{os.getpid()}"
-        draft.write_text(str(error))
-        draft.replace(self.runtime / REFUSED)
+        refuse(self.runtime, why)
         os._exit(2)
 
     def _say(self, versions: Iterable[str], problems: Iterable[str]) -> None:
@@ -108,6 +117,13 @@ class Worker:
             f"{', '.join(versions) or 'none yet'}; metrics and settings at {self.places[1]}",
             flush=True,
         )
+
+
+def refuse(runtime: Path, why: str) -> None:
+    """Have the gateway end, and say why."""
+    draft = runtime / f"{REFUSED}.{os.getpid()}"
+    draft.write_text(why)
+    draft.replace(runtime / REFUSED)
 
 
 def die_with_parent(parent: int) -> None:

@@ -36,6 +36,8 @@ def parsed(arguments, monkeypatch):
     found = []
     monkeypatch.setattr(Serve, "cli_cmd", lambda self: found.append(self))
     monkeypatch.setattr("signal.signal", lambda *_: None)
+    # As Kubernetes does for a service of that name.
+    monkeypatch.setenv("SPROUT_PORT", "tcp://10.0.0.1:80")
     assert main([*ENTRY[1:], *arguments]) == 0
     return found[0]
 

@@ -44,6 +44,7 @@ class _Connection(asyncio.Protocol):
         self._buffer = b""
         self._begun = 0.0
         self._first: float | None = None
+        self._ended = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the first request."""
@@ -69,6 +70,7 @@ class _Connection(asyncio.Protocol):
         # One that is behind catches up.
         self._due += self._run.every
         if max(now, self._due) >= self._run.until:
+            self._ended = True
             self._transport.close()
         elif self._due > now:
             asyncio.get_running_loop().call_later(self._due - now, self._send)
@@ -77,7 +79,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The run ends with its last connection."""
-        if not self._transport.is_closing() or exc is not None:
+        if not self._ended:
             self._run.fail("the connection was closed")
         self._run.left -= 1
         if self._run.left == 0 and not self._run.done.done():

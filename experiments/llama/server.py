@@ -71,7 +71,7 @@ def llama_server(
         "/health",
         log=log,
         folder=folder,
-        environment=_environment() | dict(environment or {}),
+        environment=_environment() | _absolute(environment or {}, bool(middleware)),
     ) as started:
         yield LlamaServer(name, started)
 
@@ -114,6 +114,17 @@ def _command(
         raise ConfigError("engine vllm: the program vllm is not installed; see vLLM's own guide")
     wrapped = [part for path in middleware for part in ("--middleware", path)]
     return [program, "serve", name, "--host", HOST, "--port", str(port), *wrapped]
+
+
+def _absolute(given: Mapping[str, str], wrapped: bool) -> dict[str, str]:
+    """The middleware's paths as seen from here: the server runs in the model's folder."""
+    found = dict(given)
+    if wrapped:
+        settings = {"SPROUT_STATE": "runs/serve"} | os.environ | found
+        for name in ("SPROUT_POLICY", "SPROUT_STATE", "SPROUT_INTENSITY", "SPROUT_RULES"):
+            if paths := settings.get(name):
+                found[name] = ",".join(str(Path(p).absolute()) for p in paths.split(","))
+    return found
 
 
 def _environment() -> dict[str, str]:

@@ -6,10 +6,13 @@ import json
 import os
 import shutil
 import signal
+import socket
+import sqlite3
 import subprocess
+import sys
 import threading
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +21,7 @@ import pytest
 
 from envs.carbon import iso
 from envs.features import Featurizer
+from serving.ledger import Ledger
 from tests import made
 from tests.serving.hooks import CHAT, post, waited
 from tests.serving.processes import serving
@@ -132,9 +136,8 @@ def test_a_worker_that_cannot_start_again_does_not_end_the_others(upstream, fold
     with serving(upstream.url, folder, *flags) as found:
         log = next(folder.glob("log*"))
         first, second = workers(found)
-        shared = Path(psutil.Process(first).environ()["PROMETHEUS_MULTIPROC_DIR"])
-        # Both have their settings.
-        assert waited(lambda: len(list(shared.glob("gauge_livemax_*.db"))) == 2)
+        # Both have their settings: their metrics are shown.
+        assert waited(lambda: all(shows(pid) for pid in (first, second)))
         trace.write_text("broken")
         os.kill(second, signal.SIGKILL)
         assert waited(lambda: "a new worker did not start" in log.read_text(), 20)
@@ -143,6 +146,10 @@ def test_a_worker_that_cannot_start_again_does_not_end_the_others(upstream, fold
         assert waited(lambda: found.metric("sprout_policy_info{") == 1)
         assert {post(found.url, CHAT)[0] for _ in range(10)} == {200}
         assert found.process.poll() is None
+
+
+def shows(pid):
+    return any("gauge_livemax" in m.path for m in psutil.Process(pid).memory_maps())
 
 
 def workers(found):
@@ -163,6 +170,7 @@ def test_requests_on_their_way_at_the_end_are_answered(upstream, folder):
                 connection.getresponse().read()
         found.process.terminate()
         first = idle.pop()
+        closed = ("127.0.0.1", int(port))
 
         def leaving():
             first.request("GET", "/healthz")
@@ -176,6 +184,9 @@ def test_requests_on_their_way_at_the_end_are_answered(upstream, folder):
             answer = connection.getresponse()
             answers.append((answer.status, answer.getheader("connection"), len(answer.read()) > 9))
         assert answers == [(200, "close", True)] * 19
+        # Who comes only now is refused at once.
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(closed, timeout=5)
         assert found.process.wait(20) == 0
 
 
@@ -212,3 +223,54 @@ def test_usage_that_the_client_did_not_ask_for_is_recorded_and_hidden(upstream, 
         path = f"/v1/requests/{headers['x-sprout-decision-id']}"
         assert waited(lambda: found.ask(path)[0] == 200)
         assert json.loads(found.ask(path)[1])["tokens_method"] == "reported"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--ledger", "mysql://user@host/db"), "--ledger: give sqlite"),
+        (("--intensity", "absent.csv"), "absent.csv"),
+        (("--intensity", "absent.csv", "--workers", "3"), "absent.csv"),
+    ],
+)
+def test_wrong_settings_are_one_line_and_a_status(tmp_path, flags, said):
+    command = [sys.executable, "-P", "-m", "experiments.cli", "serve", "--upstream", "http://a:1"]
+    given = ["--policy", "bundle", "--state", "state", "--port", "0", "--admin-port", "0"]
+    clock = ["--clock-start", "2024-01-02T00:00"] if "--ledger" in flags else []
+    ended = subprocess.run(
+        [*command, *given, *clock, *flags], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 2
+    lines = [line for line in ended.stderr.splitlines() if "no policy bundle" not in line]
+    assert len(lines) == 1
+    assert said in lines[0]
+
+
+def test_no_series_is_shown_twice(upstream, folder):
+    with serving(upstream.url, folder, "--workers", "2") as found:
+        post(found.url, CHAT)
+        assert waited(lambda: found.metric("sprout_ledger_rows_total") == 1)
+        lines = found.ask("/metrics")[1].decode().splitlines()
+    series = [line.rsplit(" ", 1)[0] for line in lines if line.startswith("sprout_")]
+    kinds = [line for line in lines if line.startswith("# TYPE")]
+    assert len(set(series)) == len(series)
+    assert len(set(kinds)) == len(kinds)
+    assert sum(line.startswith("sprout_journal_bytes") for line in series) == 1
+
+
+def test_a_schema_of_a_later_version_ends_nobody(upstream, folder, ledger_of_later):
+    with serving(upstream.url, folder, ledger=ledger_of_later) as found:
+        assert found.chosen() == "very_brief"
+        assert found.metric("sprout_ledger_up") == 0
+
+
+@pytest.fixture
+def ledger_of_later(tmp_path):
+    url = f"sqlite:///{tmp_path / 'later.db'}"
+    ledger = Ledger(url)
+    ledger.migrate()
+    ledger.close()
+    with closing(sqlite3.connect(tmp_path / "later.db")) as database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+        database.commit()
+    return url
