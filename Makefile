@@ -18,14 +18,15 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/sprout demo
 
+# Two at a time: half of the tests wait for processes. A file's tests stay together, with their servers.
 test: $(STAMP)
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # Longer: on a Ray cluster of two nodes, started here.
 test-cluster: $(STAMP)
 	$(BIN)/pytest -m cluster
 
-# Longer: ten thousand connections, a hundred thousand broken bodies.
+# Longer: ten thousand connections, a hundred thousand broken bodies, a model made from scratch.
 test-long: $(STAMP)
 	$(BIN)/pytest -m long
 

@@ -58,6 +58,7 @@ def test_planted_heads_look_back_and_copy(tokenizer):
         assert torch.stack(copied).mean() > 5 / 60
 
 
+@pytest.mark.long
 def test_pretraining_writes_a_model_that_loads(tmp_path):
     pretrain(tmp_path / "llama", steps=3, seed=0)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "llama")

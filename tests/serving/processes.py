@@ -78,7 +78,8 @@ def serving(upstream, folder, *flags, ledger=None, inside=()):
         )
     found = Served(process, port, admin, state, ledger)
     try:
-        assert waited(lambda: healthy(found), 30), (folder / f"log{port}").read_text()
+        ready = waited(lambda: healthy(found.url) and healthy(found.admin), 30)
+        assert ready, (folder / f"log{port}").read_text()
         yield found
     finally:
         for number in (signal.SIGTERM, signal.SIGKILL):
@@ -90,9 +91,9 @@ def serving(upstream, folder, *flags, ledger=None, inside=()):
         found.ledger.close()
 
 
-def healthy(found):
+def healthy(url):
     try:
-        with urllib.request.urlopen(f"{found.url}/healthz", timeout=2) as answer:
+        with urllib.request.urlopen(f"{url}/healthz", timeout=2) as answer:
             return answer.status == 200
     except OSError:
         return False

@@ -143,7 +143,7 @@ def test_when_the_parent_alone_is_killed_its_workers_end_too(upstream, folder):
     with serving(upstream.url, folder) as found:
         post(found.url, CHAT)
         found.process.kill()
-        assert waited(lambda: not healthy(found), 15)
+        assert waited(lambda: not healthy(found.url), 15)
 
 
 def test_sigterm_under_load_lets_requests_finish(upstream, folder):
