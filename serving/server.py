@@ -73,7 +73,7 @@ def serve(config: GatewayConfig) -> None:
 
     A bundle that is missing or broken does not stop the start: requests then pass untouched,
     and are counted, until there is a sound one. The workers start before anything heavy is
-    loaded here, and find what is wrong in the settings: so they are ready in half the time.
+    loaded here, and find what is wrong in the settings: so they are ready sooner.
 
     Raises:
         SproutError: wrong URL, trace, rules, or a port in use.
