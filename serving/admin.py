@@ -56,7 +56,7 @@ class Admin:
             await send({"type": "websocket.close", "code": 1003})
             return
         if scope["type"] != "http":
-            raise NotImplementedError("no lifespan")
+            raise ValueError(f"scope {scope['type']!r}: only http is answered here")
         path = scope["path"]
         if path in _OPEN and scope["method"] not in ("GET", "HEAD"):
             await _refuse(send, ["GET", "HEAD"])

@@ -120,6 +120,7 @@ class _Exchange:
         self.left = False
 
     async def send(self, event: Event) -> None:
+        """Pass an event of the answer on, with our headers; see its end."""
         kind = event["type"]
         if kind == "http.response.start":
             status = event["status"]
@@ -173,6 +174,7 @@ def _replayed(body: bytes, more: bool, receive: Receive, exchange: _Exchange) ->
     first: list[Any] = [{"type": "http.request", "body": body, "more_body": more}]
 
     async def replay() -> Event:
+        """The body that was read, then what comes."""
         if first:
             found: Event = first.pop()
             return found

@@ -113,6 +113,7 @@ class _Besides(threading.Thread):
         self._beside: Any = None
 
     def run(self) -> None:
+        """Start the keeper and the admin port, and answer there until closed."""
         try:
             # Here, so that the workers need not wait for it to start.
             from serving.beside import Beside
@@ -130,6 +131,7 @@ class _Besides(threading.Thread):
         self._beside.run()
 
     def close(self) -> None:
+        """End; harmless where it did not start."""
         self._made.wait()
         if self._beside is not None:
             self._beside.close()

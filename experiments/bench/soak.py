@@ -119,6 +119,7 @@ def _watched(pid: int, bundle: Path) -> Iterator[list[Held]]:
     done = threading.Event()
 
     def watch() -> None:
+        """Look and renew each minute until it is done."""
         manifest = bundle / MANIFEST
         while not done.wait(MINUTE):
             held.append(_held(pid))

@@ -45,8 +45,9 @@ schema = schemathesis.openapi.from_dict(document())
 @schema.parametrize()
 @MANY
 def test_own_routes_answer_as_they_say(case, urls):
-    case.call_and_validate(
+    answer = case.call(
         base_url=urls[0 if case.path in ROUTES else 1],
         headers={"authorization": f"Bearer {TOKEN}"},
-        excluded_checks=CHECKS.get_by_names(EXCLUDED),
     )
+    assert answer.status_code < 500
+    case.validate_response(answer, excluded_checks=CHECKS.get_by_names(EXCLUDED))
