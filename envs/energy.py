@@ -7,13 +7,18 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.errors import MeterError
+from envs.errors import MeterError, UnitError
+from envs.plausible import check_watts
 
 # Weight of a prompt token against a generated one when a window is split: a prompt is
 # processed in one parallel pass. A stated assumption, not a measurement.
 PREFILL_TOKEN_WEIGHT = 0.1
 # NVML's total-energy counter advances every 20 to 100 ms.
 TICK_SECONDS = 0.2
+# A counter that stands still for longer is none.
+_STILL_SECONDS = 60.0
+# The wall clock may differ from the steady one by this much in a window.
+_CLOCK_SECONDS = 0.5
 
 
 class Meter(Protocol):
@@ -27,8 +32,20 @@ class Meter(Protocol):
     def source(self) -> str:
         """What was read, for people."""
 
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """What is metered together."""
+
+    @property
+    def error_ratio(self) -> float:
+        """How far its joules may be from the true ones, as a ratio of them."""
+
+    @property
+    def tick_seconds(self) -> float:
+        """How often its counter advances."""
+
     def read_joules(self) -> float:
-        """J since some fixed moment; never falls.
+        """J since some fixed moment; never falls, but where the counter begins anew.
 
         Raises:
             MeterError: the counter cannot be read.
@@ -41,15 +58,27 @@ class EnergyReading:
 
     Attributes:
         joules: J used by the metered devices in the window, idle power included.
+        start: Unix seconds at which it began.
         seconds: s of wall-clock time.
         method: "measured" or "estimated".
         source: what was read.
+        devices: what was metered together.
+        uncertainty_joules: how far off the joules may be: the meter's own error, and that
+            its counter advances in ticks.
     """
 
     joules: float
+    start: float
     seconds: float
     method: str
     source: str
+    devices: tuple[str, ...] = ()
+    uncertainty_joules: float = 0.0
+
+    @property
+    def end(self) -> float:
+        """Unix seconds at which it ended."""
+        return self.start + self.seconds
 
 
 class Window:
@@ -58,27 +87,84 @@ class Window:
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
         self._joules = meter.read_joules()
+        self._began = time.time()
         self._started = time.monotonic()
 
     def close(self) -> EnergyReading:
         """The window's energy.
 
         Raises:
-            MeterError: the counter did not move, which means that it is unavailable.
+            MeterError: the counter did not move, which means that it is unavailable, or it
+                began anew.
+            UnitError: its power is absurd.
         """
         seconds = time.monotonic() - self._started
-        deadline = time.monotonic() + TICK_SECONDS
         # Counters advance in ticks: a short window may have to wait for the next one.
-        while (joules := self._meter.read_joules() - self._joules) <= 0:
+        wait = max(TICK_SECONDS, 2 * self._meter.tick_seconds)
+        deadline = time.monotonic() + wait
+        while (joules := self._meter.read_joules() - self._joules) == 0:
             if time.monotonic() > deadline:
                 break
-            time.sleep(TICK_SECONDS / 20)
+            time.sleep(wait / 20)
         if joules <= 0:
             raise MeterError(
                 f"{self._meter.source} read {joules:.3g} J over {seconds:.3f} s of work; "
-                "a meter that does not move is unavailable"
+                "a meter that does not move, or falls, is unavailable"
             )
-        return EnergyReading(joules, seconds, self._meter.method, self._meter.source)
+        return _reading(self._meter, joules, self._began, seconds)
+
+
+class Windows:
+    """A meter's windows one after another, whatever happens to its counter or the clock.
+
+    Call `read` about once a second. A window that cannot be trusted is left out, and there
+    is a gap: the counter fell (a driver was loaded anew), it could not be read, or the clock
+    was set.
+
+    Attributes:
+        problem: what is wrong with the meter now; None if nothing is.
+    """
+
+    def __init__(self, meter: Meter) -> None:
+        self.meter = meter
+        self.problem: str | None = None
+        self._last: tuple[float, float, float] | None = None
+
+    def read(self) -> EnergyReading | None:
+        """The window since the last reading; None where there is none to be had (yet)."""
+        now, began = time.monotonic(), time.time()
+        try:
+            joules = self.meter.read_joules()
+        except MeterError as error:
+            self._last, self.problem = None, str(error)
+            return None
+        last = self._last
+        if last is None:
+            self._last = joules, now, began
+            return None
+        rise, seconds = joules - last[0], now - last[1]
+        if rise == 0:
+            if seconds > _STILL_SECONDS:
+                self.problem = f"{self.meter.source} has not moved for {seconds:.0f} s"
+            return None
+        self._last = joules, now, began
+        if rise < 0 or abs((began - last[2]) - seconds) > _CLOCK_SECONDS or seconds <= 0:
+            return None
+        try:
+            reading = _reading(self.meter, rise, last[2], seconds)
+        except UnitError as error:
+            self.problem = str(error)
+            return None
+        self.problem = None
+        return reading
+
+
+def _reading(meter: Meter, joules: float, start: float, seconds: float) -> EnergyReading:
+    check_watts(joules, seconds, meter.source)
+    tick = joules * min(1.0, meter.tick_seconds / max(seconds, 1e-9))
+    uncertainty = ((meter.error_ratio * joules) ** 2 + tick**2) ** 0.5
+    named = meter.method, meter.source, meter.devices
+    return EnergyReading(joules, start, seconds, *named, uncertainty)
 
 
 def attribute(

@@ -3,6 +3,7 @@
 SproutError
 ├── ConfigError      a setting, flag or environment variable
 ├── DataError        a file we read: profile, trace, catalogue
+├── UnitError        a value that can only be in another unit
 ├── BundleError      a policy bundle
 ├── MeterError       an energy meter
 └── UpstreamError    the LLM server
@@ -30,6 +31,10 @@ class DataError(SproutError):
 
     def __init__(self, source: Path | str, problem: str, remedy: str) -> None:
         super().__init__(f"{source}: {problem}; {remedy}")
+
+
+class UnitError(SproutError):
+    """A value is absurd: it is in another unit than the one asked for."""
 
 
 class BundleError(SproutError):

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from envs.errors import DataError
-from envs.outcome import QUALITIES
+from envs.outcome import QUALITIES, Floats
+from envs.plausible import check_joules_per_token, check_watts
 from envs.profile import ARRAYS, COSTS, SCHEMA, Profile
 from envs.request import Request
 
@@ -35,6 +36,7 @@ def read_profile(
         DataError: naming file, row and field: unreadable file, missing column, wrong
             type, empty text, NaN or negative cost, quality outside 0..1, duplicate row,
             a request without one of the directives or with two tasks or prompts.
+        UnitError: energies that can only be in another unit than joules.
     """
     if not path.exists():
         raise DataError(path, "no such file", REMEDY)
@@ -236,6 +238,10 @@ def _assembled(path: Path | str, columns: Columns, names: tuple[str, ...]) -> Pr
             f"every request needs {', '.join(names)}",
         )
     arrays = {name: np.array(columns[name])[row_at] for name in ARRAYS}
+    for column, name in enumerate(names):
+        _check_units(
+            f"{path}: energy_joules of {name!r}", *(arrays[c][:, column] for c in COSTS[1:])
+        )
     responses = None
     if None not in columns["response"]:
         responses = tuple(tuple(columns["response"][i] for i in line) for line in row_at)
@@ -250,3 +256,13 @@ def _assembled(path: Path | str, columns: Columns, names: tuple[str, ...]) -> Pr
         responses=responses,
         tokens_method="/".join(sorted(counted)),
     )
+
+
+def _check_units(where: str, tokens: Floats, joules: Floats, lasted: Floats) -> None:
+    """Refuse energies that can only be in another unit, by a directive's middle request."""
+    some = joules > 0
+    if not some.any():
+        return
+    check_joules_per_token(float(np.median(joules[some] / np.maximum(1.0, tokens[some]))), where)
+    if (timed := some & (lasted > 0)).any():
+        check_watts(float(np.median(joules[timed] / lasted[timed])), 1.0, where)

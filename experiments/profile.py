@@ -14,7 +14,7 @@ from envs.directive import Catalogue, read_catalogue
 from envs.energy import Meter
 from envs.errors import ConfigError, DataError
 from envs.live import LiveBackend
-from envs.meters.choose import choose_meter
+from envs.meters.choose import Wanted, choose_meter
 from envs.meters.cpu_time import DEFAULT_WATTS_PER_CORE
 from envs.meters.tokens import TokenMeter
 from envs.outcome import Outcomes
@@ -61,7 +61,9 @@ class ProfileCommand(Settings):
         with Upstream(self.upstream, self.model) as upstream:
             meter: Meter
             if self.joules_per_token is None:
-                meter = choose_meter(self.upstream, watts_per_core=self.watts_per_core)
+                meter = choose_meter(
+                    self.upstream, wanted=Wanted(watts_per_core=self.watts_per_core)
+                )
             else:
                 meter = TokenMeter(upstream, self.joules_per_token)
             backend = LiveBackend(upstream, meter, catalogue, requests)

@@ -15,6 +15,10 @@ class CpuTimeMeter:
     """
 
     method = "estimated"
+    # Cores differ by as much, and memory and idle power are not in it.
+    error_ratio = 0.5
+    # The operating system's clock tick.
+    tick_seconds = 0.01
 
     def __init__(self, *pids: int, watts_per_core: float = DEFAULT_WATTS_PER_CORE) -> None:
         try:
@@ -23,6 +27,7 @@ class CpuTimeMeter:
             raise MeterError(f"processor time: {error}") from error
         self._watts = watts_per_core
         self._most = 0.0
+        self.devices = tuple(f"process {pid}" for pid in pids)
         self.source = f"processor time x {watts_per_core:g} W per core"
 
     def read_joules(self) -> float:

@@ -1,5 +1,6 @@
 """Generated tokens x stated joules: an estimate for a server whose energy cannot be read."""
 
+from envs.plausible import check_joules_per_token
 from envs.upstream import Upstream
 
 
@@ -11,8 +12,12 @@ class TokenMeter:
     """
 
     method = "estimated"
+    error_ratio = 0.5
+    tick_seconds = 0.0
+    devices = ("the upstream server",)
 
     def __init__(self, upstream: Upstream, joules_per_token: float) -> None:
+        check_joules_per_token(joules_per_token, "--joules-per-token")
         self._upstream = upstream
         self._joules_per_token = joules_per_token
         self.source = f"completion tokens x {joules_per_token:g} J, as stated"

@@ -1,5 +1,6 @@
 """Benchmarks: each a command that prints figures with their spread and can write JSON."""
 
+from experiments.bench.attribution import AttributionBench
 from experiments.bench.decide import DecideBench
 from experiments.bench.directives import DirectivesBench
 from experiments.bench.env import EnvBench
@@ -10,6 +11,7 @@ from experiments.bench.start import StartBench
 from experiments.bench.train import TrainBench
 
 BENCHES = {
+    "attribution": AttributionBench,
     "loop": LoopBench,
     "directives": DirectivesBench,
     "env": EnvBench,

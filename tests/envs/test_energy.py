@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from envs.energy import Window, attribute, busy_seconds
 from envs.errors import MeterError
 from envs.footprint import EMBODIED_G_PER_SECOND, footprint_grams
-from envs.meters.choose import choose_meter
 from envs.meters.cpu_time import CpuTimeMeter
 
 counts = st.lists(st.integers(0, 500), min_size=1, max_size=40)
@@ -42,18 +41,14 @@ def test_processor_time_counts_work():
 
 def test_a_meter_that_does_not_move_is_unavailable():
     class Stuck:
-        method, source = "measured", "stuck"
+        method, source, devices = "measured", "stuck", ("stuck",)
+        error_ratio, tick_seconds = 0.0, 0.0
 
         def read_joules(self):
             return 5.0
 
     with pytest.raises(MeterError, match="unavailable"):
         Window(Stuck()).close()
-
-
-def test_energy_of_another_machine_is_not_guessed():
-    with pytest.raises(MeterError, match="not on this machine"):
-        choose_meter("http://llama.example.com:8000")
 
 
 def test_footprint_is_the_papers():

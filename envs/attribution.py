@@ -1,0 +1,263 @@
+"""Splits measured joules among the requests of a server that batches them, as they come.
+
+A window's joules are split by what each request did in it (`envs.work`) at the coefficients that
+the windows themselves show (`envs.fit`). The shares of a window always sum to what was measured
+in it: coefficients only set their proportions.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from envs.coefficients import Coefficients
+from envs.energy import EnergyReading
+from envs.fit import Fit, fit
+from envs.work import (
+    CONTEXT,
+    CONTEXT_TOKENS,
+    DECODE,
+    KINDS,
+    PASSES,
+    PREFILL,
+    Activity,
+    Floats,
+    work,
+)
+
+Idle = Literal["apart", "shared"]
+# Coefficients are fitted to spans this long: within one, what a request did is known by the
+# second at best, and such errors would draw coefficients to 0.
+FIT_SECONDS = 10.0
+# Spans kept: an hour of work.
+_SPANS = 360
+# Fewer say nothing yet.
+LEAST_SPANS = 12
+# Windows settled at once at most; bounds memory.
+_BLOCK = 60
+# Windows that nobody settles are settled anyway, with the requests that have ended.
+LATE_SECONDS = 600.0
+# Rough joules of each kind against each other, for what windows do not tell apart: a 13 B model
+# in half precision on one A100, from its weights' bytes and its arithmetic.
+PRIOR = np.array([0.1, 1.0, 0.3, 5.0])
+# How a share's error grows with the window's: found on simulated servers of 4 to 64 requests
+# at once and of several sizes, and checked on others (`sprout bench attribution`).
+_NOISE, _NOISE_ALONE, _BIAS = 0.007, 40.0, 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one request has cost.
+
+    Attributes:
+        joules: its shares of measured windows.
+        device_seconds: its shares of the windows' time.
+        error_joules: standard error of `joules`.
+        unmetered_joules: estimate for the part of it that no window covers.
+        covered: ratio of it that windows cover.
+    """
+
+    key: str
+    joules: float
+    device_seconds: float
+    error_joules: float
+    unmetered_joules: float
+    covered: float
+
+    @property
+    def method(self) -> str:
+        """The label of all its joules together."""
+        return "attributed" if self.covered > 0.99 else "estimated"
+
+
+@dataclass
+class _Account:
+    activity: Activity
+    joules: float = 0.0
+    seconds: float = 0.0
+    noise: float = 0.0
+    covered: float = 0.0
+    done: Floats = field(default_factory=lambda: np.zeros(len(KINDS)))
+    slope: Floats = field(default_factory=lambda: np.zeros(len(KINDS)))
+
+
+class Attribution:
+    """Give it ended requests and measured windows in any order, then `settle`.
+
+    Args:
+        idle: what becomes of idle power while requests are answered: "apart" keeps it in
+            `idle_joules`, "shared" splits it by the time that each is answered. Windows in
+            which nothing is answered are idle either way.
+        prior: coefficients to begin with; default rough ratios, scaled to the windows.
+        idle_watts: W; default what windows without requests show.
+
+    Attributes:
+        measured_joules: of all windows settled.
+        attributed_joules: of those, what requests got.
+        idle_joules: the rest.
+    """
+
+    def __init__(
+        self,
+        idle: Idle = "apart",
+        prior: Coefficients | None = None,
+        idle_watts: float | None = None,
+    ) -> None:
+        self._idle = idle
+        own = prior.joules if prior is not None else PRIOR
+        # Never 0: what a prior leaves out, windows may still show.
+        self._prior = np.maximum(own, 1e-3 * own.max() * PRIOR / PRIOR.max())
+        self._stated_idle = idle_watts if prior is None or idle_watts else prior.idle_watts
+        self._windows: deque[EnergyReading] = deque()
+        self._accounts: dict[str, _Account] = {}
+        self._spans: deque[tuple[Floats, float, float]] = deque(maxlen=_SPANS)
+        self._span: list[tuple[Floats, float, float]] = []
+        self._empty_joules = self._empty_seconds = 0.0
+        self._fit: Fit | None = None
+        self._window_error = 0.0
+        self._frontier = -float("inf")
+        self.measured_joules = self.attributed_joules = self.idle_joules = 0.0
+
+    @property
+    def idle_watts(self) -> float | None:
+        """W while nothing is in flight: as stated, else as seen; None before that."""
+        if self._stated_idle is not None:
+            return self._stated_idle
+        return self._empty_joules / self._empty_seconds if self._empty_seconds else None
+
+    @property
+    def coefficients(self) -> Fit | None:
+        """Joules of each of `KINDS`, above idle power; None until windows have shown them."""
+        return self._fit
+
+    @property
+    def work_seen(self) -> tuple[Floats, Floats, Floats]:
+        """Spans of windows in which requests were answered: work (n, k), joules above idle, s."""
+        spans = list(self._spans)
+        done = np.array([done for done, _, _ in spans]).reshape(-1, len(KINDS))
+        joules, seconds = (np.array([span[i] for span in spans]) for i in (1, 2))
+        return done, joules, seconds
+
+    def ended(self, activity: Activity) -> None:
+        """A request has ended."""
+        self._accounts[activity.key] = _Account(activity)
+
+    def window(self, reading: EnergyReading) -> None:
+        """A window has been measured."""
+        last = self._windows[-1].end if self._windows else self._frontier
+        if reading.start < last - 1e-9:
+            # The clock was set back: what is before it now is not yet over.
+            self._frontier = reading.start
+        self._windows.append(reading)
+
+    def settle(self, until: float) -> list[Share]:
+        """Split all windows that end by `until`; the requests that no later one concerns.
+
+        Args:
+            until: when the oldest request that has not ended was sent, or now.
+        """
+        if self._windows:
+            # A request that never ends must not keep all others waiting.
+            until = max(until, self._windows[-1].end - LATE_SECONDS)
+        while block := self._block(until):
+            self._split(block)
+            self._frontier = block[-1].end
+        # Where no window comes, requests do not wait for one for ever either.
+        self._frontier = max(self._frontier, until - LATE_SECONDS)
+        over = [a for a in self._accounts.values() if a.activity.end <= self._frontier]
+        for account in over:
+            del self._accounts[account.activity.key]
+        return [self._share(account) for account in over]
+
+    def _block(self, until: float) -> list[EnergyReading]:
+        block: list[EnergyReading] = []
+        while self._windows and len(block) < _BLOCK and self._windows[0].end <= until:
+            if block and self._windows[0].start < block[-1].end - 1e-9:
+                break
+            block.append(self._windows.popleft())
+        return block
+
+    def _split(self, block: list[EnergyReading]) -> None:
+        joules = np.array([w.joules for w in block])
+        bounds = np.array([(w.start, w.end) for w in block])
+        lasted = bounds[:, 1] - bounds[:, 0]
+        self.measured_joules += float(joules.sum())
+        here = [
+            a
+            for a in self._accounts.values()
+            if a.activity.start < bounds[-1, 1] and a.activity.end > bounds[0, 0]
+        ]
+        if not here:
+            self._nobody(joules, lasted)
+            return
+        found = work([a.activity for a in here], bounds)
+        busy = np.minimum(found.residency_seconds.sum(axis=0), lasted)
+        anybody = (found.done.sum(axis=(0, 2)) > 0) | (busy > 0)
+        self._nobody(joules[~anybody], lasted[~anybody])
+        floor = np.minimum(joules, (self.idle_watts or 0.0) * lasted)
+        self._learn(found.done.sum(axis=0), joules - floor, lasted, anybody)
+        rates = self._rates()
+        weights = found.done @ rates
+        sums = weights.sum(axis=0)
+        stayed = found.residency_seconds / np.maximum(busy, 1e-12)
+        parts = np.where(sums > 0, weights / np.where(sums > 0, sums, 1.0), stayed)
+        above = np.where(anybody, joules - floor, 0.0)
+        shares = parts * above
+        if self._idle == "shared":
+            shares = shares + stayed * (floor * np.where(anybody, busy / lasted, 0.0))
+        given = float(shares.sum())
+        self.attributed_joules += given
+        self.idle_joules += float(joules[anybody].sum()) - given
+        per = np.divide(above, sums, out=np.zeros_like(sums), where=sums > 0)
+        slopes = np.einsum("w,nwk->nk", per, found.done)
+        slopes -= np.einsum("nw,wk->nk", parts * per, found.done.sum(axis=0))
+        variance = self._window_error**2 * lasted / lasted.mean()
+        noise = _NOISE * (parts * (1 - parts) * (1 + _NOISE_ALONE * parts)) @ variance
+        for i, account in enumerate(here):
+            account.joules += float(shares[i].sum())
+            account.seconds += float(found.residency_seconds[i].sum())
+            account.covered += float(found.covered[i])
+            account.noise += float(noise[i])
+            account.done += found.done[i].sum(axis=0)
+            account.slope += slopes[i]
+
+    def _nobody(self, joules: Floats, lasted: Floats) -> None:
+        self.idle_joules += float(joules.sum())
+        self._empty_joules += float(joules.sum())
+        self._empty_seconds += float(lasted.sum())
+
+    def _learn(self, done: Floats, joules: Floats, lasted: Floats, anybody: Floats) -> None:
+        for row in np.flatnonzero(anybody):
+            self._span.append((done[row], float(joules[row]), float(lasted[row])))
+            if sum(seconds for _, _, seconds in self._span) < FIT_SECONDS:
+                continue
+            rows, above, seconds = zip(*self._span, strict=True)
+            self._spans.append((np.sum(rows, axis=0), sum(above), sum(seconds)))
+            self._span.clear()
+        if len(self._spans) < LEAST_SPANS:
+            return
+        done_before, joules_before, _ = self.work_seen
+        self._fit = fit(done_before, joules_before, self._prior)
+        residuals = (joules - done @ self._fit.values)[anybody]
+        if len(residuals):
+            new = float(np.sqrt(np.mean(residuals**2)))
+            # Of windows, not of spans: within a span their errors cancel.
+            self._window_error = new if not self._window_error else (self._window_error + new) / 2
+
+    def _rates(self) -> Floats:
+        return self._fit.values if self._fit is not None else self._prior
+
+    def _share(self, account: _Account) -> Share:
+        covered = min(1.0, account.covered)
+        activity, done = account.activity, account.done
+        after = max(0, activity.completion_tokens - 1)
+        whole = np.zeros(len(KINDS))
+        whole[PREFILL], whole[DECODE] = activity.prompt_tokens, after
+        whole[CONTEXT] = after * (activity.prompt_tokens + after / 2) / CONTEXT_TOKENS
+        whole[PASSES] = done[PASSES] / covered if covered > 0 else after + 1.0
+        missing = float(np.maximum(0.0, whole - done) @ self._rates()) if covered < 1 else 0.0
+        covariance = self._fit.covariance if self._fit is not None else np.diag(self._prior**2)
+        error = float(account.slope @ covariance @ account.slope)
+        error += account.noise + (_BIAS * account.joules) ** 2
+        return Share(activity.key, account.joules, account.seconds, error**0.5, missing, covered)

@@ -1,0 +1,189 @@
+"""`sprout bench attribution`: the split of a batch's joules against a simulated server's truth."""
+
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from envs.attribution import PRIOR, Attribution, Share
+from envs.coefficients import Coefficients, read_coefficients
+from envs.simulator import DRIFT_RATIO, LLAMA_13B, Simulated, simulate
+from envs.work import Floats
+from experiments.settings import Settings, write_json
+
+# Until then coefficients are not known; the figures leave it out.
+WARM_SECONDS = 150.0
+_SWING_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A simulated server and its load.
+
+    Attributes:
+        steady: as many requests at once all the time; else a quarter of it to all.
+    """
+
+    coefficients: Coefficients = LLAMA_13B
+    at_once: int = 32
+    steady: bool = False
+    drift_ratio: float = DRIFT_RATIO
+
+
+SETTINGS = {
+    "13B on A100, swinging": Setting(),
+    "13B on A100, steady": Setting(steady=True),
+    "power drifts by 10 %": Setting(drift_ratio=0.1),
+    "7B on H100": Setting(
+        replace(
+            LLAMA_13B,
+            joules=np.array([0.012, 0.06, 0.05, 3.2]),
+            seconds=np.array([4e-5, 8e-5, 2e-4, 8e-3]),
+        )
+    ),
+    "bound by arithmetic": Setting(replace(LLAMA_13B, joules=np.array([0.05, 0.3, 0.1, 1.0]))),
+    "8 at once": Setting(at_once=8),
+    "64 at once": Setting(at_once=64),
+}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Relative errors of requests' joules, whether intervals held the truth, and the sums.
+
+    Attributes:
+        by_tokens: relative errors of the split by tokens alone, with prompts at a tenth.
+        off: measured less attributed less idle joules, of the whole.
+    """
+
+    errors: Floats
+    held: Floats
+    by_tokens: Floats
+    off: float
+
+
+def judge(seed: int, setting: Setting, seconds: float) -> Judged:
+    """One trial."""
+    rng = np.random.default_rng(seed)
+    made = _made(rng, setting, seconds)
+    shares = attributed(made)
+    counted = [
+        i
+        for i, a in enumerate(made.activities)
+        if a.first is not None and a.first > WARM_SECONDS and a.end < seconds - 1
+    ]
+    found = [shares[0][made.activities[i].key] for i in counted]
+    truth = made.joules[counted]
+    joules = np.array([s.joules + s.unmetered_joules for s in found])
+    error = np.array([s.error_joules for s in found])
+    tokens = np.array([0.1 * a.prompt_tokens + a.completion_tokens for a in made.activities])
+    whole = sum(w.joules for w in made.windows) - (setting.coefficients.idle_watts or 0) * seconds
+    simple = (tokens / tokens.sum() * whole)[counted]
+    return Judged(
+        (joules - truth) / truth,
+        (np.abs(joules - truth) <= 1.96 * error).astype(float),
+        (simple - truth) / truth,
+        shares[1],
+    )
+
+
+def attributed(made: Simulated) -> tuple[dict[str, Share], float]:
+    """Shares by request, and what is missing of the measured whole; settled as on line."""
+    attribution = Attribution(idle_watts=LLAMA_13B.idle_watts)
+    for activity in made.activities:
+        attribution.ended(activity)
+    shares: list[Share] = []
+    for i, window in enumerate(made.windows):
+        attribution.window(window)
+        if i % 30 == 29:
+            shares += attribution.settle(window.end)
+    shares += attribution.settle(float("inf"))
+    measured = sum(w.joules for w in made.windows)
+    given = sum(s.joules for s in shares) + attribution.idle_joules
+    return {share.key: share for share in shares}, (measured - given) / measured
+
+
+class AttributionBench(Settings):
+    """Simulated servers with continuous batching; what requests cost there is known."""
+
+    trials: int = Field(12, ge=1, description="runs of each server")
+    seconds: float = Field(600.0, ge=2 * WARM_SECONDS, description="of each run")
+    coefficients: Path | None = Field(
+        None, description="file of sprout calibrate: judge on that server alone"
+    )
+    at_once: int = Field(32, ge=1, description="requests at once there")
+    workers: int = Field(2, ge=1, description="processes")
+    seed: int = 0
+    json_path: Path | None = Field(None, alias="json", description="machine-readable result")
+
+    def cli_cmd(self) -> None:
+        """Run, print, write."""
+        settings = SETTINGS
+        if self.coefficients is not None:
+            own = read_coefficients(self.coefficients)
+            settings = {own.source: Setting(own, self.at_once)}
+        seeds = range(self.seed, self.seed + self.trials)
+        result: dict[str, Any] = {}
+        with ProcessPoolExecutor(self.workers) as pool:
+            for name, setting in settings.items():
+                runs = list(pool.map(_Job(setting, self.seconds), seeds))
+                result[name] = _figures(runs)
+        print(
+            f"{'server':<24}{'requests':>10}{'median':>9}{'90 %':>8}{'mean':>8}{'held':>8}", end=""
+        )
+        print(f"{'by tokens':>11}{'sum off':>10}")
+        for name, row in result.items():
+            print(
+                f"{name:<24}{row['requests']:>10}{row['median_error_pct']:>8.1f}%"
+                f"{row['p90_error_pct']:>7.1f}%{row['mean_error_pct']:>7.1f}%"
+                f"{row['interval_held_pct']:>7.1f}%{row['by_tokens_median_error_pct']:>10.1f}%"
+                f"{row['sum_off']:>10.0e}"
+            )
+        print("errors of a request's joules against the truth; held: by its 95% interval")
+        write_json(self.json_path, {"schema": 1, "servers": result, "prior": PRIOR.tolist()})
+
+
+@dataclass(frozen=True)
+class _Job:
+    setting: Setting
+    seconds: float
+
+    def __call__(self, seed: int) -> Judged:
+        return judge(seed, self.setting, self.seconds)
+
+
+def _made(rng: np.random.Generator, setting: Setting, seconds: float) -> Simulated:
+    def clients(now: float) -> int:
+        swing = 1.0 if setting.steady else 0.625 + 0.375 * np.sin(2 * np.pi * now / _SWING_SECONDS)
+        return max(1, round(setting.at_once * swing))
+
+    def lengths() -> tuple[int, int]:
+        # Half of the requests are answered at length and half briefly.
+        mean, spread = (5.0, 0.9) if rng.random() < 0.5 else (3.0, 0.8)
+        prompt, answer = rng.lognormal(5.3, 0.8), rng.lognormal(mean, spread)
+        return int(np.clip(prompt, 10, 2000)), int(np.clip(answer, 1, 800))
+
+    return simulate(
+        setting.coefficients, clients, lengths, seconds, rng, drift_ratio=setting.drift_ratio
+    )
+
+
+def _figures(runs: list[Judged]) -> dict[str, Any]:
+    errors = np.concatenate([run.errors for run in runs])
+    by_tokens = np.concatenate([run.by_tokens for run in runs])
+    medians = [100 * float(np.median(np.abs(run.errors))) for run in runs]
+    held = [100 * float(run.held.mean()) for run in runs]
+    return {
+        "requests": len(errors),
+        "median_error_pct": 100 * float(np.median(np.abs(errors))),
+        "median_error_pct_of_runs": [min(medians), max(medians)],
+        "p90_error_pct": 100 * float(np.quantile(np.abs(errors), 0.9)),
+        "mean_error_pct": 100 * float(errors.mean()),
+        "interval_held_pct": 100 * float(np.concatenate([run.held for run in runs]).mean()),
+        "interval_held_pct_of_runs": [min(held), max(held)],
+        "by_tokens_median_error_pct": 100 * float(np.median(np.abs(by_tokens))),
+        "sum_off": max(abs(run.off) for run in runs),
+    }
