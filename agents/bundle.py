@@ -15,13 +15,14 @@ from safetensors.numpy import load_file, save_file
 
 from agents.bundle_files import ENCODER, MANIFEST, TENSORS, sha256_of, verify
 from agents.policy import ACTIVATIONS, Policy
+from envs.carbon import Kind
 from envs.directive import Catalogue
 from envs.errors import BundleError, ConfigError, DataError
 from envs.features import Featurizer
 from envs.projection import EncodedProjection, Vectors, WordProjection, word_projection
 from envs.structure import Feature
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 VOCABULARY = "vocabulary.json"
 REQUIRED = (
     *("schema_version", "catalogue", "tasks", "features", "text", "network", "model"),
@@ -48,6 +49,14 @@ class Bundle:
     def model(self) -> str:
         """The served model that the policy was trained for."""
         return str(self.manifest["model"])
+
+    @property
+    def intensity_kind(self) -> Kind | None:
+        """Kind of the carbon intensity that it was trained on; None where nothing says so."""
+        said = self.manifest.get("intensity")
+        if not isinstance(said, dict) or "signal" not in said:
+            return None
+        return Kind(str(said["signal"]), str(said.get("scope")))
 
     @property
     def prompt_hashes(self) -> frozenset[str]:

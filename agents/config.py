@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from envs.errors import ConfigError
-from envs.features import GROUPS, SPARED
+from envs.features import FORECAST, GROUPS, SPARED
 
 # Where a floor binds: in each task, or on all requests together as in SPROUT.
 SCOPES = ("task", "all")
@@ -35,7 +35,8 @@ class PpoConfig:
         floor_slack: how far floors yield from the cleanest to the dirtiest hour, as SPROUT's
             xi (`envs.floors`); 0 keeps them constant.
         without: groups of features that the policy must not see; one of `envs.features.GROUPS`
-            or `SPARED`.
+            `SPARED` or `FORECAST`. The last by default: a request's best directive does not
+            depend on the hours to come, and live there may be no forecast.
         patience: rollouts without a better policy after which training stops; 0 never.
         gamma: 0: a request's directive does not change the next request.
     """
@@ -61,13 +62,13 @@ class PpoConfig:
     safety: float = 0.0
     floor_on: str = "task"
     floor_slack: float = 0.0
-    without: tuple[str, ...] = ()
+    without: tuple[str, ...] = (FORECAST,)
     patience: int = 0
     gamma: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        groups = (*GROUPS, SPARED)
+        groups = (*GROUPS, SPARED, FORECAST)
         unknown = [group for group in self.without if group not in groups]
         if unknown:
             raise ConfigError(f"without: no features {unknown[0]!r}; one of {', '.join(groups)}")

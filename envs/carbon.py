@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,31 @@ from envs.errors import DataError
 HOUR_SECONDS = 3600.0
 # The recent range in which an intensity is placed: trailing, so that live code can have it.
 RECENT_HOURS = 24
+# The hours to come among which it is placed, where they are foretold.
+COMING_HOURS = 24
+UNKNOWN_PLACE = 0.5
+
+
+# How a reading was come by, the best first; each next one where those before it fail.
+Step = Literal["live", "forecast", "last_known", "yearly_mean"]
+STEPS: tuple[Step, ...] = get_args(Step)
+SIGNALS, SCOPES = ("average", "marginal"), ("direct", "lifecycle")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What kind of figure an intensity is; figures of unlike kinds must not meet.
+
+    Attributes:
+        signal: "average" of all that is generated, or "marginal": of what one more kWh takes.
+        scope: "direct" emissions of plants that run, or "lifecycle" with building them and fuel.
+    """
+
+    signal: str
+    scope: str
+
+    def __str__(self) -> str:
+        return f"{self.signal} {self.scope}"
 
 
 @dataclass(frozen=True)
@@ -27,8 +53,9 @@ class CarbonReading:
         zone: the grid's name.
         signal: "average" or "marginal".
         scope: "direct" or "lifecycle".
-        method: "measured", "estimated", "forecast", or "unstated" by its source.
+        method: "measured", "estimated", "forecast", "mean", or "unstated" by its source.
         source: who says so.
+        step: how it was come by.
     """
 
     g_per_kwh: float
@@ -39,6 +66,12 @@ class CarbonReading:
     scope: str
     method: str
     source: str
+    step: Step = "live"
+
+    @property
+    def kind(self) -> Kind:
+        """Average or marginal, direct or lifecycle."""
+        return Kind(self.signal, self.scope)
 
 
 @dataclass(frozen=True)
@@ -64,6 +97,11 @@ class IntensityTrace:
     def end(self) -> float:
         """Unix seconds at which the last hour ends."""
         return self.start + HOUR_SECONDS * len(self.g_per_kwh)
+
+    @property
+    def kind(self) -> Kind:
+        """Average or marginal, direct or lifecycle."""
+        return Kind(self.signal, self.scope)
 
     @property
     def sha256(self) -> str:
@@ -126,21 +164,50 @@ class IntensityTrace:
         span = np.where(high > low, high - low, 1.0)
         return np.where(high > low, (self.g_per_kwh - low) / span, 0.5)
 
-    def reading(self, now: float) -> CarbonReading:
-        """The reading for `now`, or the last one before it with its age; never raises."""
+    def coming_place(self, times: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Share of the coming day's hours that are cleaner than each time's.
+
+        The trace's own, as a perfect forecast would have it; `UNKNOWN_PLACE` in its last hour.
+        """
+        return self._coming[self.hour(times)]
+
+    @cached_property
+    def _coming(self) -> NDArray[np.float64]:
+        padded = np.concatenate([self.g_per_kwh, np.full(COMING_HOURS, np.nan)])
+        windows = np.lib.stride_tricks.sliding_window_view(padded[1:], COMING_HOURS)
+        known = (~np.isnan(windows)).sum(axis=1)
+        cleaner = (windows < self.g_per_kwh[:, None]).sum(axis=1)
+        return np.where(known > 0, cleaner / np.maximum(known, 1), UNKNOWN_PLACE)
+
+    def reading(self, now: float, max_age_seconds: float = float("inf")) -> CarbonReading:
+        """The reading for `now`; else the last one before it; too old, the mean. Never raises."""
         row = int((now - self.start) // HOUR_SECONDS)
         row = min(max(row, 0), len(self.g_per_kwh) - 1)
         begun = self.start + HOUR_SECONDS * row
-        return CarbonReading(
+        age = max(0.0, now - begun - HOUR_SECONDS)
+        known = CarbonReading(
             g_per_kwh=float(self.g_per_kwh[row]),
             time=begun,
-            age_seconds=max(0.0, now - begun - HOUR_SECONDS),
+            age_seconds=age,
             zone=self.zone,
             signal=self.signal,
             scope=self.scope,
             method=str(self.methods[row]),
             source=self.source,
+            step="last_known" if age else "live",
         )
+        if age <= max_age_seconds:
+            return known
+        mean = float(self.g_per_kwh.mean())
+        return replace(known, g_per_kwh=mean, method="mean", step="yearly_mean")
+
+    def places(self, reading: CarbonReading) -> tuple[float, float]:
+        """Of a reading of this trace, its recent and its coming place; unknown for a mean."""
+        if reading.step == "yearly_mean":
+            return UNKNOWN_PLACE, UNKNOWN_PLACE
+        at = np.array([reading.time])
+        coming = self.coming_place(at)[0] if reading.step == "live" else UNKNOWN_PLACE
+        return float(self.recent_place(at)[0]), float(coming)
 
 
 def iso(seconds: float) -> str:
@@ -155,7 +222,7 @@ def joined(traces: Sequence[IntensityTrace]) -> IntensityTrace:
 
     Raises:
         DataError: a trace before the last has no whole number of days, or begins at another
-            hour of the day.
+            hour of the day, or is of another kind.
     """
     first = traces[0]
     for trace in traces[:-1]:
@@ -163,6 +230,9 @@ def joined(traces: Sequence[IntensityTrace]) -> IntensityTrace:
             found = f"zone {trace.zone} has {len(trace.g_per_kwh)} hours"
             raise DataError(trace.source, found, "give whole days to join zones, or name a --zone")
     for trace in traces[1:]:
+        if trace.kind != first.kind:
+            found = f"zone {trace.zone} is {trace.kind}, {first.zone} is {first.kind}"
+            raise DataError(trace.source, found, "join intensities of one kind")
         if (trace.start - first.start) % (24 * HOUR_SECONDS):
             found = f"zone {trace.zone} begins at {iso(trace.start)}, {first.zone} at "
             found += iso(first.start)

@@ -18,6 +18,7 @@ CONTEXT = (
     Feature("in_flight", "requests", 0, 1024, "requests at the server when this one is sent"),
     Feature("log_intensity", "ln(1+gCO2e/kWh)", 0, 8, "the grid's intensity now"),
     Feature("recent_place", "ratio", 0, 1, "its place in the trailing 24 hours' range"),
+    Feature("coming_place", "ratio", 0, 1, "share of the next 24 hours that are cleaner"),
     Feature("hour_sin", "sin", -1, 1, "hour of day (UTC), as an angle"),
     Feature("hour_cos", "cos", -1, 1, "hour of day (UTC), as an angle"),
 )
@@ -31,6 +32,8 @@ SPARED_PER = 100.0
 GROUPS = ("structure", "text", "tags", "load", "carbon")
 # What is of two of them: of text and carbon.
 SPARED = "spared"
+# What of the carbon a forecast tells.
+FORECAST = "forecast"
 
 
 class Featurizer:
@@ -71,7 +74,7 @@ class Featurizer:
 
     @property
     def groups(self) -> dict[str, NDArray[np.int64]]:
-        """Places of each of `GROUPS` and of `SPARED` among the components."""
+        """Places of each of `GROUPS`, of `SPARED` and of `FORECAST` among the components."""
         places = np.arange(len(self.features))
         first, last = self._context.start, self._context.stop
         return {
@@ -81,6 +84,7 @@ class Featurizer:
             "load": places[first : first + 1],
             "carbon": places[first + 1 :],
             SPARED: places[last:],
+            FORECAST: places[self.names.index("coming_place")][None],
         }
 
     def request(self, messages: Sequence[Message], task: str | None) -> Array:
@@ -112,10 +116,11 @@ class Featurizer:
         in_flight: NDArray[Any],
         intensity_g_per_kwh: NDArray[Any],
         recent_place: NDArray[Any],
+        coming_place: NDArray[Any],
         times: NDArray[Any],
     ) -> Array:
         """Requests, by their parts, at moments (Unix s), shape (n, n_features)."""
-        context = self.context(in_flight, intensity_g_per_kwh, recent_place, times)
+        context = self.context(in_flight, intensity_g_per_kwh, recent_place, coming_place, times)
         return self.joined(parts, context, intensity_g_per_kwh)
 
     def context(
@@ -123,13 +128,14 @@ class Featurizer:
         in_flight: NDArray[Any],
         intensity_g_per_kwh: NDArray[Any],
         recent_place: NDArray[Any],
+        coming_place: NDArray[Any],
         times: NDArray[Any],
     ) -> Array:
         """Moments as they are seen, shape (n, len(CONTEXT)); the first column is the load."""
         angle = 2 * np.pi * (np.asarray(times) % 86400) / 86400
         # In logarithms, as the energies foretold: grams, their product, are then a sum.
         intensity = np.log1p(intensity_g_per_kwh)
-        columns = in_flight, intensity, recent_place, np.sin(angle), np.cos(angle)
+        columns = in_flight, intensity, recent_place, coming_place, np.sin(angle), np.cos(angle)
         seen = np.empty((len(angle), len(columns)), dtype=np.float32)
         for place, column in enumerate(columns):
             seen[:, place] = column

@@ -5,8 +5,6 @@ import time
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-import urllib3
-
 from envs.errors import SproutError
 
 MOST_BYTES = 8 << 20
@@ -37,12 +35,16 @@ class Fetcher:
     """
 
     def __init__(self, timeout_seconds: float = 10.0) -> None:
+        # Here: the hook's workers, which fetch nothing, start sooner without it.
+        import urllib3
+
         self._timeout = timeout_seconds
+        self._urllib3 = urllib3
         # Trying again is the caller's: it knows when an answer is of use.
         self._pool = urllib3.PoolManager(retries=False, maxsize=2)
 
     def get(self, url: str, headers: Mapping[str, str] | None = None) -> bytes:
-        """The body of a 200.
+        """The body of a 200; empty for 204.
 
         Raises:
             FetchError: no connection, another status, too late or too long.
@@ -54,19 +56,20 @@ class Fetcher:
                 "GET",
                 url,
                 headers=dict(headers or {}),
-                timeout=urllib3.Timeout(total=self._timeout),
+                timeout=self._urllib3.Timeout(total=self._timeout),
                 preload_content=False,
                 redirect=False,
             )
-        except (urllib3.exceptions.HTTPError, ValueError) as error:
+        except (self._urllib3.exceptions.HTTPError, ValueError) as error:
             # Their texts repeat the whole URL.
             raise FetchError(f"{where}: {type(error).__name__}") from None
         try:
-            if answer.status != 200:
-                wait = _seconds(answer.headers.get("retry-after"))
+            if answer.status not in (200, 204):
+                wait = self._seconds(answer.headers.get("retry-after"))
                 raise FetchError(f"{where} answered {answer.status}", answer.status, wait)
             body = bytearray()
-            for piece in answer.stream(_PIECE_BYTES):
+            # What has come, not as much as was asked for: a body that drips is noticed.
+            while piece := answer.read1(_PIECE_BYTES):
                 body += piece
                 if len(body) > MOST_BYTES:
                     raise FetchError(f"{where}: more than {MOST_BYTES >> 20} MiB")
@@ -74,10 +77,19 @@ class Fetcher:
                     raise FetchError(f"{where}: not complete in {self._timeout:g} s")
             answer.release_conn()
             return bytes(body)
-        except (urllib3.exceptions.HTTPError, ValueError) as error:
+        except (self._urllib3.exceptions.HTTPError, ValueError) as error:
             raise FetchError(f"{where}: {type(error).__name__}") from None
         finally:
             answer.close()
+
+    def _seconds(self, retry_after: str | None) -> float | None:
+        """Retry-After in s (RFC 9110, 10.2.3); None where it is absent or of no use."""
+        if retry_after is None:
+            return None
+        try:
+            return max(0.0, self._urllib3.Retry().parse_retry_after(retry_after))
+        except self._urllib3.exceptions.InvalidHeader:
+            return None
 
     @staticmethod
     def shown(url: str) -> str:
@@ -91,13 +103,3 @@ class Fetcher:
 def basic(user: str, password: str) -> str:
     """The value of an Authorization header (RFC 7617)."""
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
-
-
-def _seconds(retry_after: str | None) -> float | None:
-    """Retry-After in s (RFC 9110, 10.2.3); None where it is absent or of no use."""
-    if retry_after is None:
-        return None
-    try:
-        return max(0.0, urllib3.Retry().parse_retry_after(retry_after))
-    except urllib3.exceptions.InvalidHeader:
-        return None

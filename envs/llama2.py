@@ -58,6 +58,7 @@ class Llama2Env(gymnasium.Env[NDArray[np.float32], np.int64]):
     | in_flight | requests | 0 | 1024 | requests at the server when this one is sent |
     | log_intensity | ln(1+gCO2e/kWh) | 0 | 8 | the grid's intensity now |
     | recent_place | ratio | 0 | 1 | its place in the trailing 24 hours' range |
+    | coming_place | ratio | 0 | 1 | share of the next 24 hours that are cleaner |
     | hour_sin | sin | -1 | 1 | hour of day (UTC), as an angle |
     | hour_cos | cos | -1 | 1 | hour of day (UTC), as an angle |
 

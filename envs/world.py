@@ -44,8 +44,8 @@ def observe(
     in_flight: NDArray[Any],
 ) -> Array:
     """Observations of requests (by their parts) at times (Unix s), shape (n, n_features)."""
-    place, intensity = trace.recent_place(times), trace.at(times)
-    return featurizer.observe(parts, in_flight, intensity, place, times)
+    places = trace.recent_place(times), trace.coming_place(times)
+    return featurizer.observe(parts, in_flight, trace.at(times), *places, times)
 
 
 @dataclass(frozen=True)

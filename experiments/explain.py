@@ -128,7 +128,8 @@ def _observation(
     part = bundle.featurizer.request(chat, task)[None]
     at_noon = observe(bundle.featurizer, part, trace, noon, np.zeros(1))
     seen: Array = bundle.featurizer.at_intensity(at_noon, np.array([level]))[0]
-    seen[bundle.featurizer.names.index("recent_place")] = 0.5
+    for name in ("recent_place", "coming_place"):
+        seen[bundle.featurizer.names.index(name)] = 0.5
     return seen
 
 

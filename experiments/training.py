@@ -164,6 +164,8 @@ class TrainingJob:
             "training": asdict(self.config),
             "intensity": {
                 "zone": self.trace.zone,
+                "signal": self.trace.signal,
+                "scope": self.trace.scope,
                 "source": Path(self.trace.source).name,
                 "sha256": self.trace.sha256,
             },

@@ -13,6 +13,8 @@ from envs.carbon import IntensityTrace, iso
 from envs.carbon_reader import read_trace
 from envs.clock import WallClock
 from envs.errors import ConfigError, SproutError
+from envs.intensity.choose import make_source
+from envs.intensity.outlook import begun, read_outlook
 from serving.complaint import complain
 from serving.config import HookConfig
 from serving.control import LocalControl
@@ -64,20 +66,34 @@ def make_hook(config: HookConfig, memory: Path | None = None) -> Hook:
     Raises:
         ConfigError, DataError: settings or the intensity trace are wrong.
     """
-    trace = read_trace(config.intensity, config.zone)
-    clock = trace_clock(
-        trace,
-        config.clock_start,
-        config.clock_speed,
-        # A file of one's own may be behind: its readings then have an age.
-        strict=config.intensity is None,
-    )
-    grid = Grid(trace, clock, config.intensity, config.intensity_max_age)
+    grid = make_grid(config)
     control = LocalControl(config.state, config.initial_control())
     traces = Traces(config.otlp) if config.otlp is not None else None
-    hook = Hook(config, Policies(config.folders), grid, control, Memory(memory), Metrics(), traces)
+    policies = Policies(config.folders, grid.known.kind)
+    hook = Hook(config, policies, grid, control, Memory(memory), Metrics(), traces)
     show(hook)
     return hook
+
+
+def make_grid(config: HookConfig) -> Grid:
+    """The grid, from a trace or from the file that a live source's feed keeps.
+
+    Raises:
+        ConfigError, DataError: the trace or the source's settings are wrong.
+    """
+    if (asked := config.live) is not None:
+        source = make_source(asked)
+        known = begun(source, config.outlook, config.intensity_mean or 0.0)
+        return Grid(known, time.time, config.outlook, read_outlook, config.intensity_max_age)
+    path = Path(config.intensity) if config.intensity is not None else None
+    trace = read_trace(path, config.zone)
+    # A file of one's own may be behind: its readings then have an age.
+    clock = trace_clock(trace, config.clock_start, config.clock_speed, strict=path is None)
+    return Grid(
+        *(trace, clock, path),
+        lambda changed: read_trace(changed, trace.zone),
+        config.intensity_max_age,
+    )
 
 
 def refresh(hook: Hook, *, reload: bool = False) -> None:
@@ -99,6 +115,7 @@ def refresh(hook: Hook, *, reload: bool = False) -> None:
         hook.grid.refresh()
     except (SproutError, OSError) as error:
         complain(f"intensity not read, the last known stays: {error}")
+    hook.say()
     show(hook)
 
 
@@ -107,6 +124,7 @@ def show(hook: Hook) -> None:
     reading = hook.grid.see().reading
     hook.metrics.intensity.set(reading.g_per_kwh)
     hook.metrics.intensity_age.set(reading.age_seconds)
+    hook.metrics.grid(reading)
     hook.metrics.mode(hook.control.now.mode)
     hook.metrics.flush(hook.in_flight)
     if hook.traces is not None:

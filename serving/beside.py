@@ -9,8 +9,8 @@ import uvicorn
 
 from serving.admin import TOKEN_VARIABLE, Admin
 from serving.assembly import Upkeep
-from serving.config import HookConfig
 from serving.control import LocalControl
+from serving.gateway_config import GatewayConfig
 from serving.keeper import Keeper
 from serving.protocol import GuardedProtocol
 from serving.worker import READY
@@ -24,9 +24,11 @@ class Beside:
             settings are known, or cannot be.
     """
 
-    def __init__(self, config: HookConfig, runtime: Path, listener: socket.socket) -> None:
+    def __init__(self, config: GatewayConfig, runtime: Path, listener: socket.socket) -> None:
+        first, others = config.upstreams
+        urls = tuple(dict.fromkeys((first, *others.values())))
         control = LocalControl(config.state, config.initial_control())
-        self._keeper = Keeper(config, control)
+        self._keeper = Keeper(config, control, urls)
         self._keeper.step()
         (runtime / READY).touch()
         if control.now.mode != config.mode:

@@ -7,7 +7,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, Field
 from pydantic_settings import NoDecode
 
+from envs.attribution import Idle
+from envs.carbon import Kind
 from envs.errors import ConfigError
+from envs.intensity.choose import SERVICES, Asked
+from envs.meters.remote import DCGM_ENERGY, Unit
+from envs.plausible import check_intensity, check_mean_intensity
 from serving.control import Control
 from serving.rules import Mode, read_rules
 
@@ -39,10 +44,26 @@ class HookConfig(BaseModel):
         description="database URL, e.g. postgresql+psycopg://user@host/db; default SQLite in "
         "the state folder",
     )
-    intensity: Path | None = Field(None, description="CSV trace; default the synthetic day")
-    zone: str | None = Field(None, description="zone of the trace")
+    intensity: str | None = Field(
+        None,
+        description="CSV trace, or a live source: electricity-maps, watttime, uk, carbon-aware; "
+        "default the synthetic day",
+    )
+    zone: str | None = Field(None, description="zone of the trace, or the source's name for it")
+    intensity_mean: float | None = Field(
+        None, ge=0, description="gCO2e/kWh of the zone's year: the last resort of a live source"
+    )
+    intensity_signal: Literal["average", "marginal"] = Field(
+        "average", description="what a live source is to give"
+    )
+    intensity_scope: Literal["direct", "lifecycle"] = Field(
+        "direct", description="what a live source is to give"
+    )
+    intensity_url: str | None = Field(
+        None, pattern="^https?://", description="address of the live source; default its own"
+    )
     intensity_max_age: float = Field(
-        MAX_AGE_SECONDS, gt=0, description="s; older readings count as the last day's lowest"
+        MAX_AGE_SECONDS, gt=0, description="s; older readings give way to the mean"
     )
     clock_start: str | None = Field(None, description="experiment: ISO time the clock starts at")
     clock_speed: float = Field(1.0, gt=0, description="experiment: clock seconds per second")
@@ -68,7 +89,35 @@ class HookConfig(BaseModel):
     joules_per_token: float | None = Field(
         None, gt=0, description="of the served model; default the policy's training data"
     )
+    coefficients: Path | None = Field(
+        None, description="file of sprout calibrate: the server's joules by kind of work"
+    )
+    meter: Literal["auto", "none", "nvml", "amd", "soc", "rapl", "cpu", "remote"] = Field(
+        "auto",
+        description="of the server's energy, split among its requests; auto: the best that "
+        "measures on this machine, else none: requests are then estimated",
+    )
+    meter_url: str | None = Field(
+        None, pattern="^https?://", description="of a Prometheus server or an exporter's page"
+    )
+    meter_query: str = Field(
+        DCGM_ENERGY, description="PromQL, or a metric of the page; all its values are summed"
+    )
+    meter_unit: Unit = Field("mJ", description="of those values; a power is integrated")
+    meter_seconds: float = Field(15.0, gt=0, description="between scrapes of those values")
+    idle: Idle = Field(
+        "apart", description="idle power while requests are answered: apart, or shared by them"
+    )
+    idle_watts: float | None = Field(
+        None, ge=0, description="default the coefficients', else as seen while nothing is asked"
+    )
     pue: float = Field(1.0, ge=1, description="power usage effectiveness of the site")
+    hardware: str | None = Field(
+        None, description="device of the catalogue, for its embodied carbon; default SPROUT's A100"
+    )
+    devices: int = Field(1, ge=1, description="such devices")
+    life_years: float = Field(5.0, gt=0, description="over which they are written off")
+    reserved_share: float = Field(1.0, gt=0, le=1, description="of them, for this service")
     store_prompts: bool = Field(False, description="keep prompts and answers in the ledger")
     retention_days: float = Field(400.0, gt=0, description="records older than this are deleted")
     otlp: str | None = Field(
@@ -82,6 +131,32 @@ class HookConfig(BaseModel):
     def folders(self) -> list[Path]:
         """The bundles' folders."""
         return [Path(folder) for folder in self.policy]
+
+    @property
+    def live(self) -> Asked | None:
+        """The live source; None where the intensity is a trace's.
+
+        Raises:
+            ConfigError: its mean is missing, or absurd.
+        """
+        if self.intensity not in SERVICES:
+            return None
+        if self.intensity_mean is None:
+            raise ConfigError(
+                f"--intensity {self.intensity}: give the zone's yearly mean with --intensity-mean "
+                "(gCO2e/kWh): it is used when the source has been away for long"
+            )
+        check_intensity(self.intensity_mean, "--intensity-mean")
+        check_mean_intensity(self.intensity_mean, "--intensity-mean")
+        if self.clock_start is not None:
+            raise ConfigError("--clock-start: a live source knows the present only; give a trace")
+        kind = Kind(self.intensity_signal, self.intensity_scope)
+        return Asked(self.intensity, self.zone, self.intensity_url, kind)
+
+    @property
+    def outlook(self) -> Path:
+        """Where what a live source has said is kept."""
+        return self.state / "intensity.json"
 
     @property
     def ledger_url(self) -> str:

@@ -40,7 +40,8 @@ class Decider:
         load = np.array([in_flight])
         if seen is not self._seen:
             # One for all requests that see the same grid.
-            context = featurizer.context(load, seen.g_per_kwh, seen.place, seen.time)
+            grid = seen.g_per_kwh, seen.place, seen.coming, seen.time
+            context = featurizer.context(load, *grid)
             self._seen, self._context = seen, context
         context = self._context.copy()
         context[0, 0] = min(in_flight, self._most_load)

@@ -1,18 +1,32 @@
-"""The carbon intensity that decisions use, with its age, from a trace kept up to date."""
+"""The carbon intensity that decisions use, with its age and how it was come by."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.carbon import RECENT_HOURS, CarbonReading, IntensityTrace
-from envs.carbon_reader import read_trace
+from envs.carbon import CarbonReading, Kind
 from serving.config import MAX_AGE_SECONDS
 
 # Nothing that decisions see of the grid or the hour changes sooner.
 _SAME_SECONDS = 1.0
+
+
+class Known(Protocol):
+    """What is known of a grid: a trace, or what a live source has said."""
+
+    @property
+    def kind(self) -> Kind:
+        """Of all its figures."""
+
+    def reading(self, now: float, max_age_seconds: float) -> CarbonReading:
+        """The best there is for now, by `envs.carbon.STEPS`; never raises."""
+
+    def places(self, reading: CarbonReading) -> tuple[float, float]:
+        """Where a reading lies in the trailing day, and among the coming day's hours."""
 
 
 @dataclass(frozen=True)
@@ -20,38 +34,43 @@ class Seen:
     """What a decision sees of the grid.
 
     Attributes:
-        reading: the last known, with its age.
-        g_per_kwh: what the policy is told, shape (1,): the reading's, or, where that is too
-            old, the lowest of the day before it. The policy then spends least quality: it
-            must not act on a dirty hour that may have passed.
-        place: of that in the trailing day's range, shape (1,).
+        reading: the best there is, with its age and its step.
+        g_per_kwh: the reading's, shape (1,).
+        place: of it in the trailing day's range, shape (1,).
+        coming: share of the coming day's hours that are cleaner, shape (1,).
         time: now, Unix seconds, shape (1,).
     """
 
     reading: CarbonReading
     g_per_kwh: NDArray[np.float64]
     place: NDArray[np.float64]
+    coming: NDArray[np.float64]
     time: NDArray[np.float64]
 
 
 class Grid:
-    """Readings of a trace.
+    """Readings of what is known.
 
     Args:
-        path: the trace's file, read anew when it changes; None where it never does.
-        now: Unix seconds of the clock that the trace is read by.
+        now: Unix seconds of the clock that they are read by.
+        path: the file that it is known from, read anew by `load` when it changes; None where
+            it never does.
+        max_age_seconds: a last known reading that is older gives way to the mean: the policy
+            must not act on an hour that has passed long ago.
     """
 
     def __init__(
         self,
-        trace: IntensityTrace,
+        known: Known,
         now: Callable[[], float],
         path: Path | None = None,
+        load: Callable[[Path], Known] | None = None,
         max_age_seconds: float = MAX_AGE_SECONDS,
     ) -> None:
-        self.trace = trace
+        self.known = known
         self._now = now
         self._path = path
+        self._load = load
         self._max_age = max_age_seconds
         self._stamp = self._written()
         self._last: Seen | None = None
@@ -65,24 +84,22 @@ class Grid:
         return self._last
 
     def _look(self, now: float) -> Seen:
-        reading = self.trace.reading(now)
-        if reading.age_seconds > self._max_age:
-            lowest = self.trace.g_per_kwh[-RECENT_HOURS:].min(keepdims=True)
-            return Seen(reading, lowest, np.zeros(1), np.array([now]))
-        place = self.trace.recent_place(np.array([reading.time]))
-        return Seen(reading, np.array([reading.g_per_kwh]), place, np.array([now]))
+        reading = self.known.reading(now, self._max_age)
+        place, coming = self.known.places(reading)
+        columns = (np.array([value]) for value in (reading.g_per_kwh, place, coming, now))
+        return Seen(reading, *columns)
 
     def refresh(self) -> None:
-        """Read the trace anew if its file has changed.
+        """Read the file anew if it has changed.
 
         Raises:
-            SproutError, OSError: it cannot be read; the old one stays.
+            SproutError, OSError: it cannot be read; what was known stays.
         """
         written = self._written()
-        if self._path is None or written is None or written == self._stamp:
+        if self._path is None or self._load is None or written in (None, self._stamp):
             return
         self._stamp = written
-        self.trace = read_trace(self._path, self.trace.zone)
+        self.known = self._load(self._path)
         self._last = None
 
     def _written(self) -> tuple[int, int] | None:

@@ -15,6 +15,7 @@ from serving.control import LocalControl
 from serving.conversation import Memory
 from serving.deadline import TooLateError
 from serving.grid import Grid
+from serving.in_flight import InFlight
 from serving.metrics import Metrics
 from serving.policies import Policies
 from serving.record import Record, new_id
@@ -47,7 +48,7 @@ class Hook:
         self.traces = traces
         self._steering = Steering(config, policies, grid, memory)
         self._recorder = Recorder(config, policies, metrics)
-        self._in_flight = 0
+        self._in_flight = InFlight(config.state)
 
     async def plan(
         self, route: str, body: bytes | Mapping[str, Any], headers: Mapping[str, str]
@@ -57,8 +58,8 @@ class Hook:
         control = self.control.now
         record = Record(new_id(), time.time(), route, mode=control.mode)
         plan = Plan(record, started, trace_parent=headers.get("traceparent"))
-        record.in_flight = self._in_flight
-        self._in_flight += 1
+        record.in_flight = len(self._in_flight)
+        self._in_flight.begin(record.decision_id, record.time)
         try:
             if control.mode != "off":
                 await self._steering.decide(plan, control, body, headers)
@@ -74,7 +75,7 @@ class Hook:
             complain("a decision failed; its request went through untouched", error)
         except BaseException:
             # The caller has given up meanwhile.
-            self._in_flight -= 1
+            self._in_flight.end(record.decision_id)
             raise
         record.decision_seconds = time.perf_counter() - started
         return plan
@@ -101,9 +102,9 @@ class Hook:
         if plan.finished:
             return
         plan.finished = True
-        self._in_flight -= 1
         plan.record.seconds = time.perf_counter() - plan.started
         self._recorder.record(plan.record, answer, outcome)
+        self._in_flight.end(plan.record.decision_id)
         if self.traces is not None:
             self.traces.ended(plan.record, plan.trace_parent)
 
@@ -129,17 +130,24 @@ class Hook:
         if record.intensity_g_per_kwh is not None:
             said["intensity"] = f"{record.intensity_g_per_kwh:.1f}"
             said["intensity-age"] = f"{record.intensity_age_seconds or 0.0:.0f}"
+            said["intensity-step"] = record.intensity_step or ""
+            said["intensity-kind"] = record.intensity_kind or ""
         return [(OWN_HEADERS + name, value) for name, value in said.items()]
 
     @property
     def in_flight(self) -> int:
         """Requests planned and not yet finished."""
-        return self._in_flight
+        return len(self._in_flight)
+
+    def say(self) -> None:
+        """Tell the keeper since when requests have been on their way."""
+        self._in_flight.say()
 
     def close(self) -> None:
         """Let go of threads and files."""
         self._steering.close()
         self._recorder.close()
+        self._in_flight.close()
         if self.traces is not None:
             self.traces.close()
 

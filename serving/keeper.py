@@ -8,14 +8,18 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from serving.accounts import Accounts
 from serving.config import HookConfig
 from serving.control import Control, LocalControl
+from serving.feeding import make_feed
+from serving.in_flight import oldest
 from serving.journal import FOLDER, Tail, files
 from serving.ledger import Ledger, days_ago
 
@@ -27,11 +31,21 @@ log = logging.getLogger("sprout")
 class Keeper:
     """Call `step` twice a second, and `close` at the end.
 
+    It also keeps the books of the server's energy (`serving.accounts`) and, where the carbon
+    intensity comes from a live source, asks for it.
+
+    Args:
+        urls: of the servers behind the hook.
+
     Attributes:
         registry: its own metrics.
+
+    Raises:
+        ConfigError, MeterError, DataError: the database's URL, the meter or the coefficients
+            cannot be used.
     """
 
-    def __init__(self, config: HookConfig, control: LocalControl) -> None:
+    def __init__(self, config: HookConfig, control: LocalControl, urls: Sequence[str] = ()) -> None:
         self._config = config
         self._control = control
         self.ledger = Ledger(config.ledger_url)
@@ -57,11 +71,17 @@ class Keeper:
             "Journal lines that were no record",
             registry=self.registry,
         )
+        self._accounts = Accounts(config, urls, self.registry)
+        self._amendments: list[Mapping[str, Any]] = []
+        self._feed = make_feed(config, self.registry)
 
     def step(self) -> None:
         """One round. Never raises: what is not done is done in a later one."""
         if not self._alone():
             return
+        if self._feed is not None and not self._feed.ident:
+            self._feed.start()
+        self._accounts.read()
         try:
             if not self._control.on_file:
                 # Also while the database is away: all workers draw the same lottery.
@@ -72,7 +92,11 @@ class Keeper:
             found = self.ledger.control(self._control.now)
             if found != self._control.now:
                 self._set(found)
+            # Asked first: all that came before will be among what is drained.
+            until = oldest(self._config.state)
             self._drain()
+            self._amendments += self._accounts.settle(until)
+            self._amend_energy()
             if time.monotonic() - self._expired > EXPIRE_EVERY_SECONDS:
                 self.ledger.delete(before=days_ago(self._config.retention_days))
                 self._expired = time.monotonic()
@@ -85,7 +109,13 @@ class Keeper:
 
     def close(self) -> None:
         """A last round, now that no more will come."""
+        if self._feed is not None:
+            self._feed.close()
         self.step()
+        if self._lock is not None:
+            self._amendments += self._accounts.close()
+            with suppress(Exception):
+                self._amend_energy()
         self.ledger.close()
         if self._lock is not None:
             os.close(self._lock)
@@ -122,6 +152,7 @@ class Keeper:
                 if new:
                     self.ledger.add(new)
                     self._rows.inc(len(new))
+                    self._accounts.ended(new)
                 self._amend([row for row in batch if "time" not in row])
             self._damaged.inc(tail.damaged - damaged)
             if abandoned:
@@ -137,6 +168,12 @@ class Keeper:
             _, tries = self._late.pop(key, (row, 0))
             if key in missing and tries < _LATE_TRIES:
                 self._late[key] = row, tries + 1
+
+    def _amend_energy(self) -> None:
+        """Shares of measured joules, in place of the estimates that requests came with."""
+        if self._amendments:
+            self.ledger.amend(self._amendments)
+            self._amendments.clear()
 
     def _report(self, problem: str | None) -> None:
         self._up.set(problem is None)

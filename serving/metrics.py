@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from envs.carbon import STEPS, CarbonReading
 from serving.record import Record
 from serving.rules import Mode
 
@@ -68,6 +69,12 @@ class Metrics:
         )
         self.intensity_age = self._gauge(
             "carbon_intensity_age_seconds", "How long it has been out of date", "livemax"
+        )
+        self._grid = self._gauge(
+            "carbon_intensity_info",
+            "1 for how the intensity was come by now, and its kind",
+            "livemax",
+            *("step", "zone", "signal", "scope"),
         )
         self.reloads = self._counter(
             "bundle_loads_total", "Policy bundles found in place of others", "result"
@@ -136,6 +143,12 @@ class Metrics:
         """Show the mode."""
         for mode in get_args(Mode):
             self._mode.labels(mode).set(mode == now)
+
+    def grid(self, reading: CarbonReading) -> None:
+        """Show how the intensity was come by."""
+        for step in STEPS:
+            labels = step, reading.zone, reading.signal, reading.scope
+            self._grid.labels(*labels).set(step == reading.step)
 
     def policies(self, in_use: list[tuple[str, str]]) -> None:
         """Show (version, model) of the bundles in use."""

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from agents.bundle import load_bundle
+from agents.bundle import Bundle, load_bundle
 from agents.bundle_files import MANIFEST
+from envs.carbon import Kind
 from envs.errors import BundleError
 from serving.decision import Decider
 
@@ -12,12 +13,17 @@ from serving.decision import Decider
 class Policies:
     """Deciders of bundle folders. A folder without a sound bundle leaves what was there.
 
+    Args:
+        kind: of the carbon intensity that they will see; a policy that was trained on another
+            is refused. None takes any.
+
     Attributes:
         problems: by folder, what is wrong with what lies there now.
     """
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    def __init__(self, folders: Sequence[Path], kind: Kind | None = None) -> None:
         self._folders = tuple(folders)
+        self._kind = kind
         self._stamps: dict[Path, tuple[int, int, int] | None] = {}
         self._by_folder: dict[Path, Decider] = {}
         self._by_model: dict[str, Decider] = {}
@@ -46,7 +52,7 @@ class Policies:
                 continue
             self._stamps[folder] = stamp
             try:
-                self._by_folder[folder] = Decider(load_bundle(folder))
+                self._by_folder[folder] = Decider(self._checked(folder))
             except BundleError as error:
                 self.problems[folder] = str(error)
                 continue
@@ -59,6 +65,16 @@ class Policies:
         if changed:
             self._by_model = {d.bundle.model: d for d in self._by_folder.values()}
         return changed
+
+    def _checked(self, folder: Path) -> Bundle:
+        bundle = load_bundle(folder)
+        trained = bundle.intensity_kind
+        if self._kind is not None and trained not in (None, self._kind):
+            raise BundleError(
+                f"{folder}: trained on {trained} carbon intensity, but the grid's is {self._kind}; "
+                "the two must not be mixed: train on the other, or change the source"
+            )
+        return bundle
 
 
 def _stamp(folder: Path) -> tuple[int, int, int] | None:

@@ -40,9 +40,12 @@ class Record:
             asked.
         conversation: 16 hexadecimal digits; a keyed hash, see `serving.conversation`.
         characters: of what the request asks.
+        intensity_step: how the intensity was come by, of `envs.carbon.STEPS`.
+        intensity_kind: "average direct", ...
         tokens_method: "reported" by upstream, or "counted": one a piece of the stream.
         seconds_first: until the answer's first piece; None if there was none.
         energy_method: "estimated", "attributed" or "measured".
+        energy_error_joules: standard error of attributed joules.
         grams: gCO2e, operational and embodied.
         status: upstream's; 0 where it did not answer.
         outcome: "completed", "upstream_failed", "upstream_broke" (in the middle), "client_left".
@@ -75,6 +78,8 @@ class Record:
     intensity_g_per_kwh: float | None = None
     intensity_time: float | None = None
     intensity_age_seconds: float | None = None
+    intensity_step: str | None = None
+    intensity_kind: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     tokens_method: str | None = None
@@ -82,6 +87,7 @@ class Record:
     seconds: float = 0.0
     energy_joules: float | None = None
     energy_method: str | None = None
+    energy_error_joules: float | None = None
     grams: float | None = None
     status: int = 0
     outcome: str = "upstream_failed"

@@ -5,10 +5,11 @@ from typing import Any
 import orjson
 
 from envs.carbon import CarbonReading
+from envs.coefficients import Coefficients
 from serving.answer import Answered, Usage
 from serving.complaint import complain
 from serving.config import HookConfig
-from serving.estimate import Coefficients, coefficients, grams
+from serving.estimate import coefficients, site
 from serving.journal import Journal, JournalFullError
 from serving.metrics import Metrics
 from serving.policies import Policies
@@ -26,6 +27,9 @@ class Recorder:
         self._policies = policies
         self._metrics = metrics
         self._journal = Journal(config.state)
+        self._site = site(config)
+        # What is wrong with them is known before the first request.
+        coefficients(None, config)
         self._coefficients: dict[str | None, Coefficients] = {}
 
     def record(self, record: Record, answer: Answered, outcome: str) -> None:
@@ -52,10 +56,10 @@ class Recorder:
         if usage.completion_tokens is not None:
             only = self._policies.loaded
             model = only[0].bundle.model if only else None
-            cost = self._joules(only[0].bundle.version if only else None, model, usage)
+            cost = self._joules(only[0].bundle.version if only else None, model, usage, 1)
             row["energy_joules"], row["energy_method"] = cost[0], "estimated"
             row["tokens_method"] = usage.method
-            row["grams"] = grams(*cost, reading.g_per_kwh, self._config.pue)
+            row["grams"] = self._site.grams(*cost, reading.g_per_kwh)
         self.write(row)
         self._metrics.reported(row)
 
@@ -86,19 +90,22 @@ class Recorder:
 
     def _cost(self, record: Record, usage: Usage) -> tuple[float, float | None]:
         """J, and gCO2e where the intensity is known."""
-        joules, seconds = self._joules(record.policy_version, record.model, usage)
+        together = record.in_flight + 1
+        joules, seconds = self._joules(record.policy_version, record.model, usage, together)
         if record.intensity_g_per_kwh is None:
             return joules, None
-        return joules, grams(joules, seconds, record.intensity_g_per_kwh, self._config.pue)
+        return joules, self._site.grams(joules, seconds, record.intensity_g_per_kwh)
 
-    def _joules(self, version: str | None, model: str | None, usage: Usage) -> tuple[float, float]:
+    def _joules(
+        self, version: str | None, model: str | None, usage: Usage, together: int
+    ) -> tuple[float, float]:
         """J, and s of the device, at the rates of a policy's model."""
         rate = self._coefficients.get(version)
         if rate is None:
             decider = self._policies.of(model)
             bundle = decider.bundle if decider is not None else None
-            rate = coefficients(bundle, self._config.joules_per_token)
+            rate = coefficients(bundle, self._config)
             if len(self._coefficients) > _RATES:
                 self._coefficients.clear()
             self._coefficients[version] = rate
-        return rate.cost(usage.prompt_tokens or 0, usage.completion_tokens or 0)
+        return rate.cost(usage.prompt_tokens or 0, usage.completion_tokens or 0, together)

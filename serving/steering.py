@@ -95,6 +95,8 @@ class Steering:
         record.intensity_g_per_kwh = seen.reading.g_per_kwh
         record.intensity_time = seen.reading.time
         record.intensity_age_seconds = seen.reading.age_seconds
+        record.intensity_step = seen.reading.step
+        record.intensity_kind = str(seen.reading.kind)
         rule = None
         if control.rules:
             told = record.route, record.model or "", record.task, record.tenant

@@ -14,6 +14,8 @@ from envs.meters.remote import Remote, RemoteMeter
 from envs.meters.zeus import ZeusMeter
 
 Kind = Literal["auto", "nvml", "amd", "soc", "rapl", "cpu", "remote"]
+# Of a machine's own meters, those that measure.
+MEASURING: tuple[Kind, ...] = ("nvml", "amd", "soc", "rapl")
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,8 @@ def seen(featurizer, *levels):
     levels = np.array(levels, dtype=float)
     count = len(levels)
     places, times = np.full(count, 0.5), np.full(count, 3600.0)
-    return featurizer.observe(np.tile(part, (count, 1)), np.zeros(count), levels, places, times)
+    context = np.zeros(count), levels, places, places, times
+    return featurizer.observe(np.tile(part, (count, 1)), *context)
 
 
 def test_what_a_directive_would_spare_is_energy_times_intensity():

@@ -84,17 +84,21 @@ def test_a_grid_that_was_last_seen_a_day_ago_is_aged_and_not_trusted(upstream, f
     write(trace, rows)
     with serving(upstream.url, folder, "--intensity", str(trace)) as found:
         headers = post(found.url, CHAT)[2]
-        # The last reading and its age are said as they are ...
-        assert float(headers["x-sprout-intensity"]) == 900
+        # The dirty hour that has long passed is not what is acted upon: the mean is, and said so.
+        mean = np.mean([value for _, value in rows])
+        assert headers["x-sprout-intensity-step"] == "yearly_mean"
+        assert float(headers["x-sprout-intensity"]) == pytest.approx(mean, abs=0.1)
         assert 23 * 3600 < float(headers["x-sprout-intensity-age"]) < 26 * 3600
         assert found.metric("sprout_carbon_intensity_age_seconds") > 23 * 3600
-        # ... and the dirty hour that has long passed is not what the policy is told.
+        assert found.metric('sprout_carbon_intensity_info{scope="direct",') == 1
         path = f"/v1/requests/{headers['x-sprout-decision-id']}"
         assert waited(lambda: found.ask(path)[0] == 200)
         record = json.loads(found.ask(path)[1])
+        assert record["intensity_step"] == "yearly_mean"
+        assert record["intensity_kind"] == "average direct"
         seen = np.frombuffer(base64.b64decode(record["features"]), np.float32)
         names = Featurizer(("arithmetic",)).names
-        assert seen[names.index("log_intensity")] == pytest.approx(np.log1p(101))
+        assert seen[names.index("log_intensity")] == pytest.approx(np.log1p(mean))
         # News end it.
         write(trace, [*rows, *((now - 3600 * h, 333) for h in range(23, -1, -1))])
         assert waited(lambda: float(post(found.url, CHAT)[2]["x-sprout-intensity"]) == 333)

@@ -188,17 +188,19 @@ def test_the_grid_ages_and_old_readings_are_not_acted_upon():
     assert grid.see().reading.age_seconds == 1800
     assert grid.see().g_per_kwh[0] == trace.g_per_kwh[-1]
     now[0] += 86400
-    # The least that the last day had: quality is not spent on an hour that has passed.
-    assert grid.see().reading.age_seconds == 1800 + 86400
-    assert grid.see().g_per_kwh[0] == trace.g_per_kwh[-24:].min()
-    assert grid.see().place[0] == 0
+    # Too old to be acted upon: the mean, and no place among hours that nobody knows.
+    old = grid.see()
+    assert old.reading.age_seconds == 1800 + 86400
+    assert old.reading.step == "yearly_mean"
+    assert old.g_per_kwh[0] == pytest.approx(trace.g_per_kwh.mean())
+    assert (old.place[0], old.coming[0]) == (0.5, 0.5)
 
 
 def test_a_trace_is_read_anew_when_its_file_changes(tmp_path):
     path = tmp_path / "grid.csv"
     head = "timestamp_utc,zone,carbon_intensity_g_per_kwh\n"
     path.write_text(head + "2024-01-01T00:00:00Z,A,100\n2024-01-01T01:00:00Z,A,200\n")
-    made_hook = hook(tmp_path, intensity=path, clock_start="2024-01-01T01:30")
+    made_hook = hook(tmp_path, intensity=str(path), clock_start="2024-01-01T01:30")
     assert plan(made_hook).intensity_g_per_kwh == 200
     path.write_text(head + "nonsense\n")
     refresh(made_hook)

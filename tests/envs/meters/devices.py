@@ -1,11 +1,8 @@
-"""Stand-ins for the libraries and services that meters read, each with 1 W per unit of `watts`."""
+"""Stand-ins for the libraries that meters read."""
 
 import sys
-import threading
 import time
 import types
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class NVMLError(Exception):
@@ -58,33 +55,3 @@ def pynvml(gpus):
 def install(monkeypatch, gpus):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setitem(sys.modules, "pynvml", pynvml(gpus))
-
-
-@contextmanager
-def answering(answer):
-    """A server on loopback; `answer(path)` gives (status, body, headers)."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self):
-            status, body, headers = answer(self)
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()

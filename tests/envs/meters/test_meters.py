@@ -16,7 +16,8 @@ from envs.meters.nvml import NvmlMeter
 from envs.meters.power import Integral
 from envs.meters.remote import DCGM_ENERGY, Remote, RemoteMeter
 from envs.meters.zeus import ZeusMeter
-from tests.envs.meters.devices import Gpu, answering, install
+from tests.envs.answering import answering
+from tests.envs.meters.devices import Gpu, install
 
 PAGE = """# HELP DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION Total energy consumption since boot (in mJ).
 # TYPE DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION counter

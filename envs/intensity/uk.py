@@ -1,0 +1,77 @@
+"""Great Britain's Carbon Intensity API (https://carbon-intensity.github.io/api-definitions)."""
+
+from typing import Any
+
+from envs.carbon import Kind, iso
+from envs.errors import ConfigError
+from envs.fetch import Fetcher
+from envs.intensity.source import MalformedError, Point, parsed, point, rows_of
+
+URL = "https://api.carbonintensity.org.uk"
+PERIOD_SECONDS = 1800.0
+REGIONS = 17
+
+
+class CarbonIntensityUk:
+    """Average direct intensity by half hours; of Great Britain, or a region's forecast.
+
+    Its factors of wind, sun and nuclear power are 0: what plants emit while they run.
+
+    Args:
+        zone: "GB", or "GB-1" to "GB-17" for a region; regions have no measured values.
+
+    Raises:
+        ConfigError: no such zone.
+    """
+
+    name = "Carbon Intensity API (GB)"
+    # The last half hour's value comes some minutes after it has ended.
+    live_seconds = 2.5 * PERIOD_SECONDS
+
+    def __init__(self, zone: str = "GB", url: str = URL) -> None:
+        nation, _, region = zone.partition("-")
+        known = not region or (region.isdigit() and 1 <= int(region) <= REGIONS)
+        if nation != "GB" or not known:
+            raise ConfigError(f"--zone {zone}: give GB, or GB-1 to GB-{REGIONS} for a region")
+        self.zone = zone
+        self.kind = Kind("average", "direct")
+        self._region = region
+        self._url = url.rstrip("/")
+        self._fetcher = Fetcher()
+
+    def readings(self, since: float, now: float) -> list[Point]:
+        """See `Source`."""
+        if self._region:
+            return []
+        url = f"{self._url}/intensity/{iso(since)}/{iso(now)}"
+        rows = rows_of(url, self._ask(url), "data")
+        return [
+            point(url, row.get("from"), PERIOD_SECONDS, actual, "measured")
+            for row in rows
+            if (actual := _of(url, row, "actual")) is not None
+        ]
+
+    def forecast(self, now: float) -> list[Point]:
+        """See `Source`."""
+        regional = f"/regional/intensity/{iso(now)}/fw24h/regionid/{self._region}"
+        path = regional if self._region else f"/intensity/{iso(now)}/fw24h"
+        url = self._url + path
+        answer = self._ask(url)
+        if self._region:
+            inner = answer.get("data") if isinstance(answer, dict) else None
+            # An object in some answers, a list of one in others.
+            answer = inner[0] if isinstance(inner, list) and inner else inner
+        return [
+            point(url, row.get("from"), PERIOD_SECONDS, _of(url, row, "forecast"), "forecast")
+            for row in rows_of(url, answer, "data")
+        ]
+
+    def _ask(self, url: str) -> Any:
+        return parsed(url, self._fetcher.get(url, {"Accept": "application/json"}))
+
+
+def _of(where: str, row: Any, name: str) -> Any:
+    intensity = row.get("intensity")
+    if not isinstance(intensity, dict):
+        raise MalformedError(f"{where}: a row without intensity")
+    return intensity.get(name)
