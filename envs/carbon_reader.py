@@ -11,6 +11,7 @@ import numpy as np
 
 from envs.carbon import HOUR_SECONDS, IntensityTrace, iso, joined
 from envs.errors import DataError
+from envs.plausible import check_intensity, check_mean_intensity
 
 PLAIN = ("timestamp_utc", "zone", "carbon_intensity_g_per_kwh")
 ELECTRICITY_MAPS_TIME = "Datetime (UTC)"
@@ -131,6 +132,7 @@ def _value(path: Path, number: int, field: str, text: str | None) -> float:
         value = float("nan")
     if not 0 <= value < float("inf"):
         raise DataError(path, f"row {number} {field} {text!r}", "give gCO2e/kWh, 0 or more")
+    check_intensity(value, f"{path}: row {number} {field}")
     return value
 
 
@@ -144,10 +146,12 @@ def _trace(zone: str, hours: list[tuple[float, float, str, Path]]) -> IntensityT
             raise DataError(path, f"{where}: hour {missing} is missing", EVERY_HOUR)
         kind = "twice" if after == before else "out of order"
         raise DataError(path, f"{where}: {kind}", EVERY_HOUR)
+    source = hours[0][3]
+    check_mean_intensity(sum(hour[1] for hour in hours) / len(hours), f"{source}: zone {zone}")
     return IntensityTrace(
         zone=zone,
         start=hours[0][0],
         g_per_kwh=np.array([value for _, value, _, _ in hours]),
         methods=np.array([method for _, _, method, _ in hours]),
-        source=str(hours[0][3]),
+        source=str(source),
     )

@@ -34,6 +34,9 @@ class Coefficients:
         joules_error: standard errors of `joules`; None where they are stated, not fitted.
         idle_watts: W while nothing is in flight; None where not known.
         source: whose they are.
+
+    Raises:
+        UnitError: a request of 100 tokens would take absurd joules, or watts.
     """
 
     joules: Floats
@@ -41,6 +44,12 @@ class Coefficients:
     source: str
     joules_error: Floats | None = None
     idle_watts: float | None = None
+
+    def __post_init__(self) -> None:
+        joules, seconds = self.cost(100, 100)
+        check_joules_per_token(joules / 100, self.source)
+        if seconds > 0:
+            check_watts(joules, seconds, self.source)
 
     def cost(
         self, prompt_tokens: float, completion_tokens: float, together: float = 1.0
@@ -67,7 +76,6 @@ def flat(joules_per_token: float, seconds_per_token: float, source: str) -> Coef
     Raises:
         UnitError: the figure is absurd in joules.
     """
-    check_joules_per_token(joules_per_token, source)
     return Coefficients(
         np.array([0.0, joules_per_token, 0.0, 0.0]),
         np.array([0.0, seconds_per_token, 0.0, 0.0]),
@@ -103,18 +111,13 @@ def read_coefficients(path: Path) -> Coefficients:
     errors, idle = content.get("joules_error"), content.get("idle_watts")
     if idle is not None and not (isinstance(idle, int | float) and idle >= 0):
         raise DataError(path, f"idle_watts {idle!r}", "give watts, 0 or more, or leave it out")
-    found = Coefficients(
+    return Coefficients(
         joules,
         seconds,
         str(content.get("source") or path),
         None if errors is None else _array(path, errors, "joules_error"),
         None if idle is None else float(idle),
     )
-    cost, lasted = found.cost(100, 100)
-    check_joules_per_token(cost / 100, str(path))
-    if lasted > 0:
-        check_watts(cost, lasted, str(path))
-    return found
 
 
 def _array(path: Path, given: Any, name: str) -> Floats:

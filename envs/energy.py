@@ -65,6 +65,9 @@ class EnergyReading:
         devices: what was metered together.
         uncertainty_joules: how far off the joules may be: the meter's own error, and that
             its counter advances in ticks.
+
+    Raises:
+        UnitError: its power is absurd.
     """
 
     joules: float
@@ -74,6 +77,10 @@ class EnergyReading:
     source: str
     devices: tuple[str, ...] = ()
     uncertainty_joules: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.joules and self.seconds > 0:
+            check_watts(self.joules, self.seconds, self.source)
 
     @property
     def end(self) -> float:
@@ -160,7 +167,6 @@ class Windows:
 
 
 def _reading(meter: Meter, joules: float, start: float, seconds: float) -> EnergyReading:
-    check_watts(joules, seconds, meter.source)
     tick = joules * min(1.0, meter.tick_seconds / max(seconds, 1e-9))
     uncertainty = ((meter.error_ratio * joules) ** 2 + tick**2) ** 0.5
     named = meter.method, meter.source, meter.devices

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from envs.errors import ConfigError
 from envs.hardware import Hardware
+from envs.plausible import warn_watts
 
 JOULES_PER_KWH = 3.6e6
 YEAR_SECONDS = 365 * 24 * 3600
@@ -93,7 +94,12 @@ def footprint_grams(
         intensity_g_per_kwh: I, gCO2e/kWh, of the place; no offsets.
         pue: power usage effectiveness of the site, >= 1.
         embodied_g_per_second: k1, the device's manufacturing carbon per second of its life.
+
+    Warns (`envs.plausible.UnitWarning`) where joules and seconds make an absurd power.
     """
+    joules, seconds = float(np.sum(energy_joules)), float(np.sum(latency_seconds))
+    if joules and seconds > 0:
+        warn_watts(joules, seconds, "footprint")
     operational = intensity_g_per_kwh * pue * energy_joules / JOULES_PER_KWH
     return operational + embodied_g_per_second * latency_seconds
 

@@ -50,6 +50,14 @@ def check_watts(joules: float, seconds: float, where: str) -> None:
         )
 
 
+def warn_watts(joules: float, seconds: float, where: str) -> None:
+    """As `check_watts`, where figures are made that may be of a thought's own world: a warning."""
+    try:
+        check_watts(joules, seconds, where)
+    except UnitError as error:
+        warnings.warn(str(error), UnitWarning, stacklevel=3)
+
+
 def check_intensity(g_per_kwh: float, where: str) -> None:
     """Carbon intensity of an hour.
 

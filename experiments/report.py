@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from envs.carbon import HOUR_SECONDS, IntensityTrace
+from envs.footprint import rates
 from envs.outcome import Floats
 from envs.request import Request
 from experiments.drive import Arm
@@ -115,6 +116,8 @@ def rows(result: Comparison) -> tuple[list[str], list[list[str]]]:
         "generated tokens": [f"{s.tokens_per_request:.1f}" for s in arms],
         f"joules ({result.arms[0].energy_method})": [f"{s.joules_per_request:.3f}" for s in arms],
         "mgCO2e": [f"{1000 * s.grams_per_request:.4f}" for s in arms],
+        "  a 1,000 generated tokens": [_rate(arm, "1k_generated_tokens") for arm in result.arms],
+        "  a correct answer": [_rate(arm, "correct_answer") for arm in result.arms],
         "seconds": [f"{s.seconds_per_request:.3f}" for s in arms],
         "joules against L0": [_percent(s.joules_ratio) for s in arms],
         "carbon against L0": [_percent(s.grams_ratio) for s in arms],
@@ -124,6 +127,13 @@ def rows(result: Comparison) -> tuple[list[str], list[list[str]]]:
         lines[f"  to L0, {task}"] = [_interval(s.correct_ratio_by_task[task]) for s in arms]
     body = [[name, *cells] for name, cells in lines.items()]
     return ["mean of a request", *(s.name for s in arms)], body
+
+
+def _rate(arm: Arm, unit: str) -> str:
+    """mgCO2e a functional unit."""
+    sums = float(arm.grams.sum()), len(arm.grams), float(arm.tokens.sum())
+    found = rates(*sums, float(np.nansum(arm.correct))).get(f"grams_per_{unit}")
+    return "none" if found is None else f"{1000 * found:.4f}"
 
 
 def show(result: Comparison, console: Console) -> None:

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from envs.footprint import rates
+
 Array = NDArray[np.float64]
 
 COLUMNS = (
     *("hold_out", "hold_out_ratio", "conversation", "task", "characters"),
     *("intensity_g_per_kwh", "grams", "energy_joules", "completion_tokens", "energy_method"),
-    *("lottery", "mode", "outcome"),
+    *("lottery", "mode", "outcome", "intensity_kind"),
 )
 MEASURES = ("grams", "energy_joules", "completion_tokens")
 # Fewer conversations held out, or not, say nothing yet.
@@ -56,6 +58,7 @@ def estimate(rows: Iterable[Sequence[Any]]) -> dict[str, Any]:
     held = np.array(table.get("hold_out", ()), dtype=bool)
     _, conversation = np.unique(np.array(table.get("conversation", ()), str), return_inverse=True)
     groups = [len(np.unique(conversation[arm])) for arm in (held, ~held)]
+    kinds = set(table.get("intensity_kind", ()))
     result: dict[str, Any] = {
         "baseline": "L0, by a random hold-out",
         "estimator": "AIPW, clustered by conversation, 95% interval",
@@ -64,6 +67,7 @@ def estimate(rows: Iterable[Sequence[Any]]) -> dict[str, Any]:
         "conversations": groups[1],
         "held_out_conversations": groups[0],
         "energy_methods": sorted(set(table.get("energy_method", ()))),
+        "intensity_kinds": sorted({str(kind or "unstated") for kind in kinds}),
     }
     if min(groups) < LEAST_CONVERSATIONS:
         result["reason"] = f"fewer than {LEAST_CONVERSATIONS} conversations held out, or not"
@@ -73,6 +77,15 @@ def estimate(rows: Iterable[Sequence[Any]]) -> dict[str, Any]:
     for measure in MEASURES:
         cost = np.array(table[measure], dtype=np.float64)
         result[measure] = asdict(saving(cost, held, ratio, seen, conversation))
+    if len(kinds) > 1:
+        # Grams of unlike intensities have no sum.
+        result["grams"] = None
+        result["reason"] = f"intensities of unlike kinds: {', '.join(result['intensity_kinds'])}"
+    else:
+        result["sci"] = {
+            arm: rates(result["grams"][arm], 1, result["completion_tokens"][arm], None)
+            for arm in ("l0", "policy")
+        }
     return result
 
 

@@ -69,6 +69,10 @@ def _method(found: Figures) -> dict[str, Any]:
         "excess_ci95": _ends(found.excess_pct),
         "excess_by_task_pct": found.excess_by_task_pct,
         "grams_per_request": found.grams_per_request,
+        "grams_per_1k_generated_tokens": 1000 * found.grams_per_request / found.tokens_per_request
+        if found.tokens_per_request > 0
+        else None,
+        "grams_per_correct_answer": found.grams_per_correct,
         "mean_completion_tokens": found.tokens_per_request,
         "mean_latency_seconds": found.seconds_per_request,
         "directive_share": found.share,

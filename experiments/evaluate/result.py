@@ -43,6 +43,8 @@ class Figures:
         excess_pct: saving beyond that of each task's own frontier of fixed mixes at the
             quality which the method reached there, weighted by the tasks' L0 footprint.
         excess_by_task_pct: the same for each task alone, in points of its L0 footprint.
+        grams_per_correct: footprint over correct answers, of the requests that have a
+            reference; None where none has one, or no answer is correct.
         chances: what it chose in the first repetition, shape (n, D).
     """
 
@@ -51,6 +53,7 @@ class Figures:
     excess_pct: Interval
     excess_by_task_pct: dict[str, float]
     grams_per_request: float
+    grams_per_correct: float | None
     tokens_per_request: float
     seconds_per_request: float
     share: dict[str, float]
@@ -163,12 +166,24 @@ def _figures(name: str, repeats: Sequence[Repeat], found: Sequence[_Sampled]) ->
         over(lambda one: one.excess_pct),
         dict(zip(first.scene.floors, by_task.tolist(), strict=True)),
         mean(lambda scene: scene.grams),
+        _per_correct(name, repeats),
         mean(lambda scene: scene.profile.completion_tokens),
         mean(lambda scene: scene.profile.latency_seconds),
         dict(zip(first.scene.profile.directives, shares.tolist(), strict=True)),
         {kind: _kept(kind, found, over) for kind in found[0].ratio},
         first.chances[name],
     )
+
+
+def _per_correct(name: str, repeats: Sequence[Repeat]) -> float | None:
+    grams = correct = 0.0
+    for repeat in repeats:
+        scene, chance = repeat.scene, repeat.chances[name]
+        known = ~np.isnan(scene.profile.correct).any(axis=1)
+        weights = scene.weights[known]
+        grams += float(weights @ (scene.grams * chance).sum(axis=1)[known])
+        correct += float(weights @ (scene.profile.correct * chance).sum(axis=1)[known])
+    return grams / correct if correct > 0 else None
 
 
 def _kept(

@@ -48,8 +48,11 @@ class Served:
 
 
 @contextmanager
-def serving(upstream, folder, *flags, ledger=None, inside=()):
-    """Flags replace those given here; `inside` is a command that runs the command it is given."""
+def serving(upstream, folder, *flags, ledger=None, inside=(), secrets=None):
+    """Flags replace those given here; `inside` is a command that runs the command it is given.
+
+    `secrets` are variables of its environment.
+    """
     port, admin = free_port(), free_port()
     state = folder / f"state{port}"
     ledger = ledger or f"sqlite:///{folder}/ledger.db"
@@ -70,7 +73,7 @@ def serving(upstream, folder, *flags, ledger=None, inside=()):
     with (folder / f"log{port}").open("wb") as log:
         process = subprocess.Popen(
             [*inside, *command, *flags],
-            env=environment | {"SPROUT_ADMIN_TOKEN": TOKEN},
+            env=environment | {"SPROUT_ADMIN_TOKEN": TOKEN} | (secrets or {}),
             stdout=log,
             stderr=log,
             start_new_session=True,
@@ -78,7 +81,9 @@ def serving(upstream, folder, *flags, ledger=None, inside=()):
         )
     found = Served(process, port, admin, state, ledger)
     try:
-        ready = waited(lambda: healthy(found.url) and healthy(found.admin), 30)
+        up = lambda: healthy(found.url) and healthy(found.admin)  # noqa: E731
+        waited(lambda: process.poll() is not None or up(), 30)
+        ready = process.poll() is None and up()
         assert ready, (folder / f"log{port}").read_text()
         yield found
     finally:

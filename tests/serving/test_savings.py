@@ -1,6 +1,7 @@
 """The interval of the live saving covers the truth."""
 
 import numpy as np
+import pytest
 
 from serving.savings import COLUMNS, LEAST_CONVERSATIONS, estimate, saving
 
@@ -50,6 +51,7 @@ def row(**given):
         "lottery": True,
         "mode": "on",
         "outcome": "completed",
+        "intensity_kind": "average direct",
     }
     return [(base | given)[name] for name in COLUMNS]
 
@@ -89,3 +91,19 @@ def test_too_few_say_nothing():
     assert found["grams"] is None
     assert "fewer than" in found["reason"]
     assert estimate([])["grams"] is None
+
+
+def test_grams_of_unlike_intensities_are_not_summed():
+    rows = list(halves(400))
+    found = estimate(rows)
+    assert found["sci"]["l0"]["grams_per_request"] == found["grams"]["l0"]
+    tokens = found["completion_tokens"]["policy"]
+    assert found["sci"]["policy"]["grams_per_1k_generated_tokens"] == pytest.approx(
+        1000 * found["grams"]["policy"] / tokens
+    )
+    place = COLUMNS.index("intensity_kind")
+    rows[0] = [*rows[0][:place], "marginal direct", *rows[0][place + 1 :]]
+    mixed = estimate(rows)
+    assert mixed["grams"] is None
+    assert "average direct, marginal direct" in mixed["reason"]
+    assert mixed["energy_joules"] is not None

@@ -1,0 +1,212 @@
+"""A server's measured joules in the ledger, and a live grid, through the program itself."""
+
+import asyncio
+import json
+import time
+from pathlib import Path
+
+import alembic.command
+import alembic.config
+import pytest
+import sqlalchemy as sa
+
+from envs.work import Activity
+from serving import in_flight, migrations
+from serving.accounts import _activity
+from serving.answer import Told
+from serving.estimate import coefficients, site
+from serving.in_flight import InFlight, oldest
+from tests import made
+from tests.envs.answering import answering
+from tests.envs.intensity.services import HOUR, SECRET, Services, grams
+from tests.serving.hooks import CHAT, config, hook, keeper, metric, post, waited
+from tests.serving.processes import serving
+
+NAMES = ["decision_id", "energy_joules", "energy_method", "energy_error_joules", "grams", "outcome"]
+
+
+def watts(power):
+    """A page of metrics whose counter rises by `power` J a second."""
+    began = time.monotonic()
+
+    def page(_):
+        joules = power * (time.monotonic() - began)
+        return 200, f"# TYPE node_joules_total counter\nnode_joules_total {joules}\n".encode(), {}
+
+    return page
+
+
+def test_measured_joules_reach_the_ledger_and_add_up(upstream, folder):
+    with answering(watts(200.0)) as meter:
+        flags = ("--meter", "remote", "--meter-url", f"{meter}/metrics", "--meter-unit", "J")
+        flags += ("--meter-query", "node_joules_total", "--meter-seconds", "1", "--idle-watts", "0")
+        with serving(upstream.url, folder, *flags, "--workers", "2") as found:
+            assert found.metric("sprout_meter_info{") == 1
+            deadline = time.monotonic() + 6
+            while time.monotonic() < deadline:
+                for body in (CHAT, CHAT | {"stream": True}):
+                    assert post(found.url, body)[0] == 200
+            read = found.ledger.rows
+
+            def attributed():
+                return [r for r in read(NAMES) if r[2] == "attributed"]
+
+            assert waited(lambda: len(attributed()) > 20, 30)
+            measured = found.metric("sprout_meter_joules_total")
+            parts = found.metric("sprout_idle_joules_total")
+            parts += found.metric("sprout_attributed_joules_total")
+            assert measured == pytest.approx(parts, rel=1e-6)
+            assert measured > 200
+            assert found.metric("sprout_meter_up") == 1
+        rows = list(read(NAMES))
+        of_meter = [row for row in rows if row[2] == "attributed"]
+        # The end settles what was still open: nearly all were metered.
+        assert len(of_meter) > 0.8 * len(rows)
+        assert all(row[1] > 0 and row[3] is not None and row[4] > 0 for row in of_meter)
+        # No more than the server used: 200 W for as long as it ran.
+        assert sum(row[1] for row in of_meter) < 200 * 60
+
+
+def test_a_meter_that_is_asked_for_must_be_there(upstream, folder):
+    flags = ("--meter", "remote", "--meter-url", "http://127.0.0.1:9/metrics")
+    refused = pytest.raises(AssertionError, match=r"127\.0\.0\.1:9/metrics")
+    with refused, serving(upstream.url, folder, *flags):
+        pass
+
+
+def test_a_live_grid_by_each_of_its_steps(upstream, folder):
+    services = Services()
+    with answering(services) as url:
+        flags = ("--intensity", "electricity-maps", "--zone", "DE", "--intensity-url", url)
+        flags += ("--intensity-mean", "345", "--intensity-max-age", "30")
+        secrets = {"SPROUT_ELECTRICITY_MAPS_TOKEN": SECRET}
+        with serving(upstream.url, folder, *flags, secrets=secrets) as found:
+            said = lambda: post(found.url, CHAT)[2]  # noqa: E731
+            assert waited(lambda: said()["x-sprout-intensity-step"] == "live")
+            headers = said()
+            assert float(headers["x-sprout-intensity"]) == grams(time.time() // HOUR * HOUR)
+            assert headers["x-sprout-intensity-kind"] == "average direct"
+            live = 'sprout_carbon_intensity_info{scope="direct",signal="average",step="live"'
+            assert waited(lambda: found.metric(live) == 1)
+            assert found.metric('sprout_intensity_fetches_total{result="ok"') >= 2
+            state = found.state
+            assert (state / "intensity.json").exists()
+        # Started again while the service is away, from what was known a minute ago.
+        services.fails = {"/": (401, b"{}", {})}
+        outlook = json.loads((state / "intensity.json").read_text())
+        for point in outlook["readings"] + outlook["forecasts"]:
+            point[0] -= 30 * HOUR
+        (state / "intensity.json").write_text(json.dumps(outlook))
+        flags += ("--state", str(state))
+        with serving(upstream.url, folder, *flags, secrets=secrets) as found:
+            headers = post(found.url, CHAT)[2]
+            assert headers["x-sprout-intensity-step"] == "yearly_mean"
+            assert float(headers["x-sprout-intensity"]) == 345
+            assert waited(lambda: found.metric('sprout_intensity_fetches_total{result="401"') >= 1)
+            assert post(found.url, CHAT)[0] == 200
+    for path in folder.rglob("*"):
+        if path.is_file():
+            assert SECRET.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (("--intensity", "uk"), "--intensity-mean"),
+        (("--intensity", "watttime", "--intensity-mean", "300", "--zone", "X"), "WATTTIME"),
+        (("--intensity", "uk", "--intensity-mean", "300", "--intensity-scope", "lifecycle"),
+         "gives average direct"),
+        (("--hardware", "abacus"), "one of a100-sxm-80gb"),
+        (("--coefficients", "none.json"), "none.json"),
+    ],
+)  # fmt: skip
+def test_wrong_settings_end_the_start_and_say_why(upstream, folder, flags, problem):
+    with pytest.raises(AssertionError) as caught, serving(upstream.url, folder, *flags):
+        pass
+    assert problem in str(caught.value)
+
+
+def test_a_policy_of_another_kind_of_intensity_is_refused(tmp_path):
+    marginal = {"intensity": {"signal": "marginal", "scope": "direct"}}
+    made_hook = hook(tmp_path, extra=marginal)
+    (problem,) = made_hook.policies.problems.values()
+    assert (
+        "trained on marginal direct carbon intensity, but the grid's is average direct" in problem
+    )
+    assert metric(made_hook, "sprout_fail_open_total") == 0
+    same = {"intensity": {"signal": "average", "scope": "direct"}}
+    assert not hook(tmp_path / "b", extra=same).policies.problems
+
+
+def test_since_when_requests_are_on_their_way_is_known_to_the_keeper(tmp_path, monkeypatch):
+    now = time.time()
+    # Nobody has said anything.
+    assert oldest(tmp_path) < now - 60
+    mine = InFlight(tmp_path)
+    mine.say()
+    assert oldest(tmp_path) >= now
+    mine.begin("a", now - 50)
+    mine.begin("b", now - 20)
+    mine.say()
+    assert oldest(tmp_path) == now - 50
+    mine.end("a")
+    mine.say()
+    assert oldest(tmp_path) == now - 20
+    # A process that is gone, or hangs, holds nobody up for long.
+    monkeypatch.setattr(in_flight, "_GONE_SECONDS", -1.0)
+    assert oldest(tmp_path) > now - 130
+    assert not list((tmp_path / in_flight.FOLDER).glob("[0-9]*"))
+
+
+def test_a_record_says_what_the_server_did():
+    row = {
+        "decision_id": "d",
+        "time": 100.0,
+        "seconds": 2.0,
+        "decision_seconds": 0.5,
+        "seconds_first": 1.0,
+        "streamed": True,
+        "status": 200,
+        "prompt_tokens": None,
+        "characters": 400,
+        "completion_tokens": 7,
+    }
+    assert _activity(row) == Activity("d", 100.5, 101.0, 102.0, 100, 7)
+    assert _activity(row | {"streamed": False}).first is None
+    assert _activity(row | {"completion_tokens": None}) is None
+    assert _activity(row | {"status": 0}) is None
+
+
+def test_estimates_follow_what_the_operator_states(tmp_path):
+    made.bundle(tmp_path / "bundle")
+    stated = coefficients(None, config(tmp_path, joules_per_token=2.0))
+    assert stated.cost(1000, 10)[0] == pytest.approx(20.0)
+    with pytest.raises(Exception, match=r"1 kWh = 3\.6e6 J"):
+        # 2 J, in kWh.
+        coefficients(None, config(tmp_path, joules_per_token=2.0 / 3.6e6))
+    ours = site(config(tmp_path, hardware="h100-sxm", devices=8, pue=1.2, life_years=4))
+    assert ours.pue == 1.2
+    seconds = 4 * 365 * 86400
+    assert ours.embodied_g_per_second == pytest.approx(8 * 1000 * (164 + 712) / seconds)
+    # PUE is of the site's electricity, not of its making.
+    assert ours.grams(3.6e6, 0.0, 100.0) == pytest.approx(120.0)
+
+
+def test_an_older_ledger_gets_the_new_columns(tmp_path):
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    older = alembic.config.Config()
+    older.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        older.attributes["connection"] = connection
+        alembic.command.upgrade(older, "0001")
+    engine.dispose()
+    made_hook = hook(tmp_path, ledger=url)
+    plan = asyncio.run(made_hook.plan("/v1/chat/completions", CHAT, {}))
+    made_hook.finish(plan, Told(plan.started), "completed")
+    keep = keeper(made_hook)
+    keep.step()
+    row = keep.ledger.find(plan.record.decision_id)
+    assert row["intensity_step"] == "live"
+    assert row["energy_error_joules"] is None
+    keep.close()
