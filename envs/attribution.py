@@ -91,6 +91,7 @@ class Attribution:
             which nothing is answered are idle either way.
         prior: coefficients to begin with; default rough ratios, scaled to the windows.
         idle_watts: W; default what windows without requests show.
+        fit_seconds: length of the spans that coefficients are fitted to.
 
     Attributes:
         measured_joules: of all windows settled.
@@ -103,8 +104,10 @@ class Attribution:
         idle: Idle = "apart",
         prior: Coefficients | None = None,
         idle_watts: float | None = None,
+        fit_seconds: float = FIT_SECONDS,
     ) -> None:
         self._idle = idle
+        self._fit_seconds = fit_seconds
         own = prior.joules if prior is not None else PRIOR
         # Never 0: what a prior leaves out, windows may still show.
         self._prior = np.maximum(own, 1e-3 * own.max() * PRIOR / PRIOR.max())
@@ -230,7 +233,7 @@ class Attribution:
     def _learn(self, done: Floats, joules: Floats, lasted: Floats, anybody: Floats) -> None:
         for row in np.flatnonzero(anybody):
             self._span.append((done[row], float(joules[row]), float(lasted[row])))
-            if sum(seconds for _, _, seconds in self._span) < FIT_SECONDS:
+            if sum(seconds for _, _, seconds in self._span) < self._fit_seconds - 1e-6:
                 continue
             rows, above, seconds = zip(*self._span, strict=True)
             self._spans.append((np.sum(rows, axis=0), sum(above), sum(seconds)))

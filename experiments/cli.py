@@ -17,6 +17,7 @@ COMMANDS = {
         "experiments.importing:IMPORTS",
         "foreign outcomes: emnlp24-sprout, csv",
     ),
+    "calibrate": ("experiments.calibrate:Calibrate", "joules of a server's work, by load"),
     "train": ("experiments.train:Train", "train a policy bundle from a profile"),
     "bundle": ("experiments.from_sb3:BUNDLES", "policy bundles: from-sb3"),
     "evaluate": ("experiments.evaluate.command:Evaluate", "compare methods and policies, paired"),

@@ -14,8 +14,8 @@ from envs.directive import Catalogue, read_catalogue
 from envs.energy import Meter
 from envs.errors import ConfigError, DataError
 from envs.live import LiveBackend
-from envs.meters.choose import Wanted, choose_meter
-from envs.meters.cpu_time import DEFAULT_WATTS_PER_CORE
+from envs.meters.choose import choose_meter
+from envs.meters.flags import MeterFlags
 from envs.meters.tokens import TokenMeter
 from envs.outcome import Outcomes
 from envs.profile import Profile, write_profile
@@ -31,7 +31,7 @@ IN_FLIGHT = 32
 WARM_UP = 8
 
 
-class ProfileCommand(Settings):
+class ProfileCommand(MeterFlags, Settings):
     """Record a profile of generated or given requests; run again to resume when interrupted."""
 
     upstream: str = Field(description="URL of the Llama server")
@@ -43,9 +43,6 @@ class ProfileCommand(Settings):
     per_task: int = Field(300, ge=1, description="generated requests a task, without --requests")
     directives: Path | None = Field(None, description="YAML catalogue; default the paper's three")
     in_flight: int = Field(IN_FLIGHT, ge=1, description="requests in flight together")
-    watts_per_core: float = Field(
-        DEFAULT_WATTS_PER_CORE, gt=0, description="stated power of a busy core without a GPU"
-    )
     joules_per_token: float | None = Field(
         None, gt=0, description="stated energy of a token, for a server on another machine"
     )
@@ -61,9 +58,7 @@ class ProfileCommand(Settings):
         with Upstream(self.upstream, self.model) as upstream:
             meter: Meter
             if self.joules_per_token is None:
-                meter = choose_meter(
-                    self.upstream, wanted=Wanted(watts_per_core=self.watts_per_core)
-                )
+                meter = choose_meter(self.upstream, wanted=self.wanted())
             else:
                 meter = TokenMeter(upstream, self.joules_per_token)
             backend = LiveBackend(upstream, meter, catalogue, requests)

@@ -8,6 +8,7 @@ request keeps the estimate that it was recorded with.
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -16,8 +17,7 @@ from envs.attribution import Attribution, Share
 from envs.coefficients import read_coefficients
 from envs.energy import Meter, Windows
 from envs.errors import MeterError
-from envs.meters.choose import MEASURING, Wanted, choose_meter
-from envs.meters.remote import Remote
+from envs.meters.choose import MEASURING, choose_meter
 from envs.work import KINDS, Activity
 from serving.config import HookConfig
 from serving.estimate import site
@@ -161,17 +161,12 @@ class Accounts:
 def _meter(config: HookConfig, urls: Sequence[str]) -> Meter | None:
     if config.meter == "none":
         return None
-    remote = None
-    if config.meter_url is not None:
-        remote = Remote(
-            config.meter_url, config.meter_query, config.meter_unit, config.meter_seconds
-        )
-    kind = "remote" if config.meter == "auto" and remote is not None else config.meter
-    if kind != "auto":
-        return choose_meter(*urls, wanted=Wanted(kind, remote=remote))
+    wanted = config.wanted()
+    if wanted.kind != "auto":
+        return choose_meter(*urls, wanted=wanted)
     for measuring in MEASURING:
         try:
-            return choose_meter(*urls, wanted=Wanted(measuring))
+            return choose_meter(*urls, wanted=replace(wanted, kind=measuring))
         except MeterError:
             continue
     return None

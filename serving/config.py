@@ -4,14 +4,15 @@ import secrets
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode
 
 from envs.attribution import Idle
 from envs.carbon import Kind
 from envs.errors import ConfigError
 from envs.intensity.choose import SERVICES, Asked
-from envs.meters.remote import DCGM_ENERGY, Unit
+from envs.meters.choose import Kind as MeterKind
+from envs.meters.flags import MeterFlags
 from envs.plausible import check_intensity, check_mean_intensity
 from serving.control import Control
 from serving.rules import Mode, read_rules
@@ -29,7 +30,7 @@ def _split(given: Any) -> Any:
 Listed = Annotated[list[str], NoDecode, BeforeValidator(_split)]
 
 
-class HookConfig(BaseModel):
+class HookConfig(MeterFlags):
     """What every shape of the hook takes: the gateway, the ASGI middleware, LiteLLM's callback."""
 
     policy: Listed = Field(
@@ -92,19 +93,11 @@ class HookConfig(BaseModel):
     coefficients: Path | None = Field(
         None, description="file of sprout calibrate: the server's joules by kind of work"
     )
-    meter: Literal["auto", "none", "nvml", "amd", "soc", "rapl", "cpu", "remote"] = Field(
+    meter: MeterKind | Literal["none"] = Field(  # type: ignore[assignment]
         "auto",
         description="of the server's energy, split among its requests; auto: the best that "
-        "measures on this machine, else none: requests are then estimated",
+        "measures on this machine, else none: requests keep their estimates",
     )
-    meter_url: str | None = Field(
-        None, pattern="^https?://", description="of a Prometheus server or an exporter's page"
-    )
-    meter_query: str = Field(
-        DCGM_ENERGY, description="PromQL, or a metric of the page; all its values are summed"
-    )
-    meter_unit: Unit = Field("mJ", description="of those values; a power is integrated")
-    meter_seconds: float = Field(15.0, gt=0, description="between scrapes of those values")
     idle: Idle = Field(
         "apart", description="idle power while requests are answered: apart, or shared by them"
     )

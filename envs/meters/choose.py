@@ -8,12 +8,13 @@ from urllib.parse import urlsplit
 
 from envs.energy import Meter
 from envs.errors import ConfigError, MeterError
-from envs.meters.cpu_time import DEFAULT_WATTS_PER_CORE, CpuTimeMeter, listening_process
 from envs.meters.nvml import NvmlMeter
 from envs.meters.remote import Remote, RemoteMeter
 from envs.meters.zeus import ZeusMeter
 
 Kind = Literal["auto", "nvml", "amd", "soc", "rapl", "cpu", "remote"]
+# A server processor's package power divided by its cores, e.g. AMD EPYC 9654: 360 W / 96.
+DEFAULT_WATTS_PER_CORE = 3.75
 # Of a machine's own meters, those that measure.
 MEASURING: tuple[Kind, ...] = ("nvml", "amd", "soc", "rapl")
 
@@ -62,9 +63,7 @@ def candidates(urls: Sequence[str], wanted: Wanted) -> Iterator[Candidate]:
     yield Candidate(
         "cpu",
         "a server on this machine",
-        lambda: CpuTimeMeter(
-            *(_listener(url) for url in urls), watts_per_core=wanted.watts_per_core
-        ),
+        lambda: _cpu_time(urls, wanted.watts_per_core),
     )
 
 
@@ -114,8 +113,16 @@ def is_local(url: str) -> bool:
         return False
 
 
-def _listener(url: str) -> int:
-    pid = listening_process(urlsplit(url).port or 80)
-    if pid is None:
-        raise MeterError(f"nothing listens at {url}; start the server first")
-    return pid
+def _cpu_time(urls: Sequence[str], watts_per_core: float) -> Meter:
+    # Here: who only says which meter to use needs no psutil.
+    from envs.meters.cpu_time import CpuTimeMeter, listening_process
+
+    found = []
+    for url in urls:
+        pid = listening_process(urlsplit(url).port or 80)
+        if pid is None:
+            raise MeterError(f"nothing listens at {url}; start the server first")
+        found.append(pid)
+    if not found:
+        raise MeterError("processor time: no server is named whose time to read")
+    return CpuTimeMeter(*found, watts_per_core=watts_per_core)

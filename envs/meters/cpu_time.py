@@ -4,9 +4,6 @@ import psutil
 
 from envs.errors import MeterError
 
-# A server processor's package power divided by its cores, e.g. AMD EPYC 9654: 360 W / 96.
-DEFAULT_WATTS_PER_CORE = 3.75
-
 
 class CpuTimeMeter:
     """Processor seconds of processes and their children, times `watts_per_core`.
@@ -20,7 +17,7 @@ class CpuTimeMeter:
     # The operating system's clock tick.
     tick_seconds = 0.01
 
-    def __init__(self, *pids: int, watts_per_core: float = DEFAULT_WATTS_PER_CORE) -> None:
+    def __init__(self, *pids: int, watts_per_core: float) -> None:
         try:
             self._processes = [psutil.Process(pid) for pid in pids]
         except psutil.Error as error:

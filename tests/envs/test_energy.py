@@ -66,6 +66,9 @@ def test_the_device_is_busy_while_any_request_is_in_flight():
 
 
 def test_processes_metered_together_add_up():
-    one, twice = CpuTimeMeter(os.getpid()), CpuTimeMeter(os.getpid(), os.getpid())
+    one, twice = (
+        CpuTimeMeter(os.getpid(), watts_per_core=4.0),
+        CpuTimeMeter(os.getpid(), os.getpid(), watts_per_core=4.0),
+    )
     before, both, after = one.read_joules(), twice.read_joules(), one.read_joules()
     assert 2 * before <= both <= 2 * after

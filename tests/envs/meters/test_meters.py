@@ -89,7 +89,7 @@ def meter(request, monkeypatch):
         with answering(lambda _: (200, vector(a=60, b=40), {})) as url:
             yield RemoteMeter(Remote(url, "sum by (gpu) (power)", "W", tick_seconds=0.01))
     else:
-        yield CpuTimeMeter(os.getpid())
+        yield CpuTimeMeter(os.getpid(), watts_per_core=4.0)
 
 
 def test_every_meter_rises_and_says_what_it_is(meter):
