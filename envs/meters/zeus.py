@@ -33,18 +33,16 @@ class ZeusMeter:
 
     def __init__(self, part: Part) -> None:
         self.error_ratio = _ERROR_RATIOS[part]
-        try:
-            import zeus.device
-        except ImportError as error:
-            raise MeterError("Zeus: package zeus is not installed (extra [zeus])") from error
         self._part = part
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                self._devices, self.devices = _found(zeus.device, part)
+                self._devices, self.devices = _found(part)
             self.read_joules()
         except MeterError:
             raise
+        except ImportError as error:
+            raise MeterError("Zeus: package zeus is not installed (extra [zeus])") from error
         except Exception as error:
             # Its own errors share no base with those of the libraries beneath it.
             raise MeterError(f"Zeus, {part}: {_first_line(error)}") from error
@@ -74,17 +72,26 @@ class ZeusMeter:
         return float(sum(parts))
 
 
-def _found(devices: Any, part: Part) -> tuple[Any, tuple[str, ...]]:
+def _found(part: Part) -> tuple[Any, tuple[str, ...]]:
     if part == "amd":
-        found = devices.get_gpus()
+        from zeus.device.gpu import amd
+
+        # Zeus' own choice would be NVIDIA's GPUs first.
+        if not amd.amdsmi_is_available():
+            raise MeterError("Zeus, amd: no AMD GPU, or no ROCm")
+        found = amd.AMDGPUs()
         names = tuple(found.get_name(i) for i in range(len(found)))
         if not all(found.supports_get_total_energy_consumption(i) for i in range(len(found))):
             raise MeterError("Zeus, amd: a GPU without a counter of energy")
     elif part == "rapl":
-        found = devices.get_cpus()
+        from zeus.device import cpu
+
+        found = cpu.get_cpus()
         names = tuple(f"processor package {i}" for i in range(len(found)))
     else:
-        found = devices.get_soc()
+        from zeus.device import soc
+
+        found = soc.get_soc()
         names = (type(found).__name__,)
     if not names:
         raise MeterError(f"Zeus, {part}: no device")

@@ -35,14 +35,6 @@ def vector(**series):
     return json.dumps({"status": "success", "data": data}).encode()
 
 
-def zeus_of(monkeypatch, **parts):
-    """Zeus' own functions over made-up devices."""
-    import zeus.device
-
-    for name, made in parts.items():
-        monkeypatch.setattr(zeus.device, name, made)
-
-
 class Counter:
     """Devices as Zeus shows them, at 100 W."""
 
@@ -70,16 +62,17 @@ def meter(request, monkeypatch):
         install(monkeypatch, [Gpu("GPU-a"), Gpu("GPU-b", counts=kind == "nvml")])
         yield NvmlMeter()
     elif kind == "amd":
-        zeus_of(monkeypatch, get_gpus=lambda: Counter())
+        monkeypatch.setattr("zeus.device.gpu.amd.amdsmi_is_available", lambda: True)
+        monkeypatch.setattr("zeus.device.gpu.amd.AMDGPUs", Counter)
         yield ZeusMeter("amd")
     elif kind == "rapl":
         read = lambda mj: types.SimpleNamespace(cpu_mj=mj, dram_mj=None)  # noqa: E731
-        zeus_of(monkeypatch, get_cpus=lambda: Counter(read=read))
+        monkeypatch.setattr("zeus.device.cpu.get_cpus", lambda: Counter(read=read))
         yield ZeusMeter("rapl")
     elif kind in ("apple", "jetson"):
         names = ("cpu_total_mj", "gpu_mj") if kind == "apple" else ("total_energy_mj", "gpu_mj")
         read = lambda mj: types.SimpleNamespace(**dict.fromkeys(names, mj))  # noqa: E731
-        zeus_of(monkeypatch, get_soc=lambda: Counter(read=read))
+        monkeypatch.setattr("zeus.device.soc.get_soc", lambda: Counter(read=read))
         yield ZeusMeter("soc")
     elif kind == "page":
         page = lambda _: (200, (PAGE % ((mj := 1e5 * (time.monotonic() - began)), mj)).encode(), {})  # noqa: E731
@@ -272,7 +265,8 @@ def test_a_broken_prometheus_is_named_without_its_secrets(status, body):
 def test_why_each_meter_cannot_be_used_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)
     monkeypatch.setitem(sys.modules, "zeus", None)
-    monkeypatch.setitem(sys.modules, "zeus.device", None)
+    for name in ("zeus.device", "zeus.device.gpu"):
+        monkeypatch.setitem(sys.modules, name, None)
     found = {}
     for candidate in candidates(["http://127.0.0.1:9"], Wanted()):
         with pytest.raises(MeterError) as caught:
