@@ -118,6 +118,7 @@ class Attribution:
         self._span: list[tuple[Floats, float, float]] = []
         self._empty_joules = self._empty_seconds = 0.0
         self._fit: Fit | None = None
+        self._so_far = 0.0, 0.0
         self._window_error = 0.0
         self._frontier = -float("inf")
         self.measured_joules = self.attributed_joules = self.idle_joules = 0.0
@@ -231,6 +232,9 @@ class Attribution:
         self._empty_seconds += float(lasted.sum())
 
     def _learn(self, done: Floats, joules: Floats, lasted: Floats, anybody: Floats) -> None:
+        told, measured = self._so_far
+        told += float((done[anybody] @ self._prior).sum())
+        self._so_far = told, measured + float(joules[anybody].sum())
         for row in np.flatnonzero(anybody):
             self._span.append((done[row], float(joules[row]), float(lasted[row])))
             if sum(seconds for _, _, seconds in self._span) < self._fit_seconds - 1e-6:
@@ -249,7 +253,12 @@ class Attribution:
             self._window_error = new if not self._window_error else (self._window_error + new) / 2
 
     def _rates(self) -> Floats:
-        return self._fit.values if self._fit is not None else self._prior
+        """J of each kind: as fitted; before that the prior, scaled to what was measured."""
+        if self._fit is not None:
+            return self._fit.values
+        told, measured = self._so_far
+        scaled: Floats = self._prior * (measured / told if told > 0 else 1.0)
+        return scaled
 
     def _share(self, account: _Account) -> Share:
         covered = min(1.0, account.covered)
@@ -260,7 +269,7 @@ class Attribution:
         whole[CONTEXT] = after * (activity.prompt_tokens + after / 2) / CONTEXT_TOKENS
         whole[PASSES] = done[PASSES] / covered if covered > 0 else after + 1.0
         missing = float(np.maximum(0.0, whole - done) @ self._rates()) if covered < 1 else 0.0
-        covariance = self._fit.covariance if self._fit is not None else np.diag(self._prior**2)
+        covariance = self._fit.covariance if self._fit is not None else np.diag(self._rates() ** 2)
         error = float(account.slope @ covariance @ account.slope)
         error += account.noise + (_BIAS * account.joules) ** 2
         return Share(activity.key, account.joules, account.seconds, error**0.5, missing, covered)

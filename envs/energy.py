@@ -154,8 +154,10 @@ class Windows:
             if seconds > _STILL_SECONDS:
                 self.problem = f"{self.meter.source} has not moved for {seconds:.0f} s"
             return None
-        self._last = joules, now, began
-        if rise < 0 or abs((began - last[2]) - seconds) > _CLOCK_SECONDS or seconds <= 0:
+        jumped = abs((began - last[2]) - seconds) > _CLOCK_SECONDS
+        # Windows follow each other without a gap, though the two clocks drift apart.
+        self._last = joules, now, began if jumped else last[2] + seconds
+        if rise < 0 or jumped or seconds <= 0:
             return None
         try:
             reading = _reading(self.meter, rise, last[2], seconds)

@@ -84,7 +84,7 @@ class Calibrate(MeterFlags, Settings):
             model = upstream.model
         meter = choose_meter(self.upstream, wanted=self.wanted())
         idle = idle_watts(meter, self.idle_seconds, self.window_seconds)
-        attribution = Attribution(idle_watts=idle, fit_seconds=FIT_SECONDS)
+        attribution = Attribution(idle_watts=idle, fit_seconds=min(FIT_SECONDS, self.seconds))
         phases: list[Level] = []
         # The first answers of a server make its caches and kernels.
         play(self.upstream, model, 1, timed(2.0, SHAPES["both"]), self.seed)
@@ -146,7 +146,7 @@ def fitted(attribution: Attribution) -> tuple[Fit, Fit]:
     done, joules, seconds = attribution.work_seen
     if len(joules) <= len(KINDS):
         raise MeterError(
-            f"only {len(joules)} spans of {FIT_SECONDS:g} s were metered; give --seconds more"
+            f"only {len(joules)} spans of windows were metered; give --seconds more"
         )
     return fit(done, joules, PRIOR), fit(done, seconds, PRIOR)
 

@@ -35,7 +35,7 @@ COMMANDS = {
     "ledger": ("experiments.operate:LEDGER", "the hook's records: export, delete, savings"),
     "bench": (
         "experiments.bench:BENCHES",
-        "benchmarks: loop, directives, env, start, train, decide, gateway, soak",
+        "benchmarks: loop, directives, env, start, train, decide, gateway, soak, attribution, gpu",
     ),
     "pretrain": ("experiments.llama.command:Pretrain", "train the embedded Llama from scratch"),
     "doctor": ("experiments.doctor:Doctor", "what this machine has and lacks"),

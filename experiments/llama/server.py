@@ -15,11 +15,22 @@ from experiments.child import HOST, Child, child, free_port
 
 EMBEDDED = Path(__file__).parent / "sprout-llama-2m"
 ENGINES = ("transformers", "vllm")
-# Continuous batching with bounds: the defaults take most of a machine's memory.
-BATCHING = (
-    *("--continuous-batching", "--cb-block-size", "32"),
-    *("--cb-num-blocks", "512", "--cb-max-batch-tokens", "512"),
-)
+
+
+def batching(blocks: int = 512, tokens: int = 512) -> tuple[str, ...]:
+    """Continuous batching with bounds: the defaults take most of a machine's memory.
+
+    Args:
+        blocks: of 32 tokens each, for all requests in flight.
+        tokens: of all of them in a pass.
+    """
+    return (
+        *("--continuous-batching", "--cb-block-size", "32"),
+        *("--cb-num-blocks", str(blocks), "--cb-max-batch-tokens", str(tokens)),
+    )
+
+
+BATCHING = batching()
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,7 @@ def llama_server(
     port: int = 0,
     device: str = "auto",
     middleware: Sequence[str] = (),
+    batched: Sequence[str] = BATCHING,
     environment: Mapping[str, str] | None = None,
     log: Path | None = None,
 ) -> Iterator[LlamaServer]:
@@ -53,6 +65,7 @@ def llama_server(
         engine: "transformers" (`transformers serve`) or "vllm" where it is installed.
         port: 0 takes a free one.
         device: "auto", "cpu" or "cuda"; for transformers.
+        batched: flags of `transformers serve` for it.
         middleware: import paths of ASGI middleware to put round the server's application.
         environment: what is added to the server's environment.
         log: the server's output; default a temporary file.
@@ -63,7 +76,7 @@ def llama_server(
     """
     name, folder = _resolved(model)
     port = free_port(port)
-    command = _command(engine, name, port, device, middleware)
+    command = _command(engine, name, port, device, middleware, batched)
     with child(
         "the Llama server",
         command,
@@ -94,7 +107,12 @@ def _resolved(model: str | Path) -> tuple[str, Path | None]:
 
 
 def _command(
-    engine: str, name: str, port: int, device: str, middleware: Sequence[str]
+    engine: str,
+    name: str,
+    port: int,
+    device: str,
+    middleware: Sequence[str],
+    batched: Sequence[str],
 ) -> list[str]:
     for path in middleware:
         try:
@@ -106,7 +124,7 @@ def _command(
         base = [sys.executable, "-P", "-m", "experiments.llama.transformers_serve"]
         base += [json.dumps(list(middleware)), "serve", name]
         where = ["--host", HOST, "--port", str(port), "--device", device]
-        return [*base, *where, "--dtype", "auto", *BATCHING]
+        return [*base, *where, "--dtype", "auto", *batched]
     if engine != "vllm":
         raise ConfigError(f"engine {engine!r}: one of {', '.join(ENGINES)}")
     program = shutil.which("vllm")
