@@ -145,9 +145,7 @@ def fitted(attribution: Attribution) -> tuple[Fit, Fit]:
     """
     done, joules, seconds = attribution.work_seen
     if len(joules) <= len(KINDS):
-        raise MeterError(
-            f"only {len(joules)} spans of windows were metered; give --seconds more"
-        )
+        raise MeterError(f"only {len(joules)} spans of windows were metered; give --seconds more")
     return fit(done, joules, PRIOR), fit(done, seconds, PRIOR)
 
 

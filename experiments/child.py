@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,8 +32,14 @@ class Child:
     log: Path
     ready_seconds: float
 
-    def check(self) -> None:
-        """Raise UpstreamError, quoting its last words, if the process has ended."""
+    def check(self, patience_seconds: float = 0.0) -> None:
+        """Raise UpstreamError, quoting its last words, if the process has ended.
+
+        Args:
+            patience_seconds: its connections are reset a moment before it has ended.
+        """
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(patience_seconds)
         if self.process.poll() is not None:
             raise UpstreamError(
                 f"{self.name} at {self.url} has ended with {self.process.returncode}: "

@@ -59,7 +59,7 @@ class Demo(Settings):
                 result = self._loop(console, trace, server)
             except UpstreamError:
                 # A dead server explains any failed request better than the request does.
-                server.child.check()
+                server.child.check(patience_seconds=1.0)
                 raise
         show(result, console)
         page = write_report(result, self.out)

@@ -55,3 +55,27 @@ def pynvml(gpus):
 def install(monkeypatch, gpus):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setitem(sys.modules, "pynvml", pynvml(gpus))
+
+
+def zeus(monkeypatch, **parts):
+    """Zeus' modules with the calls that the meter makes: `AMDGPUs`, `get_cpus`, `get_soc`.
+
+    The package itself is no part of the tests' environment: what it brings for AMD's GPUs keeps
+    Ray from starting where there are none. `test_zeus_has_the_calls` holds these to it where it is.
+    """
+    modules = {
+        name: types.ModuleType(name)
+        for name in (
+            *("zeus", "zeus.device", "zeus.device.gpu", "zeus.device.gpu.amd"),
+            *("zeus.device.cpu", "zeus.device.soc"),
+        )
+    }
+    modules["zeus.device.gpu"].amd = modules["zeus.device.gpu.amd"]
+    modules["zeus.device"].cpu = modules["zeus.device.cpu"]
+    modules["zeus.device"].soc = modules["zeus.device.soc"]
+    modules["zeus.device.gpu.amd"].amdsmi_is_available = lambda: "AMDGPUs" in parts
+    modules["zeus.device.gpu.amd"].AMDGPUs = parts.get("AMDGPUs")
+    modules["zeus.device.cpu"].get_cpus = parts.get("get_cpus")
+    modules["zeus.device.soc"].get_soc = parts.get("get_soc")
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)

@@ -17,7 +17,7 @@ from envs.meters.power import Integral
 from envs.meters.remote import DCGM_ENERGY, Remote, RemoteMeter
 from envs.meters.zeus import ZeusMeter
 from tests.envs.answering import answering
-from tests.envs.meters.devices import Gpu, install
+from tests.envs.meters.devices import Gpu, install, zeus
 
 PAGE = """# HELP DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION Total energy consumption since boot (in mJ).
 # TYPE DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION counter
@@ -62,17 +62,16 @@ def meter(request, monkeypatch):
         install(monkeypatch, [Gpu("GPU-a"), Gpu("GPU-b", counts=kind == "nvml")])
         yield NvmlMeter()
     elif kind == "amd":
-        monkeypatch.setattr("zeus.device.gpu.amd.amdsmi_is_available", lambda: True)
-        monkeypatch.setattr("zeus.device.gpu.amd.AMDGPUs", Counter)
+        zeus(monkeypatch, AMDGPUs=Counter)
         yield ZeusMeter("amd")
     elif kind == "rapl":
         read = lambda mj: types.SimpleNamespace(cpu_mj=mj, dram_mj=None)  # noqa: E731
-        monkeypatch.setattr("zeus.device.cpu.get_cpus", lambda: Counter(read=read))
+        zeus(monkeypatch, get_cpus=lambda: Counter(read=read))
         yield ZeusMeter("rapl")
     elif kind in ("apple", "jetson"):
         names = ("cpu_total_mj", "gpu_mj") if kind == "apple" else ("total_energy_mj", "gpu_mj")
         read = lambda mj: types.SimpleNamespace(**dict.fromkeys(names, mj))  # noqa: E731
-        monkeypatch.setattr("zeus.device.soc.get_soc", lambda: Counter(read=read))
+        zeus(monkeypatch, get_soc=lambda: Counter(read=read))
         yield ZeusMeter("soc")
     elif kind == "page":
         page = lambda _: (200, (PAGE % ((mj := 1e5 * (time.monotonic() - began)), mj)).encode(), {})  # noqa: E731
@@ -275,6 +274,33 @@ def test_why_each_meter_cannot_be_used_is_said(monkeypatch):
     assert "nvidia-ml-py is not installed" in found["nvml"]
     assert "zeus is not installed" in found["rapl"] == found["amd"] == found["soc"]
     assert "nothing listens" in found["cpu"]
+
+
+def test_zeus_has_the_calls():
+    amd = pytest.importorskip("zeus.device.gpu.amd")
+    from zeus.device import cpu, soc
+
+    assert callable(amd.amdsmi_is_available)
+    for name in ("get_name", "supports_get_total_energy_consumption"):
+        assert callable(getattr(amd.AMDGPUs, name))
+    assert callable(amd.AMDGPUs.get_total_energy_consumption)
+    assert callable(cpu.get_cpus)
+    assert callable(soc.get_soc)
+
+
+def test_zeus_without_a_device_or_with_a_fault_is_a_meters_error(monkeypatch):
+    zeus(monkeypatch, get_cpus=lambda: Counter(devices=0))
+    with pytest.raises(MeterError, match="no AMD GPU"):
+        ZeusMeter("amd")
+    with pytest.raises(MeterError, match="no device"):
+        ZeusMeter("rapl")
+
+    def forbidden():
+        raise PermissionError("RAPL requires root\nmore")
+
+    zeus(monkeypatch, get_cpus=forbidden)
+    with pytest.raises(MeterError, match=r"rapl: RAPL requires root$"):
+        ZeusMeter("rapl")
 
 
 def test_the_meter_can_be_chosen(monkeypatch):
