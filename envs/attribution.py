@@ -34,8 +34,8 @@ FIT_SECONDS = 10.0
 _SPANS = 360
 # Fewer say nothing yet.
 LEAST_SPANS = 12
-# Windows settled at once at most; bounds memory.
-_BLOCK = 60
+# Windows settled at once at most, and the longest gap among them; they bound memory.
+_BLOCK, _GAP_SECONDS = 60, 30.0
 # Windows that nobody settles are settled anyway, with the requests that have ended.
 LATE_SECONDS = 600.0
 # Rough joules of each kind against each other, for what windows do not tell apart: a 13 B model
@@ -111,7 +111,8 @@ class Attribution:
         own = prior.joules if prior is not None else PRIOR
         # Never 0: what a prior leaves out, windows may still show.
         self._prior = np.maximum(own, 1e-3 * own.max() * PRIOR / PRIOR.max())
-        self._stated_idle = idle_watts if prior is None or idle_watts else prior.idle_watts
+        known = prior.idle_watts if prior is not None else None
+        self._stated_idle = idle_watts if idle_watts is not None else known
         self._windows: deque[EnergyReading] = deque()
         self._accounts: dict[str, _Account] = {}
         self._spans: deque[tuple[Floats, float, float]] = deque(maxlen=_SPANS)
@@ -177,7 +178,8 @@ class Attribution:
     def _block(self, until: float) -> list[EnergyReading]:
         block: list[EnergyReading] = []
         while self._windows and len(block) < _BLOCK and self._windows[0].end <= until:
-            if block and self._windows[0].start < block[-1].end - 1e-9:
+            # What lies across a long gap, or a clock that was set back, has nothing in common.
+            if block and not -1e-9 <= self._windows[0].start - block[-1].end <= _GAP_SECONDS:
                 break
             block.append(self._windows.popleft())
         return block

@@ -162,3 +162,18 @@ def test_a_request_that_never_ends_holds_nobody_up():
             assert shares[0].key == "done"
             return
     pytest.fail("never settled")
+
+
+def test_a_day_without_windows_costs_no_more_than_a_second():
+    attribution = Attribution(idle_watts=0.0)
+    for start in (0.0, 1.0, 86_400.0, 86_401.0):
+        attribution.window(reading(start, 1.0, 100.0))
+    attribution.ended(Activity("all day", 0.0, 0.5, 86_402.0, 10, 100))
+    (share,) = attribution.settle(float("inf"))
+    assert share.joules == pytest.approx(400.0)
+    assert share.method == "estimated"
+
+
+def test_stated_idle_power_goes_before_the_coefficients():
+    assert Attribution(prior=LLAMA_13B).idle_watts == LLAMA_13B.idle_watts
+    assert Attribution(prior=LLAMA_13B, idle_watts=0.0).idle_watts == 0.0
