@@ -38,6 +38,9 @@ LEAST_SPANS = 12
 _BLOCK, _GAP_SECONDS = 60, 30.0
 # Windows that nobody settles are settled anyway, with the requests that have ended.
 LATE_SECONDS = 600.0
+KEPT_SECONDS = 900.0
+# Of windows without requests, by which idle power is told.
+_EMPTY_QUANTILE = 0.25
 # Rough joules of each kind against each other, for what windows do not tell apart: a 13 B model
 # in half precision on one A100, from its weights' bytes and its arithmetic.
 PRIOR = np.array([0.1, 1.0, 0.3, 5.0])
@@ -117,7 +120,8 @@ class Attribution:
         self._accounts: dict[str, _Account] = {}
         self._spans: deque[tuple[Floats, float, float]] = deque(maxlen=_SPANS)
         self._span: list[tuple[Floats, float, float]] = []
-        self._empty_joules = self._empty_seconds = 0.0
+        self._empty: deque[float] = deque(maxlen=_SPANS)
+        self._overdue = 0
         self._fit: Fit | None = None
         self._so_far = 0.0, 0.0
         self._window_error = 0.0
@@ -129,7 +133,8 @@ class Attribution:
         """W while nothing is in flight: as stated, else as seen; None before that."""
         if self._stated_idle is not None:
             return self._stated_idle
-        return self._empty_joules / self._empty_seconds if self._empty_seconds else None
+        # What seems empty may be work that nobody told us of: the lower ones are.
+        return float(np.quantile(self._empty, _EMPTY_QUANTILE)) if self._empty else None
 
     @property
     def coefficients(self) -> Fit | None:
@@ -149,12 +154,25 @@ class Attribution:
         self._accounts[activity.key] = _Account(activity)
 
     def window(self, reading: EnergyReading) -> None:
-        """A window has been measured."""
+        """A window has been measured.
+
+        Windows wait to be settled for `KEPT_SECONDS` at most; older ones are given up, as if they
+        had not been measured.
+        """
         last = self._windows[-1].end if self._windows else self._frontier
         if reading.start < last - 1e-9:
-            # The clock was set back: what is before it now is not yet over.
+            # The clock was set back: what waits is not waited for, its time will not be again.
+            self._overdue = len(self._windows)
             self._frontier = reading.start
+        while self._windows and reading.end - self._windows[0].end > KEPT_SECONDS:
+            self._windows.popleft()
+            self._overdue = max(0, self._overdue - 1)
         self._windows.append(reading)
+
+    @property
+    def open_since(self) -> float:
+        """What has ended before (Unix seconds) is in no window that waits."""
+        return self._windows[0].start if self._windows else self._frontier
 
     def settle(self, until: float) -> list[Share]:
         """Split all windows that end by `until`; the requests that no later one concerns.
@@ -177,11 +195,14 @@ class Attribution:
 
     def _block(self, until: float) -> list[EnergyReading]:
         block: list[EnergyReading] = []
-        while self._windows and len(block) < _BLOCK and self._windows[0].end <= until:
+        while self._windows and len(block) < _BLOCK:
+            if self._windows[0].end > until and not self._overdue:
+                break
             # What lies across a long gap, or a clock that was set back, has nothing in common.
             if block and not -1e-9 <= self._windows[0].start - block[-1].end <= _GAP_SECONDS:
                 break
             block.append(self._windows.popleft())
+            self._overdue = max(0, self._overdue - 1)
         return block
 
     def _split(self, block: list[EnergyReading]) -> None:
@@ -230,8 +251,7 @@ class Attribution:
 
     def _nobody(self, joules: Floats, lasted: Floats) -> None:
         self.idle_joules += float(joules.sum())
-        self._empty_joules += float(joules.sum())
-        self._empty_seconds += float(lasted.sum())
+        self._empty.extend((joules / lasted).tolist())
 
     def _learn(self, done: Floats, joules: Floats, lasted: Floats, anybody: Floats) -> None:
         told, measured = self._so_far

@@ -17,6 +17,8 @@ PREFILL_TOKEN_WEIGHT = 0.1
 TICK_SECONDS = 0.2
 # A counter that stands still for longer is none.
 _STILL_SECONDS = 60.0
+# A counter that ticks so slowly is read from tick to tick.
+_SLOW_SECONDS = 0.25
 # The wall clock may differ from the steady one by this much in a window.
 _CLOCK_SECONDS = 0.5
 
@@ -80,7 +82,9 @@ class EnergyReading:
 
     def __post_init__(self) -> None:
         if self.joules and self.seconds > 0:
-            check_watts(self.joules, self.seconds, self.source)
+            # An estimate by processor time may be next to nothing.
+            measured = self.method == "measured"
+            check_watts(self.joules, self.seconds, self.source, idle=not measured)
 
     @property
     def end(self) -> float:
@@ -136,6 +140,7 @@ class Windows:
         self.meter = meter
         self.problem: str | None = None
         self._last: tuple[float, float, float] | None = None
+        self._ticked = False
 
     def read(self) -> EnergyReading | None:
         """The window since the last reading; None where there is none to be had (yet)."""
@@ -143,7 +148,7 @@ class Windows:
         try:
             joules = self.meter.read_joules()
         except MeterError as error:
-            self._last, self.problem = None, str(error)
+            self._last, self._ticked, self.problem = None, False, str(error)
             return None
         last = self._last
         if last is None:
@@ -151,9 +156,16 @@ class Windows:
             return None
         rise, seconds = joules - last[0], now - last[1]
         if rise == 0:
-            if seconds > _STILL_SECONDS:
+            still = max(_STILL_SECONDS, 4 * self.meter.tick_seconds)
+            if seconds > still and self.meter.method == "measured":
                 self.problem = f"{self.meter.source} has not moved for {seconds:.0f} s"
             return None
+        if not self._ticked:
+            self._ticked = True
+            if self.meter.tick_seconds > _SLOW_SECONDS:
+                # What it rose by began before we looked: windows begin at its ticks.
+                self._last = joules, now, began
+                return None
         jumped = abs((began - last[2]) - seconds) > _CLOCK_SECONDS
         # Windows follow each other without a gap, though the two clocks drift apart.
         self._last = joules, now, began if jumped else last[2] + seconds

@@ -94,10 +94,12 @@ class Fetcher:
     @staticmethod
     def shown(url: str) -> str:
         """A URL without what may be secret in it: user, password, query."""
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        port = f":{parts.port}" if parts.port else ""
-        return f"{parts.scheme}://{host}{port}{parts.path}"
+        try:
+            parts = urlsplit(url)
+            port = f":{parts.port}" if parts.port else ""
+        except ValueError:
+            return "a URL that is none"
+        return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
 
 
 def basic(user: str, password: str) -> str:

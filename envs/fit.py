@@ -59,7 +59,8 @@ def fit(done: Floats, cost: Floats, prior: Floats) -> Fit:
     for _ in range(_ROUNDS):
         residuals = cost - relative @ values
         variance = float(residuals @ residuals) / max(1, len(cost) - len(prior))
-        pull = np.eye(len(prior)) * max(variance, 1e-12)
+        # Never nothing, where the windows agree to the last digit.
+        pull = np.eye(len(prior)) * max(variance, 1e-9 * float(np.trace(square)), 1e-12)
         values = _non_negative(square + pull, product + pull.sum(axis=1))
     residuals = cost - relative @ values
     inverse = np.linalg.inv(square + pull)

@@ -1,7 +1,7 @@
 """Refuses values that no server, grid or site can have: almost always another unit.
 
-The bounds are far beyond what is known to exist, so that nothing true is refused. A kilowatt-hour
-is 3.6 million joules, so that one given in place of the other is caught over the whole range.
+The bounds are beyond what is known to exist, so that nothing true is refused. A kilowatt-hour is
+3.6 million joules: one given in place of the other is caught up to 720 J a token and 72 kW.
 """
 
 import warnings
@@ -11,7 +11,7 @@ from envs.errors import UnitError
 # From a 2 M-parameter model on one core (5 mJ) and to a 405 B one, alone on its servers (some kJ).
 LEAST_JOULES_PER_TOKEN, MOST_JOULES_PER_TOKEN = 2e-4, 2e4
 # Of all that one meter reads: from a core that is hardly used to a row of racks.
-LEAST_WATTS, MOST_WATTS = 2e-3, 2e6
+LEAST_WATTS, MOST_WATTS = 0.02, 2e6
 # Of an hour: no plant burns dirtier than lignite and oil shale (some 1,300 g/kWh).
 MOST_G_PER_KWH = 3000.0
 # Of many hours on the whole: in kg/kWh, or lb/kWh, a grid of 1,000 g/kWh would be 1 to 2.2.
@@ -36,13 +36,17 @@ def check_joules_per_token(joules: float, where: str) -> None:
         )
 
 
-def check_watts(joules: float, seconds: float, where: str) -> None:
+def check_watts(joules: float, seconds: float, where: str, *, idle: bool = False) -> None:
     """J used in s.
+
+    Args:
+        idle: next to nothing may be right.
 
     Raises:
         UnitError: the power is absurd.
     """
-    if not LEAST_WATTS <= joules / seconds <= MOST_WATTS:
+    least = 0.0 if idle else LEAST_WATTS
+    if not least <= joules / seconds <= MOST_WATTS:
         raise UnitError(
             f"{where}: {joules:.3g} J in {seconds:.3g} s are {joules / seconds:.3g} W; servers "
             f"take {LEAST_WATTS:g} to {MOST_WATTS:g}. Give joules (1 kWh = 3.6e6 J, 1 Wh = 3600 J) "
@@ -51,11 +55,15 @@ def check_watts(joules: float, seconds: float, where: str) -> None:
 
 
 def warn_watts(joules: float, seconds: float, where: str) -> None:
-    """As `check_watts`, where figures are made that may be of a thought's own world: a warning."""
-    try:
-        check_watts(joules, seconds, where)
-    except UnitError as error:
-        warnings.warn(str(error), UnitWarning, stacklevel=3)
+    """As `check_watts`, where a thought experiment may have such figures: a warning."""
+    if not LEAST_WATTS <= joules / seconds <= MOST_WATTS:
+        # Always the same text: each other one would be kept for good.
+        warnings.warn(
+            f"{where}: joules and seconds make a power that no server has ({LEAST_WATTS:g} to "
+            f"{MOST_WATTS:g} W). Give joules (1 kWh = 3.6e6 J, 1 Wh = 3600 J) and seconds",
+            UnitWarning,
+            stacklevel=3,
+        )
 
 
 def check_intensity(g_per_kwh: float, where: str) -> None:

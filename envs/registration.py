@@ -16,6 +16,7 @@ from envs.arrivals import ArrivalClock, read_arrivals
 from envs.carbon_reader import read_trace
 from envs.clock import Clock, SteppedClock, WallClock
 from envs.directive import DEFAULT_CATALOGUE, Catalogue
+from envs.energy import Meter
 from envs.errors import ConfigError
 from envs.features import Featurizer
 from envs.live import LiveBackend
@@ -48,6 +49,7 @@ def live_world(
     clock_speed: float = 1.0,
     lanes: int = 1,
     episode_requests: int = 64,
+    meter: Meter | None = None,
 ) -> World:
     """A world on a live server.
 
@@ -58,6 +60,7 @@ def live_world(
             sent at L0 first and quality under L0 is taken as 1.
         clock_speed: experiment seconds per second.
         lanes: requests in flight together.
+        meter: of the server's energy; default the best there is.
 
     Raises:
         UpstreamError, MeterError: the server or its meter cannot be reached.
@@ -65,7 +68,7 @@ def live_world(
     client = Upstream(upstream, model).open()
     try:
         workload = tuple(requests or generate(50, seed=0))
-        backend = LiveBackend(client, choose_meter(upstream), catalogue, workload)
+        backend = LiveBackend(client, meter or choose_meter(upstream), catalogue, workload)
         trace = read_trace(intensity, zone)
         tasks = sorted({request.task for request in workload})
         floors = dict.fromkeys(tasks, floor)

@@ -15,7 +15,7 @@ from envs.energy import Meter
 from envs.errors import MeterError
 from envs.hardware import known_as
 from envs.intensity import electricity_maps, watttime
-from envs.meters.choose import Candidate, candidates, choose_meter
+from envs.meters.choose import MEASURING, Candidate, candidates, choose_meter, is_local
 from envs.meters.flags import MeterFlags
 from experiments.llama.server import EMBEDDED
 from experiments.settings import Settings, write_json
@@ -65,7 +65,8 @@ class Doctor(MeterFlags, Settings):
         for row in found["meters"]:
             meters.add_row(row["kind"], row["found"], row["takes"])
         console.print(meters)
-        console.print(f"used: {found['used']}", soft_wrap=True)
+        console.print(f"used by commands: {found['used']}", soft_wrap=True)
+        console.print(f"used by sprout serve: {found['used_by_hook']}", soft_wrap=True)
         if found["better"]:
             console.print(f"better: {found['better']}", soft_wrap=True)
         write_json(self.json_path, {"schema": 1, **found})
@@ -73,29 +74,45 @@ class Doctor(MeterFlags, Settings):
     def _meters(self) -> dict[str, Any]:
         wanted = self.wanted()
         urls = () if self.upstream is None else (self.upstream,)
+        rows: list[dict[str, str]] = []
+        usable: dict[str, str] = {}
         if wanted.kind == "remote":
-            return {"meters": [], "used": _said(choose_meter(*urls, wanted=wanted)), "better": None}
-        rows, used, better = [], None, None
-        for candidate in candidates(urls, wanted):
+            far = Candidate("remote", "--meter-url", lambda: choose_meter(*urls, wanted=wanted))
+            tried = [far]
+        else:
+            tried = list(candidates(urls, wanted))
+        for candidate in tried:
             meter, problem = _tried(candidate)
-            found = problem if meter is None else _said(meter)
             if candidate.kind == "cpu" and self.upstream is None:
-                found = (
-                    f"yes, of a server on this machine (name it with --upstream): processor time x "
-                    f"{wanted.watts_per_core:g} W a core, estimated"
+                usable["cpu"] = (
+                    "processor time of a server on this machine (name it with --upstream) x "
+                    f"{wanted.watts_per_core:g} W a core; estimated"
                 )
+            elif meter is not None:
+                usable[candidate.kind] = _said(meter)
+            found = usable.get(candidate.kind, problem)
             rows.append({"kind": candidate.kind, "found": found, "takes": candidate.better})
-            usable = meter is not None or candidate.kind == "cpu"
-            if used is None and usable and wanted.kind in ("auto", candidate.kind):
-                first = "asked for" if wanted.kind != "auto" else "the best that can be used here"
-                used = f"{candidate.kind}: {found} ({first})"
-                if candidate.kind == "cpu":
-                    better = (
-                        "a meter that measures: run where the model runs on a GPU, or read its "
-                        "energy from afar with --meter remote --meter-url (DCGM's exporter, "
-                        "Prometheus); until then joules are labelled estimated"
-                    )
-        return {"meters": rows, "used": used or "none", "better": better}
+        used, why = next(iter(usable), None), "the best that can be used here"
+        if wanted.kind != "auto":
+            used, why = (wanted.kind if wanted.kind in usable else None), "asked for"
+        elif self.upstream is not None and not is_local(self.upstream):
+            used, why = None, f"{self.upstream} is not on this machine"
+        hook = used if used in (*MEASURING, "remote") or wanted.kind != "auto" else None
+        better = None
+        if used is None or used == "cpu":
+            better = (
+                "a meter that measures: run where the model runs on a GPU, or read its energy from "
+                "afar with --meter remote --meter-url (DCGM's exporter, Prometheus); until then "
+                "joules are estimated, and labelled so"
+            )
+        return {
+            "meters": rows,
+            "used": f"{used}: {usable[used]} ({why})" if used else f"none ({why})",
+            "used_by_hook": f"{hook}: {usable[hook]}"
+            if hook
+            else "none: requests keep estimates by their tokens",
+            "better": better,
+        }
 
 
 def _tried(candidate: Candidate) -> tuple[Meter | None, str]:

@@ -16,8 +16,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from envs.attribution import Attribution, Share
 from envs.coefficients import read_coefficients
 from envs.energy import Meter, Windows
-from envs.errors import MeterError
-from envs.meters.choose import MEASURING, choose_meter
+from envs.errors import ConfigError, MeterError
+from envs.meters.choose import MEASURING, choose_meter, is_local
 from envs.work import KINDS, Activity
 from serving.config import HookConfig
 from serving.estimate import site
@@ -25,6 +25,8 @@ from serving.estimate import site
 WINDOW_SECONDS = 1.0
 # Splitting many windows at once costs less than one by one.
 SETTLE_SECONDS = 10.0
+# Between tries to read a meter that cannot be read.
+AGAIN_SECONDS = 30.0
 _CHARACTERS_PER_TOKEN = 4
 log = logging.getLogger("sprout")
 
@@ -32,36 +34,44 @@ log = logging.getLogger("sprout")
 class Accounts:
     """Call `read` and `settle` about twice a second, and `ended` with records between them.
 
+    The meter is made once the gateway has started, and made anew while it cannot be read: no
+    meter stops a start, or anything else.
+
     Args:
-        urls: of the servers that are metered.
+        urls: of the servers behind the hook; none where it is inside the server's process.
 
     Raises:
-        MeterError, ConfigError, DataError: a meter was asked for and cannot be used, or the
-            coefficients are wrong. Where none was asked for ("auto"), there is then none.
+        ConfigError, DataError: the settings or the coefficients are wrong.
     """
 
     def __init__(
         self, config: HookConfig, urls: Sequence[str], registry: CollectorRegistry
     ) -> None:
+        if len(urls) > 1 and config.meter not in ("auto", "none"):
+            raise ConfigError(
+                f"--meter {config.meter}: several upstreams do not share their batches, so their "
+                "joules cannot be told apart; run a gateway for each"
+            )
+        self._config = config
+        self._urls = urls
         self._site = site(config)
-        self._windows: Windows | None = None
         self._attribution = _attribution(config)
+        self._windows: Windows | None = None
+        # Whether there may be a meter yet.
+        self._open = _may_meter(config, urls)
         self._about: dict[str, tuple[str, float | None]] = {}
-        self._read = self._settled = 0.0
+        self._read = self._settled = time.monotonic()
+        self._well = self._tried = time.monotonic()
         self._counted = self._idle_counted = 0.0
         self._problem: str | None = None
-        meter = _meter(config, urls)
+        self._method = "estimated"
         self._up = Gauge("sprout_meter_up", "Whether the meter can be read", registry=registry)
-        info = Gauge(
+        self._info = Gauge(
             "sprout_meter_info",
             "1 for the meter in use",
             ("method", "source", "idle"),
             registry=registry,
         )
-        if meter is not None:
-            self._windows = Windows(meter)
-            info.labels(meter.method, meter.source, config.idle).set(1)
-        self._method = meter.method if meter is not None else "estimated"
         self._joules = Counter(
             "sprout_meter_joules", "Energy of the server, of whole windows", registry=registry
         )
@@ -70,7 +80,7 @@ class Accounts:
         )
         self._given = Counter(
             "sprout_attributed_joules",
-            "Of it, what requests were given",
+            "Of it, what requests that are over were given",
             ("directive",),
             registry=registry,
         )
@@ -78,30 +88,44 @@ class Accounts:
             "sprout_work_joules", "Energy of a unit of work", ("kind",), registry=registry
         )
 
-    @property
-    def measuring(self) -> bool:
-        """Whether there is a meter."""
-        return self._windows is not None
-
     def ended(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Requests have been recorded."""
         if self._windows is None:
             return
         for row in rows:
-            if (activity := _activity(row)) is not None:
-                self._attribution.ended(activity)
-                applied = row.get("directive") if row.get("applied", True) else "none"
-                self._about[activity.key] = str(applied), row.get("intensity_g_per_kwh")
+            activity = _activity(row)
+            # What ended before all windows that wait keeps its estimate: a journal that a day
+            # without its database has left.
+            if activity is None or activity.end < self._attribution.open_since:
+                continue
+            self._attribution.ended(activity)
+            applied = row.get("directive") if row.get("applied", True) else "none"
+            self._about[activity.key] = str(applied), row.get("intensity_g_per_kwh")
 
     def read(self) -> None:
         """Read the meter, where it is time."""
         now = time.monotonic()
-        if self._windows is None or now - self._read < WINDOW_SECONDS:
+        if now - self._read < WINDOW_SECONDS:
             return
         self._read = now
-        if (reading := self._windows.read()) is not None:
-            self._attribution.window(reading)
-        self._say(self._windows.problem)
+        problem: str | None
+        try:
+            if self._windows is None:
+                self._make(now)
+                return
+            if (reading := self._windows.read()) is not None:
+                self._attribution.window(reading)
+            problem = self._windows.problem
+        except Exception as error:
+            # Whatever a library does, records and settings go on.
+            problem = f"{type(error).__name__}: {error}"
+        self._say(problem)
+        if problem is None:
+            self._well = now
+        elif now - self._well > AGAIN_SECONDS:
+            # A server that was started again has another process, an exporter other series.
+            self._windows = None
+            self._tried = now
 
     def settle(self, until: float) -> list[dict[str, Any]]:
         """What is now known better of records; every `SETTLE_SECONDS`.
@@ -110,14 +134,34 @@ class Accounts:
             until: all requests that came before, in Unix seconds, have been given to `ended`.
         """
         now = time.monotonic()
-        if self._windows is None or now - self._settled < SETTLE_SECONDS:
+        if now - self._settled < SETTLE_SECONDS:
             return []
         self._settled = now
         return self._amended(self._attribution.settle(until))
 
     def close(self) -> list[dict[str, Any]]:
         """What is still to be said, at the end."""
-        return self._amended(self._attribution.settle(time.time())) if self.measuring else []
+        if self._windows is not None and (reading := self._windows.read()) is not None:
+            self._attribution.window(reading)
+        return self._amended(self._attribution.settle(float("inf")))
+
+    def _make(self, now: float) -> None:
+        if not self._open or (now - self._tried < AGAIN_SECONDS and self._problem is not None):
+            return
+        self._tried = now
+        try:
+            meter = _meter(self._config, self._urls)
+        except MeterError as error:
+            self._say(str(error))
+            return
+        if meter is None:
+            self._open = False
+            return
+        self._windows, self._method, self._well = Windows(meter), meter.method, now
+        self._windows.read()
+        self._info.clear()
+        self._info.labels(meter.method, meter.source, self._config.idle).set(1)
+        self._say(None)
 
     def _amended(self, shares: Sequence[Share]) -> list[dict[str, Any]]:
         found, attribution = [], self._attribution
@@ -129,14 +173,15 @@ class Accounts:
                 continue
             joules = share.joules + share.unmetered_joules
             attributed = share.method == "attributed" and self._method == "measured"
-            row = {
+            row: dict[str, Any] = {
                 "decision_id": share.key,
                 "energy_joules": joules,
                 "energy_method": "attributed" if attributed else "estimated",
                 "energy_error_joules": share.error_joules,
             }
             if intensity is not None:
-                row["grams"] = self._site.grams(joules, share.device_seconds, intensity)
+                seconds = share.device_seconds / share.covered
+                row["grams"] = self._site.grams(joules, seconds, intensity)
             found.append(row)
         # Counters of the whole follow the settled windows.
         self._joules.inc(max(0.0, attribution.measured_joules - self._counted))
@@ -158,9 +203,20 @@ class Accounts:
                 log.warning("the meter can be read again")
 
 
-def _meter(config: HookConfig, urls: Sequence[str]) -> Meter | None:
+def _may_meter(config: HookConfig, urls: Sequence[str]) -> bool:
+    """Whether a meter is wanted, or may be taken without being asked for.
+
+    By itself only that of one server on this machine: what this machine's devices use has
+    nothing to do with a server elsewhere. Inside another server's process it must be named.
+    """
     if config.meter == "none":
-        return None
+        return False
+    if config.meter == "auto" and config.meter_url is None:
+        return len(urls) == 1 and is_local(urls[0])
+    return True
+
+
+def _meter(config: HookConfig, urls: Sequence[str]) -> Meter | None:
     wanted = config.wanted()
     if wanted.kind != "auto":
         return choose_meter(*urls, wanted=wanted)

@@ -1,22 +1,20 @@
 """What a request has cost, estimated from its tokens; and the site that it is answered at."""
 
 from agents.bundle import Bundle
-from envs.coefficients import Coefficients, default, flat, read_coefficients
+from envs.coefficients import Coefficients, default, flat
 from envs.footprint import Site, site_of
 from envs.hardware import hardware
 from serving.config import HookConfig
 
 
-def coefficients(bundle: Bundle | None, config: HookConfig) -> Coefficients:
+def coefficients(bundle: Bundle | None, joules_per_token: float | None) -> Coefficients:
     """Those that the operator states, else those of the bundle's training data, else the default.
 
     A stated figure moves the seconds along: a device's power is taken to be the same.
 
     Raises:
-        DataError, UnitError: what is stated is wrong.
+        UnitError: what is stated is absurd.
     """
-    if config.coefficients is not None:
-        return read_coefficients(config.coefficients)
     found = default()
     joules, seconds = found.cost(0, 1)
     energy = bundle.manifest.get("energy") if bundle is not None else None
@@ -25,9 +23,8 @@ def coefficients(bundle: Bundle | None, config: HookConfig) -> Coefficients:
         seconds = float(energy.get("seconds_per_completion_token") or own * seconds / joules)
         joules = float(own)
         found = flat(joules, seconds, "the policy's training data")
-    if config.joules_per_token is not None:
-        stated = config.joules_per_token
-        found = flat(stated, stated * seconds / joules, "stated")
+    if joules_per_token is not None:
+        found = flat(joules_per_token, joules_per_token * seconds / joules, "stated")
     return found
 
 

@@ -72,7 +72,8 @@ class Grid:
         self._path = path
         self._load = load
         self._max_age = max_age_seconds
-        self._stamp = self._written()
+        # Read once more at the first look: it may have been written since it was read.
+        self._stamp: tuple[int, int] | None = None
         self._last: Seen | None = None
         self._looked = 0.0
 

@@ -9,9 +9,13 @@ import os
 import time
 from pathlib import Path
 
+from envs.attribution import LATE_SECONDS
+
 FOLDER = "in-flight"
 # A file that has not been written for so long is of a worker that is gone, or hangs.
 _GONE_SECONDS = 10.0
+# A request that is said to have come so long ago has been forgotten.
+_LOST_SECONDS = 3600.0
 # Where no worker says anything, requests are taken to end within this time.
 _UNKNOWN_SECONDS = 120.0
 
@@ -43,8 +47,12 @@ class InFlight:
     def say(self) -> None:
         """Write down since when requests have been on their way: now, if none is."""
         now = time.time()
-        # From another thread: the first may be gone before it is looked at.
-        oldest = next(iter(self._began.copy().values()), now)
+        # From another thread: those that are there may be gone before they are looked at.
+        for key, began in self._began.copy().items():
+            if now - began > _LOST_SECONDS:
+                # Whoever planned it never said how it ended.
+                self._began.pop(key, None)
+        oldest = next((at for at in self._began.copy().values() if now - at < LATE_SECONDS), now)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             draft = self._folder / f".{os.getpid()}"

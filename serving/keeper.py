@@ -25,6 +25,7 @@ from serving.ledger import Ledger, days_ago
 
 EXPIRE_EVERY_SECONDS = 600.0
 _LATE_TRIES = 20
+_AMENDED_AT_ONCE = 1000
 log = logging.getLogger("sprout")
 
 
@@ -41,8 +42,8 @@ class Keeper:
         registry: its own metrics.
 
     Raises:
-        ConfigError, MeterError, DataError: the database's URL, the meter or the coefficients
-            cannot be used.
+        ConfigError, DataError: the database's URL, the source of carbon intensity, the
+            meter's settings or the coefficients are wrong.
     """
 
     def __init__(self, config: HookConfig, control: LocalControl, urls: Sequence[str] = ()) -> None:
@@ -81,8 +82,8 @@ class Keeper:
             return
         if self._feed is not None and not self._feed.ident:
             self._feed.start()
-        self._accounts.read()
         try:
+            self._accounts.read()
             if not self._control.on_file:
                 # Also while the database is away: all workers draw the same lottery.
                 self._set(self._control.now)
@@ -113,8 +114,8 @@ class Keeper:
             self._feed.close()
         self.step()
         if self._lock is not None:
-            self._amendments += self._accounts.close()
             with suppress(Exception):
+                self._amendments += self._accounts.close()
                 self._amend_energy()
         self.ledger.close()
         if self._lock is not None:
@@ -171,9 +172,9 @@ class Keeper:
 
     def _amend_energy(self) -> None:
         """Shares of measured joules, in place of the estimates that requests came with."""
-        if self._amendments:
-            self.ledger.amend(self._amendments)
-            self._amendments.clear()
+        while self._amendments:
+            self.ledger.amend(self._amendments[:_AMENDED_AT_ONCE])
+            del self._amendments[:_AMENDED_AT_ONCE]
 
     def _report(self, problem: str | None) -> None:
         self._up.set(problem is None)

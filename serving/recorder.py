@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 
 from envs.carbon import CarbonReading
-from envs.coefficients import Coefficients
+from envs.coefficients import Coefficients, read_coefficients
 from serving.answer import Answered, Usage
 from serving.complaint import complain
 from serving.config import HookConfig
@@ -28,8 +28,10 @@ class Recorder:
         self._metrics = metrics
         self._journal = Journal(config.state)
         self._site = site(config)
-        # What is wrong with them is known before the first request.
-        coefficients(None, config)
+        # What is wrong with what is stated is known before the first request.
+        coefficients(None, config.joules_per_token)
+        file = config.coefficients
+        self._calibrated = read_coefficients(file) if file is not None else None
         self._coefficients: dict[str | None, Coefficients] = {}
 
     def record(self, record: Record, answer: Answered, outcome: str) -> None:
@@ -104,7 +106,7 @@ class Recorder:
         if rate is None:
             decider = self._policies.of(model)
             bundle = decider.bundle if decider is not None else None
-            rate = coefficients(bundle, self._config)
+            rate = self._calibrated or coefficients(bundle, self._config.joules_per_token)
             if len(self._coefficients) > _RATES:
                 self._coefficients.clear()
             self._coefficients[version] = rate

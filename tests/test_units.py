@@ -20,9 +20,8 @@ from envs.profile_reader import read_profile
 from envs.request import Request
 from envs.simulator import LLAMA_13B
 from experiments.cli import main
-from serving.estimate import coefficients
 from tests import made
-from tests.serving.hooks import config
+from tests.serving.hooks import config, hook
 
 KWH = 1 / 3.6e6
 HINT = r"1 kWh = 3\.6e6 J"
@@ -87,7 +86,7 @@ def test_stated_joules_a_token(tmp_path):
     with pytest.raises(UnitError, match=HINT):
         flat(5.88 * KWH, 0.02, "stated")
     with pytest.raises(UnitError, match=HINT):
-        coefficients(None, config(tmp_path, joules_per_token=5.88 * KWH))
+        hook(tmp_path, joules_per_token=5.88 * KWH)
 
 
 def test_coefficients(tmp_path):

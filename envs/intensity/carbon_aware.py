@@ -38,6 +38,7 @@ class CarbonAware:
         return [
             point(where, row.get("time"), _seconds(row), row.get("rating"), "measured")
             for row in rows_of(where, answer)
+            if row.get("rating") is not None
         ]
 
     def forecast(self, now: float) -> list[Point]:
@@ -47,13 +48,15 @@ class CarbonAware:
             point(where, row.get("timestamp"), _seconds(row), row.get("value"), "forecast")
             for forecast in rows_of(where, answer)
             for row in rows_of(where, forecast, "forecastData")
+            if row.get("value") is not None
         ]
 
     def _ask(self, path: str, **asked: str) -> tuple[str, Any]:
         url = self._url + path
         body = self._fetcher.get(f"{url}?{urlencode(asked)}")
         # 204 where it knows nothing of that time.
-        return url, parsed(url, body) if body else []
+        where = self._fetcher.shown(url)
+        return where, parsed(where, body) if body else []
 
 
 def _seconds(row: Any) -> float:

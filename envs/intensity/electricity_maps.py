@@ -1,11 +1,12 @@
 """Electricity Maps, API v3 (https://app.electricitymaps.com/docs)."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlencode
 
 from envs.carbon import HOUR_SECONDS, Kind
-from envs.fetch import Fetcher
+from envs.fetch import Fetcher, FetchError
 from envs.intensity.source import MalformedError, Point, parsed, point, rows_of
 
 URL = "https://api.electricitymaps.com"
@@ -33,12 +34,16 @@ class ElectricityMaps:
     def readings(self, since: float, now: float) -> list[Point]:
         """See `Source`; the service keeps the last 24 hours at hand."""
         where, answer = self._ask("latest")
-        points = [self._point(where, answer)]
-        if points[0].start - since > HOUR_SECONDS:
+        latest = self._point(where, answer)
+        if latest.start <= since:
+            return [latest]
+        # What is known of the present must not wait for the past; that is asked for again.
+        with suppress(FetchError):
             where, answer = self._ask("history")
-            rows = rows_of(where, answer, "history")
-            points = [p for row in rows if (p := self._point(where, row)).start >= since] + points
-        return points
+            rows = [row for row in rows_of(where, answer, "history") if _has_value(row)]
+            past = [self._point(where, row) for row in rows]
+            return [*(p for p in past if p.start >= since), latest]
+        return [latest]
 
     def forecast(self, now: float) -> list[Point]:
         """See `Source`."""
@@ -47,6 +52,7 @@ class ElectricityMaps:
         return [
             point(where, row.get("datetime"), HOUR_SECONDS, row.get("carbonIntensity"), "forecast")
             for row in rows_of(where, answer, "forecast")
+            if _has_value(row)
         ]
 
     def _ask(self, what: str) -> tuple[str, Any]:
@@ -57,7 +63,8 @@ class ElectricityMaps:
         }
         url = f"{self._url}/v3/carbon-intensity/{what}"
         body = self._fetcher.get(f"{url}?{urlencode(asked)}", {"auth-token": self._token})
-        return url, parsed(url, body)
+        where = self._fetcher.shown(url)
+        return where, parsed(where, body)
 
     def _point(self, where: str, row: Any) -> Point:
         self._check(where, row, whole=True)
@@ -74,3 +81,7 @@ class ElectricityMaps:
         kind = answer.get("emissionFactorType", None if whole else self.kind.scope)
         if kind != self.kind.scope:
             raise MalformedError(f"{where}: asked for {self.kind.scope}, answered {str(kind)[:40]}")
+
+
+def _has_value(row: Mapping[str, Any]) -> bool:
+    return row.get("carbonIntensity") is not None

@@ -21,6 +21,9 @@ REFUSED_SECONDS = 600.0
 FORECAST_SECONDS = HOUR_SECONDS
 # After a span's end services need a while to publish the next.
 LATE_SECONDS, SPREAD_SECONDS = 20.0, 40.0
+# However long a service asks to be left alone.
+MOST_RETRY_AFTER_SECONDS = 6 * HOUR_SECONDS
+CLOSE_SECONDS = 2.0
 Count = Callable[[str, str], None]
 log = logging.getLogger("sprout")
 
@@ -61,10 +64,10 @@ class Feed(threading.Thread):
             initial=first_seconds, max=LONGEST_SECONDS, jitter=first_seconds
         )
         self.outlook = begun(source, path, mean_g_per_kwh)
-        self.outlook.write(path)
 
     def run(self) -> None:
         """Until `close`."""
+        self._keep()
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(FetchError),
             stop=tenacity.stop_when_event_set(self._ended),
@@ -84,10 +87,10 @@ class Feed(threading.Thread):
             self._ended.wait(self.due_seconds())
 
     def close(self) -> None:
-        """End; an answer that is under way is waited for."""
+        """End; an answer that is under way is waited for, but not for long."""
         self._ended.set()
         if self.is_alive():
-            self.join()
+            self.join(CLOSE_SECONDS)
 
     def once(self) -> None:
         """Ask for readings, and for a forecast where one is due; keep what came.
@@ -95,6 +98,8 @@ class Feed(threading.Thread):
         Raises:
             FetchError: there is nothing new of now, for whatever reason.
         """
+        if self._ended.is_set():
+            return
         now = self._now()
         if now >= self._forecast_due:
             self._ask_forecast(now)
@@ -121,7 +126,7 @@ class Feed(threading.Thread):
         try:
             found = self._asked("forecast", lambda: self._source.forecast(now))
         except FetchError as error:
-            wait = max(LONGEST_SECONDS, error.retry_after_seconds or 0.0)
+            wait = max(LONGEST_SECONDS, _asked_to_wait(error))
             self._forecast_due = now + (FORECAST_SECONDS if _refused(error) else wait)
             return
         self._forecast_due = now + FORECAST_SECONDS
@@ -164,10 +169,14 @@ class Feed(threading.Thread):
         error = state.outcome.exception() if state.outcome is not None else None
         wait = self._backoff(state)
         if isinstance(error, FetchError):
-            wait = max(wait, error.retry_after_seconds or 0.0)
+            wait = max(wait, _asked_to_wait(error))
             if _refused(error):
                 wait = max(wait, REFUSED_SECONDS)
         return wait
+
+
+def _asked_to_wait(error: FetchError) -> float:
+    return min(error.retry_after_seconds or 0.0, MOST_RETRY_AFTER_SECONDS)
 
 
 def _refused(error: FetchError) -> bool:

@@ -44,11 +44,11 @@ class CarbonIntensityUk:
         if self._region:
             return []
         url = f"{self._url}/intensity/{iso(since)}/{iso(now)}"
-        rows = rows_of(url, self._ask(url), "data")
+        where, answer = self._ask(url)
         return [
-            point(url, row.get("from"), PERIOD_SECONDS, actual, "measured")
-            for row in rows
-            if (actual := _of(url, row, "actual")) is not None
+            point(where, row.get("from"), PERIOD_SECONDS, actual, "measured")
+            for row in rows_of(where, answer, "data")
+            if (actual := _of(where, row, "actual")) is not None
         ]
 
     def forecast(self, now: float) -> list[Point]:
@@ -56,18 +56,20 @@ class CarbonIntensityUk:
         regional = f"/regional/intensity/{iso(now)}/fw24h/regionid/{self._region}"
         path = regional if self._region else f"/intensity/{iso(now)}/fw24h"
         url = self._url + path
-        answer = self._ask(url)
+        where, answer = self._ask(url)
         if self._region:
             inner = answer.get("data") if isinstance(answer, dict) else None
             # An object in some answers, a list of one in others.
             answer = inner[0] if isinstance(inner, list) and inner else inner
         return [
-            point(url, row.get("from"), PERIOD_SECONDS, _of(url, row, "forecast"), "forecast")
-            for row in rows_of(url, answer, "data")
+            point(where, row.get("from"), PERIOD_SECONDS, _of(where, row, "forecast"), "forecast")
+            for row in rows_of(where, answer, "data")
+            if _of(where, row, "forecast") is not None
         ]
 
-    def _ask(self, url: str) -> Any:
-        return parsed(url, self._fetcher.get(url, {"Accept": "application/json"}))
+    def _ask(self, url: str) -> tuple[str, Any]:
+        where = self._fetcher.shown(url)
+        return where, parsed(where, self._fetcher.get(url, {"Accept": "application/json"}))
 
 
 def _of(where: str, row: Any, name: str) -> Any:

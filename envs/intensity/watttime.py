@@ -38,10 +38,13 @@ class WattTime:
 
     def readings(self, since: float, now: float) -> list[Point]:
         """See `Source`."""
-        where, answer = self._ask("historical", start=iso_utc(since), end=iso_utc(now))
+        where, answer = self._ask(
+            "historical", start=iso_utc(since), end=iso_utc(now), include_imputed_marker="true"
+        )
         return [
             self._point(where, row, "estimated" if row.get("imputed_data_used") else "measured")
             for row in rows_of(where, answer, "data")
+            if row.get("value") is not None
         ]
 
     def forecast(self, now: float) -> list[Point]:
@@ -60,24 +63,26 @@ class WattTime:
             # The token has expired.
             self._token = None
             body = self._fetcher.get(f"{url}?{query}", self._bearer())
-        answer = parsed(url, body)
+        where = self._fetcher.shown(url)
+        answer = parsed(where, body)
         meta = answer.get("meta") if isinstance(answer, dict) else None
         if not isinstance(meta, dict):
-            raise MalformedError(f"{url}: the answer has no meta")
+            raise MalformedError(f"{where}: the answer has no meta")
         told = {"region": self.zone, "signal_type": SIGNAL, "units": UNITS}
         for key, right in told.items():
             if meta.get(key) != right:
                 found = str(meta.get(key))[:40]
-                raise MalformedError(f"{url}: {key} is {found}, not {right}")
-        return url, answer
+                raise MalformedError(f"{where}: {key} is {found}, not {right}")
+        return self._fetcher.shown(url), answer
 
     def _bearer(self) -> dict[str, str]:
         if self._token is None or time.monotonic() > self._token[1]:
             url = f"{self._url}/login"
-            answer = parsed(url, self._fetcher.get(url, self._login))
+            where = self._fetcher.shown(url)
+            answer = parsed(where, self._fetcher.get(url, self._login))
             token = answer.get("token") if isinstance(answer, dict) else None
             if not isinstance(token, str):
-                raise MalformedError(f"{url}: the answer has no token")
+                raise MalformedError(f"{where}: the answer has no token")
             self._token = token, time.monotonic() + TOKEN_SECONDS
         return {"Authorization": f"Bearer {self._token[0]}"}
 

@@ -1,6 +1,7 @@
 """The best meter that a machine has for a server."""
 
 import ipaddress
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -84,12 +85,9 @@ def choose_meter(*urls: str, wanted: Wanted | None = None) -> Meter:
         if wanted.remote is None:
             raise ConfigError("meter remote: give its URL with --meter-url")
         return RemoteMeter(wanted.remote)
-    for url in urls:
-        if not is_local(url):
-            raise MeterError(
-                f"{url} is not on this machine, so its energy cannot be read here; run where the "
-                "server runs, read it by --meter remote, or state it (--joules-per-token)"
-            )
+    if wanted.kind in ("auto", "cpu"):
+        # Who names a meter knows that it is the server's.
+        check_local(urls)
     problem: MeterError | None = None
     for candidate in candidates(urls, wanted):
         if wanted.kind not in ("auto", candidate.kind):
@@ -100,6 +98,20 @@ def choose_meter(*urls: str, wanted: Wanted | None = None) -> Meter:
             problem = error
     assert problem is not None
     raise problem
+
+
+def check_local(urls: Sequence[str]) -> None:
+    """Refuse servers whose energy cannot be read here.
+
+    Raises:
+        MeterError: one is on another machine.
+    """
+    for url in urls:
+        if not is_local(url):
+            raise MeterError(
+                f"{url} is not on this machine, so its energy cannot be read here; run where the "
+                "server runs, read it by --meter remote, or state it (--joules-per-token)"
+            )
 
 
 def is_local(url: str) -> bool:
@@ -123,6 +135,5 @@ def _cpu_time(urls: Sequence[str], watts_per_core: float) -> Meter:
         if pid is None:
             raise MeterError(f"nothing listens at {url}; start the server first")
         found.append(pid)
-    if not found:
-        raise MeterError("processor time: no server is named whose time to read")
-    return CpuTimeMeter(*found, watts_per_core=watts_per_core)
+    # Without a server's address: one that runs in this very process.
+    return CpuTimeMeter(*(found or [os.getpid()]), watts_per_core=watts_per_core)

@@ -22,7 +22,8 @@ class NvmlMeter:
     and the source says so. In a container, the GPUs are those that it was given.
 
     Args:
-        devices: indices or UUIDs; default those of CUDA_VISIBLE_DEVICES, else all.
+        devices: NVML's indices (as nvidia-smi shows them; CUDA's are the same with
+            CUDA_DEVICE_ORDER=PCI_BUS_ID) or UUIDs; default those of CUDA_VISIBLE_DEVICES, else all.
 
     Raises:
         MeterError: the package, the driver or the GPUs are not there.
@@ -77,15 +78,26 @@ class NvmlMeter:
                 if int(name) >= count:
                     raise MeterError(f"NVML: no GPU {name}; there are {count}")
                 handle = nvml.nvmlDeviceGetHandleByIndex(int(name))
+            elif name.startswith("GPU-"):
+                # As CUDA takes them, their beginning is enough.
+                every = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(count)]
+                mine = [h for h in every if self._uuid(h).startswith(name)]
+                if len(mine) != 1:
+                    raise MeterError(f"NVML: {len(mine)} GPUs {name}")
+                handle = mine[0]
             else:
                 handle = nvml.nvmlDeviceGetHandleByUUID(name)
                 if name.startswith("MIG-"):
                     handle = nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)
             # Two instances of one GPU are one device.
-            found[nvml.nvmlDeviceGetUUID(handle)] = handle
+            found[self._uuid(handle)] = handle
         if not found:
             raise MeterError("NVML: no GPU")
         return list(found.values())
+
+    def _uuid(self, handle: Any) -> str:
+        uuid = self._nvml.nvmlDeviceGetUUID(handle)
+        return uuid.decode() if isinstance(uuid, bytes) else str(uuid)
 
     def _name(self, handle: Any) -> str:
         name = self._nvml.nvmlDeviceGetName(handle)
@@ -112,5 +124,10 @@ class NvmlMeter:
 
 
 def _asked() -> list[str] | None:
-    listed = os.environ.get("CUDA_VISIBLE_DEVICES", "").strip()
-    return [part.strip() for part in listed.split(",") if part.strip()] or None
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is None:
+        return None
+    names = [part.strip() for part in listed.split(",") if part.strip()]
+    if not names:
+        raise MeterError("NVML: CUDA_VISIBLE_DEVICES hides all GPUs")
+    return names

@@ -63,8 +63,11 @@ class Integral:
             self._problem = None
             if self._last is not None:
                 seconds = now - self._last[0]
+                if seconds <= 0:
+                    # Two at once: the other one was later.
+                    return
                 if seconds > _LOST_PERIODS * self._period:
                     self._joules = 0.0
-                elif seconds > 0:
+                else:
                     self._joules += seconds * (watts + self._last[1]) / 2
             self._last = now, watts

@@ -62,10 +62,10 @@ class RemoteMeter:
 
     def _sum(self) -> float:
         values = self._values()
-        if set(values) != set(self.devices):
-            raise MeterError(
-                f"{self.source}: series {sorted(set(values) ^ set(self.devices))} came or went"
-            )
+        if changed := sorted(set(values) ^ set(self.devices)):
+            # A gap, and counted anew from here on: an exporter that was restarted has other labels.
+            self.devices = tuple(sorted(values))
+            raise MeterError(f"{self.source}: series {changed} came or went")
         return sum(values.values()) * _SCALES[self._remote.unit]
 
     def _values(self) -> dict[str, float]:
@@ -76,7 +76,7 @@ class RemoteMeter:
             found = self._of_page() if self._page else self._of_query()
         except FetchError as error:
             raise MeterError(str(error)) from error
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             where = self._fetcher.shown(remote.url)
             raise MeterError(f"{where}: no answer of Prometheus ({error})") from error
         if not found:

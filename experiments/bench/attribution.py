@@ -69,7 +69,7 @@ def judge(seed: int, setting: Setting, seconds: float) -> Judged:
     """One trial."""
     rng = np.random.default_rng(seed)
     made = _made(rng, setting, seconds)
-    shares = attributed(made)
+    shares = attributed(made, setting.coefficients.idle_watts or 0.0)
     counted = [
         i
         for i, a in enumerate(made.activities)
@@ -90,9 +90,9 @@ def judge(seed: int, setting: Setting, seconds: float) -> Judged:
     )
 
 
-def attributed(made: Simulated) -> tuple[dict[str, Share], float]:
+def attributed(made: Simulated, idle_watts: float) -> tuple[dict[str, Share], float]:
     """Shares by request, and what is missing of the measured whole; settled as on line."""
-    attribution = Attribution(idle_watts=LLAMA_13B.idle_watts)
+    attribution = Attribution(idle_watts=idle_watts)
     for activity in made.activities:
         attribution.ended(activity)
     shares: list[Share] = []

@@ -175,6 +175,7 @@ def train(server: Server, seconds: float, lanes: int) -> dict[str, Any]:
         upstream=server.url,
         model=server.model,
         catalogue=Catalogue(tuple(capped)),
+        meter=server.meter,
     )
     assert isinstance(env, Llama2VectorEnv)
     rewards: list[float] = []

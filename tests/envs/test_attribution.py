@@ -166,12 +166,45 @@ def test_a_request_that_never_ends_holds_nobody_up():
 
 def test_a_day_without_windows_costs_no_more_than_a_second():
     attribution = Attribution(idle_watts=0.0)
+    attribution.ended(Activity("all day", 0.0, 0.5, 86_402.0, 10, 100))
     for start in (0.0, 1.0, 86_400.0, 86_401.0):
         attribution.window(reading(start, 1.0, 100.0))
-    attribution.ended(Activity("all day", 0.0, 0.5, 86_402.0, 10, 100))
+        assert attribution.settle(2.0) == []
     (share,) = attribution.settle(float("inf"))
     assert share.joules == pytest.approx(400.0)
     assert share.method == "estimated"
+
+
+def test_a_clock_that_was_set_back_holds_nobody_up_and_is_no_idle_power():
+    attribution, settled = Attribution(), []
+    # 100 W of work all the time, 20 minutes of it told twice.
+    for second in [*range(1300), *range(100, 700)]:
+        attribution.window(reading(float(second), 1.0, 100.0))
+        key = f"{second}, {len(settled)}"
+        attribution.ended(Activity(key, float(second), second + 0.1, second + 0.9, 10, 20))
+        settled += attribution.settle(second + 1.0)
+    settled += attribution.settle(float("inf"))
+    assert sum(share.covered > 0.5 for share in settled) > 1850
+    assert attribution.idle_joules < 0.01 * attribution.measured_joules
+    assert attribution.idle_watts is None
+
+
+def test_windows_that_nobody_settles_are_given_up_in_time():
+    attribution = Attribution()
+    for second in range(5000):
+        attribution.window(reading(float(second), 1.0, 100.0))
+    assert attribution.open_since >= 4000
+    attribution.settle(float("inf"))
+    assert attribution.measured_joules <= 100 * 1000
+
+
+def test_idle_power_is_not_what_others_ask_of_the_server():
+    attribution = Attribution()
+    # Half of what seems empty is work that was never recorded.
+    for second in range(200):
+        attribution.window(reading(float(second), 1.0, 300.0 if second % 2 else 60.0))
+    attribution.settle(float("inf"))
+    assert attribution.idle_watts == pytest.approx(60.0)
 
 
 def test_stated_idle_power_goes_before_the_coefficients():

@@ -15,8 +15,7 @@ from experiments.bench.gpu_runs import LENGTHS, Cell, questions_of
 from experiments.calibrate import idle_watts, levels_of
 from experiments.cli import main
 from experiments.metering import Metering, Question, play, timed
-from serving.estimate import coefficients
-from tests.serving.hooks import config
+from tests.serving.hooks import hook
 from tests.serving.upstream import Upstream, served
 
 
@@ -49,7 +48,7 @@ def test_a_live_server_is_calibrated(llama, tmp_path, capsys):
     assert dict(zip(KINDS, made.joules, strict=True)) == pytest.approx(found["joules"])
     assert (tmp_path / "out" / "calibration.png").stat().st_size > 10_000
     # The estimator takes it: of a crowd, each has a smaller share of a pass.
-    rate = coefficients(None, config(tmp_path, coefficients=tmp_path / "out/coefficients.json"))
+    rate = hook(tmp_path, coefficients=tmp_path / "out/coefficients.json")._recorder._calibrated
     assert rate.cost(20, 50, together=8)[0] < rate.cost(20, 50, together=1)[0]
     # So does the simulator.
     lengths = lambda: (20, 30)  # noqa: E731

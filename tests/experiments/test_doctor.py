@@ -25,6 +25,7 @@ def test_without_a_gpu_it_says_what_is_used_and_what_would_be_better(told, monke
     found, shown = told()
     assert found["used"].startswith("cpu: ")
     assert "estimated" in found["used"]
+    assert found["used_by_hook"] == "none: requests keep estimates by their tokens"
     assert "--meter remote" in found["better"]
     why = {row["kind"]: row["found"] for row in found["meters"]}
     assert "nvidia-ml-py is not installed" in why["nvml"]
@@ -44,11 +45,20 @@ def test_with_a_gpu_it_names_it(told, monkeypatch):
     assert found["better"] is None
 
 
-def test_a_meter_from_afar_is_tried(told, capsys):
+def test_a_meter_from_afar_is_tried(told):
     page = b"# TYPE DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION counter\n"
     page += b'DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION{gpu="0"} 5\n'
     with answering(lambda _: (200, page, {})) as url:
         found, _ = told("--meter-url", f"{url}/metrics")
     assert "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION" in found["used"]
-    assert main(["doctor", "--meter-url", f"{url}/metrics"]) == 2
-    assert f"{url}/metrics" in capsys.readouterr().err
+    gone, _ = told("--meter-url", f"{url}/metrics")
+    assert gone["used"] == "none (asked for)"
+    assert f"{url}/metrics" in gone["meters"][0]["found"]
+
+
+def test_a_server_elsewhere_has_no_meter_here(told, monkeypatch):
+    install(monkeypatch, [Gpu("GPU-a")])
+    found, _ = told("--upstream", "http://gpu.example.com:8000")
+    assert found["used"] == "none (http://gpu.example.com:8000 is not on this machine)"
+    assert found["used_by_hook"].startswith("none")
+    assert "remote" in found["better"]

@@ -9,29 +9,32 @@ import alembic.command
 import alembic.config
 import pytest
 import sqlalchemy as sa
+from prometheus_client import CollectorRegistry
 
+from envs.errors import ConfigError
 from envs.work import Activity
 from serving import in_flight, migrations
-from serving.accounts import _activity
+from serving.accounts import Accounts, _activity
 from serving.answer import Told
 from serving.estimate import coefficients, site
 from serving.in_flight import InFlight, oldest
-from tests import made
 from tests.envs.answering import answering
 from tests.envs.intensity.services import HOUR, SECRET, Services, grams
+from tests.envs.meters.devices import Gpu, install
 from tests.serving.hooks import CHAT, config, hook, keeper, metric, post, waited
 from tests.serving.processes import serving
 
 NAMES = ["decision_id", "energy_joules", "energy_method", "energy_error_joules", "grams", "outcome"]
 
 
-def watts(power):
+def watts(power, labels=""):
     """A page of metrics whose counter rises by `power` J a second."""
     began = time.monotonic()
 
     def page(_):
         joules = power * (time.monotonic() - began)
-        return 200, f"# TYPE node_joules_total counter\nnode_joules_total {joules}\n".encode(), {}
+        text = f"# TYPE node_joules_total counter\nnode_joules_total{labels} {joules}\n"
+        return 200, text.encode(), {}
 
     return page
 
@@ -41,7 +44,7 @@ def test_measured_joules_reach_the_ledger_and_add_up(upstream, folder):
         flags = ("--meter", "remote", "--meter-url", f"{meter}/metrics", "--meter-unit", "J")
         flags += ("--meter-query", "node_joules_total", "--meter-seconds", "1", "--idle-watts", "0")
         with serving(upstream.url, folder, *flags, "--workers", "2") as found:
-            assert found.metric("sprout_meter_info{") == 1
+            assert waited(lambda: found.metric("sprout_meter_info{") == 1)
             deadline = time.monotonic() + 6
             while time.monotonic() < deadline:
                 for body in (CHAT, CHAT | {"stream": True}):
@@ -67,11 +70,66 @@ def test_measured_joules_reach_the_ledger_and_add_up(upstream, folder):
         assert sum(row[1] for row in of_meter) < 200 * 60
 
 
-def test_a_meter_that_is_asked_for_must_be_there(upstream, folder):
-    flags = ("--meter", "remote", "--meter-url", "http://127.0.0.1:9/metrics")
-    refused = pytest.raises(AssertionError, match=r"127\.0\.0\.1:9/metrics")
-    with refused, serving(upstream.url, folder, *flags):
-        pass
+def test_a_meter_that_is_away_stops_nothing_and_is_read_when_it_is_back(tmp_path, monkeypatch):
+    monkeypatch.setattr("serving.accounts.AGAIN_SECONDS", 0.2)
+    monkeypatch.setattr("serving.accounts.WINDOW_SECONDS", 0.05)
+    page = {"now": lambda _: (503, b"", {})}
+    with answering(lambda request: page["now"](request)) as url:
+        asked = {"meter": "remote", "meter_url": f"{url}/metrics", "meter_unit": "J"}
+        asked |= {"meter_query": "node_joules_total", "meter_seconds": 0.01}
+        registry = CollectorRegistry()
+        accounts = Accounts(config(tmp_path, **asked), ["http://127.0.0.1:9"], registry)
+        up = lambda: registry.get_sample_value("sprout_meter_up")  # noqa: E731
+        joules = lambda: registry.get_sample_value("sprout_meter_joules_total")  # noqa: E731
+
+        def until(test):
+            return waited(lambda: (time.sleep(0.02), accounts.read(), test())[-1], 10)
+
+        assert until(lambda: accounts._problem is not None)
+        assert "answered 503" in accounts._problem
+        assert up() == 0
+        page["now"] = watts(100.0)
+        assert until(lambda: up() == 1)
+        # Another series in its place, as of a pod that was started again: a gap, no more.
+        page["now"] = watts(100.0, '{pod="b"}')
+        assert until(lambda: up() == 0)
+        assert until(lambda: up() == 1)
+        accounts.close()
+        assert joules() > 0
+
+
+def test_a_library_that_fails_stops_no_record(tmp_path, monkeypatch):
+    made_hook = hook(tmp_path)
+    keep = keeper(made_hook)
+    monkeypatch.setattr("serving.accounts.WINDOW_SECONDS", 0.0)
+    monkeypatch.setattr(keep._accounts, "_make", lambda now: 1 / 0)
+    plan = asyncio.run(made_hook.plan("/v1/chat/completions", CHAT, {}))
+    made_hook.finish(plan, Told(plan.started), "completed")
+    keep.step()
+    assert keep.ledger.find(plan.record.decision_id) is not None
+    assert "ZeroDivisionError" in keep._accounts._problem
+    keep.close()
+
+
+def test_only_a_server_on_this_machine_is_metered_unasked(tmp_path, monkeypatch):
+    install(monkeypatch, [Gpu("GPU-a")])
+    monkeypatch.setattr("serving.accounts.WINDOW_SECONDS", 0.0)
+
+    def metered(urls, **given):
+        accounts = Accounts(config(tmp_path, **given), urls, CollectorRegistry())
+        accounts.read()
+        return accounts._windows is not None
+
+    assert metered(["http://127.0.0.1:8000"])
+    assert not metered(["http://gpu.example.com:8000"])
+    # Inside another program: nobody knows where the model runs.
+    assert not metered([])
+    assert metered([], meter="nvml")
+    assert metered(["http://gpu.example.com:8000"], meter="nvml")
+    assert not metered(["http://127.0.0.1:8000"], meter="none")
+    assert not metered(["http://127.0.0.1:8000", "http://127.0.0.1:8001"])
+    with pytest.raises(ConfigError, match="several upstreams"):
+        metered(["http://127.0.0.1:8000", "http://127.0.0.1:8001"], meter="nvml")
 
 
 def test_a_live_grid_by_each_of_its_steps(upstream, folder):
@@ -152,6 +210,14 @@ def test_since_when_requests_are_on_their_way_is_known_to_the_keeper(tmp_path, m
     mine.end("a")
     mine.say()
     assert oldest(tmp_path) == now - 20
+    # One that was forgotten holds nobody up for ever.
+    mine.end("b")
+    mine.begin("lost", now - 4000)
+    mine.begin("long", now - 700)
+    mine.begin("c", now - 30)
+    mine.say()
+    assert oldest(tmp_path) == now - 30
+    assert len(mine) == 2
     # A process that is gone, or hangs, holds nobody up for long.
     monkeypatch.setattr(in_flight, "_GONE_SECONDS", -1.0)
     assert oldest(tmp_path) > now - 130
@@ -178,12 +244,11 @@ def test_a_record_says_what_the_server_did():
 
 
 def test_estimates_follow_what_the_operator_states(tmp_path):
-    made.bundle(tmp_path / "bundle")
-    stated = coefficients(None, config(tmp_path, joules_per_token=2.0))
+    stated = coefficients(None, 2.0)
     assert stated.cost(1000, 10)[0] == pytest.approx(20.0)
     with pytest.raises(Exception, match=r"1 kWh = 3\.6e6 J"):
         # 2 J, in kWh.
-        coefficients(None, config(tmp_path, joules_per_token=2.0 / 3.6e6))
+        coefficients(None, 2.0 / 3.6e6)
     ours = site(config(tmp_path, hardware="h100-sxm", devices=8, pue=1.2, life_years=4))
     assert ours.pue == 1.2
     seconds = 4 * 365 * 86400

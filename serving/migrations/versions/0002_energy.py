@@ -14,3 +14,8 @@ def upgrade() -> None:
     for name in ("intensity_step", "intensity_kind"):
         op.add_column("requests", sa.Column(name, sa.Text()))
     op.add_column("requests", sa.Column("energy_error_joules", sa.Double()))
+    # There was no other kind before.
+    op.execute(
+        "UPDATE requests SET intensity_kind = 'average direct' "
+        "WHERE intensity_g_per_kwh IS NOT NULL"
+    )

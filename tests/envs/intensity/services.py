@@ -126,6 +126,7 @@ class Services:
             return 200, dumped({"token": f"token-{self.logins}"}), {}
         if self.expired or given != f"Bearer token-{self.logins}":
             return 401, dumped({"detail": "Signature has expired"}), {}
+        marked = query.get("include_imputed_marker") == "true"
         if path == "/v3/historical":
             first, last = stamp(query["start"]), stamp(query["end"])
             times = range(int(-(-first // 300) * 300), int(min(last, self.now - 300)), 300)
@@ -135,8 +136,8 @@ class Services:
             {
                 "point_time": iso(at, "%Y-%m-%dT%H:%M:%S+00:00"),
                 "value": (grams(at) + (path == "/v3/forecast")) / LB,
-                "imputed_data_used": at // HOUR % 2 == 0,
             }
+            | ({"imputed_data_used": at // HOUR % 2 == 0} if marked else {})
             for at in times
             if at // HOUR % 24 not in self.missing
         ]

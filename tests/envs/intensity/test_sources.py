@@ -217,6 +217,23 @@ def test_another_place_or_kind_than_asked_for_is_refused(services):
     assert all("disableCallerLookup=true" in path for path in services.asked)
 
 
+def test_an_hour_without_a_value_takes_no_other_with_it(services):
+    hour = NOW // HOUR * HOUR
+    rows = [electricity_maps_row(hour - HOUR * h) for h in range(24)]
+    rows[3]["carbonIntensity"] = None
+    services.fails = {"/history": (200, dumped({"zone": "DE", "history": rows}), {})}
+    source = SOURCES["electricity-maps"](services.url)
+    found = source.readings(NOW - 24 * HOUR, NOW)
+    assert hour in [p.start for p in found]
+    assert hour - 3 * HOUR not in [p.start for p in found]
+    # One missed hour is asked for.
+    services.fails = {}
+    assert len(source.readings(hour - HOUR, NOW)) >= 2
+    # The past does not keep the present waiting.
+    services.fails = {"/history": FAULTS["500"]}
+    assert [p.start for p in source.readings(NOW - 24 * HOUR, NOW)] == [hour]
+
+
 def test_watttimes_units_are_checked_and_its_token_renewed(services):
     source = SOURCES["watttime"](services.url)
     source.readings(NOW - HOUR, NOW)
@@ -253,6 +270,7 @@ def test_retry_after_is_kept_and_refusals_are_left_in_peace(services, tmp_path):
             self.exception = lambda: error
 
     assert feed._patience(State(FetchError("", 429, 1234.0))) == 1234
+    assert feed._patience(State(FetchError("", 429, 3e7))) == 6 * HOUR
     assert feed._patience(State(FetchError("", 403))) >= 600
     first = feed._patience(State(FetchError("", 500)))
     assert 5 <= first <= 10

@@ -118,6 +118,12 @@ def test_gpus_are_those_asked_for(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,GPU-a")
     assert len(NvmlMeter().devices) == 2
     assert len(NvmlMeter(["0"]).devices) == 1
+    assert len(NvmlMeter(["GPU-b"]).devices) == 1
+    with pytest.raises(MeterError, match="3 GPUs GPU-"):
+        NvmlMeter(["GPU-"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(MeterError, match="hides all GPUs"):
+        NvmlMeter()
     with pytest.raises(MeterError, match="no GPU 7; there are 3"):
         NvmlMeter(["7"])
     # Two instances of one GPU: NVML knows the energy of the GPU alone.
@@ -220,6 +226,32 @@ def test_windows_leave_out_what_cannot_be_trusted(monkeypatch):
     for _ in range(70):
         passed(1, 0)
     assert "not moved" in windows.problem
+    # A server that does nothing takes no processor time, and little more than nothing is right.
+    meter.method = "estimated"
+    idle = Windows(meter)
+    for _ in range(70):
+        clock["steady"] += 1
+        clock["wall"] += 1
+        idle.read()
+    assert idle.problem is None
+    meter.joules += 0.04
+    assert idle.read().joules == pytest.approx(0.04)
+
+
+def test_a_slow_counters_windows_go_from_tick_to_tick(monkeypatch):
+    meter, clock = Stepping(), {"now": 0.0}
+    meter.tick_seconds = 3.0
+    monkeypatch.setattr("envs.energy.time.monotonic", lambda: clock["now"])
+    monkeypatch.setattr("envs.energy.time.time", lambda: 1e9 + clock["now"])
+    windows, found = Windows(meter), []
+    # 100 W, seen every 3 s; first looked at just before a tick.
+    for tenth in range(26, 200):
+        clock["now"] = tenth / 10
+        meter.joules = 1000 + 300.0 * (tenth // 30)
+        if (reading := windows.read()) is not None:
+            found.append(reading)
+    assert len(found) >= 4
+    assert [w.joules / w.seconds for w in found] == pytest.approx([100.0] * len(found), rel=0.05)
 
 
 def test_dcgm_exporters_page_is_read(monkeypatch):
@@ -246,11 +278,17 @@ def test_a_series_that_comes_or_goes_is_no_energy():
         del series["b"]
         with pytest.raises(MeterError, match="came or went"):
             meter.read_joules()
+        # Counted anew from there on.
+        assert meter.read_joules() == pytest.approx(5)
 
 
 @pytest.mark.parametrize(
     ("status", "body"),
-    [(401, b"no"), (500, b""), (200, b"<html>"), (200, b'{"data": {}}'), (200, b"[]")],
+    [
+        *((401, b"no"), (500, b""), (200, b"<html>"), (200, b'{"data": {}}'), (200, b"[]")),
+        (200, b'{"data": {"resultType": "scalar", "result": []}}'),
+        (200, b'{"data": {"resultType": "vector", "result": [{"metric": {}, "value": [1]}]}}'),
+    ],
 )
 def test_a_broken_prometheus_is_named_without_its_secrets(status, body):
     with answering(lambda _: (status, body, {})) as url:
