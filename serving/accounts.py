@@ -125,7 +125,7 @@ class Accounts:
         elif now - self._well > AGAIN_SECONDS:
             # A server that was started again has another process, an exporter other series.
             self._windows = None
-            self._tried = now
+            self._tried = -AGAIN_SECONDS
 
     def settle(self, until: float) -> list[dict[str, Any]]:
         """What is now known better of records; every `SETTLE_SECONDS`.

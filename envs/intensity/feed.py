@@ -137,11 +137,12 @@ class Feed(threading.Thread):
             found = ask()
         except FetchError as error:
             result = "malformed" if isinstance(error, MalformedError) else "unreachable"
-            self._count(what, str(error.status) if error.status else result)
-            self._tell(what, str(error))
+            result = str(error.status) if error.status else result
+            self._count(what, result)
+            self._tell(what, result, str(error))
             raise
         self._count(what, "ok")
-        self._tell(what, None)
+        self._tell(what)
         return found
 
     def _keep(
@@ -151,16 +152,16 @@ class Feed(threading.Thread):
         try:
             self.outlook.write(self._path)
         except OSError as error:
-            self._tell("file", f"{self._path}: {error.strerror}")
+            self._tell("file", str(error.errno), f"{self._path}: {error.strerror}")
         else:
-            self._tell("file", None)
+            self._tell("file")
 
-    def _tell(self, what: str, problem: str | None) -> None:
-        """Say what goes wrong, and that it is over; each once."""
-        if problem == self._problems.get(what):
+    def _tell(self, what: str, kind: str | None = None, problem: str = "") -> None:
+        """Say what goes wrong, and that it is over; a kind of problem once, whenever it was."""
+        if kind == self._problems.get(what):
             return
-        self._problems[what] = problem
-        if problem is not None:
+        self._problems[what] = kind
+        if kind is not None:
             log.error("%s of carbon intensity: %s; the next best is used", what, problem)
         else:
             log.warning("%s of carbon intensity: all is well again", what)

@@ -8,12 +8,14 @@ from envs.errors import MeterError
 
 # Between two readings power is taken to go in a straight line; over so many periods it is not.
 _LOST_PERIODS = 5
+# Who has not asked for so long has most likely forgotten the meter.
+_FORGOTTEN_SECONDS = 60.0
 
 
 class Integral:
     """J since the start, of a power in W that is read every `period_seconds`.
 
-    After a time without readings it begins anew at 0, as a counter that was reset does: what
+    A thread reads it, until nobody has asked for a minute. After a time without readings it begins anew at 0, as a counter that was reset does: what
     was used meanwhile is not made up.
     """
 
@@ -24,12 +26,12 @@ class Integral:
         self._joules = 0.0
         self._last: tuple[float, float] | None = None
         self._problem: MeterError | None = None
-        self._stop = threading.Event()
+        self._asked = time.monotonic()
+        self._thread: threading.Thread | None = None
         self._sample()
         if self._problem is not None:
             raise self._problem
-        self._thread = threading.Thread(target=self._run, name="sprout-power", daemon=True)
-        self._thread.start()
+        self._watch()
 
     def joules(self) -> float:
         """J so far.
@@ -37,19 +39,22 @@ class Integral:
         Raises:
             MeterError: the power cannot be read.
         """
+        self._asked = time.monotonic()
         self._sample()
+        self._watch()
         with self._lock:
             if self._problem is not None:
                 raise self._problem
             return self._joules
 
-    def close(self) -> None:
-        """Stop reading."""
-        self._stop.set()
-        self._thread.join()
+    def _watch(self) -> None:
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._run, name="sprout-power", daemon=True)
+            self._thread.start()
 
     def _run(self) -> None:
-        while not self._stop.wait(self._period):
+        while time.monotonic() - self._asked < _FORGOTTEN_SECONDS:
+            time.sleep(self._period)
             self._sample()
 
     def _sample(self) -> None:

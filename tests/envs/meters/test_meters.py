@@ -170,7 +170,17 @@ def test_power_that_was_not_read_for_long_is_not_made_up():
     now["broken"] = False
     # As a counter that began anew: a window over the gap is left out, not guessed.
     assert integral.joules() < before
-    integral.close()
+
+
+def test_a_power_that_nobody_asks_for_is_left_alone(monkeypatch):
+    monkeypatch.setattr("envs.meters.power._FORGOTTEN_SECONDS", 0.1)
+    integral = Integral(lambda: 100.0, 0.02)
+    integral._thread.join(2)
+    assert not integral._thread.is_alive()
+    # Asked again, it begins anew.
+    assert integral.joules() == 0.0
+    time.sleep(0.06)
+    assert integral.joules() == pytest.approx(6, abs=4)
 
 
 class Stepping:
