@@ -15,8 +15,8 @@ _FORGOTTEN_SECONDS = 60.0
 class Integral:
     """J since the start, of a power in W that is read every `period_seconds`.
 
-    A thread reads it, until nobody has asked for a minute. After a time without readings it begins anew at 0, as a counter that was reset does: what
-    was used meanwhile is not made up.
+    A thread reads it, until nobody has asked for a minute. After a time without readings it
+    begins anew at 0, as a counter that was reset does: what was used meanwhile is not made up.
     """
 
     def __init__(self, read_watts: Callable[[], float], period_seconds: float) -> None:

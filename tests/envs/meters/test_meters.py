@@ -177,6 +177,7 @@ def test_a_power_that_nobody_asks_for_is_left_alone(monkeypatch):
     integral = Integral(lambda: 100.0, 0.02)
     integral._thread.join(2)
     assert not integral._thread.is_alive()
+    time.sleep(0.3)
     # Asked again, it begins anew.
     assert integral.joules() == 0.0
     time.sleep(0.06)
