@@ -1,7 +1,7 @@
 """Splits measured joules among the requests of a server that batches them, as they come.
 
 A window's joules are split by what each request did in it (`envs.work`) at the coefficients that
-the windows themselves show (`envs.fit`). The shares of a window always sum to what was measured
+the windows themselves show (`envs.prices`). The shares of a window always sum to what was measured
 in it: coefficients only set their proportions.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from envs.coefficients import Coefficients
 from envs.energy import EnergyReading
-from envs.fit import Fit, fit
+from envs.prices import FIT_SECONDS, Prices
 from envs.work import (
     CONTEXT,
     CONTEXT_TOKENS,
@@ -27,23 +27,13 @@ from envs.work import (
 )
 
 Idle = Literal["apart", "shared"]
-# Coefficients are fitted to spans this long: within one, what a request did is known by the
-# second at best, and such errors would draw coefficients to 0.
-FIT_SECONDS = 10.0
-# Spans kept: an hour of work.
-_SPANS = 360
-# Fewer say nothing yet.
-LEAST_SPANS = 12
 # Windows settled at once at most, and the longest gap among them; they bound memory.
 _BLOCK, _GAP_SECONDS = 60, 30.0
 # Windows that nobody settles are settled anyway, with the requests that have ended.
 LATE_SECONDS = 600.0
 KEPT_SECONDS = 900.0
-# Of windows without requests, by which idle power is told.
-_EMPTY_QUANTILE = 0.25
-# Rough joules of each kind against each other, for what windows do not tell apart: a 13 B model
-# in half precision on one A100, from its weights' bytes and its arithmetic.
-PRIOR = np.array([0.1, 1.0, 0.3, 5.0])
+# Of so many windows without requests, by which idle power is told.
+_EMPTIES, _EMPTY_QUANTILE = 3600, 0.25
 # How a share's error grows with the window's: found on simulated servers of 4 to 64 requests
 # at once and of several sizes, and checked on others (`sprout bench attribution`).
 _NOISE, _NOISE_ALONE, _BIAS = 0.007, 40.0, 0.02
@@ -97,6 +87,7 @@ class Attribution:
         fit_seconds: length of the spans that coefficients are fitted to.
 
     Attributes:
+        prices: what each kind of work costs.
         measured_joules: of all windows settled.
         attributed_joules: of those, what requests got.
         idle_joules: the rest.
@@ -110,21 +101,13 @@ class Attribution:
         fit_seconds: float = FIT_SECONDS,
     ) -> None:
         self._idle = idle
-        self._fit_seconds = fit_seconds
-        own = prior.joules if prior is not None else PRIOR
-        # Never 0: what a prior leaves out, windows may still show.
-        self._prior = np.maximum(own, 1e-3 * own.max() * PRIOR / PRIOR.max())
+        self.prices = Prices(prior, fit_seconds)
         known = prior.idle_watts if prior is not None else None
         self._stated_idle = idle_watts if idle_watts is not None else known
         self._windows: deque[EnergyReading] = deque()
         self._accounts: dict[str, _Account] = {}
-        self._spans: deque[tuple[Floats, float, float]] = deque(maxlen=_SPANS)
-        self._span: list[tuple[Floats, float, float]] = []
-        self._empty: deque[float] = deque(maxlen=_SPANS)
+        self._empty: deque[float] = deque(maxlen=_EMPTIES)
         self._overdue = 0
-        self._fit: Fit | None = None
-        self._so_far = 0.0, 0.0
-        self._window_error = 0.0
         self._frontier = -float("inf")
         self.measured_joules = self.attributed_joules = self.idle_joules = 0.0
 
@@ -135,19 +118,6 @@ class Attribution:
             return self._stated_idle
         # What seems empty may be work that nobody told us of: the lower ones are.
         return float(np.quantile(self._empty, _EMPTY_QUANTILE)) if self._empty else None
-
-    @property
-    def coefficients(self) -> Fit | None:
-        """Joules of each of `KINDS`, above idle power; None until windows have shown them."""
-        return self._fit
-
-    @property
-    def work_seen(self) -> tuple[Floats, Floats, Floats]:
-        """Spans of windows in which requests were answered: work (n, k), joules above idle, s."""
-        spans = list(self._spans)
-        done = np.array([done for done, _, _ in spans]).reshape(-1, len(KINDS))
-        joules, seconds = (np.array([span[i] for span in spans]) for i in (1, 2))
-        return done, joules, seconds
 
     def ended(self, activity: Activity) -> None:
         """A request has ended."""
@@ -223,9 +193,9 @@ class Attribution:
         anybody = (found.done.sum(axis=(0, 2)) > 0) | (busy > 0)
         self._nobody(joules[~anybody], lasted[~anybody])
         floor = np.minimum(joules, (self.idle_watts or 0.0) * lasted)
-        self._learn(found.done.sum(axis=0), joules - floor, lasted, anybody)
-        rates = self._rates()
-        weights = found.done @ rates
+        done = found.done.sum(axis=0)
+        self.prices.learn(done[anybody], (joules - floor)[anybody], lasted[anybody])
+        weights = found.done @ self.prices.values
         sums = weights.sum(axis=0)
         stayed = found.residency_seconds / np.maximum(busy, 1e-12)
         parts = np.where(sums > 0, weights / np.where(sums > 0, sums, 1.0), stayed)
@@ -238,8 +208,8 @@ class Attribution:
         self.idle_joules += float(joules[anybody].sum()) - given
         per = np.divide(above, sums, out=np.zeros_like(sums), where=sums > 0)
         slopes = np.einsum("w,nwk->nk", per, found.done)
-        slopes -= np.einsum("nw,wk->nk", parts * per, found.done.sum(axis=0))
-        variance = self._window_error**2 * lasted / lasted.mean()
+        slopes -= np.einsum("nw,wk->nk", parts * per, done)
+        variance = self.prices.window_error**2 * lasted / lasted.mean()
         noise = _NOISE * (parts * (1 - parts) * (1 + _NOISE_ALONE * parts)) @ variance
         for i, account in enumerate(here):
             account.joules += float(shares[i].sum())
@@ -253,35 +223,6 @@ class Attribution:
         self.idle_joules += float(joules.sum())
         self._empty.extend((joules / lasted).tolist())
 
-    def _learn(self, done: Floats, joules: Floats, lasted: Floats, anybody: Floats) -> None:
-        told, measured = self._so_far
-        told += float((done[anybody] @ self._prior).sum())
-        self._so_far = told, measured + float(joules[anybody].sum())
-        for row in np.flatnonzero(anybody):
-            self._span.append((done[row], float(joules[row]), float(lasted[row])))
-            if sum(seconds for _, _, seconds in self._span) < self._fit_seconds - 1e-6:
-                continue
-            rows, above, seconds = zip(*self._span, strict=True)
-            self._spans.append((np.sum(rows, axis=0), sum(above), sum(seconds)))
-            self._span.clear()
-        if len(self._spans) < LEAST_SPANS:
-            return
-        done_before, joules_before, _ = self.work_seen
-        self._fit = fit(done_before, joules_before, self._prior)
-        residuals = (joules - done @ self._fit.values)[anybody]
-        if len(residuals):
-            new = float(np.sqrt(np.mean(residuals**2)))
-            # Of windows, not of spans: within a span their errors cancel.
-            self._window_error = new if not self._window_error else (self._window_error + new) / 2
-
-    def _rates(self) -> Floats:
-        """J of each kind: as fitted; before that the prior, scaled to what was measured."""
-        if self._fit is not None:
-            return self._fit.values
-        told, measured = self._so_far
-        scaled: Floats = self._prior * (measured / told if told > 0 else 1.0)
-        return scaled
-
     def _share(self, account: _Account) -> Share:
         covered = min(1.0, account.covered)
         activity, done = account.activity, account.done
@@ -290,8 +231,7 @@ class Attribution:
         whole[PREFILL], whole[DECODE] = activity.prompt_tokens, after
         whole[CONTEXT] = after * (activity.prompt_tokens + after / 2) / CONTEXT_TOKENS
         whole[PASSES] = done[PASSES] / covered if covered > 0 else after + 1.0
-        missing = float(np.maximum(0.0, whole - done) @ self._rates()) if covered < 1 else 0.0
-        covariance = self._fit.covariance if self._fit is not None else np.diag(self._rates() ** 2)
-        error = float(account.slope @ covariance @ account.slope)
+        missing = float(np.maximum(0.0, whole - done) @ self.prices.values) if covered < 1 else 0.0
+        error = float(account.slope @ self.prices.covariance @ account.slope)
         error += account.noise + (_BIAS * account.joules) ** 2
         return Share(activity.key, account.joules, account.seconds, error**0.5, missing, covered)

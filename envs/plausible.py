@@ -6,6 +6,9 @@ The bounds are beyond what is known to exist, so that nothing true is refused. A
 
 import warnings
 
+import numpy as np
+from numpy.typing import NDArray
+
 from envs.errors import UnitError
 
 # From a 2 M-parameter model on one core (5 mJ) and to a 405 B one, alone on its servers (some kJ).
@@ -16,6 +19,7 @@ LEAST_WATTS, MOST_WATTS = 0.02, 2e6
 MOST_G_PER_KWH = 3000.0
 # Of many hours on the whole: in kg/kWh, or lb/kWh, a grid of 1,000 g/kWh would be 1 to 2.2.
 LEAST_MEAN_G_PER_KWH = 2.5
+Floats = NDArray[np.float64]
 _GRAMS = "Give grams per kWh (1 kg/kWh = 1000 g/kWh, 1 lb/MWh = 0.454 g/kWh)"
 
 
@@ -52,6 +56,20 @@ def check_watts(joules: float, seconds: float, where: str, *, idle: bool = False
             f"take {LEAST_WATTS:g} to {MOST_WATTS:g}. Give joules (1 kWh = 3.6e6 J, 1 Wh = 3600 J) "
             "and seconds"
         )
+
+
+def check_outcomes(where: str, tokens: Floats, joules: Floats, lasted: Floats) -> None:
+    """Generated tokens, J and s of requests, each (n,), by the middle one; zeros say nothing.
+
+    Raises:
+        UnitError: they can only be in another unit.
+    """
+    some = joules > 0
+    if not some.any():
+        return
+    check_joules_per_token(float(np.median(joules[some] / np.maximum(1.0, tokens[some]))), where)
+    if (timed := some & (lasted > 0)).any():
+        check_watts(float(np.median(joules[timed] / lasted[timed])), 1.0, where)
 
 
 def warn_watts(joules: float, seconds: float, where: str) -> None:

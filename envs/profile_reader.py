@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from envs.errors import DataError
-from envs.outcome import QUALITIES, Floats
-from envs.plausible import check_joules_per_token, check_watts
+from envs.outcome import QUALITIES
+from envs.plausible import check_outcomes
 from envs.profile import ARRAYS, COSTS, SCHEMA, Profile
 from envs.request import Request
 
@@ -239,7 +239,7 @@ def _assembled(path: Path | str, columns: Columns, names: tuple[str, ...]) -> Pr
         )
     arrays = {name: np.array(columns[name])[row_at] for name in ARRAYS}
     for column, name in enumerate(names):
-        _check_units(
+        check_outcomes(
             f"{path}: energy_joules of {name!r}", *(arrays[c][:, column] for c in COSTS[1:])
         )
     responses = None
@@ -256,13 +256,3 @@ def _assembled(path: Path | str, columns: Columns, names: tuple[str, ...]) -> Pr
         responses=responses,
         tokens_method="/".join(sorted(counted)),
     )
-
-
-def _check_units(where: str, tokens: Floats, joules: Floats, lasted: Floats) -> None:
-    """Refuse energies that can only be in another unit, by a directive's middle request."""
-    some = joules > 0
-    if not some.any():
-        return
-    check_joules_per_token(float(np.median(joules[some] / np.maximum(1.0, tokens[some]))), where)
-    if (timed := some & (lasted > 0)).any():
-        check_watts(float(np.median(joules[timed] / lasted[timed])), 1.0, where)

@@ -8,13 +8,14 @@ import matplotlib as mpl
 import numpy as np
 from pydantic import Field
 
-from envs.attribution import PRIOR, Attribution
+from envs.attribution import Attribution
 from envs.coefficients import Coefficients
 from envs.energy import Meter
 from envs.errors import ConfigError, MeterError
 from envs.fit import Fit, fit
 from envs.meters.choose import choose_meter
 from envs.meters.flags import MeterFlags
+from envs.prices import PRIOR
 from envs.upstream import Upstream
 from envs.work import KINDS, Activity, Floats, work
 from experiments.metering import Metering, Question, play, timed
@@ -143,7 +144,7 @@ def fitted(attribution: Attribution) -> tuple[Fit, Fit]:
     Raises:
         MeterError: too few windows were measured.
     """
-    done, joules, seconds = attribution.work_seen
+    done, joules, seconds = attribution.prices.seen
     if len(joules) <= len(KINDS):
         raise MeterError(f"only {len(joules)} spans of windows were metered; give --seconds more")
     return fit(done, joules, PRIOR), fit(done, seconds, PRIOR)

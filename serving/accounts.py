@@ -188,8 +188,8 @@ class Accounts:
         self._counted = max(self._counted, attribution.measured_joules)
         self._idle.inc(max(0.0, attribution.idle_joules - self._idle_counted))
         self._idle_counted = max(self._idle_counted, attribution.idle_joules)
-        if attribution.coefficients is not None:
-            for kind, value in zip(KINDS, attribution.coefficients.values, strict=True):
+        if attribution.prices.fit is not None:
+            for kind, value in zip(KINDS, attribution.prices.fit.values, strict=True):
                 self._rates.labels(kind).set(float(value))
         return found
 

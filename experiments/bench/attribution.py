@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from envs.attribution import PRIOR, Attribution, Share
+from envs.attribution import Attribution, Share
 from envs.coefficients import Coefficients, read_coefficients
+from envs.prices import PRIOR
 from envs.simulator import DRIFT_RATIO, LLAMA_13B, Simulated, simulate
 from envs.work import Floats
 from experiments.settings import Settings, write_json
