@@ -2,14 +2,15 @@
 
 import csv
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from envs.carbon import HOUR_SECONDS, IntensityTrace, iso, joined
+from envs.carbon import HOUR_SECONDS, SCOPES, SIGNALS, IntensityTrace, Kind, iso, joined
 from envs.errors import DataError
 from envs.plausible import check_intensity, check_mean_intensity
 
@@ -73,9 +74,10 @@ def read_traces(paths: Iterable[Path]) -> dict[str, IntensityTrace]:
 
     Raises:
         DataError: naming file, row and field: missing columns, times out of order,
-            twice or missing, values that are not numbers or negative.
+            twice or missing, values that are not numbers or negative, unlike kinds.
+        UnitError: a value that no grid has.
     """
-    rows: dict[str, list[tuple[float, float, str, Path]]] = {}
+    rows: dict[str, list[_Hour]] = {}
     for path in paths:
         found = sorted(path.glob("*.csv")) if path.is_dir() else [path]
         if not found:
@@ -84,12 +86,20 @@ def read_traces(paths: Iterable[Path]) -> dict[str, IntensityTrace]:
             read = list(_rows(file))
             if not read:
                 raise DataError(file, "holds no hours", REMEDY)
-            for zone, *row in read:
-                rows.setdefault(str(zone), []).append((*row, file))  # type: ignore[arg-type]
+            for zone, hour in read:
+                rows.setdefault(zone, []).append(hour)
     return {zone: _trace(zone, hours) for zone, hours in rows.items()}
 
 
-def _rows(path: Path) -> Iterable[tuple[str, float, float, str]]:
+class _Hour(NamedTuple):
+    time: float
+    value: float
+    method: str
+    kind: Kind
+    file: Path
+
+
+def _rows(path: Path) -> Iterable[tuple[str, _Hour]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream)
@@ -102,12 +112,15 @@ def _rows(path: Path) -> Iterable[tuple[str, float, float, str]]:
                 raise DataError(path, f"columns {sorted(columns)}", REMEDY)
             for number, row in enumerate(reader, 2):
                 flag = (row.get("Data Estimated") or "").lower()
-                method = {"true": "estimated", "false": "measured"}.get(flag, "unstated")
                 yield (
                     row[zone],
-                    _time(path, number, time, row[time]),
-                    _value(path, number, value, row[value]),
-                    method,
+                    _Hour(
+                        _time(path, number, time, row[time]),
+                        _value(path, number, value, row[value]),
+                        {"true": "estimated", "false": "measured"}.get(flag, "unstated"),
+                        _kind(path, number, row),
+                        path,
+                    ),
                 )
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(path, f"cannot be read ({error})", REMEDY) from error
@@ -136,8 +149,24 @@ def _value(path: Path, number: int, field: str, text: str | None) -> float:
     return value
 
 
-def _trace(zone: str, hours: list[tuple[float, float, str, Path]]) -> IntensityTrace:
-    for (before, _, _, _), (after, _, _, path) in itertools.pairwise(hours):
+def _kind(path: Path, number: int, row: Mapping[str, str | None]) -> Kind:
+    """What a row says of itself in columns `signal` and `scope`; without them average direct."""
+    found = []
+    for field, known in (("signal", SIGNALS), ("scope", SCOPES)):
+        text = (row.get(field) or known[0]).strip()
+        if text not in known:
+            said = f"row {number} {field} {text!r}"
+            raise DataError(path, said, f"give one of {', '.join(known)}")
+        found.append(text)
+    return Kind(*found)
+
+
+def _trace(zone: str, hours: list[_Hour]) -> IntensityTrace:
+    for former, latter in itertools.pairwise(hours):
+        before, after, path = former.time, latter.time, latter.file
+        if latter.kind != former.kind:
+            found = f"zone {zone}: {iso(after)} is {latter.kind}, {iso(before)} {former.kind}"
+            raise DataError(path, found, "give each kind a file of its own")
         if after == before + HOUR_SECONDS:
             continue
         where = f"zone {zone}: {iso(after)} follows {iso(before)}"
@@ -146,12 +175,15 @@ def _trace(zone: str, hours: list[tuple[float, float, str, Path]]) -> IntensityT
             raise DataError(path, f"{where}: hour {missing} is missing", EVERY_HOUR)
         kind = "twice" if after == before else "out of order"
         raise DataError(path, f"{where}: {kind}", EVERY_HOUR)
-    source = hours[0][3]
-    check_mean_intensity(sum(hour[1] for hour in hours) / len(hours), f"{source}: zone {zone}")
+    source, kind = hours[0].file, hours[0].kind
+    mean = sum(hour.value for hour in hours) / len(hours)
+    check_mean_intensity(mean, f"{source}: zone {zone}")
     return IntensityTrace(
         zone=zone,
-        start=hours[0][0],
-        g_per_kwh=np.array([value for _, value, _, _ in hours]),
-        methods=np.array([method for _, _, method, _ in hours]),
+        start=hours[0].time,
+        g_per_kwh=np.array([hour.value for hour in hours]),
+        methods=np.array([hour.method for hour in hours]),
         source=str(source),
+        signal=kind.signal,
+        scope=kind.scope,
     )

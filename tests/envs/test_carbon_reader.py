@@ -51,3 +51,19 @@ def test_electricity_maps_exports_are_read(shared_data):
     with pytest.raises(DataError, match="several zones"):
         read_trace(shared_data / "carbon_intensity")
     assert read_trace(shared_data / "carbon_intensity", "GB").g_per_kwh[0] == 71.54
+
+
+def test_a_traces_kind_is_what_its_columns_say_and_one(tmp_path):
+    path = tmp_path / "grid.csv"
+    head = "timestamp_utc,zone,carbon_intensity_g_per_kwh,signal,scope\n"
+    first = "2024-01-01T00:00:00Z,DE,400,marginal,lifecycle\n"
+    path.write_text(head + first + "2024-01-01T01:00:00Z,DE,300,marginal,lifecycle\n")
+    trace = read_traces([path])["DE"]
+    assert str(trace.kind) == "marginal lifecycle"
+    assert trace.reading(trace.start).kind == trace.kind
+    path.write_text(head + first + "2024-01-01T01:00:00Z,DE,300,,\n")
+    with pytest.raises(DataError, match="is average direct, 2024-01-01T00:00Z marginal lifecycle"):
+        read_traces([path])
+    path.write_text(head + first.replace("marginal", "middling"))
+    with pytest.raises(DataError, match="row 2 signal 'middling'"):
+        read_traces([path])
