@@ -173,8 +173,8 @@ def _trace(zone: str, hours: list[_Hour]) -> IntensityTrace:
         if after > before:
             missing = iso(before + HOUR_SECONDS)
             raise DataError(path, f"{where}: hour {missing} is missing", EVERY_HOUR)
-        kind = "twice" if after == before else "out of order"
-        raise DataError(path, f"{where}: {kind}", EVERY_HOUR)
+        wrong = "twice" if after == before else "out of order"
+        raise DataError(path, f"{where}: {wrong}", EVERY_HOUR)
     source, kind = hours[0].file, hours[0].kind
     mean = sum(hour.value for hour in hours) / len(hours)
     check_mean_intensity(mean, f"{source}: zone {zone}")
