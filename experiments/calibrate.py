@@ -85,7 +85,7 @@ class Calibrate(MeterFlags, Settings):
             model = upstream.model
         meter = choose_meter(self.upstream, wanted=self.wanted())
         idle = idle_watts(meter, self.idle_seconds, self.window_seconds)
-        attribution = Attribution(idle_watts=idle, fit_seconds=min(FIT_SECONDS, self.seconds))
+        attribution = Attribution(idle_watts=idle, fit_seconds=min(FIT_SECONDS, self.seconds / 2))
         phases: list[Level] = []
         # The first answers of a server make its caches and kernels.
         play(self.upstream, model, 1, timed(2.0, SHAPES["both"]), self.seed)

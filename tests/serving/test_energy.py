@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 from prometheus_client import CollectorRegistry
 
-from envs.errors import ConfigError
+from envs.errors import ConfigError, DataError
 from envs.work import Activity
 from serving import in_flight, migrations
 from serving.accounts import Accounts, _activity
@@ -167,21 +167,30 @@ def test_a_live_grid_by_each_of_its_steps(upstream, folder):
             assert SECRET.encode() not in path.read_bytes(), path
 
 
+WATTTIME = {"intensity": "watttime", "zone": "X", "intensity_mean": 300.0}
+
+
 @pytest.mark.parametrize(
-    ("flags", "problem"),
+    ("given", "problem"),
     [
-        (("--intensity", "uk"), "--intensity-mean"),
-        (("--intensity", "watttime", "--intensity-mean", "300", "--zone", "X"), "WATTTIME"),
-        (("--intensity", "uk", "--intensity-mean", "300", "--intensity-scope", "lifecycle"),
+        ({"intensity": "uk"}, "--intensity-mean"),
+        (WATTTIME | {"intensity_signal": "marginal"}, "SPROUT_WATTTIME_USER"),
+        ({"intensity": "uk", "intensity_mean": 300.0, "intensity_scope": "lifecycle"},
          "gives average direct"),
-        (("--hardware", "abacus"), "one of a100-sxm-80gb"),
-        (("--coefficients", "none.json"), "none.json"),
+        ({"hardware": "abacus"}, "one of a100-sxm-80gb"),
+        ({"coefficients": "none.json"}, "none.json"),
     ],
 )  # fmt: skip
-def test_wrong_settings_end_the_start_and_say_why(upstream, folder, flags, problem):
-    with pytest.raises(AssertionError) as caught, serving(upstream.url, folder, *flags):
+def test_wrong_settings_are_refused_before_anything_is_served(tmp_path, given, problem):
+    clock = {"clock_start": None} if "intensity" in given else {}
+    with pytest.raises((ConfigError, DataError), match=problem):
+        hook(tmp_path, **given, **clock)
+
+
+def test_wrong_settings_end_the_start_and_say_why(upstream, folder):
+    refused = pytest.raises(AssertionError, match="one of a100-sxm-80gb")
+    with refused, serving(upstream.url, folder, "--hardware", "abacus"):
         pass
-    assert problem in str(caught.value)
 
 
 def test_a_policy_of_another_kind_of_intensity_is_refused(tmp_path):
