@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.errors import MeterError, UnitError
-from envs.plausible import check_watts
+from envs.plausible import LEAST_WATTS, check_watts
 
 # Weight of a prompt token against a generated one when a window is split: a prompt is
 # processed in one parallel pass. A stated assumption, not a measurement.
@@ -83,8 +83,8 @@ class EnergyReading:
     def __post_init__(self) -> None:
         if self.joules and self.seconds > 0:
             # An estimate by processor time may be next to nothing.
-            measured = self.method == "measured"
-            check_watts(self.joules, self.seconds, self.source, idle=not measured)
+            least = LEAST_WATTS if self.method == "measured" else 0.0
+            check_watts(self.joules, self.seconds, self.source, least)
 
     @property
     def end(self) -> float:
@@ -125,7 +125,7 @@ class Window:
         return _reading(self._meter, joules, self._began, seconds)
 
 
-class Windows:
+class WindowReader:
     """A meter's windows one after another, whatever happens to its counter or the clock.
 
     Call `read` about once a second. A window that cannot be trusted is left out, and there

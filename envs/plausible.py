@@ -40,17 +40,15 @@ def check_joules_per_token(joules: float, where: str) -> None:
         )
 
 
-def check_watts(joules: float, seconds: float, where: str, *, idle: bool = False) -> None:
+def check_watts(
+    joules: float, seconds: float, where: str, least_watts: float = LEAST_WATTS
+) -> None:
     """J used in s.
-
-    Args:
-        idle: next to nothing may be right.
 
     Raises:
         UnitError: the power is absurd.
     """
-    least = 0.0 if idle else LEAST_WATTS
-    if not least <= joules / seconds <= MOST_WATTS:
+    if not least_watts <= joules / seconds <= MOST_WATTS:
         raise UnitError(
             f"{where}: {joules:.3g} J in {seconds:.3g} s are {joules / seconds:.3g} W; servers "
             f"take {LEAST_WATTS:g} to {MOST_WATTS:g}. Give joules (1 kWh = 3.6e6 J, 1 Wh = 3600 J) "

@@ -6,14 +6,14 @@ evenly by those in it, the rest belongs to the request that caused it.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from envs.coefficients import Coefficients
 from envs.energy import EnergyReading
-from envs.work import CONTEXT, CONTEXT_TOKENS, DECODE, PASSES, PREFILL, Activity, Floats
+from envs.work import CONTEXT, CONTEXT_TOKENS, DECODE, KINDS, PASSES, PREFILL, Activity, Floats
 
 # vLLM's default for one pass, as of version 0.10.
 PROMPT_TOKENS_A_PASS = 2048
@@ -74,8 +74,6 @@ def simulate(
         clients: how many there are at a time.
         lengths: draws a request's prompt tokens and tokens to generate, both 1 or more.
     """
-    per_joules, per_seconds = coefficients.joules, coefficients.seconds
-    idle = coefficients.idle_watts or 0.0
     now, drift = 0.0, 0.0
     waiting: deque[_Request] = deque()
     running: list[_Request] = []
@@ -89,33 +87,16 @@ def simulate(
             times.append(now)
             used.append(used[-1])
             continue
-        left, reading = PROMPT_TOKENS_A_PASS, []
-        for request in waiting:
-            if left <= 0:
-                break
-            part = min(left, request.prompt - request.read)
-            reading.append((request, part))
-            left -= part
-        looked = sum(r.prompt + r.made for r in running) / CONTEXT_TOKENS
-        done = np.zeros(len(per_joules))
-        done[PREFILL], done[DECODE] = sum(part for _, part in reading), len(running)
-        done[CONTEXT], done[PASSES] = looked, 1.0
-        lasted = float(per_seconds @ done)
+        reading = _prompts(waiting)
+        done = _work(running, reading)
+        lasted = float(coefficients.seconds @ done)
         kept = np.exp(-lasted / DRIFT_SECONDS)
         drift = kept * drift + np.sqrt(1 - kept**2) * rng.normal()
         power = float(np.exp(drift_ratio * drift - drift_ratio**2 / 2))
         now += lasted
         times.append(now)
-        used.append(used[-1] + power * float(per_joules @ done))
-        share = per_joules[PASSES] / (len(running) + len(reading))
-        for request in running:
-            own = per_joules[DECODE]
-            own += per_joules[CONTEXT] * (request.prompt + request.made) / CONTEXT_TOKENS
-            request.joules += power * (share + own)
-            request.made += 1
-        for request, part in reading:
-            request.joules += power * (share + per_joules[PREFILL] * part)
-            request.read += part
+        used.append(used[-1] + power * float(coefficients.joules @ done))
+        _take(power * coefficients.joules, running, reading)
         while waiting and waiting[0].read == waiting[0].prompt:
             request = waiting.popleft()
             request.first, request.made = now, 1
@@ -130,9 +111,43 @@ def simulate(
     ]
     edges = np.arange(0.0, seconds + 1e-9, window_seconds)
     seen = np.floor(edges / TICK_SECONDS) * TICK_SECONDS
-    joules = np.diff(np.interp(seen, times, used)) + idle * window_seconds
+    idle_joules = (coefficients.idle_watts or 0.0) * window_seconds
+    joules = np.diff(np.interp(seen, times, used)) + idle_joules
     windows = [
         EnergyReading(float(j), float(begun), window_seconds, "measured", "simulated")
         for j, begun in zip(joules, edges, strict=False)
     ]
     return Simulated(activities, np.array([r.joules for r, _ in ended]), windows)
+
+
+def _prompts(waiting: Iterable[_Request]) -> list[tuple[_Request, int]]:
+    """Whose prompts the next pass reads, and how many tokens of each."""
+    left, reading = PROMPT_TOKENS_A_PASS, []
+    for request in waiting:
+        if left <= 0:
+            break
+        part = min(left, request.prompt - request.read)
+        reading.append((request, part))
+        left -= part
+    return reading
+
+
+def _work(running: list[_Request], reading: list[tuple[_Request, int]]) -> Floats:
+    """What a pass does, of each of `envs.work.KINDS`."""
+    done = np.zeros(len(KINDS))
+    done[PREFILL], done[DECODE] = sum(part for _, part in reading), len(running)
+    done[CONTEXT] = sum(r.prompt + r.made for r in running) / CONTEXT_TOKENS
+    done[PASSES] = 1.0
+    return done
+
+
+def _take(joules: Floats, running: list[_Request], reading: list[tuple[_Request, int]]) -> None:
+    """Give a pass's joules to those in it, and move each of them on."""
+    share = joules[PASSES] / (len(running) + len(reading))
+    for request in running:
+        looked = (request.prompt + request.made) / CONTEXT_TOKENS
+        request.joules += share + joules[DECODE] + joules[CONTEXT] * looked
+        request.made += 1
+    for request, part in reading:
+        request.joules += share + joules[PREFILL] * part
+        request.read += part

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from envs.attribution import Attribution
 from envs.coefficients import Coefficients
-from envs.energy import Meter
+from envs.energy import EnergyReading, Meter
 from envs.errors import ConfigError, MeterError
 from envs.fit import Fit, fit
 from envs.meters.choose import choose_meter
@@ -18,7 +18,7 @@ from envs.meters.flags import MeterFlags
 from envs.prices import PRIOR
 from envs.upstream import Upstream
 from envs.work import KINDS, Activity, Floats, work
-from experiments.metering import Metering, Question, play, timed
+from experiments.metering import Question, metered, play, timed
 from experiments.settings import Settings, write_json
 
 mpl.use("Agg")
@@ -91,10 +91,10 @@ class Calibrate(MeterFlags, Settings):
         play(self.upstream, model, 1, timed(2.0, SHAPES["both"]), self.seed)
         for count in levels:
             for shape, questions in SHAPES.items():
-                with Metering(meter, self.window_seconds) as metering:
+                with metered(meter, self.window_seconds) as windows:
                     ask = timed(self.seconds, questions, self.seed)
                     activities = play(self.upstream, model, count, ask, self.seed + len(phases))
-                phases.append(_settled(attribution, metering, activities, count, shape, idle))
+                phases.append(_settled(attribution, windows, activities, count, shape, idle))
                 print(_line(phases[-1]))
         found, seconds = fitted(attribution)
         coefficients = Coefficients(
@@ -128,14 +128,12 @@ class Calibrate(MeterFlags, Settings):
 def idle_watts(meter: Meter, seconds: float, window_seconds: float = 1.0) -> float:
     """W while nobody asks anything; 0 where the meter stands still, as processor time does."""
     try:
-        with Metering(meter, window_seconds) as metering:
+        with metered(meter, window_seconds) as windows:
             time.sleep(seconds)
     except MeterError:
         return 0.0
     # Of the whole time: a meter that hardly moves has few and long windows.
-    return sum(w.joules for w in metering.windows) / max(
-        seconds, sum(w.seconds for w in metering.windows)
-    )
+    return sum(w.joules for w in windows) / max(seconds, sum(w.seconds for w in windows))
 
 
 def fitted(attribution: Attribution) -> tuple[Fit, Fit]:
@@ -167,7 +165,7 @@ def levels_of(text: str) -> list[int]:
 
 def _settled(
     attribution: Attribution,
-    metering: Metering,
+    windows: list[EnergyReading],
     activities: list[Activity],
     at_once: int,
     shape: str,
@@ -175,14 +173,14 @@ def _settled(
 ) -> Level:
     for activity in activities:
         attribution.ended(activity)
-    for window in metering.windows:
+    for window in windows:
         attribution.window(window)
     attribution.settle(float("inf"))
-    seconds = sum(w.seconds for w in metering.windows)
-    joules = sum(w.joules for w in metering.windows)
+    seconds = sum(w.seconds for w in windows)
+    joules = sum(w.joules for w in windows)
     tokens = sum(a.completion_tokens for a in activities)
     above = max(0.0, joules - idle * seconds)
-    bounds = np.array([(w.start, w.end) for w in metering.windows])
+    bounds = np.array([(w.start, w.end) for w in windows])
     done = tuple(work(activities, bounds).done.sum(axis=(0, 1)).tolist())
     power = joules / seconds
     return Level(at_once, shape, len(activities), tokens, above, seconds, power, done)

@@ -5,15 +5,14 @@ import random
 import string
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 import openai
 from openai import AsyncOpenAI
 
-from envs.energy import EnergyReading, Meter, Windows
+from envs.energy import EnergyReading, Meter, WindowReader
 from envs.errors import MeterError, UpstreamError
 from envs.work import Activity
 
@@ -29,50 +28,39 @@ class Question:
     max_tokens: int
 
 
-class Metering:
-    """A meter's windows while the context lasts; read in a thread of its own.
+@contextmanager
+def metered(meter: Meter, window_seconds: float = 1.0) -> Iterator[list[EnergyReading]]:
+    """A meter's windows, read in a thread; the list is complete once the context has ended.
 
-    Attributes:
-        windows: so far; complete once the context has ended.
+    Raises:
+        MeterError: there was no window in all that time.
     """
+    reader, over = WindowReader(meter), threading.Event()
+    windows: list[EnergyReading] = []
 
-    def __init__(self, meter: Meter, window_seconds: float = 1.0) -> None:
-        self.windows: list[EnergyReading] = []
-        self._reader = Windows(meter)
-        self._period = window_seconds
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="sprout-metering", daemon=True)
+    def watch() -> None:
+        while not over.wait(window_seconds):
+            if (reading := reader.read()) is not None:
+                windows.append(reading)
 
-    def __enter__(self) -> Self:
-        self._reader.read()
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
-        # A counter that ticks slowly may owe the last of it.
-        deadline = time.monotonic() + 2 * self._reader.meter.tick_seconds + self._period
-        while time.monotonic() < deadline:
-            if (last := self._reader.read()) is not None:
-                self.windows.append(last)
-                break
-            time.sleep(self._period / 20)
-        if not self.windows and error is None:
-            raise MeterError(
-                f"{self._reader.meter.source}: no window in all that time; "
-                f"{self._reader.problem or 'the counter did not move'}"
-            )
-
-    def _run(self) -> None:
-        while not self._stop.wait(self._period):
-            if (reading := self._reader.read()) is not None:
-                self.windows.append(reading)
+    reader.read()
+    thread = threading.Thread(target=watch, name="sprout-metering", daemon=True)
+    thread.start()
+    try:
+        yield windows
+    finally:
+        over.set()
+        thread.join()
+    # A counter that ticks slowly may owe the last of it.
+    deadline = time.monotonic() + 2 * meter.tick_seconds + window_seconds
+    while time.monotonic() < deadline:
+        if (last := reader.read()) is not None:
+            windows.append(last)
+            break
+        time.sleep(window_seconds / 20)
+    if not windows:
+        problem = reader.problem or "the counter did not move"
+        raise MeterError(f"{meter.source}: no window in all that time; {problem}")
 
 
 def play(

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from envs.attribution import Attribution, Share
 from envs.coefficients import read_coefficients
-from envs.energy import Meter, Windows
+from envs.energy import Meter, WindowReader
 from envs.errors import ConfigError, MeterError
 from envs.meters.choose import MEASURING, choose_meter, is_local
 from envs.work import KINDS, Activity
@@ -56,7 +56,7 @@ class Accounts:
         self._urls = urls
         self._site = site(config)
         self._attribution = _attribution(config)
-        self._windows: Windows | None = None
+        self._windows: WindowReader | None = None
         # Whether there may be a meter yet.
         self._open = _may_meter(config, urls)
         self._about: dict[str, tuple[str, float | None]] = {}
@@ -157,7 +157,7 @@ class Accounts:
         if meter is None:
             self._open = False
             return
-        self._windows, self._method, self._well = Windows(meter), meter.method, now
+        self._windows, self._method, self._well = WindowReader(meter), meter.method, now
         self._windows.read()
         self._info.clear()
         self._info.labels(meter.method, meter.source, self._config.idle).set(1)

@@ -10,10 +10,10 @@ import numpy as np
 
 from envs.attribution import Attribution, Share
 from envs.directive import DEFAULT_CATALOGUE, Catalogue, Directive
-from envs.energy import Meter, Window, attributed_method
+from envs.energy import EnergyReading, Meter, Window, attributed_method
 from envs.llama2 import Llama2VectorEnv
 from envs.work import Activity
-from experiments.metering import Metering, Question, play, timed
+from experiments.metering import Question, metered, play, timed
 
 # By directive, twentieths 1, 3, 5 ... 19 of the tokens of prompts and answers: Llama-2-13b-chat
 # over SPROUT's published prompts (Li et al., EMNLP 2024, artifact).
@@ -85,12 +85,11 @@ def measure(
     server: Server, directive: str, asked: list[Question], at_once: int, seconds: float
 ) -> Cell:
     """One cell."""
-    activities, metering = _loaded(server, asked, at_once, seconds)
-    windows = metering.windows
+    activities, windows = _loaded(server, asked, at_once, seconds)
     joules, lasted = sum(w.joules for w in windows), sum(w.seconds for w in windows)
     tokens = sum(a.completion_tokens for a in activities)
     idle = server.attribution.idle_joules
-    shares = attributed(server, activities, metering)
+    shares = attributed(server, activities, windows)
     idle = server.attribution.idle_joules - idle
     off = joules - idle - sum(share.joules for share in shares.values())
     return Cell(
@@ -114,13 +113,13 @@ def alone(server: Server, asked: list[Question]) -> dict[str, float]:
     """Requests one by one, each with a window of its own: the truth that shares are held to."""
     truth: dict[str, float] = {}
     activities: list[Activity] = []
-    with Metering(server.meter, server.window_seconds) as metering:
+    with metered(server.meter, server.window_seconds) as windows:
         for i, question in enumerate(asked):
             window = Window(server.meter)
             (activity,) = play(server.url, server.model, 1, _once(question), i)
             truth[activity.key] = window.close().joules
             activities.append(activity)
-    shares = attributed(server, activities, metering)
+    shares = attributed(server, activities, windows)
     errors = [shares[key].joules / joules - 1 for key, joules in truth.items()]
     return {
         "requests": len(errors),
@@ -139,8 +138,8 @@ def mixture(
     """
     every = [q for questions in asked.values() for q in questions]
     of = {question: name for name, questions in asked.items() for question in questions}
-    activities, metering = _loaded(server, every, at_once, seconds)
-    shares = attributed(server, activities, metering)
+    activities, windows = _loaded(server, every, at_once, seconds)
+    shares = attributed(server, activities, windows)
     found: dict[str, Any] = {}
     for name in asked:
         mine = [
@@ -208,22 +207,24 @@ def train(server: Server, seconds: float, lanes: int) -> dict[str, Any]:
     }
 
 
-def attributed(server: Server, activities: list[Activity], metering: Metering) -> dict[str, Share]:
+def attributed(
+    server: Server, activities: list[Activity], windows: list[EnergyReading]
+) -> dict[str, Share]:
     """Shares of all measured joules, by request."""
     for activity in activities:
         server.attribution.ended(activity)
-    for window in metering.windows:
+    for window in windows:
         server.attribution.window(window)
     return {share.key: share for share in server.attribution.settle(float("inf"))}
 
 
 def _loaded(
     server: Server, asked: list[Question], at_once: int, seconds: float
-) -> tuple[list[Activity], Metering]:
-    with Metering(server.meter, server.window_seconds) as metering:
+) -> tuple[list[Activity], list[EnergyReading]]:
+    with metered(server.meter, server.window_seconds) as windows:
         ask = timed(seconds, asked, at_once)
         activities = play(server.url, server.model, at_once, ask, at_once)
-    return activities, metering
+    return activities, windows
 
 
 def _once(question: Question) -> Callable[[], Question | None]:

@@ -1,5 +1,6 @@
 """A live server's work is priced, and the file is what estimates and the simulator take."""
 
+import itertools
 import json
 
 import numpy as np
@@ -14,7 +15,7 @@ from experiments.bench.gpu import floor, savings
 from experiments.bench.gpu_runs import LENGTHS, Cell, questions_of
 from experiments.calibrate import idle_watts, levels_of
 from experiments.cli import main
-from experiments.metering import Metering, Question, play, timed
+from experiments.metering import Question, metered, play, timed
 from tests.serving.hooks import hook
 from tests.serving.upstream import Upstream, served
 
@@ -63,16 +64,16 @@ def test_idle_power_is_what_flows_while_nothing_is_asked():
 
 
 def test_metering_covers_all_of_its_time():
-    with Metering(Steady(), 0.05) as metering:
+    with metered(Steady(), 0.05) as windows:
         window = Window(Steady())
         while window._meter.read_joules() - window._joules < 30:
             pass
         reading = window.close()
-    whole = sum(w.joules for w in metering.windows)
+    whole = sum(w.joules for w in windows)
     assert whole == pytest.approx(reading.joules, rel=0.15)
-    for before, after in zip(metering.windows, metering.windows[1:], strict=False):
+    for before, after in itertools.pairwise(windows):
         assert after.start == pytest.approx(before.end, abs=1e-6)
-    with pytest.raises(MeterError, match="no window"), Metering(Steady(0.0), 0.01):
+    with pytest.raises(MeterError, match="no window"), metered(Steady(0.0), 0.01):
         pass
 
 

@@ -8,7 +8,7 @@ import types
 
 import pytest
 
-from envs.energy import Window, Windows
+from envs.energy import Window, WindowReader
 from envs.errors import ConfigError, MeterError, UnitError
 from envs.meters.choose import Wanted, candidates, choose_meter
 from envs.meters.cpu_time import CpuTimeMeter
@@ -204,7 +204,7 @@ def test_windows_leave_out_what_cannot_be_trusted(monkeypatch):
     meter, clock = Stepping(), {"steady": 100.0, "wall": 1e9}
     monkeypatch.setattr("envs.energy.time.monotonic", lambda: clock["steady"])
     monkeypatch.setattr("envs.energy.time.time", lambda: clock["wall"])
-    windows = Windows(meter)
+    windows = WindowReader(meter)
 
     def passed(seconds, joules, jump=0.0):
         clock["steady"] += seconds
@@ -239,7 +239,7 @@ def test_windows_leave_out_what_cannot_be_trusted(monkeypatch):
     assert "not moved" in windows.problem
     # A server that does nothing takes no processor time, and little more than nothing is right.
     meter.method = "estimated"
-    idle = Windows(meter)
+    idle = WindowReader(meter)
     for _ in range(70):
         clock["steady"] += 1
         clock["wall"] += 1
@@ -254,7 +254,7 @@ def test_a_slow_counters_windows_go_from_tick_to_tick(monkeypatch):
     meter.tick_seconds = 3.0
     monkeypatch.setattr("envs.energy.time.monotonic", lambda: clock["now"])
     monkeypatch.setattr("envs.energy.time.time", lambda: 1e9 + clock["now"])
-    windows, found = Windows(meter), []
+    windows, found = WindowReader(meter), []
     # 100 W, seen every 3 s; first looked at just before a tick.
     for tenth in range(26, 200):
         clock["now"] = tenth / 10
