@@ -4,8 +4,8 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from envs.outcome import Outcomes
-from envs.request import Request
+from envs.outcomes.outcome import Outcomes
+from envs.requests.request import Request
 
 
 class Backend(Protocol):

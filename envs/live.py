@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.backend import Backend
-from envs.directive import Catalogue
-from envs.energy import Meter, Window, attribute, attributed_method
-from envs.outcome import Outcomes, joined
-from envs.quality import correctness
-from envs.request import Request
+from envs.energy.meter import Meter, Window, attribute, attributed_method
+from envs.outcomes.outcome import Outcomes, joined
+from envs.requests.directive import Catalogue
+from envs.requests.quality import correctness
+from envs.requests.request import Request
 from envs.upstream import Upstream
 
 DEFAULT_MAX_TOKENS = 192
@@ -20,7 +20,7 @@ DEFAULT_MAX_TOKENS = 192
 class LiveBackend:
     """Sends requests to a live server, all of a call at once, and meters the call as one window.
 
-    The window's joules are split by tokens (`envs.energy.attribute`), so requests
+    The window's joules are split by tokens (`envs.energy.meter.attribute`), so requests
     that run beside each other share what the server spent.
     """
 

@@ -9,7 +9,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from envs.features import Featurizer
+from envs.requests.features import Featurizer
 from envs.world import Step, World
 
 
@@ -65,7 +65,7 @@ class Llama2Env(gymnasium.Env[NDArray[np.float32], np.int64]):
     ## Rewards
     The sum of `info["terms"]`: `footprint` (minus the request's gCO2e over the mean
     L0 footprint), `quality` (the task's multiplier times the margin of quality over
-    the floor, relative to L0), `latency` (0 unless a task has a limit). See `envs.reward`.
+    the floor, relative to L0), `latency` (0 unless a task has a limit). See `envs.outcomes.reward`.
 
     ## Starting State
     A request drawn from the workload (uniformly, or by a mix of tasks), at a random

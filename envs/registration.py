@@ -12,24 +12,24 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from envs.arrivals import ArrivalClock, read_arrivals
-from envs.carbon_reader import read_trace
+from envs.carbon.csv_traces import read_trace
 from envs.clock import Clock, SteppedClock, WallClock
-from envs.directive import DEFAULT_CATALOGUE, Catalogue
-from envs.energy import Meter
+from envs.energy.meter import Meter
+from envs.energy.meters.choose import choose_meter
 from envs.errors import ConfigError
-from envs.features import Featurizer
 from envs.live import LiveBackend
 from envs.llama2 import Llama2Env, Llama2VectorEnv
-from envs.meters.choose import choose_meter
-from envs.mix import Mix, read_mix
-from envs.profile import Profile
-from envs.profile_reader import read_profile
+from envs.outcomes.profile import Profile
+from envs.outcomes.profile_reader import read_profile
+from envs.outcomes.reward import Reward, reward_from_profile
 from envs.replay import ReplayBackend
-from envs.request import Request
-from envs.reward import Reward, reward_from_profile
+from envs.requests.arrivals import ArrivalClock, read_arrivals
+from envs.requests.directive import DEFAULT_CATALOGUE, Catalogue
+from envs.requests.features import Featurizer
+from envs.requests.mix import Mix, read_mix
+from envs.requests.request import Request
+from envs.requests.workload import generate
 from envs.upstream import Upstream
-from envs.workload import generate
 from envs.world import World
 
 DEFAULT_FLOOR = 0.95
@@ -117,10 +117,10 @@ def replay_world(
 
     Args:
         step_seconds: experiment time from a request to the next, if they come evenly.
-        mix: shares of tasks by hour of the trace (`envs.mix`), or a CSV of them; default
+        mix: shares of tasks by hour of the trace (`envs.requests.mix`), or a CSV of them; default
             the profile's own.
         arrivals: CSV of a service's arrivals, which then give the times and the load in
-            flight (`envs.arrivals`); the load is 0 without it.
+            flight (`envs.requests.arrivals`); the load is 0 without it.
     """
     recorded = profile if isinstance(profile, Profile) else read_profile(profile)
     clock: Clock = SteppedClock(step_seconds)

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.outcome import Outcomes
-from envs.profile import Profile
-from envs.request import Request
+from envs.outcomes.outcome import Outcomes
+from envs.outcomes.profile import Profile
+from envs.requests.request import Request
 
 
 class ReplayBackend:

@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from envs.backend import Backend
-from envs.carbon import HOUR_SECONDS, IntensityTrace
+from envs.carbon.intensity import HOUR_SECONDS, IntensityTrace
 from envs.clock import Clock
-from envs.features import Featurizer
-from envs.mix import Mix
-from envs.outcome import Floats, Outcomes
-from envs.request import Request
-from envs.reward import Reward
-from envs.structure import Array
+from envs.outcomes.outcome import Floats, Outcomes
+from envs.outcomes.reward import Reward
+from envs.requests.features import Featurizer
+from envs.requests.mix import Mix
+from envs.requests.request import Request
+from envs.requests.structure import Array
 
 
 def request_parts(

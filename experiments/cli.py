@@ -10,35 +10,44 @@ import envs
 from envs.errors import ConfigError, SproutError
 
 COMMANDS = {
-    "demo": ("experiments.demo:Demo", "the whole loop on the embedded Llama"),
+    "demo": ("experiments.demo.command:Demo", "the whole loop on the embedded Llama"),
     "llama": ("experiments.llama.command:Llama", "start a live Llama server"),
-    "profile": ("experiments.profile:ProfileCommand", "record every directive's outcomes"),
+    "profile": ("experiments.record.profile:ProfileCommand", "record every directive's outcomes"),
     "import": (
         "experiments.importing:IMPORTS",
         "foreign outcomes: emnlp24-sprout, csv",
     ),
-    "calibrate": ("experiments.calibrate:Calibrate", "joules of a server's work, by load"),
-    "train": ("experiments.train:Train", "train a policy bundle from a profile"),
-    "bundle": ("experiments.from_sb3:BUNDLES", "policy bundles: from-sb3"),
+    "calibrate": ("experiments.record.calibrate:Calibrate", "joules of a server's work, by load"),
+    "train": ("experiments.train.command:Train", "train a policy bundle from a profile"),
+    "bundle": ("experiments.train.from_sb3:BUNDLES", "policy bundles: from-sb3"),
     "evaluate": ("experiments.evaluate.command:Evaluate", "compare methods and policies, paired"),
     "crossvalidate": (
         "experiments.study.crossvalidate:CrossValidate",
         "train and judge by folds: prompts never seen",
     ),
     "ablate": ("experiments.study.ablate:Ablate", "what each part is worth: seeds x variants"),
-    "explain": ("experiments.explain:Explain", "why a policy chooses what it does"),
-    "link": ("experiments.link:Link", "the lineage of synced W&B runs"),
+    "explain": ("experiments.operate.explain:Explain", "why a policy chooses what it does"),
+    "link": ("experiments.operate.link:Link", "the lineage of synced W&B runs"),
     "reproduce": ("experiments.reproduce:REPRODUCTIONS", "published tables, side by side: sprout"),
-    "serve": ("experiments.serve:Serve", "the hook in front of a Llama server"),
-    "mode": ("experiments.operate:ModeCommand", "the hook's kill switch and modes, at run time"),
-    "rules": ("experiments.operate:RULES", "operators' rules for the hook: set, try"),
-    "ledger": ("experiments.operate:LEDGER", "the hook's records: export, delete, savings"),
+    "serve": ("experiments.operate.serve:Serve", "the hook in front of a Llama server"),
+    "mode": (
+        "experiments.operate.settings_commands:ModeCommand",
+        "the hook's kill switch and modes, at run time",
+    ),
+    "rules": (
+        "experiments.operate.settings_commands:RULES",
+        "operators' rules for the hook: set, try",
+    ),
+    "ledger": (
+        "experiments.operate.settings_commands:LEDGER",
+        "the hook's records: export, delete, savings",
+    ),
     "bench": (
         "experiments.bench:BENCHES",
         "benchmarks: loop, directives, env, start, train, decide, gateway, soak, attribution, gpu",
     ),
     "pretrain": ("experiments.llama.command:Pretrain", "train the embedded Llama from scratch"),
-    "doctor": ("experiments.doctor:Doctor", "what this machine has and lacks"),
+    "doctor": ("experiments.operate.doctor:Doctor", "what this machine has and lacks"),
 }
 
 

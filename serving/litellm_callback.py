@@ -7,7 +7,7 @@ Beside the proxy's configuration, a file `sprout_callback.py`:
     callback = SproutCallback()
 
 and in the configuration `litellm_settings: {callbacks: sprout_callback.callback}`. Settings come
-from SPROUT_* variables (`serving.config`).
+from SPROUT_* variables (`serving.settings.hook`).
 
 What upstream refuses of ours is not sent again as it came: a callback has no say in that.
 """
@@ -17,11 +17,11 @@ from typing import Any
 
 from litellm.integrations.custom_logger import CustomLogger
 
-from serving.answer import Told, Usage
-from serving.assembly import embedded
-from serving.complaint import complain
-from serving.hook import Hook
-from serving.steering import Plan
+from serving.hook.answer import Told, Usage
+from serving.hook.assembly import embedded
+from serving.hook.core import Hook
+from serving.hook.steering import Plan
+from serving.telemetry.log import complain
 
 ROUTES = {
     "acompletion": "/v1/chat/completions",

@@ -1,7 +1,7 @@
 """The hook as pure ASGI middleware, round the gateway's relay or a server's own application.
 
 `vllm serve MODEL --middleware serving.middleware.SproutMiddleware` puts it into vLLM, with
-settings from SPROUT_* variables (`serving.config`; SPROUT_POLICY names the bundle).
+settings from SPROUT_* variables (`serving.settings.hook`; SPROUT_POLICY names the bundle).
 """
 
 import asyncio
@@ -9,9 +9,12 @@ from typing import Any
 
 import orjson
 
-from serving.answer import Answer
-from serving.api import APIS
-from serving.asgi import (
+from serving.hook.answer import Answer
+from serving.hook.assembly import embedded
+from serving.hook.core import OWN_HEADERS, Hook
+from serving.hook.openai_api import APIS
+from serving.hook.steering import Plan
+from serving.http.asgi import (
     BODY_SECONDS,
     App,
     Event,
@@ -22,9 +25,6 @@ from serving.asgi import (
     decoded,
     header,
 )
-from serving.assembly import embedded
-from serving.hook import OWN_HEADERS, Hook
-from serving.steering import Plan
 
 # Answers to a request that the server found wrong: perhaps because of what we added.
 REFUSED = frozenset((400, 413, 422))

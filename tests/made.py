@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from agents.bundle import Bundle, save_bundle
-from agents.policy import Policy
-from envs.directive import DEFAULT_CATALOGUE, Catalogue
-from envs.features import Featurizer
-from envs.profile import Profile, write_profile
-from envs.profile_reader import read_profile
-from envs.request import Request
+from agents.policy.bundle import Bundle, save_bundle
+from agents.policy.network import Policy
+from envs.outcomes.profile import Profile, write_profile
+from envs.outcomes.profile_reader import read_profile
+from envs.requests.directive import DEFAULT_CATALOGUE, Catalogue
+from envs.requests.features import Featurizer
+from envs.requests.request import Request
 
 ARRIVALS = """timestamp,context_tokens,generated_tokens
 2023-11-16 18:00:00.0000000,10,190

@@ -12,12 +12,12 @@ import yaml
 from prometheus_client import generate_latest
 
 from experiments.cli import main
-from experiments.serve import Serve
-from serving.assembly import show
-from serving.gateway import Gateway
-from serving.gateway_config import GatewayConfig
-from serving.keeper import Keeper
-from serving.relay import Relay
+from experiments.operate.serve import Serve
+from serving.hook.assembly import show
+from serving.http.relay import Relay
+from serving.ledger.keeper import Keeper
+from serving.processes.gateway import Gateway
+from serving.settings.gateway import GatewayConfig
 from tests.serving.hooks import CHAT, hook, post
 from tests.serving.upstream import Upstream, served
 

@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 
 import envs.registration
-from envs.attribution import Attribution
-from envs.carbon_reader import read_traces
-from envs.coefficients import Coefficients, flat, read_coefficients
-from envs.energy import EnergyReading
+from envs.carbon.csv_traces import read_traces
+from envs.carbon.footprint import Site, footprint_grams
+from envs.energy.attribution import Attribution
+from envs.energy.coefficients import Coefficients, flat, read_coefficients
+from envs.energy.meter import EnergyReading
+from envs.energy.meters.tokens import TokenMeter
+from envs.energy.simulator import LLAMA_13B
 from envs.errors import UnitError
-from envs.footprint import Site, footprint_grams
-from envs.meters.tokens import TokenMeter
+from envs.outcomes.profile import write_profile
+from envs.outcomes.profile_reader import read_profile
 from envs.plausible import UnitWarning
-from envs.profile import write_profile
-from envs.profile_reader import read_profile
-from envs.request import Request
-from envs.simulator import LLAMA_13B
+from envs.requests.request import Request
 from experiments.cli import main
 from tests import made
 from tests.serving.hooks import config, hook

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agents.bundle import Bundle
 from agents.methods.method import TRAINED, Floats
-from agents.scene import Scene
+from agents.methods.scene import Scene
+from agents.policy.bundle import Bundle
 from envs.errors import BundleError
 
 

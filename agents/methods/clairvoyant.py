@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from agents.methods.dual_price import cheapest_choices
 from agents.methods.method import ORACLE, Floats
-from agents.price import cheapest_choices
-from agents.scene import Scene
+from agents.methods.scene import Scene
 
 
 @dataclass(frozen=True)

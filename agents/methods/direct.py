@@ -8,13 +8,13 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
+from agents.methods.dual_price import cheapest_choices
 from agents.methods.method import CROSS_FITTED, Floats
-from agents.price import cheapest_choices
-from agents.scene import Scene
+from agents.methods.scene import Scene
+from envs.carbon.footprint import footprint_grams
 from envs.errors import ConfigError
-from envs.features import Featurizer
-from envs.footprint import footprint_grams
-from envs.structure import STRUCTURE
+from envs.requests.features import Featurizer
+from envs.requests.structure import STRUCTURE
 from envs.world import request_parts
 
 FOLDS = 5

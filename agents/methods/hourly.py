@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from agents.methods.dual_price import cheapest_choices
 from agents.methods.method import HINDSIGHT, ORACLE, Floats
-from agents.price import cheapest_choices
-from agents.scene import Scene
-from envs.footprint import footprint_grams
+from agents.methods.scene import Scene
+from envs.carbon.footprint import footprint_grams
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from mabwiser.mab import MAB, LearningPolicy
 from numpy.typing import NDArray
 
 from agents.methods.method import ONLINE, Floats
-from agents.scene import Scene
-from envs.features import Featurizer
-from envs.structure import Array
+from agents.methods.scene import Scene
+from envs.requests.features import Featurizer
+from envs.requests.structure import Array
 
 # Requests' worth of the overall mean in a task's mean L0 quality, and that mean's least value.
 PRIOR = 2.0

@@ -5,7 +5,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.scene import Scene
+from agents.methods.scene import Scene
 
 Floats = NDArray[np.float64]
 

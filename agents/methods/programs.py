@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from agents.linear_program import cheapest_mixes
+from agents.methods.linear_program import cheapest_mixes
 from agents.methods.method import HINDSIGHT, ORACLE, Floats
-from agents.scene import Scene
-from agents.sprout import largest_savings_first
-from envs.footprint import footprint_grams
+from agents.methods.scene import Scene
+from agents.methods.sprout import largest_savings_first
+from envs.carbon.footprint import footprint_grams
 
 
 class SproutLP:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from agents.methods.method import HINDSIGHT, NOTHING, Floats
-from agents.scene import Scene
+from agents.methods.scene import Scene
 
 
 class Base:

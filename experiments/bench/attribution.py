@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from envs.attribution import Attribution, Share
-from envs.coefficients import Coefficients, read_coefficients
-from envs.prices import PRIOR
-from envs.simulator import DRIFT_RATIO, LLAMA_13B, Simulated, simulate
-from envs.work import Floats
+from envs.energy.attribution import Attribution, Share
+from envs.energy.coefficients import Coefficients, read_coefficients
+from envs.energy.simulator import DRIFT_RATIO, LLAMA_13B, Simulated, simulate
+from envs.energy.work import Floats
+from envs.energy.work_costs import PRIOR
 from experiments.settings import Settings, write_json
 
 # Until then coefficients are not known; the figures leave it out.

@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 
-from experiments.child import HOST, Child, child, free_port
+from experiments.processes import HOST, Child, child, free_port
 
 UPSTREAM_VARIABLE = "SPROUT_BENCH_UPSTREAM"
 ANSWER = (

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from agents.bundle import Bundle, load_bundle
-from envs.carbon_reader import synthetic_day
-from envs.projection import WordProjection
+from agents.policy.bundle import Bundle, load_bundle
+from envs.carbon.csv_traces import synthetic_day
+from envs.requests.projection import WordProjection
 from experiments.settings import Settings, write_json
-from serving.decision import Decider, draw
-from serving.grid import Grid
+from serving.hook.decider import Decider, draw
+from serving.hook.grid import Grid
 
 LENGTHS = (1_000, 30_000)
 PLAIN_WORDS = ("please", "say", "what", "is", "the", "way", "from", "here", "to", "there")

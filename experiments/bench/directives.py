@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from agents.linear_program import best_fixed_mix
-from envs.directive import DEFAULT_CATALOGUE
+from agents.methods.linear_program import best_fixed_mix
+from envs.energy.meters.choose import choose_meter
 from envs.live import LiveBackend
-from envs.meters.choose import choose_meter
-from envs.outcome import Floats
-from envs.profile import Profile
-from envs.tasks import CELLS, MODULES
+from envs.outcomes.outcome import Floats
+from envs.outcomes.profile import Profile
+from envs.requests.directive import DEFAULT_CATALOGUE
+from envs.requests.tasks import CELLS, MODULES
+from envs.requests.workload import generate
 from envs.upstream import Upstream
-from envs.workload import generate
 from experiments.llama.server import EMBEDDED, llama_server
-from experiments.profile import record
+from experiments.record.profile import record
 from experiments.settings import Settings, write_json
 
 BEGIN, END = "<!-- directives -->", "<!-- /directives -->"

@@ -9,12 +9,12 @@ import gymnasium
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from pydantic import Field
 
-from envs.directive import DEFAULT_CATALOGUE
-from envs.mix import uniform
-from envs.profile import Profile, profile_table
-from envs.profile_reader import checked, read_profile
-from envs.request import Request
-from envs.workload import generate
+from envs.outcomes.profile import Profile, profile_table
+from envs.outcomes.profile_reader import checked, read_profile
+from envs.requests.directive import DEFAULT_CATALOGUE
+from envs.requests.mix import uniform
+from envs.requests.request import Request
+from envs.requests.workload import generate
 from experiments.settings import Settings, write_json
 
 REPLAY = "envs.registration:sprout/Llama2Replay-v0"

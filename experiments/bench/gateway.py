@@ -13,11 +13,11 @@ from typing import Any
 
 from pydantic import Field
 
-from agents.bundle import load_bundle
+from agents.policy.bundle import load_bundle
 from experiments.bench import load
 from experiments.bench.canned import UPSTREAM_VARIABLE, canned
-from experiments.child import Child, child, free_port
-from experiments.hook import hook
+from experiments.hook_process import hook
+from experiments.processes import Child, child, free_port
 from experiments.settings import Settings, write_json
 
 NGINX = """

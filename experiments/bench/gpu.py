@@ -11,12 +11,12 @@ import matplotlib as mpl
 import numpy as np
 from pydantic import Field
 
-from envs.attribution import Attribution
+from envs.carbon.hardware import Hardware, known_as
+from envs.energy.attribution import Attribution
+from envs.energy.meters.choose import choose_meter
+from envs.energy.meters.flags import MeterFlags
 from envs.errors import ConfigError
-from envs.hardware import Hardware, known_as
-from envs.meters.choose import choose_meter
-from envs.meters.flags import MeterFlags
-from envs.profile_reader import read_profile
+from envs.outcomes.profile_reader import read_profile
 from experiments.bench.gpu_runs import (
     Cell,
     Questions,
@@ -27,8 +27,8 @@ from experiments.bench.gpu_runs import (
     questions_of,
     train,
 )
-from experiments.calibrate import idle_watts, levels_of
 from experiments.llama.server import batching, llama_server
+from experiments.record.calibrate import idle_watts, levels_of
 from experiments.settings import Settings, write_json
 
 mpl.use("Agg")

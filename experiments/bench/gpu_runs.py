@@ -8,12 +8,12 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from envs.attribution import Attribution, Share
-from envs.directive import DEFAULT_CATALOGUE, Catalogue, Directive
-from envs.energy import EnergyReading, Meter, Window, attributed_method
+from envs.energy.attribution import Attribution, Share
+from envs.energy.meter import EnergyReading, Meter, Window, attributed_method
+from envs.energy.work import Activity
 from envs.llama2 import Llama2VectorEnv
-from envs.work import Activity
-from experiments.metering import Question, metered, play, timed
+from envs.requests.directive import DEFAULT_CATALOGUE, Catalogue, Directive
+from experiments.record.metering import Question, metered, play, timed
 
 # By directive, twentieths 1, 3, 5 ... 19 of the tokens of prompts and answers: Llama-2-13b-chat
 # over SPROUT's published prompts (Li et al., EMNLP 2024, artifact).
@@ -161,7 +161,7 @@ def train(server: Server, seconds: float, lanes: int) -> dict[str, Any]:
     from stable_baselines3 import PPO
     from stable_baselines3.common.callbacks import BaseCallback
 
-    from agents.sb3 import Lanes
+    from agents.training.sb3 import Lanes
 
     capped = [
         Directive(d.name, d.text, None if d.name == "none" else int(np.mean(LENGTHS[d.name][1])))

@@ -10,26 +10,26 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
-from agents.bundle import Bundle
-from agents.config import PpoConfig
-from agents.linear_program import best_fixed_mix
 from agents.methods.bundle import Learned
-from agents.scene import spread
-from envs.carbon import IntensityTrace
-from envs.carbon_reader import synthetic_day
-from envs.directive import DEFAULT_CATALOGUE
+from agents.methods.linear_program import best_fixed_mix
+from agents.methods.scene import spread
+from agents.policy.bundle import Bundle
+from agents.training.config import PpoConfig
+from envs.carbon.csv_traces import synthetic_day
+from envs.carbon.intensity import IntensityTrace
+from envs.energy.meters.choose import choose_meter
 from envs.live import LiveBackend
-from envs.meters.choose import choose_meter
-from envs.profile import Profile
-from envs.request import Request
+from envs.outcomes.profile import Profile
+from envs.requests.directive import DEFAULT_CATALOGUE
+from envs.requests.request import Request
+from envs.requests.workload import generate
 from envs.upstream import Upstream
-from envs.workload import generate
 from experiments.llama.server import EMBEDDED, llama_server
-from experiments.profile import record
+from experiments.record.profile import record
 from experiments.settings import Settings, floors_by_task, write_json
 from experiments.statistics import Interval, ratio_of_means
 from experiments.tracking import tracked
-from experiments.training import TrainingJob
+from experiments.train.job import TrainingJob
 
 
 class LoopBench(Settings):

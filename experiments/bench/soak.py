@@ -14,14 +14,14 @@ import numpy as np
 import psutil
 from pydantic import Field
 
-from agents.bundle import load_bundle
-from agents.bundle_files import MANIFEST
+from agents.policy.bundle import load_bundle
+from agents.policy.bundle_files import MANIFEST
 from experiments.bench import load
 from experiments.bench.canned import canned
-from experiments.child import HOST, free_port
-from experiments.hook import hook
+from experiments.hook_process import hook
+from experiments.processes import HOST, free_port
 from experiments.settings import Settings, write_json
-from serving.ledger import Ledger
+from serving.ledger.database import Ledger
 
 MINUTE = 60.0
 # By then caches are filled.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from experiments.hook import hook
+from experiments.hook_process import hook
 from experiments.settings import Settings, write_json
 
 

@@ -12,15 +12,15 @@ from pydantic import Field
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from agents.config import PpoConfig
-from envs.carbon_reader import synthetic_day
-from envs.directive import DEFAULT_CATALOGUE
-from envs.profile import Profile
-from envs.profile_reader import read_profile
+from agents.training.config import PpoConfig
+from envs.carbon.csv_traces import synthetic_day
+from envs.outcomes.profile import Profile
+from envs.outcomes.profile_reader import read_profile
+from envs.requests.directive import DEFAULT_CATALOGUE
 from experiments.bench.env import REPLAY, made_up
 from experiments.settings import Settings, write_json
 from experiments.tracking import NullRun
-from experiments.training import TrainingJob
+from experiments.train.job import TrainingJob
 
 SCALARS = 8
 

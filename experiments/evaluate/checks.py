@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.bundle import Bundle
-from agents.scene import Scene
+from agents.methods.scene import Scene
+from agents.policy.bundle import Bundle
 from envs.errors import ConfigError
-from envs.mix import Mix
-from envs.profile import Profile
+from envs.outcomes.profile import Profile
+from envs.requests.mix import Mix
 
 
 def unseen_only(profile: Profile, bundles: Mapping[str, Bundle]) -> Profile:

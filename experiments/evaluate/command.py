@@ -7,16 +7,16 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from rich.console import Console
 
-from agents.bundle import Bundle, load_bundle
-from agents.bundle_files import sha256_of
 from agents.methods import METHODS, method
 from agents.methods.bundle import Learned
 from agents.methods.method import Method
-from agents.scene import spread
-from envs.carbon_reader import chosen_zones
+from agents.methods.scene import spread
+from agents.policy.bundle import Bundle, load_bundle
+from agents.policy.bundle_files import sha256_of
+from envs.carbon.csv_traces import chosen_zones
 from envs.errors import ConfigError, DataError
-from envs.profile import Profile, fingerprint
-from envs.profile_reader import read_profile
+from envs.outcomes.profile import Profile, fingerprint
+from envs.outcomes.profile_reader import read_profile
 from experiments.evaluate.checks import known_tasks, left_out, overlaps, unseen_only
 from experiments.evaluate.document import METHOD_COLUMNS, document, method_rows
 from experiments.evaluate.figures import draw

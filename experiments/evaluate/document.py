@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from agents.scene import Scene
-from envs.carbon import iso
+from agents.methods.scene import Scene
+from envs.carbon.intensity import iso
 from experiments.evaluate.result import Figures, Kept
 from experiments.statistics import Interval
 

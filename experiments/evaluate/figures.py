@@ -10,7 +10,7 @@ import numpy as np
 
 from agents.methods.method import ORACLE
 from agents.methods.programs import PerTaskLP
-from agents.scene import Scene
+from agents.methods.scene import Scene
 from experiments.evaluate.result import Figures
 from experiments.statistics import Interval
 

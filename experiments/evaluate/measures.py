@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.frontier import frontier_cost
+from agents.methods.frontier import frontier_cost
+from agents.methods.scene import Scene
 from agents.methods.simple import always
-from agents.scene import Scene
-from envs.outcome import QUALITIES
+from envs.outcomes.outcome import QUALITIES
 
 Floats = NDArray[np.float64]
 GRAMS = "grams"

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from envs.errors import ConfigError
-from envs.mix import Mix, fixed, mix_from_job_counts, read_job_counts, read_mix, uniform
-from envs.profile import Profile
+from envs.outcomes.profile import Profile
+from envs.requests.mix import Mix, fixed, mix_from_job_counts, read_job_counts, read_mix, uniform
 
 JOBS = "jobs:"
 

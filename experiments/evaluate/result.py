@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.methods.method import Method
-from agents.scene import Scene
+from agents.methods.scene import Scene
 from experiments.evaluate.measures import Columns, excess, excess_by_task, ratio, saving, task_ratio
 from experiments.statistics import Drawn, Interval, averaged, resampled_sums
 

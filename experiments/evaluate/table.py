@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from rich.table import Table
 
-from agents.scene import Scene
+from agents.methods.scene import Scene
 from experiments.evaluate.result import Figures
 from experiments.statistics import Interval
 

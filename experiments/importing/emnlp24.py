@@ -17,9 +17,9 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from envs.errors import DataError
-from envs.profile import profile_table, write_profile
-from envs.profile_reader import checked
-from envs.quality import correctness
+from envs.outcomes.profile import profile_table, write_profile
+from envs.outcomes.profile_reader import checked
+from envs.requests.quality import correctness
 from experiments.importing.layout import (
     DATASETS,
     LEVELS,
@@ -189,7 +189,7 @@ def _costs(measured: Measured, index: int, size: str, chat: Chat, lines: Lines) 
 
 
 def _reference(task: str, prompt: str, answer: str | None) -> str | None:
-    """A reference as the rules of `envs.quality` take it; None where there is no rule."""
+    """A reference as the rules of `envs.requests.quality` take it; None where there is no rule."""
     if answer is None or task == "alpaca":
         return None
     if task in ("nq_open", "triviaqa"):

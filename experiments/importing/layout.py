@@ -6,8 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from envs.carbon.footprint import JOULES_PER_KWH
 from envs.errors import DataError
-from envs.footprint import JOULES_PER_KWH
 
 MODELS = {"13b": "llama-2-13b-chat", "7b": "llama-2-7b-chat"}
 # Directive -> what file names have for it; the order is that of `assistance_lvl`.

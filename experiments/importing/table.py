@@ -9,8 +9,8 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from envs.errors import ConfigError, DataError
-from envs.profile import SCHEMA, write_profile
-from envs.profile_reader import checked
+from envs.outcomes.profile import SCHEMA, write_profile
+from envs.outcomes.profile_reader import checked
 from experiments.settings import Settings
 
 JOULES = {"J": 1.0, "Wh": 3600.0, "kWh": 3.6e6}

@@ -5,10 +5,10 @@ from pathlib import Path
 from pydantic import Field
 
 from envs.errors import UpstreamError
-from experiments.child import last_line
 from experiments.llama.server import EMBEDDED, llama_server
+from experiments.processes import last_line
 from experiments.settings import Settings
-from serving.config import Listed
+from serving.settings.hook import Listed
 
 
 class Llama(Settings):

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from envs.tasks import CELLS, MODULES
-from envs.tasks.knowledge import PEOPLE, TOWNS, VALUES
+from envs.requests.tasks import CELLS, MODULES
+from envs.requests.tasks.knowledge import PEOPLE, TOWNS, VALUES
 from experiments.llama.wordings import BRIEF, CALLERS, NONE, VERY_BRIEF
 
 # Long chains are what is hard to learn: they get most of the text.

@@ -11,7 +11,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 from envs.errors import ConfigError
-from experiments.child import HOST, Child, child, free_port
+from experiments.processes import HOST, Child, child, free_port
 
 EMBEDDED = Path(__file__).parent / "sprout-llama-2m"
 ENGINES = ("transformers", "vllm")

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from envs.carbon import IntensityTrace
-from envs.carbon_reader import read_traces
+from envs.carbon.csv_traces import read_traces
+from envs.carbon.intensity import IntensityTrace
 from envs.errors import DataError
-from envs.mix import Mix, read_job_counts, read_mix
-from envs.profile import ARRAYS, Profile
-from envs.profile_reader import read_profile
+from envs.outcomes.profile import ARRAYS, Profile
+from envs.outcomes.profile_reader import read_profile
+from envs.requests.mix import Mix, read_job_counts, read_mix
 from experiments.reproduce.window import HOURS, Sample, Window
 
 DIRECTIVES = ("none", "brief", "very_brief")

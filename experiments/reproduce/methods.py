@@ -5,10 +5,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.linear_program import cheapest_mixes
-from agents.price import cheapest_choices
-from agents.sprout import largest_savings_first
-from envs.footprint import footprint_grams
+from agents.methods.dual_price import cheapest_choices
+from agents.methods.linear_program import cheapest_mixes
+from agents.methods.sprout import largest_savings_first
+from envs.carbon.footprint import footprint_grams
 from experiments.reproduce.window import HOURS, JUDGED_PROMPTS, Outcome, Window
 
 Floats = NDArray[np.float64]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from envs.mix import Mix, mix_from_job_counts
+from envs.requests.mix import Mix, mix_from_job_counts
 from experiments.reproduce.data import STARTS, ZONES, Data, read_data
 from experiments.reproduce.methods import METHODS, clairvoyant, model_opt
 from experiments.reproduce.window import HOURS, Cell, cell, draw

@@ -6,10 +6,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.sprout import XI, evaluation_hours, last_evaluation, quality_floor
-from envs.footprint import footprint_grams
-from envs.mix import Mix
-from envs.profile import Profile
+from agents.methods.sprout import XI, evaluation_hours, last_evaluation, quality_floor
+from envs.carbon.footprint import footprint_grams
+from envs.outcomes.profile import Profile
+from envs.requests.mix import Mix
 
 Floats = NDArray[np.float64]
 

@@ -8,11 +8,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import CliPositionalArg
 
-from agents.bundle import load_bundle
-from agents.config import PpoConfig
 from agents.methods.bundle import Learned
+from agents.policy.bundle import load_bundle
+from agents.training.config import PpoConfig
 from envs.errors import ConfigError
-from envs.profile import Profile
+from envs.outcomes.profile import Profile
 from experiments.evaluate.result import judge
 from experiments.settings import write_json
 from experiments.study.figure import draw

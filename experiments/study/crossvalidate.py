@@ -9,12 +9,12 @@ import numpy as np
 from pydantic import Field
 from rich.console import Console
 
-from agents.bundle import load_bundle
-from agents.config import PpoConfig
 from agents.methods import METHODS, method
 from agents.methods.bundle import Learned
 from agents.methods.method import TRAINED, Floats
-from agents.scene import Scene
+from agents.methods.scene import Scene
+from agents.policy.bundle import load_bundle
+from agents.training.config import PpoConfig
 from envs.errors import ConfigError
 from experiments.evaluate.checks import known_tasks
 from experiments.evaluate.document import document

@@ -10,21 +10,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agents.bundle import Bundle
-from agents.bundle_files import MANIFEST
-from agents.config import PpoConfig
-from agents.ppo import Trained
-from envs.carbon import IntensityTrace
-from envs.carbon_reader import chosen_trace
-from envs.directive import Catalogue
+from agents.policy.bundle import Bundle
+from agents.policy.bundle_files import MANIFEST
+from agents.training.config import PpoConfig
+from agents.training.ppo import Trained
+from envs.carbon.csv_traces import chosen_trace
+from envs.carbon.intensity import IntensityTrace
 from envs.errors import ConfigError
-from envs.profile import Profile
-from envs.profile_reader import read_profile
-from envs.request import Request
+from envs.outcomes.profile import Profile
+from envs.outcomes.profile_reader import read_profile
+from envs.requests.directive import Catalogue
+from envs.requests.request import Request
 from envs.upstream import Upstream
 from experiments.llama.server import EMBEDDED, llama_server
 from experiments.tracking import Run, tracked
-from experiments.training import TrainingJob
+from experiments.train.job import TrainingJob
 
 RESULT = "result.json"
 # Times that a job is started before it is given up: workers are killed, machines go away.

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from envs.errors import ConfigError
-from experiments.child import die_with_parent, last_line
+from experiments.processes import die_with_parent, last_line
 from experiments.study.job import TRIES, Data, Job, is_done, to_json
 
 LOG = "train.log"

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agents.scene import Scene
-from envs.carbon import HOUR_SECONDS
+from agents.methods.scene import Scene
+from envs.carbon.intensity import HOUR_SECONDS
 from experiments.evaluate.result import Figures, Repeat
 from experiments.statistics import Interval
 

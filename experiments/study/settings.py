@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from agents.config import PpoConfig
-from agents.scene import Scene, spread
-from envs.carbon_reader import chosen_zones
-from envs.directive import read_catalogue
-from envs.mix import Mix
-from envs.profile import Profile
-from envs.profile_reader import read_profile
+from agents.methods.scene import Scene, spread
+from agents.training.config import PpoConfig
+from envs.carbon.csv_traces import chosen_zones
+from envs.outcomes.profile import Profile
+from envs.outcomes.profile_reader import read_profile
+from envs.requests.directive import read_catalogue
+from envs.requests.mix import Mix
 from experiments.evaluate.checks import known_tasks
 from experiments.settings import Settings, floors_by_task
 from experiments.study.job import Data

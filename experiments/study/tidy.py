@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rliable import library, metrics
 
-from agents.scene import Scene
+from agents.methods.scene import Scene
 from experiments.evaluate.result import Figures
 from experiments.statistics import Interval
 from experiments.study.job import Job

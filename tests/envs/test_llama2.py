@@ -5,10 +5,10 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
-from agents.sb3 import Lanes
-from envs.mix import Mix, mix_from_job_counts
+from agents.training.sb3 import Lanes
 from envs.registration import replay_world
-from envs.workload import generate
+from envs.requests.mix import Mix, mix_from_job_counts
+from envs.requests.workload import generate
 from envs.world import World
 from tests import made
 

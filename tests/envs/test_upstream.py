@@ -3,12 +3,12 @@ import json
 import numpy as np
 import pytest
 
-from envs.directive import DEFAULT_CATALOGUE
+from envs.energy.meters.tokens import TokenMeter
 from envs.errors import UpstreamError
 from envs.live import LiveBackend
-from envs.meters.tokens import TokenMeter
+from envs.requests.directive import DEFAULT_CATALOGUE
+from envs.requests.workload import generate
 from envs.upstream import API_KEY_VARIABLE, Upstream
-from envs.workload import generate
 from tests.serving.upstream import Upstream as Fake
 from tests.serving.upstream import served
 

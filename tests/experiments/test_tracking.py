@@ -16,7 +16,7 @@ from wandb.sdk.launch.sweeps import utils as sweep_utils
 import experiments
 from experiments.cli import main
 from tests import made
-from tests.experiments.test_evaluate import write_trace
+from tests.experiments.evaluate.test_evaluate import write_trace
 
 KINDS = {"lookup": "What is item {n}?", "proof": "Explain why {n} is so. Show all steps."}
 BLOCK = 32768
@@ -126,7 +126,7 @@ def test_a_resumed_run_keeps_its_id(tmp_path, offline, monkeypatch):
 
 
 def test_a_profile_is_named_by_its_digest_and_its_prompts_stay_where_they_are(tmp_path, offline):
-    from agents.bundle_files import sha256_of
+    from agents.policy.bundle_files import sha256_of
     from experiments.tracking import tracked
 
     path = tmp_path / "profile.parquet"

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from serving.assembly import make_hook, refresh
-from serving.config import HookConfig
-from serving.hook import Hook
-from serving.keeper import Keeper
+from serving.hook.assembly import make_hook, refresh
+from serving.hook.core import Hook
+from serving.ledger.keeper import Keeper
+from serving.settings.hook import HookConfig
 from tests import made
 
 CHAT = {"model": "made", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5}

@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import aiohttp
 
-from serving.decide import Decide
-from serving.gateway import Gateway
+from serving.http.decide_routes import Decide
+from serving.http.relay import Relay
 from serving.litellm_callback import ROUTES, SproutCallback
 from serving.middleware import SproutMiddleware
-from serving.relay import Relay
+from serving.processes.gateway import Gateway
 from tests.serving.hooks import post
 from tests.serving.upstream import Upstream, served
 

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from agents.methods import METHODS, method
 from agents.methods.bundle import Learned
 from agents.methods.method import ORACLE
-from agents.scene import Scene, spread
-from envs.carbon import IntensityTrace
+from agents.methods.scene import Scene, spread
+from envs.carbon.footprint import footprint_grams
+from envs.carbon.intensity import IntensityTrace
 from envs.errors import BundleError, ConfigError, DataError
-from envs.footprint import footprint_grams
-from envs.mix import Mix, fixed
-from envs.outcome import Outcomes
-from envs.profile import Profile
+from envs.outcomes.outcome import Outcomes
+from envs.outcomes.profile import Profile
+from envs.requests.mix import Mix, fixed
 from tests import made
 
 KINDS = {"easy": "What is item {n}?", "hard": "Explain why {n} is so. Show all steps."}

@@ -1,0 +1,1 @@
+"""Trained policies without torch: the bundle, its network, and explanations of it."""

@@ -1,0 +1,1 @@
+"""PPO-Lagrangian training: the prepared profile, the multipliers, checkpoints."""

@@ -1,0 +1,147 @@
+"""Checkpoints of a training in progress, and going on from one.
+
+A checkpoint is a folder: `latest.zip` (stable-baselines3's own `model.save`, of which only
+the weights and the optimiser's state are read back, as tensors), `average.pt` (likewise),
+`best.safetensors` and `state.json`.
+"""
+
+import json
+import shutil
+import zipfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from stable_baselines3 import PPO
+
+from agents.policy.network import Policy
+from agents.training.lagrangian import Validation
+from envs.errors import DataError
+
+REMEDY = "train anew without --resume"
+
+
+@dataclass(frozen=True)
+class Best:
+    """A policy with its validation figures and the multipliers of its step."""
+
+    policy: Policy
+    found: Validation
+    multipliers: dict[str, float]
+    kept: bool
+
+    def better_than(self, other: "Best | None") -> bool:
+        """Floors kept come first, then less carbon; without them, the nearer to keeping them."""
+        if other is None or self.kept != other.kept:
+            return other is None or self.kept
+        if self.kept:
+            return self.found.grams_ratio < other.found.grams_ratio
+        return self.found.worst_margin > other.found.worst_margin
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training stands.
+
+    Attributes:
+        steps: environment steps done.
+        levels: logarithms of the multipliers in the long run.
+        multipliers: now.
+        weights, optimiser, average: state dicts; the last of the weights' running average.
+        identity: of data and settings: another training must not go on from here.
+    """
+
+    steps: int
+    levels: dict[str, float]
+    multipliers: dict[str, float]
+    best: Best
+    weights: Mapping[str, Any]
+    optimiser: Mapping[str, Any]
+    average: Mapping[str, Any]
+    identity: dict[str, Any]
+
+
+def save_progress(
+    folder: Path,
+    model: PPO,
+    average: Mapping[str, Any],
+    best: Best,
+    levels: Mapping[str, float],
+    multipliers: Mapping[str, float],
+    steps: int,
+    identity: Mapping[str, Any],
+) -> None:
+    """Write a checkpoint in place of the last one; a reader never sees half of it."""
+    draft = folder.with_name(f"{folder.name}.new")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    model.save(draft / "latest.zip")
+    torch.save(dict(average), draft / "average.pt")
+    save_file(best.policy.arrays(), draft / "best.safetensors")
+    state = {
+        "steps": steps,
+        "levels": dict(levels),
+        "multipliers": dict(multipliers),
+        "identity": dict(identity),
+        "best": {
+            "found": asdict(best.found),
+            "multipliers": best.multipliers,
+            "kept": best.kept,
+        },
+    }
+    (draft / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    draft.rename(folder)
+
+
+def load_progress(folder: Path, identity: Mapping[str, Any]) -> Progress:
+    """Read a checkpoint back.
+
+    Raises:
+        DataError: it is missing, damaged, or of a training with another identity.
+    """
+    try:
+        state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        with zipfile.ZipFile(folder / "latest.zip") as archive:
+            weights, optimiser = (
+                torch.load(BytesIO(archive.read(name)), map_location="cpu", weights_only=True)
+                for name in ("policy.pth", "policy.optimizer.pth")
+            )
+        average = torch.load(folder / "average.pt", map_location="cpu", weights_only=True)
+        arrays = load_file(folder / "best.safetensors")
+        best = state["best"]
+        found = {**best["found"], "share": tuple(best["found"]["share"])}
+        progress = Progress(
+            int(state["steps"]),
+            dict(state["levels"]),
+            dict(state["multipliers"]),
+            Best(_policy(arrays), Validation(**found), best["multipliers"], best["kept"]),
+            weights,
+            optimiser,
+            average,
+            state["identity"],
+        )
+    except FileNotFoundError as error:
+        raise DataError(folder, f"no checkpoint ({error.filename} is missing)", REMEDY) from error
+    except (
+        *(OSError, ValueError, KeyError, TypeError, RuntimeError),
+        *(zipfile.BadZipFile, UnpicklingError, SafetensorError),
+    ) as error:
+        raise DataError(folder, f"the checkpoint is damaged ({error})", REMEDY) from error
+    for name, value in json.loads(json.dumps(dict(identity))).items():
+        if progress.identity.get(name) != value:
+            problem = f"its {name} is {progress.identity.get(name)!r}, this training's {value!r}"
+            raise DataError(folder, problem, f"give the same {name}, or {REMEDY}")
+    return progress
+
+
+def _policy(arrays: Mapping[str, Any]) -> Policy:
+    count = sum(name.endswith(".weight") for name in arrays)
+    layers = tuple((arrays[f"layers.{i}.weight"], arrays[f"layers.{i}.bias"]) for i in range(count))
+    return Policy(arrays["mean"], arrays["scale"], layers)

@@ -1,0 +1,184 @@
+"""Bridges to stable-baselines3: the vector environment, the normaliser, the export."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+from torch.distributions import Distribution
+
+from agents.policy.network import CLIP, Policy
+from envs.llama2 import Llama2VectorEnv
+
+
+class Normaliser(BaseFeaturesExtractor):
+    """clip((x - mean) * scale): part of the network, so that no separate file is needed.
+
+    SB3's own VecNormalize would have to be pickled beside the policy.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Box,
+        mean: NDArray[np.float32],
+        scale: NDArray[np.float32],
+    ) -> None:
+        super().__init__(observation_space, features_dim=len(mean))
+        self.register_buffer("mean", torch.as_tensor(mean))
+        self.register_buffer("scale", torch.as_tensor(scale))
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        """Normalised observations, same shape."""
+        mean, scale = self.get_buffer("mean"), self.get_buffer("scale")
+        return torch.clamp((observations - mean) * scale, -CLIP, CLIP)
+
+
+def policy_arguments(
+    mean: NDArray[np.float32], scale: NDArray[np.float32], hidden: int, weight_decay: float
+) -> dict[str, Any]:
+    """`policy_kwargs` of the one network that we train: tanh, two layers, over a `Normaliser`."""
+    return {
+        "net_arch": [hidden, hidden],
+        "activation_fn": torch.nn.Tanh,
+        "features_extractor_class": Normaliser,
+        "features_extractor_kwargs": {"mean": mean, "scale": scale},
+        "optimizer_class": torch.optim.AdamW,
+        # Fused: an eighth off the whole training, where the networks are this small.
+        "optimizer_kwargs": {"weight_decay": weight_decay, "fused": True},
+    }
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Without torch's checks of every distribution made: they cost a twentieth of a training.
+
+    A policy that has become NaN is still refused, by the sampling itself.
+    """
+    before = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)
+
+
+def imported(policy: Policy, into: ActorCriticPolicy) -> None:
+    """Give an SB3 policy of `policy_arguments` the weights of a `Policy`: undoes `exported`.
+
+    Raises:
+        ValueError: the shapes or the activation differ.
+    """
+    linear = [
+        module
+        for module in [*into.mlp_extractor.policy_net, into.action_net]
+        if isinstance(module, torch.nn.Linear)
+    ]
+    own = [tuple(module.weight.shape) for module in linear]
+    given = [weight.shape for weight, _ in policy.layers]
+    if own != given or (policy.activation, policy.clip) != ("tanh", CLIP):
+        raise ValueError(f"a policy of shapes {given} and {policy.activation} for one of {own}")
+    with torch.no_grad():
+        for module, (weight, bias) in zip(linear, policy.layers, strict=True):
+            module.weight.copy_(torch.as_tensor(weight))
+            module.bias.copy_(torch.as_tensor(bias))
+
+
+def exported(policy: ActorCriticPolicy) -> Policy:
+    """The actor as a NumPy `Policy`; probabilities agree with SB3's to 1e-5.
+
+    Raises:
+        TypeError: the policy is not a tanh perceptron over a `Normaliser`.
+    """
+    extractor = policy.features_extractor
+    if not isinstance(extractor, Normaliser):
+        raise TypeError("the policy's features extractor is not agents.training.sb3.Normaliser")
+    modules = [*policy.mlp_extractor.policy_net, policy.action_net]
+    layers = []
+    for module in modules:
+        if isinstance(module, torch.nn.Linear):
+            layers.append((_array(module.weight), _array(module.bias)))
+        elif not isinstance(module, torch.nn.Tanh):
+            raise TypeError(f"layer {module} is neither linear nor tanh")
+    mean, scale = extractor.get_buffer("mean"), extractor.get_buffer("scale")
+    return Policy(_array(mean), _array(scale), tuple(layers))
+
+
+def _array(tensor: torch.Tensor) -> NDArray[np.float32]:
+    return tensor.detach().cpu().numpy().astype(np.float32).copy()
+
+
+class Lanes(VecEnv):
+    """SB3's view of a `Llama2VectorEnv`: one call steps all lanes.
+
+    Args:
+        gamma: with 0, the training's, an episode's end has no mark: SB3 would ask for the
+            value of each last observation only to multiply it by 0.
+    """
+
+    def __init__(self, env: Llama2VectorEnv, gamma: float = 1.0) -> None:
+        super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
+        self.env = env
+        self.last_info: dict[str, Any] = {}
+        self._gamma = gamma
+        self._actions = np.zeros(env.num_envs, dtype=np.int64)
+        self._seed: int | None = None
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Seed the next reset."""
+        self._seed = seed
+        return [seed] * self.num_envs
+
+    def reset(self) -> NDArray[np.float32]:
+        """Begin an episode in every lane."""
+        seeds: list[int | None] | None = None
+        if self._seed is not None:
+            # Spread out: neighbouring seeds would share all lanes but one.
+            seeds = np.random.SeedSequence(self._seed).generate_state(self.num_envs).tolist()
+        observations, _ = self.env.reset(seed=seeds)
+        self._seed = None
+        return observations
+
+    def step_async(self, actions: NDArray[np.int64]) -> None:
+        """Keep the actions for `step_wait`."""
+        self._actions = actions
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Step all lanes; ends are truncations, marked as SB3 expects where gamma is above 0."""
+        observations, rewards, _, truncated, info = self.env.step(self._actions)
+        self.last_info = info
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        if self._gamma > 0 and truncated.any():
+            infos = [
+                {"TimeLimit.truncated": True, "terminal_observation": final}
+                for final in info["final_obs"]
+            ]
+        return observations, rewards.astype(np.float32), truncated, infos
+
+    def close(self) -> None:
+        """Nothing to close: the world belongs to whoever made it."""
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """The environment's attribute, once a lane."""
+        value = None if attr_name == "render_mode" else getattr(self.env, attr_name)
+        return [value] * self.num_envs
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Set the environment's attribute."""
+        setattr(self.env, attr_name, value)
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any
+    ) -> list[Any]:
+        """Call the environment's method once."""
+        return [getattr(self.env, method_name)(*method_args, **method_kwargs)] * self.num_envs
+
+    def env_is_wrapped(self, wrapper_class: type[Any], indices: Any = None) -> list[bool]:
+        """Never wrapped."""
+        return [False] * self.num_envs

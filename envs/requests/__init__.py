@@ -1,0 +1,1 @@
+"""What a client asks: chats, directives, tasks, and the features that a policy sees."""

@@ -1,0 +1,171 @@
+"""What can be read off a chat's form: lengths, numbers, kinds of question. NumPy only.
+
+Words are read once, here, for the structure and for whatever is learned on top
+(`envs.requests.projection`): the whole observation has to cost microseconds.
+"""
+
+import math
+import re
+import string
+from collections.abc import Collection, KeysView, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from envs.requests.directive import SYSTEM_ROLES, Message
+
+Array = NDArray[np.float32]
+
+# Of a longer text only the beginning and the end are read: what is asked stands there.
+HEAD_CHARACTERS = 3000
+TAIL_CHARACTERS = 1000
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One component of the observation."""
+
+    name: str
+    unit: str
+    low: float
+    high: float
+    meaning: str
+
+
+STRUCTURE = (
+    Feature("log_tokens", "ln(1+tokens)", 0, 16, "prompt tokens, estimated at 4 characters each"),
+    Feature("log_words", "ln(1+words)", 0, 16, "words and numbers of what is read"),
+    Feature("log_sentences", "ln(1+n)", 0, 12, "full stops, exclamation marks and lines"),
+    Feature("numbers", "count", 0, 32, "numbers written in digits"),
+    Feature("options", "count", 0, 16, "options marked by a letter, as (A) or A)"),
+    Feature("questions", "count", 0, 8, "question marks"),
+    Feature("quantity", "0/1", 0, 1, "asks how many or how much"),
+    Feature("explain", "0/1", 0, 1, "asks why or how, or for an explanation or steps"),
+    Feature("write", "0/1", 0, 1, "asks to write, list, summarise or translate"),
+    Feature("format", "0/1", 0, 1, "asks for JSON, a table, or another fixed format"),
+    Feature("own_length", "0/1", 0, 1, "says how long the answer is to be: it is left alone"),
+    Feature("code", "0/1", 0, 1, "contains code"),
+    Feature("turns", "count", 0, 32, "messages of the chat"),
+    Feature("system", "0/1", 0, 1, "the caller sent a system text"),
+)
+
+# Words end at these. A translation is several times faster than a regular expression.
+_ENDS = str.maketrans(dict.fromkeys(string.punctuation + "“”‘’—–…«»¿¡。，、？！：", " "))
+_OPTION = re.compile(r"[A-H]\)")
+_EXPLAIN = frozenset(("why", "explain", "describe", "prove", "reason", "steps", "step"))
+_WRITE = frozenset(
+    ("write", "list", "summarize", "summarise", "translate", "compose", "draft", "generate")
+)
+_FORMAT = frozenset(("json", "yaml", "xml", "csv", "table", "bullet", "bullets", "markdown"))
+
+
+OWN_LENGTH = [feature.name for feature in STRUCTURE].index("own_length")
+_LENGTH_WORDS = frozenset(
+    (
+        *("word", "words", "sentence", "sentences", "paragraph", "paragraphs", "characters"),
+        *("brief", "briefly", "concise", "concisely", "succinctly", "short", "detail"),
+        *("detailed", "thorough"),
+    )
+)
+_COUNT = r"(?:\d+|one|two|three|four|five|six|seven|eight|nine|ten|a few|several|a single)"
+_UNIT = r"(?:words?|sentences?|paragraphs?|characters?)"
+_OWN_LENGTH = re.compile(
+    rf"\b(?:in|within|under|using|most|least|than|to|exactly|about|only|maximum|max)"
+    rf" {_COUNT}[ -](?:\w+ )?{_UNIT}\b"
+    rf"|\b{_COUNT}[ -]{_UNIT} (?:or (?:less|fewer|more)|max|answer|summary|story|essay)"
+    r"|\b(?:answer|reply|respond|explain|describe|summari[sz]e|discuss) (?:\w+ )?"
+    r"(?:briefly|concisely|succinctly|in (?:brief|short|detail))\b"
+    r"|(?:^|[.!?,;:\n] ?|please )(?:be|keep it) (?:very )?"
+    r"(?:brief|concise|short|detailed|thorough)\b"
+    r"|\b(?:detailed|brief|concise|thorough|short) (?:answer|response|explanation|summary)\b"
+)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A chat, read once.
+
+    Attributes:
+        text: what was read of the messages that are not system texts.
+        words: its different words and numbers, in lower case.
+        structure: one for each of STRUCTURE, not yet cut to the features' bounds.
+    """
+
+    text: str
+    words: Collection[str]
+    structure: Sequence[float]
+
+
+def read(messages: Sequence[Message]) -> Reading:
+    """Read a chat.
+
+    Raises:
+        ValueError: a message is not a mapping with text or parts.
+    """
+    whole, system = _text(messages)
+    text = whole
+    if len(whole) > HEAD_CHARACTERS + TAIL_CHARACTERS:
+        text = f"{whole[:HEAD_CHARACTERS]}\n{whole[-TAIL_CHARACTERS:]}"
+    lower = text.lower()
+    words = lower.translate(_ENDS).split()
+    # In the order of the text: a set's differs from process to process.
+    different = dict.fromkeys(words).keys()
+    structure = [
+        math.log1p(len(whole) / 4),
+        math.log1p(len(words)),
+        math.log1p(text.count(".") + text.count("!") + text.count("\n")),
+        sum(map(str.isdecimal, words)),
+        len(_OPTION.findall(text)) if ")" in text else 0,
+        text.count("?"),
+        "how many" in lower or "how much" in lower,
+        not different.isdisjoint(_EXPLAIN) or ("how" in different and _asks_how(lower)),
+        not different.isdisjoint(_WRITE),
+        not different.isdisjoint(_FORMAT),
+        _own_length(different, lower) or _own_length(_words(system).keys(), system),
+        _has_code(text),
+        len(messages),
+        bool(system),
+    ]
+    return Reading(text, different, structure)
+
+
+def _words(lower: str) -> dict[str, None]:
+    return dict.fromkeys(lower.translate(_ENDS).split())
+
+
+def _own_length(words: KeysView[str], lower: str) -> bool:
+    # The pattern only where one of its words is: it costs as much as all the rest.
+    return not words.isdisjoint(_LENGTH_WORDS) and bool(_OWN_LENGTH.search(lower))
+
+
+def _asks_how(lower: str) -> bool:
+    return "how do" in lower or "how can" in lower or "how to" in lower or "how did" in lower
+
+
+def _has_code(text: str) -> bool:
+    return (
+        "```" in text
+        or "def " in text
+        or "return " in text
+        or ";\n" in text
+        or "{\n" in text
+        or "}\n" in text
+    )
+
+
+def _text(messages: Sequence[Message]) -> tuple[str, str]:
+    """What is asked, and the caller's system texts in lower case."""
+    texts: list[str] = []
+    systems: list[str] = []
+    for message in messages:
+        content = message.get("content")
+        if isinstance(content, list):
+            content = " ".join(str(p.get("text", "")) for p in content if isinstance(p, dict))
+        if content is None:
+            continue
+        if not isinstance(content, str):
+            raise ValueError("a message's content is neither text nor parts")
+        of_system = message.get("role") in SYSTEM_ROLES
+        (systems if of_system else texts).append(content)
+    return "\n".join(texts), "\n".join(systems)[:HEAD_CHARACTERS].lower()

@@ -1,0 +1,60 @@
+"""Generated workloads of the embedded Llama: fresh, all-different requests."""
+
+from collections.abc import Container
+
+import numpy as np
+
+from envs.errors import ConfigError
+from envs.requests.request import Request
+from envs.requests.tasks import CELLS, MODULES
+
+MAX_TRIES = 200
+
+
+def generate(
+    per_task: int, seed: int, *, exclude: Container[str] = (), by_cell: bool = False
+) -> list[Request]:
+    """Draw `per_task` requests of every generated task, spread evenly over difficulties.
+
+    Args:
+        per_task: requests a task; with `by_cell`, requests a (task, difficulty).
+        seed: the same seed gives the same requests.
+        exclude: prompt hashes that must not be drawn (held-out sets stay apart).
+        by_cell: count per (task, difficulty) instead of per task.
+
+    Returns:
+        The requests, shuffled.
+
+    Raises:
+        ConfigError: a task has too few different questions left.
+    """
+    rng = np.random.default_rng(seed)
+    requests: list[Request] = []
+    drawn: set[str] = set()
+    for task, difficulty in CELLS:
+        grades = MODULES[task].DIFFICULTIES
+        share = per_task if by_cell else _share(per_task, len(grades), grades.index(difficulty))
+        for number in range(share):
+            for _ in range(MAX_TRIES):
+                problem = MODULES[task].sample(difficulty, rng)
+                request = Request(
+                    f"{task}-{difficulty}-{seed}-{number}",
+                    task,
+                    ({"role": "user", "content": problem.question},),
+                    problem.reference,
+                    difficulty,
+                )
+                if request.prompt_hash not in drawn and request.prompt_hash not in exclude:
+                    break
+            else:
+                raise ConfigError(
+                    f"task {task!r} difficulty {difficulty}: no new question after {number} of "
+                    f"{share} (seed {seed}); ask for fewer requests"
+                )
+            drawn.add(request.prompt_hash)
+            requests.append(request)
+    return [requests[index] for index in rng.permutation(len(requests))]
+
+
+def _share(total: int, parts: int, index: int) -> int:
+    return total // parts + (index < total % parts)

@@ -1,0 +1,1 @@
+"""`sprout demo`: the whole loop on the embedded Llama."""

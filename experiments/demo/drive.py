@@ -1,0 +1,154 @@
+"""Drive requests over a day through a URL with the official `openai` client."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import openai
+from openai import AsyncOpenAI
+from rich.progress import Progress
+
+from envs.carbon.footprint import footprint_grams
+from envs.energy.meter import Meter, Window, attribute, attributed_method, busy_seconds
+from envs.errors import UpstreamError
+from envs.live import DEFAULT_MAX_TOKENS
+from envs.outcomes.outcome import Floats
+from envs.requests.directive import Directive
+from envs.requests.quality import correctness
+from envs.requests.request import Request
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of answering the same requests.
+
+    Attributes:
+        name: what was done.
+        directives: which directive each request got.
+        tokens, joules, seconds, grams, correct: shape (n,).
+        energy_method: "attributed" or "estimated".
+        energy_source: what was read.
+    """
+
+    name: str
+    directives: tuple[str, ...]
+    tokens: Floats
+    joules: Floats
+    seconds: Floats
+    grams: Floats
+    correct: Floats
+    energy_method: str
+    energy_source: str
+
+
+def drive(
+    name: str,
+    url: str,
+    model: str,
+    requests: Sequence[Request],
+    intensity_g_per_kwh: Floats,
+    meter: Meter,
+    *,
+    gap_seconds: float,
+    directive: Directive | None = None,
+) -> Arm:
+    """Send request i after i gaps, all through `url`, and meter the whole as one window.
+
+    Args:
+        intensity_g_per_kwh: of the grid when each request is sent, shape (n,).
+        directive: added by this client, as a caller would; None sends the request as it is.
+
+    Raises:
+        UpstreamError: a request failed.
+    """
+    window = Window(meter)
+    answers = asyncio.run(_send_all(name, url, model, requests, gap_seconds, directive))
+    energy = window.close()
+    prompt = np.array([a.prompt_tokens for a in answers], dtype=np.float64)
+    tokens = np.array([a.completion_tokens for a in answers], dtype=np.float64)
+    seconds = np.array([a.seconds for a in answers])
+    joules = attribute(energy.joules, prompt, tokens)
+    correct = [
+        correctness(r.task, a.text, r.reference) for r, a in zip(requests, answers, strict=True)
+    ]
+    starts = np.array([a.started for a in answers])
+    # The device is ours only while it works: idle gaps between requests are left out.
+    device = attribute(busy_seconds(starts, starts + seconds), prompt, tokens)
+    return Arm(
+        name,
+        tuple(a.directive for a in answers),
+        tokens,
+        joules,
+        seconds,
+        footprint_grams(joules, device, intensity_g_per_kwh),
+        np.array(correct),
+        attributed_method(energy.method),
+        energy.source,
+    )
+
+
+@dataclass(frozen=True)
+class _Answer:
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    started: float
+    seconds: float
+    directive: str
+
+
+async def _send_all(
+    name: str,
+    url: str,
+    model: str,
+    requests: Sequence[Request],
+    gap_seconds: float,
+    directive: Directive | None,
+) -> list[_Answer]:
+    # Retries would be metered as this arm's own energy.
+    client = AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    with Progress() as progress:
+        bar = progress.add_task(name, total=len(requests))
+
+        async def one(index: int, request: Request) -> _Answer:
+            """Wait for the request's turn, send it and time it."""
+            await asyncio.sleep(max(0.0, started + index * gap_seconds - loop.time()))
+            messages = list(request.messages)
+            if directive is not None:
+                messages = list(directive.messages(request.messages))
+            sent = loop.time()
+            raw = await client.chat.completions.with_raw_response.create(
+                model=model,
+                messages=messages,  # type: ignore[arg-type]
+                max_tokens=DEFAULT_MAX_TOKENS,
+                temperature=0.0,
+                extra_headers={"x-sprout-task": request.task},
+            )
+            answer = raw.parse()
+            seconds = loop.time() - sent
+            progress.advance(bar)
+            chosen = raw.headers.get("x-sprout-directive")
+            usage = answer.usage
+            if usage is None:
+                raise UpstreamError(f"{name}: {url} reports no token usage; nothing to account by")
+            return _Answer(
+                answer.choices[0].message.content or "",
+                usage.prompt_tokens,
+                usage.completion_tokens,
+                sent,
+                seconds,
+                chosen or (directive.name if directive else "none"),
+            )
+
+        try:
+            async with client, asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(i, r)) for i, r in enumerate(requests)]
+        except* openai.OpenAIError as errors:
+            first = errors.exceptions[0]
+            raise UpstreamError(f"{name}: a request to {url} failed: {first}") from first
+        except* UpstreamError as errors:
+            raise UpstreamError(str(errors.exceptions[0])) from None
+    return [task.result() for task in tasks]

@@ -1,0 +1,1 @@
+"""Commands for operators: serve, mode, rules, ledger, doctor, explain, link."""

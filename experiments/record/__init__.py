@@ -1,0 +1,1 @@
+"""`sprout profile` and `sprout calibrate`: what is recorded from a live server."""

@@ -1,0 +1,1 @@
+"""`sprout train` and `sprout bundle`: from a profile to a policy bundle."""

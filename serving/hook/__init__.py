@@ -1,0 +1,1 @@
+"""The framework-free core: decide a request, rewrite it, watch its answer, record it."""

@@ -1,0 +1,157 @@
+"""The framework-free core: observe a request, decide, rewrite it, observe the outcome.
+
+`plan` before a request goes to the model, `finish` once, when its answer is complete or has
+failed. Neither ever raises: what fails in us leaves the request as it came, and is counted.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from serving.hook.answer import Answer, Answered, Usage
+from serving.hook.conversation import Memory
+from serving.hook.deadline import TooLateError
+from serving.hook.grid import Grid
+from serving.hook.policies import Policies
+from serving.hook.recorder import Recorder
+from serving.hook.steering import STEERING, FailedOpenError, LeftAloneError, Plan, Steering
+from serving.ledger.in_flight import InFlight
+from serving.ledger.record import Record, new_id
+from serving.settings.control import LocalControl
+from serving.settings.hook import HookConfig
+from serving.telemetry.log import complain
+from serving.telemetry.metrics import Metrics
+from serving.telemetry.traces import Traces
+
+OWN_HEADERS = "x-sprout-"
+SCHEMA_VERSION = 1
+
+
+class Hook:
+    """Decides requests and records them."""
+
+    def __init__(
+        self,
+        config: HookConfig,
+        policies: Policies,
+        grid: Grid,
+        control: LocalControl,
+        memory: Memory,
+        metrics: Metrics,
+        traces: Traces | None = None,
+    ) -> None:
+        self.config = config
+        self.policies = policies
+        self.grid = grid
+        self.control = control
+        self.metrics = metrics
+        self.traces = traces
+        self._steering = Steering(config, policies, grid, memory)
+        self._recorder = Recorder(config, policies, metrics)
+        self._in_flight = InFlight(config.state)
+
+    async def plan(
+        self, route: str, body: bytes | Mapping[str, Any], headers: Mapping[str, str]
+    ) -> Plan:
+        """Decide one request of a route in `APIS`; headers in lower case."""
+        started = time.perf_counter()
+        control = self.control.now
+        record = Record(new_id(), time.time(), route, mode=control.mode)
+        plan = Plan(record, started, trace_parent=headers.get("traceparent"))
+        record.in_flight = len(self._in_flight)
+        self._in_flight.begin(record.decision_id, record.time)
+        try:
+            if control.mode != "off":
+                await self._steering.decide(plan, control, body, headers)
+        except LeftAloneError as why:
+            record.reason = str(why)
+        except FailedOpenError as why:
+            self._fail_open(record, str(why))
+        except TooLateError:
+            self._fail_open(record, "deadline")
+        except Exception as error:
+            # Whatever it was, it is ours: the request goes on as it came.
+            self.withdraw(plan, "failed")
+            complain("a decision failed; its request went through untouched", error)
+        except BaseException:
+            # The caller has given up meanwhile.
+            self._in_flight.end(record.decision_id)
+            raise
+        record.decision_seconds = time.perf_counter() - started
+        return plan
+
+    def withdraw(self, plan: Plan, reason: str) -> None:
+        """What we changed will not do: the request is sent on as it came."""
+        plan.steered, plan.asked_usage = None, False
+        self._fail_open(plan.record, reason)
+
+    def answer(self, plan: Plan) -> Answer:
+        """A watch over the answer to a planned request."""
+        estimates = self.config.estimates and plan.record.mode in STEERING
+        return Answer(
+            plan.started,
+            estimate=(lambda usage: self._recorder.said(plan.record, usage))
+            if estimates and not plan.asked_usage
+            else None,
+            hide_usage=plan.asked_usage,
+            keep=self.config.store_prompts,
+        )
+
+    def finish(self, plan: Plan, answer: Answered, outcome: str) -> None:
+        """Record a request's end, before the answer's last byte is released; once."""
+        if plan.finished:
+            return
+        plan.finished = True
+        plan.record.seconds = time.perf_counter() - plan.started
+        self._recorder.record(plan.record, answer, outcome)
+        self._in_flight.end(plan.record.decision_id)
+        if self.traces is not None:
+            self.traces.ended(plan.record, plan.trace_parent)
+
+    def report(self, row: dict[str, Any], usage: Usage) -> None:
+        """Record how a request ended that its caller sent to the model without us."""
+        self._recorder.report(row, usage, self.grid.see().reading)
+
+    def headers(self, plan: Plan) -> list[tuple[str, str]]:
+        """What the answer's headers say; nothing where the mode is off."""
+        record = plan.record
+        if record.mode == "off":
+            return []
+        said = {
+            "directive": record.directive if record.applied else "none",
+            "probability": f"{record.probability if record.applied else 1.0:.6f}",
+            "reason": record.reason,
+            "mode": record.mode,
+            "decision-id": record.decision_id,
+            "schema-version": str(SCHEMA_VERSION),
+        }
+        if record.policy_version is not None:
+            said["policy-version"] = record.policy_version
+        if record.intensity_g_per_kwh is not None:
+            said["intensity"] = f"{record.intensity_g_per_kwh:.1f}"
+            said["intensity-age"] = f"{record.intensity_age_seconds or 0.0:.0f}"
+            said["intensity-step"] = record.intensity_step or ""
+            said["intensity-kind"] = record.intensity_kind or ""
+        return [(OWN_HEADERS + name, value) for name, value in said.items()]
+
+    @property
+    def in_flight(self) -> int:
+        """Requests planned and not yet finished."""
+        return len(self._in_flight)
+
+    def say(self) -> None:
+        """Tell the keeper since when requests have been on their way."""
+        self._in_flight.say()
+
+    def close(self) -> None:
+        """Let go of threads and files."""
+        self._steering.close()
+        self._recorder.close()
+        self._in_flight.close()
+        if self.traces is not None:
+            self.traces.close()
+
+    def _fail_open(self, record: Record, reason: str) -> None:
+        record.reason, record.lottery, record.applied = reason, False, True
+        record.directive, record.probability = "none", 1.0
+        self.metrics.fail_open.labels(reason).inc()

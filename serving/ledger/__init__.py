@@ -1,0 +1,1 @@
+"""Records: the journal that workers write, the keeper, the database, joules and savings."""

@@ -1,7 +1,0 @@
-"""Runs migrations over the connection that `serving.ledger` hands in."""
-
-from alembic import context
-
-connection = context.config.attributes["connection"]
-context.configure(connection=connection, transactional_ddl=True)
-context.run_migrations()

@@ -1,0 +1,1 @@
+"""Processes of `sprout serve`: the supervisor, the workers, and what runs beside them."""

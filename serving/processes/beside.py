@@ -1,0 +1,60 @@
+"""What runs beside the workers, in their parent: the keeper and the admin port."""
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+import uvicorn
+
+from serving.hook.assembly import Upkeep
+from serving.http.admin import TOKEN_VARIABLE, Admin
+from serving.ledger.keeper import Keeper
+from serving.processes.protocol import GuardedProtocol
+from serving.processes.worker import READY
+from serving.settings.control import LocalControl
+from serving.settings.gateway import GatewayConfig
+
+
+class Beside:
+    """Made in a thread while the workers start: the database's libraries take their time.
+
+    Args:
+        runtime: folder that the workers share; `READY` appears there once the operators'
+            settings are known, or cannot be.
+    """
+
+    def __init__(self, config: GatewayConfig, runtime: Path, listener: socket.socket) -> None:
+        first, others = config.upstreams
+        urls = tuple(dict.fromkeys((first, *others.values())))
+        control = LocalControl(config.state, config.initial_control())
+        self._keeper = Keeper(config, control, urls)
+        self._keeper.step()
+        (runtime / READY).touch()
+        if control.now.mode != config.mode:
+            print(
+                f"sprout: mode {control.now.mode!r}, as set in the ledger (not --mode "
+                f"{config.mode}); change it with `sprout mode`",
+                file=sys.stderr,
+            )
+        self._upkeep = Upkeep([self._keeper.step])
+        self._listener = listener
+        self._admin = uvicorn.Server(
+            uvicorn.Config(
+                Admin(self._keeper, str(runtime), os.environ.get(TOKEN_VARIABLE)),
+                http=GuardedProtocol,
+                log_level="warning",
+                lifespan="off",
+                server_header=False,
+            )
+        )
+
+    def run(self) -> None:
+        """Answer at the admin port until closed."""
+        self._admin.run([self._listener])
+
+    def close(self) -> None:
+        """End, with all that the workers have written in the database."""
+        self._admin.should_exit = True
+        self._upkeep.close()
+        self._keeper.close()

@@ -1,0 +1,42 @@
+"""The gateway's application: the hook round a relay, and the routes of its own."""
+
+from serving.hook.core import Hook
+from serving.http.asgi import Receive, Scope, Send, respond
+from serving.http.decide_routes import ROUTES, Decide
+from serving.http.relay import Relay
+from serving.middleware import SproutMiddleware
+
+HEALTH = "/healthz"
+
+
+class Gateway:
+    """ASGI application in front of upstream servers."""
+
+    def __init__(self, hook: Hook, relay: Relay) -> None:
+        self._relay = relay
+        self._steered = SproutMiddleware(relay, hook)
+        self._decide = Decide(hook)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one ASGI connection."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1003})
+        elif scope["path"] == HEALTH:
+            await respond(send, 200, b'{"status":"ok"}\n')
+        elif scope["path"] in ROUTES:
+            await self._decide(scope, receive, send)
+        else:
+            await self._steered(scope, receive, send)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            event = await receive()
+            if event["type"] == "lifespan.startup":
+                await self._relay.open()
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                await self._relay.close()
+                await send({"type": "lifespan.shutdown.complete"})
+                return

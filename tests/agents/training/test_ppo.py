@@ -1,0 +1,175 @@
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import PPO
+
+from agents.policy.bundle import save_bundle
+from agents.training.config import PpoConfig
+from agents.training.ppo import Trainer
+from agents.training.sb3 import Lanes, Normaliser, exported
+from envs.carbon.csv_traces import synthetic_day
+from envs.errors import ConfigError
+from envs.llama2 import Llama2VectorEnv
+from envs.outcomes.limits import Limit
+from envs.registration import replay_world
+from envs.requests.directive import DEFAULT_CATALOGUE
+from envs.requests.workload import generate
+from envs.world import observe, request_parts
+from tests import made
+
+
+class Kept:
+    def __init__(self):
+        self.rows = []
+
+    def log(self, figures, step):
+        self.rows.append((step, dict(figures)))
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def test_ppo_learns_the_obvious_policy_on_two_kinds(tmp_path):
+    # Brevity costs "proof" everything and "lookup" nothing: L0 there, L2 here.
+    requests = made.chats(
+        60, {"lookup": "What is item {n}?", "proof": "Explain why {n} is so. Show all steps."}
+    )
+    profile = made.profile(
+        tmp_path, requests, lambda r, d: float(r.task == "lookup" or d == "none")
+    )
+    tracker = Kept()
+    trace = synthetic_day()
+    floors = {"lookup": 0.95, "proof": 0.95}
+    config = PpoConfig(replay_steps=100_000, confidence=0.0, safety=0.0, seed=1)
+    trainer = Trainer(profile, trace, floors, config, tracker)
+    trainer.replay()
+    trained = trainer.result()
+    assert trained.floors_kept
+
+    fresh = made.chats(
+        40, {"lookup": "What is item {n}?", "proof": "Explain why {n} is so. Show all steps."}, 9
+    )
+    judged = made.profile(tmp_path, fresh, lambda r, d: float(r.task == "lookup" or d == "none"))
+    count = len(fresh)
+    times = np.linspace(trace.start, trace.end - 1, count)
+    parts = request_parts(trained.featurizer, judged.requests)
+    chance = trained.policy.probabilities(
+        observe(trained.featurizer, parts, trace, times, np.zeros(count))
+    )
+    tasks = np.array([request.task for request in fresh])
+    kept = (judged.correct * chance).sum(axis=1)
+    ratios = [kept[tasks == t].sum() / judged.correct[tasks == t, 0].sum() for t in floors]
+    # Of what L0 spends, half (lookup) can be saved but for L2's own 2 of 50 tokens.
+    best = 0.5 * (1 - 2 / 50)
+    saved = 1 - (judged.energy_joules * chance).sum() / judged.energy_joules[:, 0].sum()
+    assert saved >= 0.95 * best
+    assert min(ratios) >= 0.94
+    steps, figures = tracker.rows[-1]
+    assert steps == trained.steps >= 100_000
+    assert {"reward/footprint", "multiplier/proof", "validation/quality/lookup"} <= set(figures)
+
+
+def test_a_training_leaves_no_folder_of_its_own_in_the_temporary_one(tmp_path, monkeypatch):
+    profile = made.profile(tmp_path, generate(10, seed=0), lambda r, d: 1.0)
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    config = PpoConfig(replay_steps=256, lanes=32, n_steps=4)
+    Trainer(profile, synthetic_day(), {"recall": 0.5}, config, Kept()).replay()
+    # (torch keeps one cache there, the same for every run.)
+    assert not list(temporary.glob("SB3*"))
+
+
+def test_the_bundle_decides_as_the_sb3_model_does(tmp_path):
+    profile = made.profile(tmp_path, generate(10, seed=0), lambda r, d: 1.0)
+    world = replay_world(profile, lanes=8)
+    lanes = Lanes(Llama2VectorEnv(world), gamma=0.99)
+    rng = np.random.default_rng(0)
+    width = len(world.featurizer.names)
+    model = PPO(
+        "MlpPolicy",
+        lanes,
+        n_steps=8,
+        batch_size=64,
+        device="cpu",
+        seed=0,
+        policy_kwargs={
+            "net_arch": [16, 16],
+            "activation_fn": torch.nn.Tanh,
+            "features_extractor_class": Normaliser,
+            "features_extractor_kwargs": {
+                "mean": rng.normal(size=width).astype(np.float32),
+                "scale": rng.uniform(size=width).astype(np.float32),
+            },
+        },
+    )
+    model.learn(256)
+    bundle = save_bundle(
+        tmp_path / "b", exported(model.policy), DEFAULT_CATALOGUE, world.featurizer, "m", {}
+    )
+    observations = np.concatenate([world.reset(seed=8 * i) for i in range(1250)])
+    assert len(observations) == 10_000
+    with torch.no_grad():
+        told = model.policy.get_distribution(torch.as_tensor(observations)).distribution.probs
+    difference = np.abs(bundle.policy.probabilities(observations) - told.numpy())
+    assert difference.max() < 1e-5
+
+
+def test_lanes_report_truncation_as_sb3_expects(tmp_path):
+    profile = made.profile(tmp_path, generate(4, seed=0), lambda r, d: 1.0)
+    env = Llama2VectorEnv(replay_world(profile, lanes=3, episode_requests=2))
+    lanes = Lanes(env, gamma=0.5)
+    lanes.seed(4)
+    lanes.reset()
+    _, _, done, infos = lanes.step(np.zeros(3, dtype=int))
+    assert not done.any()
+    observations, _, done, infos = lanes.step(np.zeros(3, dtype=int))
+    assert done.all()
+    assert all(info["TimeLimit.truncated"] for info in infos)
+    assert not np.array_equal(infos[0]["terminal_observation"], observations[0])
+
+
+def test_without_a_future_an_end_has_no_mark(tmp_path):
+    profile = made.profile(tmp_path, generate(4, seed=0), lambda r, d: 1.0)
+    env = Llama2VectorEnv(replay_world(profile, lanes=3, episode_requests=1))
+    lanes = Lanes(env, gamma=0.0)
+    lanes.reset()
+    _, _, done, infos = lanes.step(np.zeros(3, dtype=int))
+    assert done.all()
+    assert infos == [{}, {}, {}]
+
+
+def test_a_task_without_references_is_left_out(tmp_path):
+    kinds = {"lookup": "What is item {n}?", "open": "Explain why {n} is so. Show all steps."}
+    profile = made.profile(tmp_path, made.chats(30, kinds), lambda r, d: 1.0)
+    profile.correct[profile.rows_of("open")] = np.nan
+    floors = {"lookup": 0.95, "open": 0.95}
+    trainer = Trainer(profile, synthetic_day(), floors, PpoConfig(), Kept())
+    assert trainer.featurizer.tasks == ("lookup",)
+    assert set(trainer.reward.floors) == {"lookup"}
+
+
+def test_a_floor_that_cannot_be_checked_is_refused(tmp_path):
+    requests = made.chats(30, {"lookup": "What is item {n}?"})
+    profile = made.profile(tmp_path, requests, lambda r, d: 0.0)
+    with pytest.raises(ConfigError, match="'lookup'"):
+        Trainer(profile, synthetic_day(), {"lookup": 0.95}, PpoConfig(), Kept())
+
+
+def test_a_latency_limit_overrules_what_emits_least(tmp_path):
+    # As good under every directive, but the cheapest one takes long, as on a slow small server.
+    requests = made.chats(60, {"lookup": "What is item {n}?", "proof": "Explain why {n} is so."})
+    profile = made.profile(tmp_path, requests, lambda r, d: 1.0)
+    profile.latency_seconds[profile.rows_of("lookup"), 2] = 1.0
+    floors = {"lookup": 0.9, "proof": 0.9}
+    config = PpoConfig(replay_steps=200_000)
+    for limits, least, most in (({}, 0.9, 1.0), ({"lookup": Limit(mean_seconds=0.2)}, 0.0, 0.21)):
+        trainer = Trainer(profile, synthetic_day(), floors, config, Kept(), limits=limits)
+        trainer.replay()
+        trained = trainer.result()
+        shares = np.array(trained.validation.share_by_task["lookup"])
+        assert trained.floors_kept
+        assert least <= shares @ profile.latency_seconds[0] <= most
+        assert trained.validation.share_by_task["proof"][2] > 0.9

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+
+from agents.training.text import FOLDS, fit_text, fold_of
+from envs.errors import ConfigError
+from envs.requests.features import Featurizer
+from envs.world import request_parts
+from tests import made
+
+KINDS = {
+    "fact": "Name the capital of land {n} please",
+    "proof": "Prove lemma {n} with rigour please",
+}
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory):
+    requests = made.chats(80, KINDS)
+    return made.profile(
+        tmp_path_factory.mktemp("text"),
+        requests,
+        lambda r, d: float(r.task == "fact" or d == "none"),
+    )
+
+
+@pytest.fixture(scope="module")
+def fitted(profile):
+    return fit_text(profile, "correct")
+
+
+def column(parts, featurizer, name):
+    return parts[:, featurizer.names.index(name)]
+
+
+def test_words_foretell_quality_and_task_of_prompts_they_were_not_fitted_to(profile, fitted):
+    featurizer = Featurizer(profile.tasks, fitted.whole)
+    parts = fitted.parts(featurizer, profile.requests, tags=False)
+    fact = profile.rows_of("fact")
+    told = column(parts, featurizer, "quality=brief")
+    assert told[fact].min() > 0.8
+    assert told[~fact].max() < 0.2
+    like = column(parts, featurizer, "like=proof")
+    assert np.array_equal(like > 0.5, ~fact)
+    costs = column(parts, featurizer, "log_energy=brief")
+    assert costs == pytest.approx(np.full(len(costs), np.log(0.2)), abs=0.1)
+
+
+def test_new_prompts_are_seen_alike_by_all_the_projections(profile, fitted, tmp_path):
+    fresh = made.chats(20, KINDS, seed=9)
+    by_whole = request_parts(Featurizer(profile.tasks, fitted.whole), fresh)
+    for text in fitted.without:
+        assert request_parts(Featurizer(profile.tasks, text), fresh) == pytest.approx(
+            by_whole, abs=0.15
+        )
+
+
+def test_a_prompts_own_outcome_does_not_reach_its_features(profile):
+    changed = profile.with_quality("correct", profile.correct.copy())
+    changed.correct[3] = 1 - changed.correct[3]
+    request = profile.requests[3:4]
+    seen = [
+        fitted.parts(Featurizer(profile.tasks, fitted.whole), request, tags=True)
+        for fitted in (fit_text(profile, "correct"), fit_text(changed, "correct"))
+    ]
+    assert np.array_equal(*seen)
+
+
+def test_rare_words_are_not_kept(profile, fitted):
+    # Each number occurs in one prompt or two, as names of people would.
+    assert {"capital", "lemma"} <= set(fitted.whole.vocabulary)
+    assert not any(word.isdecimal() for word in fitted.whole.vocabulary)
+
+
+def test_every_prompt_has_one_fold(profile):
+    folds = {fold_of(request) for request in profile.requests}
+    assert folds == set(range(FOLDS))
+
+
+def test_too_few_prompts_are_refused(profile):
+    with pytest.raises(ConfigError, match="1 prompts are too few"):
+        fit_text(profile.select([0]), "correct")

@@ -1,0 +1,69 @@
+import pytest
+
+from envs.carbon.csv_traces import read_trace, read_traces
+from envs.errors import DataError
+
+HEADER = "timestamp_utc,zone,carbon_intensity_g_per_kwh\n"
+
+
+def write(path, hours):
+    path.write_text(HEADER + "".join(f"2024-01-01T{h:02d}:00:00Z,X,{g}\n" for h, g in hours))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("hours", "said"),
+    [
+        ([(0, 1), (2, 1)], "2024-01-01T01:00Z is missing"),
+        ([(0, 1), (0, 1)], "twice"),
+        ([(1, 1), (0, 1)], "out of order"),
+        ([(0, -1)], "row 2 carbon_intensity_g_per_kwh '-1'"),
+        ([(0, "nan")], "row 2 carbon_intensity_g_per_kwh 'nan'"),
+        ([(0, "")], "row 2"),
+    ],
+)
+def test_a_bad_trace_is_named(tmp_path, hours, said):
+    path = write(tmp_path / "t.csv", hours)
+    with pytest.raises(DataError) as error:
+        read_trace(path)
+    assert said in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_local_times_are_refused(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text(HEADER + "2024-01-01T00:00:00+02:00,X,1\n")
+    with pytest.raises(DataError, match="not UTC"):
+        read_trace(path)
+
+
+def test_other_columns_are_refused(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("when,what\n1,2\n")
+    with pytest.raises(DataError, match="timestamp_utc"):
+        read_trace(path)
+
+
+def test_electricity_maps_exports_are_read(shared_data):
+    traces = read_traces([shared_data / "carbon_intensity"])
+    assert len(traces) == 5
+    assert all(len(trace.g_per_kwh) == 8760 for trace in traces.values())
+    with pytest.raises(DataError, match="several zones"):
+        read_trace(shared_data / "carbon_intensity")
+    assert read_trace(shared_data / "carbon_intensity", "GB").g_per_kwh[0] == 71.54
+
+
+def test_a_traces_kind_is_what_its_columns_say_and_one(tmp_path):
+    path = tmp_path / "grid.csv"
+    head = "timestamp_utc,zone,carbon_intensity_g_per_kwh,signal,scope\n"
+    first = "2024-01-01T00:00:00Z,DE,400,marginal,lifecycle\n"
+    path.write_text(head + first + "2024-01-01T01:00:00Z,DE,300,marginal,lifecycle\n")
+    trace = read_traces([path])["DE"]
+    assert str(trace.kind) == "marginal lifecycle"
+    assert trace.reading(trace.start).kind == trace.kind
+    path.write_text(head + first + "2024-01-01T01:00:00Z,DE,300,,\n")
+    with pytest.raises(DataError, match="is average direct, 2024-01-01T00:00Z marginal lifecycle"):
+        read_traces([path])
+    path.write_text(head + first.replace("marginal", "middling"))
+    with pytest.raises(DataError, match="row 2 signal 'middling'"):
+        read_traces([path])

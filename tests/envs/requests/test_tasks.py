@@ -1,0 +1,50 @@
+import re
+
+import numpy as np
+import pytest
+
+from envs.errors import ConfigError
+from envs.requests.quality import correctness
+from envs.requests.tasks import CELLS, MODULES
+from envs.requests.workload import generate
+
+
+@pytest.mark.parametrize(("task", "difficulty"), CELLS)
+def test_every_solution_is_right_and_briefer_than_the_last(task, difficulty):
+    rng = np.random.default_rng(difficulty)
+    for _ in range(200):
+        problem = MODULES[task].sample(difficulty, rng)
+        lengths = [len(text) for text in problem.solutions.values()]
+        assert lengths == sorted(lengths, reverse=True)
+        for text in problem.solutions.values():
+            assert correctness(task, text, problem.reference) == 1.0
+
+
+@pytest.mark.parametrize("difficulty", MODULES["arithmetic"].DIFFICULTIES)
+def test_arithmetic_is_arithmetic(difficulty):
+    rng = np.random.default_rng(difficulty)
+    for _ in range(200):
+        text = MODULES["arithmetic"].sample(difficulty, rng).solutions["none"]
+        for left, right in re.findall(r"(\d+ [+-] \d+) = (\d+)", text):
+            assert eval(left) == int(right)
+            assert 0 <= int(right) <= 99
+
+
+def test_a_workload_is_seeded_new_and_even():
+    first, again = generate(20, seed=3), generate(20, seed=3)
+    assert first == again
+    seen = {request.prompt_hash for request in first}
+    assert len(seen) == len(first) == 80
+    later = generate(20, seed=3, exclude=seen)
+    assert seen.isdisjoint(request.prompt_hash for request in later)
+    assert {r.task for r in first} == set(MODULES)
+    assert sum(r.task == "arithmetic" for r in first) == 20
+
+
+def test_running_out_of_questions_is_said():
+    class Everything:
+        def __contains__(self, item):
+            return True
+
+    with pytest.raises(ConfigError, match="no new question"):
+        generate(1, seed=0, exclude=Everything())

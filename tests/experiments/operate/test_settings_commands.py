@@ -1,0 +1,133 @@
+"""The operators' commands on a ledger that a hook has filled."""
+
+import asyncio
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from envs.errors import ConfigError, DataError
+from envs.outcomes.profile_reader import read_profile
+from experiments.operate.settings_commands import LEDGER, RULES, ModeCommand
+from experiments.record.profile import ProfileCommand
+from experiments.record.recorded_requests import read_requests
+from experiments.settings import run_command
+from serving.hook.answer import Told, Usage
+from tests.serving.hooks import CHAT, hook, keeper
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    """URL of a ledger of 120 requests, half of them held out."""
+    made = hook(tmp_path, hold_out=0.5, store_prompts=True, tenant_header="x-tenant")
+
+    async def play():
+        for n in range(120):
+            body = CHAT | {"messages": [{"role": "user", "content": f"What is {n}?"}]}
+            headers = {"x-tenant": "a" if n % 3 else "b", "x-sprout-task": "arithmetic"}
+            plan = await made.plan("/v1/chat/completions", body, headers)
+            tokens = 40 if plan.record.directive == "none" else 4
+            answer = Told(plan.started, 200, 0.01, Usage(10, tokens, "reported"), "So it is.")
+            made.finish(plan, answer, "completed")
+
+    asyncio.run(play())
+    kept = keeper(made)
+    kept.step()
+    kept.close()
+    return made.config.ledger_url
+
+
+def run(command, *flags):
+    run_command(command, "test", list(flags))
+
+
+def test_the_mode_is_shown_and_set(ledger, tmp_path, capsys):
+    out = tmp_path / "mode.json"
+    run(ModeCommand, "--ledger", ledger, "--set", "shadow", "--canary-tasks", "a", "b")
+    run(ModeCommand, "--ledger", ledger, "--json", str(out))
+    shown = json.loads(out.read_text())
+    assert (shown["mode"], shown["canary_tasks"]) == ("shadow", ["a", "b"])
+    assert "salt" not in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="no such file"):
+        run(ModeCommand, "--ledger", "sqlite:///nowhere/l.db", "--set", "off")
+
+
+def test_rules_are_tried_before_they_are_set(ledger, tmp_path, capsys):
+    path, out = tmp_path / "rules.yaml", tmp_path / "tried.json"
+    rows = [
+        {"name": "theirs", "when": {"tenant": "b"}, "forbid": True},
+        {"name": "rest", "when": {"task": "arith*"}, "force": "brief"},
+        {"name": "dev", "when": {"headers": {"x-env": "dev"}}, "mode": "off"},
+    ]
+    path.write_text(yaml.safe_dump(rows))
+    run(RULES["try"], "--ledger", ledger, "--rules", str(path), "--json", str(out))
+    tried = json.loads(out.read_text())
+    assert tried["requests"] == 120
+    assert {k: v["requests"] for k, v in tried["rules"].items()} == {
+        "theirs": 40,
+        "rest": 80,
+        "dev": 0,
+    }
+    run(RULES["set"], "--ledger", ledger, "--rules", str(path))
+    run(ModeCommand, "--ledger", ledger)
+    assert '"name": "theirs"' in capsys.readouterr().out
+
+
+def test_savings_are_estimated_from_the_hold_out(ledger, tmp_path, capsys):
+    out = tmp_path / "savings.json"
+    run(LEDGER["savings"], "--ledger", ledger, "--json", str(out))
+    found = json.loads(out.read_text())["completion_tokens"]
+    assert found["ratio"] == pytest.approx(0.9, abs=0.01)
+    assert "carbon saved: " in capsys.readouterr().out
+
+
+def test_records_leave_as_parquet_and_are_deleted(ledger, tmp_path):
+    out = tmp_path / "rows.parquet"
+    run(LEDGER["export"], "--ledger", ledger, "--out", str(out))
+    rows = pq.read_table(out).to_pylist()
+    assert len(rows) == 120
+    assert {r["directive"] for r in rows} == {"none", "very_brief"}
+    assert all(0 < r["probability"] <= 1 and r["energy_joules"] > 0 for r in rows)
+    assert json.loads(rows[0]["messages"])[0]["content"].startswith("What is")
+    run(LEDGER["delete"], "--ledger", ledger, "--tenant", "b")
+    run(LEDGER["export"], "--ledger", ledger, "--out", str(out))
+    assert pq.read_table(out).num_rows == 80
+    run(LEDGER["delete"], "--ledger", ledger, "--older-than-days", "0")
+    with pytest.raises(ConfigError, match="--store-prompts"):
+        run(LEDGER["export"], "--ledger", ledger, "--out", str(out))
+    with pytest.raises(ConfigError, match="give --request"):
+        run(LEDGER["delete"], "--ledger", ledger)
+
+
+def test_exported_requests_are_played_again_under_all_directives(ledger, tmp_path, llama):
+    asked, out = tmp_path / "asked.parquet", tmp_path / "profile.parquet"
+    run(LEDGER["delete"], "--ledger", ledger, "--tenant", "a")
+    run(LEDGER["export"], "--ledger", ledger, "--out", str(asked))
+    server = ("--upstream", llama.url, "--model", llama.model)
+    run(ProfileCommand, *server, "--requests", str(asked), "--out", str(out))
+    profile = read_profile(out)
+    assert profile.directives == ("none", "brief", "very_brief")
+    exported = {json.loads(m)[0]["content"] for m in pq.read_table(asked)["messages"].to_pylist()}
+    assert {r.messages[0]["content"] for r in profile.requests} == exported
+    assert len(exported) == 40
+    assert {r.task for r in profile.requests} == {"arithmetic"}
+
+
+def test_recorded_requests_are_checked_by_row(tmp_path):
+    path = tmp_path / "asked.parquet"
+    same = [{"role": "user", "content": "Hi"}]
+    rows = [{"prompt": "Hi", "messages": None}, {"messages": json.dumps(same), "prompt": None}]
+    pq.write_table(pa.Table.from_pylist([*rows, {"prompt": "Ho", "messages": None}]), path)
+    assert [r.messages[0]["content"] for r in read_requests(path)] == ["Hi", "Ho"]
+    assert read_requests(path)[0].task == "untagged"
+    pq.write_table(pa.Table.from_pylist([*rows, {"messages": "[]", "prompt": None}]), path)
+    with pytest.raises(DataError, match="row 2 messages is no chat"):
+        read_requests(path)
+    pq.write_table(pa.table({"x": [1]}), path)
+    with pytest.raises(DataError, match="'messages' is missing"):
+        read_requests(path)
+    path.write_text("no Parquet")
+    with pytest.raises(DataError, match="no readable Parquet"):
+        read_requests(path)

@@ -1,0 +1,61 @@
+import socket
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from envs.errors import ConfigError, UpstreamError
+from experiments.llama.server import llama_server
+from experiments.processes import child, free_port
+
+WEB = ["-m", "http.server", "--bind", "127.0.0.1"]
+
+
+def test_a_child_is_ready_inside_and_gone_outside(tmp_path):
+    port = free_port()
+    with child("web", [sys.executable, *WEB, str(port)], port, "/", folder=tmp_path) as started:
+        assert started.process.poll() is None
+        assert started.ready_seconds > 0
+    assert started.process.poll() is not None
+
+
+def test_a_child_that_dies_at_once_is_quoted():
+    port = free_port()
+    command = [sys.executable, "-c", "print('no such weights'); raise SystemExit(3)"]
+    says = pytest.raises(UpstreamError, match="has ended with 3: no such weights")
+    with says, child("web", command, port, "/"):
+        pass
+
+
+def test_a_port_in_use_is_named():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"port {port} is in use"), llama_server(port=port):
+            pass
+
+
+def test_nothing_is_orphaned_when_the_parent_is_killed(tmp_path):
+    port = free_port()
+    code = (
+        "import sys, time\n"
+        "from experiments.processes import child\n"
+        f"command = [sys.executable, *{WEB!r}, '{port}']\n"
+        f"with child('web', command, {port}, '/') as started:\n"
+        "    print(started.process.pid, flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    orphan = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while psutil.pid_exists(orphan.pid) and time.monotonic() < deadline:
+        if orphan.status() == psutil.STATUS_ZOMBIE:
+            break
+        time.sleep(0.05)
+    assert not psutil.pid_exists(orphan.pid) or orphan.status() == psutil.STATUS_ZOMBIE

@@ -1,0 +1,260 @@
+import asyncio
+import math
+import time
+
+import numpy as np
+import pytest
+import yaml
+
+from envs.carbon.csv_traces import synthetic_day
+from envs.errors import ConfigError
+from serving.hook.answer import Told
+from serving.hook.assembly import refresh
+from serving.hook.conversation import Given, Memory, lottery
+from serving.hook.core import Hook
+from serving.hook.decider import Decider, draw
+from serving.hook.grid import Grid
+from serving.settings.rules import check_rules
+from tests import made
+from tests.serving.hooks import CHAT, hook, records
+
+ROUTE = "/v1/chat/completions"
+EVEN = tuple(math.log(p) for p in (0.5, 0.3, 0.2))
+NAMES = ("none", "brief", "very_brief")
+
+
+def plan(hook: Hook, body=CHAT, headers=None):
+    made_plan = asyncio.run(hook.plan(ROUTE, body, headers or {}))
+    hook.finish(made_plan, Told(made_plan.started), "completed")
+    return made_plan.record
+
+
+def chat(text, *more):
+    return CHAT | {"messages": [{"role": "user", "content": text}, *more]}
+
+
+def later(text):
+    return chat(text, {"role": "assistant", "content": "So"}, {"role": "user", "content": "And?"})
+
+
+def test_directives_are_drawn_with_their_probability(tmp_path):
+    choose = hook(tmp_path, EVEN)
+    drawn = [plan(choose, chat(f"What is {n}?")) for n in range(4000)]
+    for name, share in zip(NAMES, (0.5, 0.3, 0.2), strict=True):
+        chosen = [r for r in drawn if r.directive == name]
+        assert len(chosen) / 4000 == pytest.approx(share, abs=0.03)
+        assert all(r.probability == pytest.approx(share) for r in chosen)
+
+
+def test_a_directive_without_probability_is_never_drawn():
+    for uniform in (0.0, 0.5, 1 - 2**-53):
+        assert draw([0.5, 0.0, 0.5, 0.0], uniform) in (0, 2)
+
+
+def test_one_observation_is_decided_as_many_are(tmp_path):
+    bundle = made.bundle(tmp_path)
+    rng = np.random.default_rng(0)
+    layers = tuple(
+        (rng.normal(size=s).astype(np.float32), rng.normal(size=s[0]).astype(np.float32))
+        for s in ((8, len(bundle.featurizer.names)), (3, 8))
+    )
+    policy = type(bundle.policy)(bundle.policy.mean, bundle.policy.scale, layers)
+    seen = rng.normal(size=(1000, len(bundle.featurizer.names)), scale=4).astype(np.float32)
+    one = [policy.probabilities_of(row) for row in seen]
+    np.testing.assert_allclose(one, policy.probabilities(seen), atol=1e-5)
+
+
+def test_a_policy_without_probabilities_decides_nothing(tmp_path, monkeypatch):
+    nothing = hook(tmp_path)
+    policy = type(nothing.policies.loaded[0].bundle.policy)
+    monkeypatch.setattr(policy, "probabilities_of", lambda self, seen: [math.nan] * 3)
+    assert plan(nothing).reason == "failed"
+
+
+def test_a_conversation_keeps_its_directive(tmp_path):
+    choose = hook(tmp_path, EVEN)
+    for n in range(200):
+        begun, went_on = plan(choose, chat(f"What is {n}?")), plan(choose, later(f"What is {n}?"))
+        assert (went_on.directive, went_on.reason) == (begun.directive, "sticky")
+        assert went_on.probability == pytest.approx(begun.probability)
+        assert went_on.conversation == begun.conversation
+
+
+def test_it_keeps_it_on_another_replica_too(tmp_path):
+    one, other = hook(tmp_path, EVEN), hook(tmp_path, EVEN)
+    for n in range(200):
+        begun, went_on = plan(one, chat(f"What is {n}?")), plan(other, later(f"What is {n}?"))
+        assert (went_on.directive, went_on.reason) == (begun.directive, "policy")
+
+
+def test_a_callers_name_of_a_conversation_goes_before_its_text(tmp_path):
+    choose = hook(tmp_path, EVEN)
+    named = [
+        plan(choose, chat(f"What is {n}?"), {"x-sprout-conversation": "c1"}) for n in range(20)
+    ]
+    assert len({r.directive for r in named}) == 1
+    assert len({r.conversation for r in named}) == 1
+
+
+def test_the_hold_out_is_a_share_of_conversations_at_l0(tmp_path):
+    choose = hook(tmp_path, hold_out=0.2)
+    drawn = [plan(choose, chat(f"What is {n}?")) for n in range(3000)]
+    held = [r for r in drawn if r.hold_out]
+    assert len(held) / 3000 == pytest.approx(0.2, abs=0.02)
+    assert {(r.directive, r.reason, r.applied) for r in held} == {("none", "hold_out", True)}
+    assert all(r.lottery and r.hold_out_ratio == 0.2 for r in drawn)
+    for n, record in enumerate(drawn[:200]):
+        assert plan(choose, later(f"What is {n}?")).hold_out == record.hold_out
+
+
+def test_a_canary_is_a_share_of_conversations_or_listed_tasks(tmp_path):
+    choose = hook(tmp_path, mode="canary", canary=0.3, canary_tasks=["arithmetic"])
+    drawn = [plan(choose, chat(f"What is {n}?")) for n in range(2000)]
+    assert sum(r.directive == "very_brief" for r in drawn) / 2000 == pytest.approx(0.3, abs=0.03)
+    assert {r.reason for r in drawn} == {"policy", "not_canary"}
+    tagged = [plan(choose, chat(f"{n}?"), {"x-sprout-task": "arithmetic"}) for n in range(50)]
+    assert {r.directive for r in tagged} == {"very_brief"}
+
+
+@pytest.mark.parametrize(
+    ("demand", "at_l0"), [("0.9", 0.0), ("0.975", 0.5), ("1", 1.0), ("x", 1.0)]
+)
+def test_a_demand_for_quality_mixes_in_l0(tmp_path, demand, at_l0):
+    floors = {"floors": {"arithmetic": 0.95}}
+    headers = {"x-sprout-floor": demand, "x-sprout-task": "arithmetic"}
+    deaf = hook(tmp_path / "deaf", extra=floors)
+    assert plan(deaf, CHAT, headers).directive == "very_brief"
+    kind = hook(tmp_path, extra=floors, caller_headers=["floor", "task"])
+    drawn = [plan(kind, chat(f"What is {n}?"), headers) for n in range(1000)]
+    assert sum(r.directive == "none" for r in drawn) / 1000 == pytest.approx(at_l0, abs=0.05)
+
+
+def test_rules_go_before_the_policy(tmp_path):
+    rows = [
+        {"name": "legal", "when": {"tenant": "legal-*"}, "forbid": True},
+        {"name": "long", "when": {"min_characters": 100}, "force": "brief"},
+        {"name": "watch", "when": {"headers": {"X-Env": "dev"}}, "mode": "shadow"},
+        {"name": "strict", "when": {"task": "exam"}, "floor": 1.0},
+    ]
+    path = tmp_path / "rules.yaml"
+    path.write_text(yaml.safe_dump(rows))
+    made_hook = hook(tmp_path, rules=path, tenant_header="X-Tenant")
+    cases = [
+        (CHAT, {"x-tenant": "legal-eu"}, "legal", "rule", "none", True),
+        (chat("a b" * 50), {}, "long", "rule", "brief", True),
+        (CHAT, {"x-env": "dev"}, "watch", "policy", "very_brief", False),
+        (CHAT, {"x-sprout-task": "exam"}, "strict", "policy", "none", True),
+        (CHAT, {"x-tenant": "other"}, None, "policy", "very_brief", True),
+    ]
+    for body, headers, rule, reason, directive, applied in cases:
+        record = plan(made_hook, body, headers)
+        assert (record.rule, record.reason) == (rule, reason)
+        assert (record.directive, record.applied) == (directive, applied)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([{"name": "a"}], "rule 1: Value error, give exactly one of forbid"),
+        ([{"name": "a", "forbid": True, "floor": 1}], "rule 1: Value error, give exactly one"),
+        ([{"name": "a b", "forbid": True}], "rule 1, name"),
+        ([{"name": "a", "when": {"tenat": "x"}, "forbid": True}], "rule 1, when.tenat"),
+        ([{"name": "a", "floor": 2}], "rule 1, floor"),
+        ({"name": "a"}, "rules given"),
+        ([{"name": "a", "forbid": True}] * 2, "give each its own"),
+    ],
+)
+def test_a_wrong_rule_is_named(rows, said):
+    with pytest.raises(ConfigError, match=said):
+        check_rules(rows, "given")
+
+
+def test_a_key_is_kept_as_a_hash_only(tmp_path):
+    made_hook = hook(tmp_path, tenant_header="authorization")
+    record = plan(made_hook, CHAT, {"authorization": "Bearer sk-secret"})
+    assert record.tenant == plan(made_hook, CHAT, {"authorization": "Bearer sk-secret"}).tenant
+    assert record.tenant != plan(made_hook, CHAT, {"authorization": "Bearer sk-other"}).tenant
+    assert "secret" not in str(records(made_hook))
+
+
+def test_the_grid_ages_and_old_readings_are_not_acted_upon():
+    trace = synthetic_day()
+    now = [trace.end - 1800.0]
+    grid = Grid(trace, lambda: now[0])
+    fresh = grid.see()
+    assert fresh.reading.age_seconds == 0
+    assert fresh.g_per_kwh[0] == trace.g_per_kwh[-1]
+    now[0] += 3600
+    assert grid.see().reading.age_seconds == 1800
+    assert grid.see().g_per_kwh[0] == trace.g_per_kwh[-1]
+    now[0] += 86400
+    # Too old to be acted upon: the mean, and no place among hours that nobody knows.
+    old = grid.see()
+    assert old.reading.age_seconds == 1800 + 86400
+    assert old.reading.step == "yearly_mean"
+    assert old.g_per_kwh[0] == pytest.approx(trace.g_per_kwh.mean())
+    assert (old.place[0], old.coming[0]) == (0.5, 0.5)
+
+
+def test_a_trace_is_read_anew_when_its_file_changes(tmp_path):
+    path = tmp_path / "grid.csv"
+    head = "timestamp_utc,zone,carbon_intensity_g_per_kwh\n"
+    path.write_text(head + "2024-01-01T00:00:00Z,A,100\n2024-01-01T01:00:00Z,A,200\n")
+    made_hook = hook(tmp_path, intensity=str(path), clock_start="2024-01-01T01:30")
+    assert plan(made_hook).intensity_g_per_kwh == 200
+    path.write_text(head + "nonsense\n")
+    refresh(made_hook)
+    assert plan(made_hook).intensity_g_per_kwh == 200
+    path.write_text(head + "2024-01-01T00:00:00Z,A,100\n2024-01-01T01:00:00Z,A,300\n")
+    refresh(made_hook)
+    assert plan(made_hook).intensity_g_per_kwh == 300
+
+
+def test_a_bundle_is_replaced_whole_or_not_at_all(tmp_path):
+    made_hook = hook(tmp_path)
+    first_version = plan(made_hook).policy_version
+    made.bundle(tmp_path / "bundle", (50.0, 0.0, 0.0))
+    refresh(made_hook)
+    second = plan(made_hook)
+    assert second.policy_version != first_version
+    assert second.directive == "none"
+    with (tmp_path / "bundle" / "policy.safetensors").open("ab") as file:
+        file.write(b"x")
+    (tmp_path / "bundle" / "manifest.json").touch()
+    refresh(made_hook)
+    assert plan(made_hook).policy_version == second.policy_version
+    assert b'sprout_bundle_loads_total{result="refused"} 1.0' in made_hook.metrics.render()
+
+
+def test_lotteries_are_uniform_and_know_nothing_of_each_other():
+    salt = b"s" * 16
+    drawn = [
+        lottery(salt, [{"role": "user", "content": str(n)}], ("t", "m"), None) for n in range(4000)
+    ]
+    numbers = np.array([d[1:4] for d in drawn])
+    assert ((numbers >= 0) & (numbers < 1)).all()
+    np.testing.assert_allclose(numbers.mean(axis=0), 0.5, atol=0.02)
+    assert np.abs(np.corrcoef(numbers.T) - np.eye(3)).max() < 0.06
+    other = lottery(b"t" * 16, [{"role": "user", "content": "0"}], ("t", "m"), None)
+    assert other.key != drawn[0].key
+
+
+def test_workers_share_what_conversations_were_given(tmp_path):
+    one, other = Memory(tmp_path / "m"), Memory(tmp_path / "m")
+    one.put(2**63 + 5, Given(2, 0.25, 7))
+    assert other.get(2**63 + 5, 7) == Given(2, 0.25, 7)
+    assert other.get(2**63 + 5, 8) is None
+    assert other.get(5, 7) is None
+
+
+def test_a_decision_is_timed(tmp_path):
+    before = time.time()
+    record = plan(hook(tmp_path))
+    assert before <= record.time <= time.time()
+    assert 0 < record.decision_seconds <= record.seconds
+
+
+def test_deciders_keep_the_lowest_floor_for_unknown_tasks(tmp_path):
+    bundle = made.bundle(tmp_path, extra={"floors": {"a": 0.9, "b": 0.8}})
+    decider = Decider(bundle)
+    assert [decider.kept_floor(t) for t in ("a", "b", "c", None)] == [0.9, 0.8, 0.8, 0.8]

@@ -1,0 +1,161 @@
+import json
+from itertools import product, takewhile
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from envs.requests.directive import DEFAULT_CATALOGUE, Directive
+from experiments.llama.server import EMBEDDED
+from serving.hook.openai_api import APIS, opening
+
+BRIEF = Directive("brief", "Be brief.")
+# Tokens between the caller's system text and what the user says.
+CLOSING = 8
+CHAT, COMPLETIONS, RESPONSES = (
+    APIS[f"/v1/{name}"] for name in ("chat/completions", "completions", "responses")
+)
+USER = {"role": "user", "content": "Hi"}
+PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,xyz"}}
+
+
+def turns(*roles):
+    return [{"role": role, "content": f"{role} {i}"} for i, role in enumerate(roles)]
+
+
+ROLES = st.sampled_from(["system", "developer", "user", "assistant"])
+CHATS = st.lists(ROLES, min_size=1, max_size=6).map(lambda roles: turns(*roles))
+
+
+@given(CHATS)
+def test_only_a_text_is_added_and_what_comes_before_it_stays(chat):
+    body = {"model": "m", "messages": chat, "n": 2, "logprobs": True, "stream": True}
+    before = json.dumps(body)
+    steered = CHAT.steer(body, BRIEF)
+    assert json.dumps(body) == before
+    assert {k: v for k, v in steered.items() if k != "messages"} == {
+        k: v for k, v in body.items() if k != "messages"
+    }
+    said = [m["content"] for m in steered["messages"]]
+    own = [m["content"] for m in chat]
+    assert "".join(said).replace(" Be brief.", "").replace("Be brief.", "") == "".join(own)
+    # A server's cache of the caller's own system texts stays of use: the prefix they share.
+    leading = 0
+    while leading < len(chat) and chat[leading]["role"] in ("system", "developer"):
+        leading += 1
+    prefix = "".join(own[:leading])
+    assert "".join(said).startswith(prefix)
+    # What follows stays, turn by turn.
+    assert steered["messages"][len(steered["messages"]) - len(chat) + leading :] == chat[leading:]
+
+
+def test_a_prefix_cache_keeps_all_tokens_of_the_callers_own_system_text():
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(EMBEDDED)
+
+    def tokens(chat):
+        steered = [directive.messages(chat) for directive in DEFAULT_CATALOGUE]
+        return [tokenizer.apply_chat_template(m, return_dict=False) for m in steered]
+
+    def shared(one, other):
+        return len(list(takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))))
+
+    system = {"role": "system", "content": "You are a careful assistant of the city library. " * 9}
+    asked = [[system, {"role": "user", "content": text}] for text in ("What is 2 + 3?", "Where?")]
+    # What the caller's two requests share by themselves, but for what closes the system text.
+    own = shared(tokens(asked[0])[0], tokens(asked[1])[0])
+    assert own > 100
+    for level, other in product(range(3), range(3)):
+        found = shared(tokens(asked[0])[level], tokens(asked[1])[other])
+        # Under one directive its text is shared as well.
+        assert found >= own - CLOSING if level != other else found >= own
+
+
+def test_parts_stay_parts():
+    chat = [
+        {"role": "developer", "content": [{"type": "text", "text": "Be kind."}]},
+        {"role": "user", "content": [PICTURE, {"type": "text", "text": "What is it?"}]},
+    ]
+    steered = CHAT.steer({"messages": chat}, BRIEF)["messages"]
+    assert steered[0]["content"][-1] == {"type": "text", "text": "Be brief."}
+    assert steered[1] == chat[1]
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "cap"),
+    [
+        ({}, "max_tokens", 50),
+        ({"max_tokens": 20}, "max_tokens", 20),
+        ({"max_tokens": 200}, "max_tokens", 50),
+        ({"max_tokens": None}, "max_tokens", 50),
+        ({"max_completion_tokens": 80}, "max_completion_tokens", 50),
+    ],
+)
+def test_a_cap_is_never_lengthened(body, field, cap):
+    capped = Directive("short", "Be brief.", 50)
+    assert CHAT.steer({"messages": [USER], **body}, capped)[field] == cap
+
+
+def test_a_response_is_steered_by_its_instructions_or_its_system_item():
+    plain = RESPONSES.steer({"input": "Hi", "instructions": "Be kind."}, BRIEF)
+    assert (plain["input"], plain["instructions"]) == ("Hi", "Be kind. Be brief.")
+    assert RESPONSES.steer({"input": "Hi"}, BRIEF)["instructions"] == "Be brief."
+    system = {"role": "system", "content": [{"type": "input_text", "text": "Be kind."}]}
+    items = RESPONSES.steer({"input": [system, USER]}, BRIEF)
+    assert "instructions" not in items
+    assert items["input"][0]["content"][-1] == {"type": "input_text", "text": "Be brief."}
+    capped = RESPONSES.steer({"input": "Hi", "max_output_tokens": 9}, Directive("c", "", 5))
+    assert capped == {"input": "Hi", "max_output_tokens": 5}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tools": [{"type": "web_search"}]},
+        {"text": {"format": {"type": "json_schema"}}},
+        {"prompt": {"id": "stored"}},
+        {"input": [USER, {"type": "function_call_output", "call_id": "1", "output": "2"}]},
+        {"input": []},
+    ],
+)
+def test_responses_with_a_form_of_their_own_are_not_safe(change):
+    body = {"input": "Hi"}
+    assert RESPONSES.safe(body)
+    assert not RESPONSES.safe(body | change)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "steered"),
+    [
+        ("[INST] Hi [/INST]", "[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHi [/INST]"),
+        (
+            "<s>[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\nHi [/INST] Yes </s><s>[INST] So? [/INST]",
+            "<s>[INST] <<SYS>>\nBe kind. Be brief.\n<</SYS>>\n\nHi [/INST] Yes </s><s>[INST] So? "
+            "[/INST]",
+        ),
+    ],
+)
+def test_a_llama_2_prompt_is_steered_in_its_system_text(prompt, steered):
+    body = {"prompt": prompt}
+    assert COMPLETIONS.safe(body)
+    assert COMPLETIONS.steer(body, BRIEF)["prompt"] == steered
+
+
+@pytest.mark.parametrize(
+    "prompt", ["Once upon", ["[INST] a [/INST]"], [1, 2], "[INST] a [/INST] b"]
+)
+def test_other_prompts_are_left_alone(prompt):
+    assert not COMPLETIONS.safe({"prompt": prompt})
+
+
+def test_empty_fields_ask_for_nothing():
+    assert CHAT.safe({"messages": [USER], "tools": [], "response_format": None})
+    assert not CHAT.safe({"messages": [USER], "tools": [{}]})
+    assert not CHAT.safe({"messages": [USER, {"role": "tool", "content": "3"}, USER]})
+
+
+@given(CHATS, st.lists(ROLES, max_size=4))
+def test_an_opening_is_the_same_in_every_turn(chat, more):
+    chat = [*chat, USER]
+    assert opening([*chat, *turns(*more)]) == opening(chat)

@@ -1,0 +1,205 @@
+"""Real clients against the gateway and the embedded Llama; LiteLLM's proxy with our callback."""
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+
+import openai
+import pytest
+
+from experiments.llama.server import llama_server
+from experiments.processes import child, free_port
+from serving.http.relay import Relay
+from serving.ledger.database import Ledger
+from serving.processes.gateway import Gateway
+from tests import made
+from tests.serving.hooks import hook, keeper, post, waited
+from tests.serving.upstream import Upstream, served
+
+MODEL = "sprout-llama-2m"
+MESSAGES = [{"role": "user", "content": "What is 2 + 3?"}]
+TOOL = {
+    "type": "function",
+    "function": {"name": "f", "parameters": {"type": "object", "properties": {}}},
+}
+SCHEMA = {
+    "type": "json_schema",
+    "json_schema": {"name": "a", "schema": {"type": "object", "properties": {}}},
+}
+
+
+@pytest.fixture(scope="module")
+def llama():
+    with llama_server() as server:
+        yield server.url
+
+
+@pytest.fixture
+def steering(llama, tmp_path):
+    made_hook = hook(tmp_path, model=MODEL)
+    with served(Gateway(made_hook, Relay(llama))) as url:
+        yield made_hook, url
+
+
+def rows(made_hook, *names):
+    kept = keeper(made_hook)
+    kept.step()
+    found = list(kept.ledger.rows(names))
+    kept.close()
+    return found
+
+
+def test_the_openai_sdk(steering):
+    made_hook, url = steering
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="sk-user", max_retries=0)
+    asked = {"model": MODEL, "messages": MESSAGES, "max_tokens": 64}
+    raw = client.chat.completions.with_raw_response.create(**asked)
+    whole = raw.parse()
+    assert raw.headers["x-sprout-directive"] == "very_brief"
+    assert whole.choices[0].message.content
+    pieces = list(client.chat.completions.create(**asked, stream=True))
+    streamed = "".join(p.choices[0].delta.content or "" for p in pieces if p.choices)
+    assert streamed == whole.choices[0].message.content
+    # The estimate, said to be one, with the id to look the request up by.
+    usage = next(p.usage for p in pieces if p.usage is not None).model_dump()
+    assert usage["sprout"]["method"] == "estimated"
+    assert usage["sprout"]["energy_joules"] > 0
+    kept = rows(made_hook, "decision_id", "completion_tokens", "outcome")
+    assert kept[1][0] == usage["sprout"]["decision_id"]
+    assert [r[1] for r in kept] == [whole.usage.completion_tokens] * 2
+    # What a machine parses is left alone; the server answers or refuses as it would by itself.
+    for form in ({"tools": [TOOL]}, {"response_format": SCHEMA}):
+        try:
+            answer = client.chat.completions.with_raw_response.create(**asked, **form)
+            headers = answer.headers
+        except openai.APIStatusError as error:
+            headers = error.response.headers
+        assert headers["x-sprout-reason"] == "format"
+
+
+def test_the_asynchronous_openai_sdk(steering):
+    _, url = steering
+
+    async def ask():
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="sk", max_retries=0) as client:
+            asked = {"model": MODEL, "messages": MESSAGES, "max_tokens": 64}
+            whole = await asyncio.gather(
+                *(client.chat.completions.create(**asked) for _ in range(8))
+            )
+            stream = await client.chat.completions.create(**asked, stream=True)
+            text = "".join([p.choices[0].delta.content or "" async for p in stream if p.choices])
+            return {answer.choices[0].message.content for answer in whole} | {text}
+
+    assert len(asyncio.run(ask())) == 1
+
+
+def test_the_litellm_sdk(steering, monkeypatch):
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    import litellm
+
+    # A model with "llama-2" in its name would have it look for a tokenizer on the network.
+    monkeypatch.setattr(litellm, "disable_hf_tokenizer_download", True)
+    _, url = steering
+    asked = {"model": f"openai/{MODEL}", "messages": MESSAGES, "max_tokens": 64}
+    reach = {"api_base": f"{url}/v1", "api_key": "sk", "num_retries": 0}
+    whole = litellm.completion(**asked, **reach)
+    stream = litellm.completion(**asked, **reach, stream=True)
+    text = "".join(piece.choices[0].delta.content or "" for piece in stream)
+    assert text == whole.choices[0].message.content
+
+
+@pytest.mark.parametrize("engine", ["transformers", "vllm"])
+def test_the_middleware_inside_the_model_server(tmp_path, engine):
+    if engine == "vllm" and shutil.which("vllm") is None:
+        pytest.skip("vLLM is not installed here")
+    made.bundle(tmp_path / "bundle", model=MODEL)
+    given = {
+        "SPROUT_POLICY": str(tmp_path / "bundle"),
+        "SPROUT_STATE": str(tmp_path / "state"),
+        "SPROUT_CLOCK_START": "2024-01-02T00:00",
+        "SPROUT_HOLD_OUT": "0",
+    }
+    wrapped = {"middleware": ["serving.middleware.SproutMiddleware"], "environment": given}
+    with llama_server(engine=engine, log=tmp_path / "llama.log", **wrapped) as server:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="sk", max_retries=0)
+        asked = {"model": MODEL, "messages": MESSAGES, "max_tokens": 64}
+        raw = client.chat.completions.with_raw_response.create(**asked)
+        assert raw.headers["x-sprout-directive"] == "very_brief"
+        plain = client.chat.completions.create(**asked, extra_headers={"x-sprout-opt-out": "1"})
+        assert raw.parse().usage.completion_tokens < plain.usage.completion_tokens
+        pieces = list(client.chat.completions.create(**asked, stream=True))
+        text = "".join(p.choices[0].delta.content or "" for p in pieces if p.choices)
+        assert text == raw.parse().choices[0].message.content
+        assert client.models.list().object == "list"
+        ledger = Ledger(f"sqlite:///{tmp_path / 'state' / 'ledger.db'}")
+        ledger.migrate()
+        columns = ("reason", "outcome", "completion_tokens")
+        assert waited(lambda: len(list(ledger.rows(columns))) == 3)
+        kept = list(ledger.rows(columns))
+    assert [r[:2] for r in kept] == [(r, "completed") for r in ("policy", "opt_out", "policy")]
+    spent = raw.parse().usage.completion_tokens
+    assert [r[2] for r in kept] == [spent, plain.usage.completion_tokens, spent]
+
+
+CONFIG = """
+model_list:
+  - model_name: made
+    litellm_params: {{model: openai/made, api_base: "{upstream}/v1", api_key: sk-upstream}}
+litellm_settings: {{callbacks: sprout_callback.callback, num_retries: 0}}
+general_settings: {{dangerously_permit_weak_or_unset_master_key: true}}
+"""
+CALLBACK = """
+from serving.litellm_callback import SproutCallback
+
+callback = SproutCallback()
+"""
+
+
+def test_litellms_proxy_with_the_callback(tmp_path):
+    made.bundle(tmp_path / "bundle")
+    (tmp_path / "sprout_callback.py").write_text(CALLBACK)
+    port, upstream = free_port(), Upstream()
+    given = {
+        "SPROUT_POLICY": str(tmp_path / "bundle"),
+        "SPROUT_STATE": str(tmp_path / "state"),
+        "SPROUT_CLOCK_START": "2024-01-02T00:00",
+        "SPROUT_HOLD_OUT": "0",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_MODE": "PRODUCTION",
+    }
+    with served(upstream) as url:
+        (tmp_path / "config.yaml").write_text(CONFIG.format(upstream=url))
+        command = [sys.executable, "-P", "-m", "litellm.proxy.proxy_cli"]
+        flags = ["--config", str(tmp_path / "config.yaml"), "--host", "127.0.0.1"]
+        with child(
+            "LiteLLM",
+            [*command, *flags, "--port", str(port)],
+            port,
+            "/health/liveliness",
+            environment=os.environ | given,
+            start_seconds=120,
+        ) as proxy:
+            body = {"model": "made", "messages": [{"role": "user", "content": "Hi"}]}
+            status, _, headers = post(proxy.url, body)
+            assert status == 200
+            assert headers["x-sprout-directive"] == "very_brief"
+            sent = json.loads(upstream.received[-1][3])
+            assert sent["messages"][0]["content"] == "Always answer very briefly."
+            assert "sprout" not in json.dumps(sent).lower().replace("sprout_callback", "")
+            status, data, headers = post(proxy.url, body | {"stream": True})
+            assert (status, headers["x-sprout-directive"]) == (200, "very_brief")
+            assert data.rstrip().endswith(b"data: [DONE]")
+            # A policy gone wrong leaves the proxy's requests as they are.
+            status, _, headers = post(proxy.url, body, {"x-sprout-opt-out": "1"})
+            assert (status, headers["x-sprout-reason"]) == (200, "opt_out")
+            assert json.loads(upstream.received[-1][3])["messages"] == body["messages"]
+            ledger = Ledger(f"sqlite:///{tmp_path / 'state' / 'ledger.db'}")
+            ledger.migrate()
+            columns = ("reason", "outcome", "completion_tokens")
+            assert waited(lambda: len(list(ledger.rows(columns))) == 3)
+            kept = list(ledger.rows(columns))
+    assert [r[0] for r in kept] == ["policy", "policy", "opt_out"]
+    assert {r[1] for r in kept} == {"completed"}
+    assert kept[0][2] == 4

@@ -1,0 +1,155 @@
+"""What every shape of the hook does, whatever server it stands in or before."""
+
+import json
+
+import pytest
+
+from agents.policy.network import Policy
+from serving.hook.conversation import Memory
+from tests.serving.hooks import CHAT, hook, keeper, metric, records
+from tests.serving.shapes import SHAPES
+
+USER = {"role": "user", "content": "Hi"}
+COMPLETION = {"model": "made", "prompt": "<s>[INST] Hi [/INST]", "max_tokens": 5}
+RESPONSE = {"model": "made", "input": "Hi"}
+TEXT = "Always answer very briefly."
+BODIES = {
+    "/v1/chat/completions": CHAT,
+    "/v1/completions": COMPLETION,
+    "/v1/responses": RESPONSE,
+}
+
+
+@pytest.fixture(params=SHAPES)
+def shape_of(request):
+    return SHAPES[request.param]
+
+
+@pytest.fixture
+def made(tmp_path):
+    return hook(tmp_path)
+
+
+def recorded(made):
+    """The ledger's only row, as decisions and their outcomes become in the end."""
+    kept = keeper(made)
+    kept.step()
+    kept.close()
+    (row,) = kept.ledger.rows(NAMES)
+    return dict(zip(NAMES, row, strict=True))
+
+
+NAMES = (
+    *("directive", "applied", "reason", "probability", "completion_tokens", "prompt_tokens"),
+    *("outcome", "status", "energy_joules", "energy_method", "grams", "features", "mode"),
+    *("lottery", "hold_out", "prompt", "response", "route", "policy_version"),
+)
+
+
+@pytest.mark.parametrize("route", BODIES)
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_request_is_steered_answered_and_recorded(shape_of, made, route, stream):
+    body = BODIES[route] | ({"stream": True} if stream else {})
+    with shape_of(made) as shape:
+        status, said, data = shape.ask(route, body)
+        sent = shape.sent()
+    assert status == 200
+    assert b"Hel" in data
+    assert TEXT in json.dumps(sent)
+    assert {k: v for k, v in sent.items() if k not in ("messages", "prompt", "instructions")} == {
+        k: v for k, v in body.items() if k not in ("messages", "prompt")
+    }
+    assert said["x-sprout-directive"] == "very_brief"
+    assert said["x-sprout-reason"] == "policy"
+    assert float(said["x-sprout-probability"]) > 0.99
+    row = recorded(made)
+    assert (row["directive"], row["applied"], row["reason"]) == ("very_brief", True, "policy")
+    assert (row["outcome"], row["status"], row["route"]) == ("completed", 200, route)
+    assert (row["prompt_tokens"], row["completion_tokens"]) == (3, 4)
+    assert row["energy_joules"] > 0
+    assert row["energy_method"] == "estimated"
+    assert row["grams"] > 0
+    assert row["features"]
+    # Not unless the operator turns it on.
+    assert row["prompt"] is None
+    assert row["response"] is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "headers", "reason"),
+    [
+        ({}, {"x-sprout-opt-out": "1"}, "opt_out"),
+        ({"model": "another"}, {}, "unknown_model"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, {}, "format"),
+        ({"response_format": {"type": "json_object"}}, {}, "format"),
+        ({"messages": [USER, {"role": "assistant", "content": "He"}]}, {}, "format"),
+        ({"messages": [{"role": "user", "content": "Why? Be brief."}]}, {}, "own_length"),
+    ],
+)
+def test_some_requests_are_left_alone(shape_of, made, changed, headers, reason):
+    body = CHAT | changed
+    with shape_of(made) as shape:
+        status, said, _ = shape.ask("/v1/chat/completions", body, headers)
+        assert shape.sent() == body
+    assert status == 200
+    assert said["x-sprout-directive"] == "none"
+    assert said["x-sprout-reason"] == reason
+    assert recorded(made)["reason"] == reason
+
+
+@pytest.mark.parametrize(
+    ("mode", "sent_as_is", "directive"),
+    [("off", True, "none"), ("shadow", True, "very_brief"), ("on", False, "very_brief")],
+)
+def test_modes(shape_of, tmp_path, mode, sent_as_is, directive):
+    made = hook(tmp_path, mode=mode)
+    with shape_of(made) as shape:
+        assert shape.ask("/v1/chat/completions", CHAT)[0] == 200
+        assert (shape.sent() == CHAT) is sent_as_is
+    row = recorded(made)
+    assert (row["mode"], row["directive"]) == (mode, directive)
+    assert row["applied"] is (mode != "shadow")
+
+
+def test_a_failing_policy_leaves_the_request_alone(shape_of, made, monkeypatch):
+    monkeypatch.setattr(Policy, "probabilities_of", lambda self, seen: 1 / 0)
+    with shape_of(made) as shape:
+        status, said, _ = shape.ask("/v1/chat/completions", CHAT)
+        assert shape.sent() == CHAT
+    assert (status, said["x-sprout-reason"]) == (200, "failed")
+    assert metric(made, 'sprout_fail_open_total{reason="failed"}') == 1
+    assert recorded(made)["outcome"] == "completed"
+
+
+def test_without_a_bundle_requests_are_left_alone(shape_of, tmp_path):
+    made = hook(tmp_path)
+    (tmp_path / "bundle" / "manifest.json").unlink()
+    made = type(made)(
+        made.config,
+        type(made.policies)(made.config.folders),
+        *(made.grid, made.control, Memory(), made.metrics),
+    )
+    with shape_of(made) as shape:
+        status, said, _ = shape.ask("/v1/chat/completions", CHAT)
+        assert shape.sent() == CHAT
+    assert (status, said["x-sprout-reason"]) == (200, "no_bundle")
+    assert metric(made, 'sprout_fail_open_total{reason="no_bundle"}') == 1
+
+
+def test_upstreams_refusal_is_recorded(shape_of, made):
+    with shape_of(made) as shape:
+        shape.upstream.mode = "refuse"
+        assert shape.ask("/v1/chat/completions", CHAT)[0] == 429
+    row = recorded(made)
+    assert row["status"] == 429
+    assert row["outcome"] == "completed"
+
+
+def test_prompts_and_answers_are_kept_where_the_operator_says_so(shape_of, tmp_path):
+    made = hook(tmp_path, store_prompts=True)
+    with shape_of(made) as shape:
+        shape.ask("/v1/chat/completions", CHAT)
+    (row, *_) = records(made)
+    assert json.loads(row["prompt"]) == CHAT["messages"]
+    if shape_of is not SHAPES["decide"]:
+        assert row["response"] == "Hello"
