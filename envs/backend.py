@@ -1,9 +1,8 @@
 """The seam between the environments and where outcomes come from: recorded or live."""
 
-from typing import Any, Protocol
+from typing import Protocol
 
-from numpy.typing import NDArray
-
+from envs.arrays import AnyArray
 from envs.outcomes.outcome import Outcomes
 from envs.requests.request import Request
 
@@ -15,10 +14,10 @@ class Backend(Protocol):
     def requests(self) -> tuple[Request, ...]:
         """The workload that rows refer to."""
 
-    def in_flight(self, lanes: int) -> NDArray[Any]:
+    def in_flight(self, lanes: int) -> AnyArray:
         """Requests at the server when each of `lanes` simultaneous ones is sent, shape (lanes,)."""
 
-    def play(self, rows: NDArray[Any], actions: NDArray[Any]) -> Outcomes:
+    def play(self, rows: AnyArray, actions: AnyArray) -> Outcomes:
         """Outcomes of requests `rows` under directives `actions`, each shape (n,), at once."""
 
     def close(self) -> None:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from envs.arrays import AnyArray, Int64Array
 from envs.backend import Backend
 from envs.energy.meter import Meter, Window, attribute, attributed_method
 from envs.outcomes.outcome import Outcomes, joined
@@ -43,11 +43,11 @@ class LiveBackend:
         """The workload."""
         return self._requests
 
-    def in_flight(self, lanes: int) -> NDArray[Any]:
+    def in_flight(self, lanes: int) -> AnyArray:
         """0, 1, 2 ...: the requests of a call are sent one after another without waiting."""
         return np.arange(lanes)
 
-    def play(self, rows: NDArray[Any], actions: NDArray[Any]) -> Outcomes:
+    def play(self, rows: AnyArray, actions: AnyArray) -> Outcomes:
         """Send, wait for all, meter and score.
 
         Raises:
@@ -96,8 +96,8 @@ class Recording:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._rows: list[NDArray[Any]] = []
-        self._actions: list[NDArray[Any]] = []
+        self._rows: list[AnyArray] = []
+        self._actions: list[AnyArray] = []
         self._outcomes: list[Outcomes] = []
 
     @property
@@ -105,11 +105,11 @@ class Recording:
         """The other's."""
         return self._backend.requests
 
-    def in_flight(self, lanes: int) -> NDArray[Any]:
+    def in_flight(self, lanes: int) -> AnyArray:
         """The other's."""
         return self._backend.in_flight(lanes)
 
-    def play(self, rows: NDArray[Any], actions: NDArray[Any]) -> Outcomes:
+    def play(self, rows: AnyArray, actions: AnyArray) -> Outcomes:
         """Play and keep."""
         outcomes = self._backend.play(rows, actions)
         self._rows.append(rows)
@@ -117,7 +117,7 @@ class Recording:
         self._outcomes.append(outcomes)
         return outcomes
 
-    def played(self) -> tuple[list[Request], NDArray[np.int64], Outcomes]:
+    def played(self) -> tuple[list[Request], Int64Array, Outcomes]:
         """Requests, directives and outcomes so far, one of each a request.
 
         Raises:

@@ -7,8 +7,8 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from numpy.typing import NDArray
 
+from envs.arrays import AnyArray, BoolArray, Float32Array, Int64Array
 from envs.requests.features import Featurizer
 from envs.world import Step, World
 
@@ -18,7 +18,7 @@ def observation_space(featurizer: Featurizer) -> Any:
     return spaces.Box(featurizer.low, featurizer.high, dtype=np.float32)
 
 
-class Llama2Env(gymnasium.Env[NDArray[np.float32], np.int64]):
+class Llama2Env(gymnasium.Env[Float32Array, np.int64]):
     """Choose a generation directive for each request to a Llama server.
 
     ## Action Space
@@ -94,14 +94,12 @@ class Llama2Env(gymnasium.Env[NDArray[np.float32], np.int64]):
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    ) -> tuple[Float32Array, dict[str, Any]]:
         """Begin an episode; see the class."""
         super().reset(seed=seed)
         return self.world.reset(seed)[0], {}
 
-    def step(
-        self, action: np.int64
-    ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> tuple[Float32Array, float, bool, bool, dict[str, Any]]:
         """Send one request under `action`; see the class."""
         step = self.world.step(np.array([action]))
         # A quality that is unknown is left out: NaN equals nothing, not even itself.
@@ -112,9 +110,9 @@ class Llama2Env(gymnasium.Env[NDArray[np.float32], np.int64]):
         info["energy_method"] = step.outcomes.energy_method
         return step.observations[0], float(step.rewards[0]), False, step.truncated, info
 
-    def action_masks(self) -> NDArray[np.bool_]:
+    def action_masks(self) -> BoolArray:
         """Which actions the request allows, shape (n_directives,)."""
-        mask: NDArray[np.bool_] = self.world.action_masks()[0]
+        mask: BoolArray = self.world.action_masks()[0]
         return mask
 
     def close(self) -> None:
@@ -122,7 +120,7 @@ class Llama2Env(gymnasium.Env[NDArray[np.float32], np.int64]):
         self.world.backend.close()
 
 
-class Llama2VectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[Any]]):
+class Llama2VectorEnv(VectorEnv[Float32Array, Int64Array, AnyArray]):
     """Many lanes of `Llama2Env` at once: one call sends all lanes' requests together.
 
     On a live server its batching is used; on a replay a step is array arithmetic.
@@ -142,13 +140,13 @@ class Llama2VectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    ) -> tuple[Float32Array, dict[str, Any]]:
         """Begin an episode in every lane; seed s seeds lane i with s + i."""
         return self.world.reset(seed), {}
 
     def step(
-        self, actions: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float32], NDArray[Any], NDArray[Any], NDArray[Any], dict[str, Any]]:
+        self, actions: Int64Array
+    ) -> tuple[Float32Array, AnyArray, AnyArray, AnyArray, dict[str, Any]]:
         """Send every lane's request under its action."""
         step = self.world.step(actions)
         info: dict[str, Any] = {**step_info(step), "terms": step.terms}
@@ -159,7 +157,7 @@ class Llama2VectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[
         flags = np.full(self.num_envs, step.truncated)
         return observations, step.rewards, np.zeros(self.num_envs, dtype=bool), flags, info
 
-    def action_masks(self) -> NDArray[np.bool_]:
+    def action_masks(self) -> BoolArray:
         """Which actions each lane's request allows, shape (lanes, n_directives)."""
         return self.world.action_masks()
 
@@ -168,7 +166,7 @@ class Llama2VectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.int64], NDArray[
         self.world.backend.close()
 
 
-def step_info(step: Step) -> dict[str, NDArray[Any]]:
+def step_info(step: Step) -> dict[str, AnyArray]:
     """What a step reports beside the reward; arrays of shape (lanes,)."""
     outcomes = step.outcomes
     return {

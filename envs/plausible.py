@@ -7,8 +7,8 @@ The bounds are beyond what is known to exist, so that nothing true is refused. A
 import warnings
 
 import numpy as np
-from numpy.typing import NDArray
 
+from envs.arrays import Float64Array
 from envs.errors import UnitError
 
 # From a 2 M-parameter model on one core (5 mJ) and to a 405 B one, alone on its servers (some kJ).
@@ -19,7 +19,6 @@ LEAST_WATTS, MOST_WATTS = 0.02, 2e6
 MOST_G_PER_KWH = 3000.0
 # Of many hours on the whole: in kg/kWh, or lb/kWh, a grid of 1,000 g/kWh would be 1 to 2.2.
 LEAST_MEAN_G_PER_KWH = 2.5
-Floats = NDArray[np.float64]
 _GRAMS = "Give grams per kWh (1 kg/kWh = 1000 g/kWh, 1 lb/MWh = 0.454 g/kWh)"
 
 
@@ -56,7 +55,9 @@ def check_watts(
         )
 
 
-def check_outcomes(where: str, tokens: Floats, joules: Floats, lasted: Floats) -> None:
+def check_outcomes(
+    where: str, tokens: Float64Array, joules: Float64Array, lasted: Float64Array
+) -> None:
     """Generated tokens, J and s of requests, each (n,), by the middle one; zeros say nothing.
 
     Raises:

@@ -1,11 +1,10 @@
 """Replay: outcomes from a recorded profile. Deterministic."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from envs.arrays import AnyArray
 from envs.outcomes.outcome import Outcomes
 from envs.outcomes.profile import Profile
 from envs.requests.request import Request
@@ -27,11 +26,11 @@ class ReplayBackend:
         """The profile's requests."""
         return self._profile.requests
 
-    def in_flight(self, lanes: int) -> NDArray[Any]:
+    def in_flight(self, lanes: int) -> AnyArray:
         """The trace's load, or zeros: a profile records none."""
         return np.full(lanes, self._load() if self._load else 0.0)
 
-    def play(self, rows: NDArray[Any], actions: NDArray[Any]) -> Outcomes:
+    def play(self, rows: AnyArray, actions: AnyArray) -> Outcomes:
         """The recorded outcomes."""
         return self._profile.outcomes(rows, actions)
 

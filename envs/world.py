@@ -6,43 +6,41 @@ cannot drift apart.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from envs.arrays import AnyArray, BoolArray, Float32Array, Float64Array, Int64Array, StrArray
 from envs.backend import Backend
 from envs.carbon.intensity import HOUR_SECONDS, IntensityTrace
 from envs.clock import Clock
-from envs.outcomes.outcome import Floats, Outcomes
+from envs.outcomes.outcome import Outcomes
 from envs.outcomes.reward import Reward
 from envs.requests.features import Featurizer
 from envs.requests.mix import Mix
 from envs.requests.request import Request
-from envs.requests.structure import Array
 
 
 def request_parts(
     featurizer: Featurizer, requests: Sequence[Request], task_tags: bool = True
-) -> Array:
+) -> Float32Array:
     """The requests' own part of their observations, shape (n, features before context)."""
     return np.stack(
         [featurizer.request(r.messages, r.task if task_tags else None) for r in requests]
     )
 
 
-def both_parts(featurizer: Featurizer, requests: Sequence[Request]) -> Array:
+def both_parts(featurizer: Featurizer, requests: Sequence[Request]) -> Float32Array:
     """`request_parts` without and with the task's tag, shape (2, n, features before context)."""
     return np.stack([request_parts(featurizer, requests, tags) for tags in (False, True)])
 
 
 def observe(
     featurizer: Featurizer,
-    parts: Array,
+    parts: Float32Array,
     trace: IntensityTrace,
-    times: Floats,
-    in_flight: NDArray[Any],
-) -> Array:
+    times: Float64Array,
+    in_flight: AnyArray,
+) -> Float32Array:
     """Observations of requests (by their parts) at times (Unix s), shape (n, n_features)."""
     places = trace.recent_place(times), trace.coming_place(times)
     return featurizer.observe(parts, in_flight, trace.at(times), *places, times)
@@ -63,14 +61,14 @@ class Step:
         rows: which requests they were.
     """
 
-    observations: Array
-    rewards: Floats
+    observations: Float32Array
+    rewards: Float64Array
     truncated: bool
-    terms: dict[str, Floats]
+    terms: dict[str, Float64Array]
     outcomes: Outcomes
-    grams: Floats
-    intensity: Floats
-    rows: NDArray[np.int64]
+    grams: Float64Array
+    intensity: Float64Array
+    rows: Int64Array
 
 
 class World:
@@ -102,7 +100,7 @@ class World:
         episode_requests: int = 64,
         mix: Mix | None = None,
         tag_share: float = 1.0,
-        parts: Array | None = None,
+        parts: Float32Array | None = None,
     ) -> None:
         self.backend = backend
         self.featurizer = featurizer
@@ -125,7 +123,7 @@ class World:
         self._steerable = np.ones(lanes, dtype=np.bool_)
         self._count = 0
 
-    def reset(self, seed: int | Sequence[int | None] | None = None) -> Array:
+    def reset(self, seed: int | Sequence[int | None] | None = None) -> Float32Array:
         """Begin an episode in every lane; observations of shape (lanes, n_features).
 
         Args:
@@ -150,7 +148,7 @@ class World:
         self._draw()
         return self._observe()
 
-    def step(self, actions: NDArray[np.int64]) -> Step:
+    def step(self, actions: Int64Array) -> Step:
         """Answer every lane's request under its directive and draw the next ones."""
         actions = np.asarray(actions, dtype=np.int64)
         if (
@@ -181,7 +179,7 @@ class World:
             rows=rows,
         )
 
-    def action_masks(self) -> NDArray[np.bool_]:
+    def action_masks(self) -> BoolArray:
         """Which directives each lane's request allows, shape (lanes, n_directives).
 
         Those that it forbids are played as L0. (The name is sb3-contrib's.)
@@ -198,7 +196,7 @@ class World:
         self._rows = self._draws.rows(of_task, of_prompt, self.trace.hour(self._times))
         self._tagged = (of_tag < self._tag_share).astype(np.int64)
 
-    def _observe(self) -> Array:
+    def _observe(self) -> Float32Array:
         seen = observe(
             self.featurizer,
             self._parts[self._tagged, self._rows],
@@ -213,16 +211,14 @@ class World:
 class _Draws:
     """Turns uniform random numbers into requests, all alike or by a mix of tasks."""
 
-    def __init__(self, tasks: NDArray[np.str_], mix: Mix | None) -> None:
+    def __init__(self, tasks: StrArray, mix: Mix | None) -> None:
         names, counts = np.unique(tasks, return_counts=True)
         self._order = np.argsort(tasks, kind="stable")
         self._counts = counts
         self._firsts = np.concatenate([[0], np.cumsum(counts)[:-1]])
         self._mix = None if mix is None else mix.aligned([str(name) for name in names])
 
-    def rows(
-        self, of_task: Floats, of_prompt: Floats, hours: NDArray[np.int64]
-    ) -> NDArray[np.int64]:
+    def rows(self, of_task: Float64Array, of_prompt: Float64Array, hours: Int64Array) -> Int64Array:
         """Requests for random numbers in 0..1 and hours of the trace, each shape (n,)."""
         if self._mix is None:
             return (of_prompt * len(self._order)).astype(np.int64)
@@ -230,5 +226,5 @@ class _Draws:
         edges /= edges[:, -1:]
         task = (of_task[:, None] >= edges).sum(axis=1)
         place = (of_prompt * self._counts[task]).astype(np.int64)
-        drawn: NDArray[np.int64] = self._order[self._firsts[task] + place]
+        drawn: Int64Array = self._order[self._firsts[task] + place]
         return drawn

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import bootstrap
 
-Floats = NDArray[np.float64]
+from envs.arrays import Float64Array
+
 RESAMPLES = 4000
 
 
@@ -35,7 +35,7 @@ class Drawn:
     """
 
     value: float
-    draws: Floats
+    draws: Float64Array
 
     @property
     def interval(self) -> Interval:
@@ -61,7 +61,7 @@ def averaged(repeats: Sequence[Drawn], seed: int = 0) -> Drawn:
     return Drawn(float(np.mean([repeat.value for repeat in repeats])), draws)
 
 
-def ratio_of_means(numerator: Floats, denominator: Floats, seed: int = 0) -> Interval:
+def ratio_of_means(numerator: Float64Array, denominator: Float64Array, seed: int = 0) -> Interval:
     """mean(numerator) / mean(denominator) over the same requests, each shape (n,).
 
     Percentile bootstrap of 4,000 resamples, pairs kept together (Efron & Tibshirani,
@@ -75,9 +75,9 @@ def ratio_of_means(numerator: Floats, denominator: Floats, seed: int = 0) -> Int
         # The same ratio for every request: nothing to resample.
         return Interval(value, value, value)
 
-    def ratio(top: Floats, bottom: Floats, axis: int = -1) -> Floats:
+    def ratio(top: Float64Array, bottom: Float64Array, axis: int = -1) -> Float64Array:
         below = bottom.mean(axis=axis)
-        safe: Floats = top.mean(axis=axis) / np.where(below == 0, np.nan, below)
+        safe: Float64Array = top.mean(axis=axis) / np.where(below == 0, np.nan, below)
         return safe
 
     result = bootstrap(
@@ -94,7 +94,7 @@ def ratio_of_means(numerator: Floats, denominator: Floats, seed: int = 0) -> Int
     return Interval(value, float(interval.low), float(interval.high))
 
 
-def resampled_sums(values: Floats, seed: int = 0, resamples: int = 2000) -> Floats:
+def resampled_sums(values: Float64Array, seed: int = 0, resamples: int = 2000) -> Float64Array:
     """Sums of each column over resampled rows, shape (n, K) -> (resamples, K).
 
     The same rows are drawn for all columns, so that whatever is computed from the sums
@@ -103,11 +103,11 @@ def resampled_sums(values: Floats, seed: int = 0, resamples: int = 2000) -> Floa
     """
     count = len(values)
 
-    def sums(index: Floats, axis: int = -1) -> Floats:
+    def sums(index: Float64Array, axis: int = -1) -> Float64Array:
         drawn = np.atleast_2d(index).astype(np.int64)
         cells = (np.arange(len(drawn))[:, None] * count + drawn).ravel()
         times = np.bincount(cells, minlength=len(drawn) * count).reshape(len(drawn), count)
-        found: Floats = (times.astype(np.float64) @ values).T
+        found: Float64Array = (times.astype(np.float64) @ values).T
         return found if index.ndim > 1 else found[:, 0]
 
     result = bootstrap(
@@ -119,5 +119,5 @@ def resampled_sums(values: Floats, seed: int = 0, resamples: int = 2000) -> Floa
         method="percentile",
         rng=np.random.default_rng(seed),
     )
-    drawn: Floats = result.bootstrap_distribution.T
+    drawn: Float64Array = result.bootstrap_distribution.T
     return drawn

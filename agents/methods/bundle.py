@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from agents.methods.method import TRAINED, Floats
+from agents.methods.method import TRAINED
 from agents.methods.scene import Scene
 from agents.policy.bundle import Bundle
+from envs.arrays import Float64Array
 from envs.errors import BundleError
 
 
@@ -23,7 +24,7 @@ class Learned:
     task_tags: bool = True
     knows = TRAINED
 
-    def choose(self, scene: Scene) -> Floats:
+    def choose(self, scene: Scene) -> Float64Array:
         """See `Method`.
 
         Raises:

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agents.methods.dual_price import cheapest_choices
-from agents.methods.method import ORACLE, Floats
+from agents.methods.method import ORACLE
 from agents.methods.scene import Scene
+from envs.arrays import BoolArray, Float64Array
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Clairvoyant:
     per_task: bool = True
     knows = ORACLE
 
-    def choose(self, scene: Scene) -> Floats:
+    def choose(self, scene: Scene) -> Float64Array:
         """See `Method`."""
         table = np.zeros(scene.scores.shape)
         for rows, least in self._floors(scene):
@@ -32,7 +32,7 @@ class Clairvoyant:
             )
         return table
 
-    def _floors(self, scene: Scene) -> list[tuple[NDArray[np.bool_], float]]:
+    def _floors(self, scene: Scene) -> list[tuple[BoolArray, float]]:
         """Groups of requests and the total score that each has to reach."""
         rows = [scene.rows_of(task) for task in scene.floors]
         least = [

@@ -9,8 +9,9 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from agents.methods.dual_price import cheapest_choices
-from agents.methods.method import CROSS_FITTED, Floats
+from agents.methods.method import CROSS_FITTED
 from agents.methods.scene import Scene
+from envs.arrays import Float64Array
 from envs.carbon.footprint import footprint_grams
 from envs.errors import ConfigError
 from envs.requests.features import Featurizer
@@ -37,7 +38,7 @@ class Direct:
     vocabulary: int = 20_000
     knows = CROSS_FITTED
 
-    def choose(self, scene: Scene) -> Floats:
+    def choose(self, scene: Scene) -> Float64Array:
         """See `Method`."""
         predicted = self._predicted(scene)
         quality, energy, seconds = np.split(predicted, 3, axis=1)
@@ -53,7 +54,7 @@ class Direct:
             )
         return table
 
-    def _predicted(self, scene: Scene) -> Floats:
+    def _predicted(self, scene: Scene) -> Float64Array:
         """Quality, joules and seconds under each directive, shape (n, 3 D), cross-fitted."""
         requests = scene.profile.requests
         texts = ["\n".join(str(m.get("content", "")) for m in r.messages) for r in requests]

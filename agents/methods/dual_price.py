@@ -1,12 +1,11 @@
 """The dual price: each request takes what is cheapest when a unit of score has a price."""
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from envs.arrays import Float64Array, Int64Array
 
 
-def cheapest_choices(costs: Floats, scores: Floats, least: float) -> Floats:
+def cheapest_choices(costs: Float64Array, scores: Float64Array, least: float) -> Float64Array:
     """The cheapest choice for n requests whose summed score is at least `least`.
 
     The linear program min sum costs . x subject to sum scores . x >= least and each
@@ -50,7 +49,7 @@ def cheapest_choices(costs: Floats, scores: Floats, least: float) -> Floats:
     return (1 - share) * _one_hot(cheap, width) + share * _one_hot(dear, width)
 
 
-def _turns(costs: Floats, scores: Floats) -> Floats:
+def _turns(costs: Float64Array, scores: Float64Array) -> Float64Array:
     """Prices above 0 at which a request is indifferent between two of its options, sorted."""
     found = []
     for a in range(costs.shape[1]):
@@ -63,22 +62,22 @@ def _turns(costs: Floats, scores: Floats) -> Floats:
     return turns[turns > 0]
 
 
-def _between(turns: Floats) -> Floats:
+def _between(turns: Float64Array) -> Float64Array:
     """A price below all turns, one between each two, and one above all."""
     if not turns.size:
         return np.array([1.0])
     return np.concatenate([turns[:1] / 2, (turns[1:] + turns[:-1]) / 2, turns[-1:] * 2])
 
 
-def _taken(costs: Floats, scores: Floats, price: float) -> NDArray[np.int64]:
-    taken: NDArray[np.int64] = (costs - price * scores).argmin(axis=1)
+def _taken(costs: Float64Array, scores: Float64Array, price: float) -> Int64Array:
+    taken: Int64Array = (costs - price * scores).argmin(axis=1)
     return taken
 
 
-def _total(scores: Floats, taken: NDArray[np.int64]) -> float:
+def _total(scores: Float64Array, taken: Int64Array) -> float:
     return float(scores[np.arange(len(taken)), taken].sum())
 
 
-def _one_hot(taken: NDArray[np.int64], width: int) -> Floats:
-    chosen: Floats = np.eye(width)[taken]
+def _one_hot(taken: Int64Array, width: int) -> Float64Array:
+    chosen: Float64Array = np.eye(width)[taken]
     return chosen

@@ -1,12 +1,11 @@
 """The frontier of fixed mixes: the least cost at which a mix of directives reaches a score."""
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from envs.arrays import Float64Array
 
 
-def frontier_cost(costs: Floats, scores: Floats, target: Floats) -> Floats:
+def frontier_cost(costs: Float64Array, scores: Float64Array, target: Float64Array) -> Float64Array:
     """Least cost of any mix whose score is at least `target`, in closed form.
 
     The linear program min costs . x, scores . x >= target, sum x = 1, x >= 0 has a

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from agents.methods.dual_price import cheapest_choices
-from agents.methods.method import HINDSIGHT, ORACLE, Floats
+from agents.methods.method import HINDSIGHT, ORACLE
 from agents.methods.scene import Scene
+from envs.arrays import Float64Array
 from envs.carbon.footprint import footprint_grams
 
 
@@ -30,7 +31,7 @@ class HourlyTaskLP:
         """See `Method`."""
         return ORACLE if self.own_costs else HINDSIGHT
 
-    def choose(self, scene: Scene) -> Floats:
+    def choose(self, scene: Scene) -> Float64Array:
         """See `Method`."""
         table = np.zeros(scene.scores.shape)
         for task, floor in scene.floors.items():
@@ -50,7 +51,7 @@ def known_cost_lp() -> HourlyTaskLP:
     return HourlyTaskLP(own_costs=True)
 
 
-def _mean_grams(scene: Scene, task: str) -> Floats:
+def _mean_grams(scene: Scene, task: str) -> Float64Array:
     """Footprint of the task's mean request at each of its requests' hours, shape (rows, D)."""
     rows = scene.rows_of(task)
     return footprint_grams(

@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import linprog
 from scipy.sparse import csr_array
 
-Floats = NDArray[np.float64]
+from envs.arrays import Float64Array, StrArray
 
 
-def cheapest_mixes(costs: Floats, scores: Floats, least: Floats) -> Floats:
+def cheapest_mixes(costs: Float64Array, scores: Float64Array, least: Float64Array) -> Float64Array:
     """For each of G groups, the cheapest mix of directives whose scores reach their least.
 
     Minimises costs[g] . x[g] subject to x[g] >= 0, sum x[g] = 1 and
@@ -46,11 +45,11 @@ def cheapest_mixes(costs: Floats, scores: Floats, least: Floats) -> Floats:
     if not solution.success:
         raise ValueError(f"no mix reaches the least scores: {solution.message}")
     positive = np.clip(np.asarray(solution.x).reshape(groups, directives), 0, 1)
-    mixes: Floats = positive / positive.sum(axis=1, keepdims=True)
+    mixes: Float64Array = positive / positive.sum(axis=1, keepdims=True)
     return mixes
 
 
-def _block_diagonal(blocks: Floats) -> Any:
+def _block_diagonal(blocks: Float64Array) -> Any:
     """Blocks of shape (G, K, D) as a sparse matrix of shape (G K, G D)."""
     groups, rows, columns = blocks.shape
     place = np.arange(groups)[:, None, None] * columns + np.arange(columns)
@@ -60,8 +59,8 @@ def _block_diagonal(blocks: Floats) -> Any:
 
 
 def best_fixed_mix(
-    costs: Floats, scores: Floats, tasks: NDArray[np.str_], floors: Mapping[str, float]
-) -> Floats:
+    costs: Float64Array, scores: Float64Array, tasks: StrArray, floors: Mapping[str, float]
+) -> Float64Array:
     """The cheapest one mix of directives for all requests that keeps every task's floor.
 
     Always feasible for floors <= 1, since L0 alone keeps them.
@@ -81,5 +80,5 @@ def best_fixed_mix(
     ]
     means = np.array([mean for mean, _ in rows]).reshape(1, len(rows), costs.shape[1])
     least = np.array([[floor * mean[0] for mean, floor in rows]])
-    mix: Floats = cheapest_mixes(costs.mean(axis=0)[None], means, least)[0]
+    mix: Float64Array = cheapest_mixes(costs.mean(axis=0)[None], means, least)[0]
     return mix

@@ -4,12 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from mabwiser.mab import MAB, LearningPolicy
-from numpy.typing import NDArray
 
-from agents.methods.method import ONLINE, Floats
+from agents.methods.method import ONLINE
 from agents.methods.scene import Scene
+from envs.arrays import Float32Array, Float64Array, Int64Array
 from envs.requests.features import Featurizer
-from envs.requests.structure import Array
 
 # Requests' worth of the overall mean in a task's mean L0 quality, and that mean's least value.
 PRIOR = 2.0
@@ -39,7 +38,7 @@ class LinUCB:
     seed: int = 0
     knows = ONLINE
 
-    def choose(self, scene: Scene) -> Floats:
+    def choose(self, scene: Scene) -> Float64Array:
         """See `Method`."""
         width = scene.scores.shape[1]
         bandit = MAB(
@@ -63,7 +62,7 @@ class LinUCB:
             learn = bandit.fit if start == 0 else bandit.partial_fit
             learn(actions[rows].tolist(), rewards.tolist(), contexts[rows])
             progress.price(self.rate)
-        chosen: Floats = np.eye(width)[actions]
+        chosen: Float64Array = np.eye(width)[actions]
         return chosen
 
 
@@ -81,7 +80,7 @@ class _Progress:
         self._played_l0, self._earned_l0 = np.zeros(count), np.zeros(count)
         self._grams_l0 = 0.0
 
-    def play(self, rows: NDArray[np.int64], actions: NDArray[np.int64]) -> None:
+    def play(self, rows: Int64Array, actions: Int64Array) -> None:
         """Count the outcomes of choices."""
         task, scores = self._task[rows], self._scene.scores[rows, actions]
         left_alone = actions == 0
@@ -91,12 +90,12 @@ class _Progress:
         np.add.at(self._earned_l0, task, scores * left_alone)
         self._grams_l0 += float(self._scene.grams[rows[left_alone], 0].sum())
 
-    def rewards(self, rows: NDArray[np.int64], actions: NDArray[np.int64]) -> Floats:
+    def rewards(self, rows: Int64Array, actions: Int64Array) -> Float64Array:
         """Rewards of choices, as far as their scale is known by now, shape (len(rows),)."""
         task, scores = self._task[rows], self._scene.scores[rows, actions]
         grams = self._scene.grams[rows, actions] / self._grams_at_l0()
         ratio = scores / self._quality_at_l0()[task]
-        worth: Floats = self._multipliers[task] * (ratio - self._floors[task]) - grams
+        worth: Float64Array = self._multipliers[task] * (ratio - self._floors[task]) - grams
         return worth
 
     def price(self, rate: float) -> None:
@@ -105,19 +104,19 @@ class _Progress:
         shortfall = (self._floors - ratio) * (self._played > 0)
         self._multipliers = np.maximum(0, self._multipliers + rate * shortfall)
 
-    def _quality_at_l0(self) -> Floats:
+    def _quality_at_l0(self) -> Float64Array:
         overall = self._earned_l0.sum() / max(1.0, self._played_l0.sum())
         # A task's own mean, drawn towards that of all tasks while it has few requests.
-        mean: Floats = (self._earned_l0 + PRIOR * overall) / (self._played_l0 + PRIOR)
+        mean: Float64Array = (self._earned_l0 + PRIOR * overall) / (self._played_l0 + PRIOR)
         return np.maximum(mean, LEAST_QUALITY)
 
     def _grams_at_l0(self) -> float:
         return max(self._grams_l0 / max(1.0, float(self._played_l0.sum())), 1e-12)
 
 
-def _scaled(observations: Array, first: NDArray[np.int64]) -> Array:
+def _scaled(observations: Float32Array, first: Int64Array) -> Float32Array:
     """Scaled by the mean and spread of the first requests, shape (n, n_features)."""
     spread = observations[first].std(axis=0)
     centred = observations - observations[first].mean(axis=0)
-    scaled: Array = np.clip(centred / np.where(spread > 1e-6, spread, 1), -CLIP, CLIP)
+    scaled: Float32Array = np.clip(centred / np.where(spread > 1e-6, spread, 1), -CLIP, CLIP)
     return scaled

@@ -2,12 +2,8 @@
 
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from agents.methods.scene import Scene
-
-Floats = NDArray[np.float64]
+from envs.arrays import Float64Array
 
 # What a method knew of the outcomes on which it is judged, from most to least.
 ORACLE = "oracle"  # each request's own
@@ -29,5 +25,5 @@ class Method(Protocol):
     def knows(self) -> str:
         """One of the constants of this module."""
 
-    def choose(self, scene: Scene) -> Floats:
+    def choose(self, scene: Scene) -> Float64Array:
         """Probabilities of each directive for each request, shape (n, D)."""

@@ -3,9 +3,10 @@
 import numpy as np
 
 from agents.methods.linear_program import cheapest_mixes
-from agents.methods.method import HINDSIGHT, ORACLE, Floats
+from agents.methods.method import HINDSIGHT, ORACLE
 from agents.methods.scene import Scene
 from agents.methods.sprout import largest_savings_first
+from envs.arrays import Float64Array
 from envs.carbon.footprint import footprint_grams
 
 
@@ -20,7 +21,7 @@ class SproutLP:
 
     knows = HINDSIGHT
 
-    def choose(self, scene: Scene) -> Floats:
+    def choose(self, scene: Scene) -> Float64Array:
         """See `Method`."""
         moments = scene.moments
         first = np.unique(moments, return_index=True)[1]
@@ -33,7 +34,7 @@ class SproutStatic:
 
     knows = HINDSIGHT
 
-    def choose(self, scene: Scene) -> Floats:
+    def choose(self, scene: Scene) -> Float64Array:
         """See `Method`."""
         return np.tile(_static_mix(scene), (len(scene), 1))
 
@@ -47,11 +48,11 @@ class SproutOracle:
 
     knows = ORACLE
 
-    def choose(self, scene: Scene) -> Floats:
+    def choose(self, scene: Scene) -> Float64Array:
         """See `Method`."""
         mix = _static_mix(scene)
         actions = largest_savings_first(scene.grams[None], mix, scene.weights[None])[0]
-        chosen: Floats = np.eye(mix.shape[1])[actions]
+        chosen: Float64Array = np.eye(mix.shape[1])[actions]
         return chosen
 
 
@@ -60,7 +61,7 @@ class PerTaskLP:
 
     knows = HINDSIGHT
 
-    def choose(self, scene: Scene) -> Floats:
+    def choose(self, scene: Scene) -> Float64Array:
         """See `Method`."""
         costs, scores = scene.task_means(scene.grams), scene.task_means(scene.scores)
         least = np.array(list(scene.floors.values())) * scores[:, 0]
@@ -71,7 +72,7 @@ class PerTaskLP:
         return table
 
 
-def _static_mix(scene: Scene) -> Floats:
+def _static_mix(scene: Scene) -> Float64Array:
     """SPROUT's one mix for the whole scene, shape (1, D)."""
     shares = np.array([[scene.weights[scene.rows_of(task)].sum() for task in scene.floors]])
     return _sprout_mixes(
@@ -79,7 +80,7 @@ def _static_mix(scene: Scene) -> Floats:
     )
 
 
-def _sprout_mixes(scene: Scene, intensity: Floats, shares: Floats) -> Floats:
+def _sprout_mixes(scene: Scene, intensity: Float64Array, shares: Float64Array) -> Float64Array:
     """SPROUT's mix for each intensity (G,) and task mix (G, tasks), shape (G, D)."""
     scores = scene.task_means(scene.scores)
     energy = shares @ scene.task_means(scene.profile.energy_joules)

@@ -5,18 +5,15 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
+from envs.arrays import BoolArray, Float32Array, Float64Array, Int64Array, StrArray
 from envs.carbon.footprint import footprint_grams
 from envs.carbon.intensity import HOUR_SECONDS, IntensityTrace
 from envs.errors import ConfigError
 from envs.outcomes.profile import Profile
 from envs.requests.features import Featurizer
 from envs.requests.mix import Mix
-from envs.requests.structure import Array
 from envs.world import observe, request_parts
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -37,19 +34,19 @@ class Scene:
 
     profile: Profile
     traces: tuple[IntensityTrace, ...]
-    zone: NDArray[np.int64]
-    times: Floats
-    weights: Floats
+    zone: Int64Array
+    times: Float64Array
+    weights: Float64Array
     floors: Mapping[str, float]
     quality: str
-    hours: NDArray[np.int64]
+    hours: Int64Array
     mix: Mix
 
     def __len__(self) -> int:
         return len(self.times)
 
     @cached_property
-    def intensity(self) -> Floats:
+    def intensity(self) -> Float64Array:
         """gCO2e/kWh at each request, shape (n,)."""
         found = np.empty(len(self))
         for index, trace in enumerate(self.traces):
@@ -58,50 +55,50 @@ class Scene:
         return found
 
     @cached_property
-    def grams(self) -> Floats:
+    def grams(self) -> Float64Array:
         """Footprint of each request under each directive, gCO2e, shape (n, D)."""
         return footprint_grams(
             self.profile.energy_joules, self.profile.device_seconds, self.intensity[:, None]
         )
 
     @property
-    def scores(self) -> Floats:
+    def scores(self) -> Float64Array:
         """Quality under each directive, shape (n, D); no NaN."""
         return self.profile.quality(self.quality)
 
     @cached_property
-    def tasks(self) -> NDArray[np.str_]:
+    def tasks(self) -> StrArray:
         """Task of each request, shape (n,)."""
         return np.array([request.task for request in self.profile.requests])
 
     @cached_property
-    def moments(self) -> NDArray[np.int64]:
+    def moments(self) -> Int64Array:
         """One number for each zone and hour that occurs, shape (n,), counted from 0."""
         key = np.stack([self.zone, np.floor(self.times / HOUR_SECONDS).astype(np.int64)])
         _, moments = np.unique(key, axis=1, return_inverse=True)
         return moments.ravel()
 
     @cached_property
-    def task_index(self) -> NDArray[np.int64]:
+    def task_index(self) -> Int64Array:
         """Place of each request's task among `floors`, shape (n,)."""
         place = {task: index for index, task in enumerate(self.floors)}
         return np.array([place[r.task] for r in self.profile.requests], dtype=np.int64)
 
-    def rows_of(self, task: str) -> NDArray[np.bool_]:
+    def rows_of(self, task: str) -> BoolArray:
         """Mask of a task's requests, shape (n,)."""
-        mask: NDArray[np.bool_] = self.tasks == task
+        mask: BoolArray = self.tasks == task
         return mask
 
-    def means(self, values: Floats, rows: NDArray[np.bool_] | None = None) -> Floats:
+    def means(self, values: Float64Array, rows: BoolArray | None = None) -> Float64Array:
         """Weighted means over requests, shape (n, ...) -> (...)."""
         chosen = slice(None) if rows is None else rows
         return np.average(values[chosen], axis=0, weights=self.weights[chosen])
 
-    def task_means(self, values: Floats) -> Floats:
+    def task_means(self, values: Float64Array) -> Float64Array:
         """Weighted means of (n, D) over each task's requests, shape (tasks, D)."""
         return np.array([self.means(values, self.rows_of(task)) for task in self.floors])
 
-    def observations(self, featurizer: Featurizer, task_tags: bool) -> Array:
+    def observations(self, featurizer: Featurizer, task_tags: bool) -> Float32Array:
         """What a policy sees of each request, no load in flight, shape (n, n_features)."""
         parts = request_parts(featurizer, self.profile.requests, task_tags)
         seen = np.empty((len(self), len(featurizer.names)), dtype=np.float32)
@@ -171,7 +168,7 @@ def spread(
 
 def _slots(
     traces: Sequence[IntensityTrace], count: int, starts: Sequence[int], hours: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
+) -> tuple[Int64Array, Int64Array, Float64Array]:
     """Zone, hour of its window and time of each request, each shape (count,)."""
     by_zone = [
         [t.window_times(start, hours) for start in starts] or [t.window_times(0, len(t.g_per_kwh))]

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from agents.methods.method import HINDSIGHT, NOTHING, Floats
+from agents.methods.method import HINDSIGHT, NOTHING
 from agents.methods.scene import Scene
+from envs.arrays import Float64Array
 
 
 class Base:
@@ -11,7 +12,7 @@ class Base:
 
     knows = NOTHING
 
-    def choose(self, scene: Scene) -> Floats:
+    def choose(self, scene: Scene) -> Float64Array:
         """See `Method`."""
         return always(scene, 0)
 
@@ -21,7 +22,7 @@ class LeastCarbon:
 
     knows = HINDSIGHT
 
-    def choose(self, scene: Scene) -> Floats:
+    def choose(self, scene: Scene) -> Float64Array:
         """See `Method`."""
         return always(scene, int(scene.means(scene.grams).argmin()))
 
@@ -31,7 +32,7 @@ class Chance:
 
     knows = NOTHING
 
-    def choose(self, scene: Scene) -> Floats:
+    def choose(self, scene: Scene) -> Float64Array:
         """See `Method`."""
         shape = scene.scores.shape
         return np.full(shape, 1 / shape[1])
@@ -46,7 +47,7 @@ class IntensityThreshold:
 
     knows = HINDSIGHT
 
-    def choose(self, scene: Scene) -> Floats:
+    def choose(self, scene: Scene) -> Float64Array:
         """See `Method`."""
         order = np.argsort(-scene.intensity, kind="stable")
         # Only whole hours: requests at one intensity are treated alike.
@@ -70,7 +71,7 @@ class IntensityThreshold:
         return best
 
 
-def always(scene: Scene, directive: int) -> Floats:
+def always(scene: Scene, directive: int) -> Float64Array:
     """The same directive for every request, shape (n, D)."""
     table = np.zeros(scene.scores.shape)
     table[:, directive] = 1.0

@@ -5,9 +5,8 @@ EMNLP 2024, https://aclanthology.org/2024.emnlp-main.1215.
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from envs.arrays import Float64Array, Int64Array
 
 # xi of equation (4): how much of L0's quality may be given up at the year's dirtiest hour.
 XI = 0.1
@@ -17,7 +16,9 @@ GRACE_HOURS = 7
 LIMIT_HOURS = 72
 
 
-def quality_floor(intensity: Floats, year_low: float, year_high: float, xi: float = XI) -> Floats:
+def quality_floor(
+    intensity: Float64Array, year_low: float, year_high: float, xi: float = XI
+) -> Float64Array:
     """Least quality relative to L0's: 1 at the year's lowest intensity, 1 - xi at its highest.
 
     Args:
@@ -28,7 +29,7 @@ def quality_floor(intensity: Floats, year_low: float, year_high: float, xi: floa
     return 1 - xi * (intensity - year_low) / (year_high - year_low)
 
 
-def evaluation_hours(intensity: Floats) -> list[int]:
+def evaluation_hours(intensity: Float64Array) -> list[int]:
     """Hours of a window at which the evaluator measures quality anew.
 
     With a(t) = I(t) exp(0.029 (t - t_last)), it fires when the step of `a` seen an hour
@@ -53,7 +54,7 @@ def evaluation_hours(intensity: Floats) -> list[int]:
     return fired
 
 
-def last_evaluation(fired: list[int], hours: int) -> NDArray[np.int64]:
+def last_evaluation(fired: list[int], hours: int) -> Int64Array:
     """For each hour the hour whose evaluation is in force, shape (hours,); 0 before the first."""
     last = np.zeros(hours, dtype=np.int64)
     for hour in fired:
@@ -62,8 +63,8 @@ def last_evaluation(fired: list[int], hours: int) -> NDArray[np.int64]:
 
 
 def largest_savings_first(
-    grams: Floats, shares: Floats, weights: Floats | None = None
-) -> NDArray[np.int64]:
+    grams: Float64Array, shares: Float64Array, weights: Float64Array | None = None
+) -> Int64Array:
     """Directives of the paper's "oracle": short levels to the requests that save most by them.
 
     Level by level in the catalogue's order: brief goes to the requests that it saves most

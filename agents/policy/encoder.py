@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from transformers import AutoModel, AutoTokenizer
 
+from envs.arrays import Float32Array
 from envs.errors import ConfigError
-from envs.requests.structure import Array
 
 MAX_TOKENS = 256
 BATCH = 64
@@ -40,7 +40,7 @@ class Encoder:
         if not self._tokenizer.is_fast:
             raise ConfigError(f"encoder {folder}: its tokenizer has no tokenizer.json; save one")
         self.width = int(self._model.config.hidden_size)
-        self._known: dict[str, Array] = {}
+        self._known: dict[str, Float32Array] = {}
 
     def warm(self, texts: Sequence[str]) -> None:
         """Read texts at once and remember them: training sees each again and again."""
@@ -49,10 +49,10 @@ class Encoder:
             batch = left[start : start + BATCH]
             self._known |= zip(batch, self._encoded(batch), strict=True)
 
-    def vector(self, text: str) -> Array:
+    def vector(self, text: str) -> Float32Array:
         """One text's vector, shape (width,), of length `LENGTH`."""
         known = self._known.get(text)
-        vector: Array = self._encoded([text])[0] if known is None else known
+        vector: Float32Array = self._encoded([text])[0] if known is None else known
         return vector
 
     def save(self, folder: Path) -> list[str]:
@@ -65,7 +65,7 @@ class Encoder:
         return sorted(path.name for path in folder.iterdir())
 
     @torch.inference_mode()
-    def _encoded(self, texts: Sequence[str]) -> Array:
+    def _encoded(self, texts: Sequence[str]) -> Float32Array:
         # Token by token padded here: not every tokenizer names a padding token.
         rows = [
             self._tokenizer(text, truncation=True, max_length=MAX_TOKENS)["input_ids"] or [0]
@@ -77,5 +77,5 @@ class Encoder:
         hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
         means = (hidden * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
         scaled = LENGTH * torch.nn.functional.normalize(means.float(), dim=1)
-        vectors: Array = scaled.numpy()
+        vectors: Float32Array = scaled.numpy()
         return vectors

@@ -6,19 +6,18 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.tree import DecisionTreeClassifier, export_text
 
 from agents.policy.network import Policy
+from envs.arrays import Float32Array, Int64Array
 from envs.requests.features import GROUPS, Featurizer
-from envs.requests.structure import Array
 
 MOST_LEAVES = 12
 INTENSITIES = np.geomspace(5, 1500, 400)
 
 
 def contributions(
-    policy: Policy, featurizer: Featurizer, observation: Array, action: int, other: int
+    policy: Policy, featurizer: Featurizer, observation: Float32Array, action: int, other: int
 ) -> dict[str, float]:
     """Each feature group's share of the log-odds of `action` against `other`.
 
@@ -54,7 +53,7 @@ def contributions(
 
 
 def turning_points(
-    policy: Policy, featurizer: Featurizer, observation: Array
+    policy: Policy, featurizer: Featurizer, observation: Float32Array
 ) -> list[tuple[float, int]]:
     """From which carbon intensity (g/kWh) on the likeliest directive is which, ascending."""
     tiled = np.tile(observation, (len(INTENSITIES), 1))
@@ -90,7 +89,7 @@ class Tree:
 def distilled(
     policy: Policy,
     featurizer: Featurizer,
-    observations: Array,
+    observations: Float32Array,
     directives: Mapping[int, str],
     leaves: int = MOST_LEAVES,
     seed: int = 0,
@@ -108,7 +107,7 @@ def distilled(
     grown, judged = np.array_split(order, 2)
     tree = DecisionTreeClassifier(max_leaf_nodes=leaves, random_state=seed)
     tree.fit(observations[grown], likeliest[grown])
-    told: NDArray[np.int64] = tree.predict(observations[judged])
+    told: Int64Array = tree.predict(observations[judged])
     names = [directives[int(action)] for action in tree.classes_]
     return Tree(
         export_text(tree, feature_names=list(featurizer.names), class_names=names),

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+from envs.arrays import BoolArray, Float32Array, Float64Array
+
 # Normalised observations are cut here, so that one odd value cannot saturate the net.
 CLIP = 5.0
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
@@ -33,13 +33,13 @@ class Policy:
         activation: one of `ACTIVATIONS`.
     """
 
-    mean: Floats
-    scale: Floats
-    layers: tuple[tuple[Floats, Floats], ...]
+    mean: Float32Array
+    scale: Float32Array
+    layers: tuple[tuple[Float32Array, Float32Array], ...]
     clip: float = CLIP
     activation: str = "tanh"
 
-    def probabilities(self, observations: NDArray[np.float32]) -> NDArray[np.float64]:
+    def probabilities(self, observations: Float32Array) -> Float64Array:
         """Shape (n, n_features) -> (n, n_directives); rows sum to 1."""
         hidden = (observations - self.mean) * self.scale
         if self.clip < np.inf:
@@ -51,10 +51,10 @@ class Policy:
         logits = (hidden @ weight.T + bias).astype(np.float64)
         logits -= logits.max(axis=1, keepdims=True)
         odds = np.exp(logits)
-        result: NDArray[np.float64] = odds / odds.sum(axis=1, keepdims=True)
+        result: Float64Array = odds / odds.sum(axis=1, keepdims=True)
         return result
 
-    def probabilities_of(self, observation: NDArray[np.float32]) -> list[float]:
+    def probabilities_of(self, observation: Float32Array) -> list[float]:
         """`probabilities` of one observation, shape (n_features,), at a third of the price."""
         hidden = observation - self.mean
         hidden *= self.scale
@@ -73,15 +73,13 @@ class Policy:
         total = sum(odds)
         return [each / total for each in odds]
 
-    def allowed(
-        self, observations: NDArray[np.float32], steerable: NDArray[np.bool_]
-    ) -> NDArray[np.float64]:
+    def allowed(self, observations: Float32Array, steerable: BoolArray) -> Float64Array:
         """`probabilities`, and L0 for certain where a request may not be steered, shape (n,)."""
         chance = self.probabilities(observations)
         chance[~steerable] = np.eye(1, chance.shape[1])
         return chance
 
-    def arrays(self) -> dict[str, Floats]:
+    def arrays(self) -> dict[str, Float32Array]:
         """Named tensors, as the policy bundle stores them."""
         named = {"mean": self.mean, "scale": self.scale}
         for index, (weight, bias) in enumerate(self.layers):
@@ -90,8 +88,8 @@ class Policy:
 
 
 def normalisation(
-    observations: Floats,
-) -> tuple[Floats, Floats]:
+    observations: Float32Array,
+) -> tuple[Float32Array, Float32Array]:
     """Mean and scale of each feature over `observations`, shape (n, n_features).
 
     A feature that does not vary gets scale 0: the policy never learned what it

@@ -35,8 +35,9 @@ class PpoConfig:
         floor_slack: how far floors yield from the cleanest to the dirtiest hour, as SPROUT's
             xi (`envs.outcomes.floors`); 0 keeps them constant.
         without: groups of features that the policy must not see; one of
-            `envs.requests.features.GROUPS`, `SPARED` or `FORECAST`. The last by default: a request's best directive does not
-            depend on the hours to come, and live there may be no forecast.
+            `envs.requests.features.GROUPS`, `SPARED` or `FORECAST`. The last by default: a
+            request's best directive does not depend on the hours to come, and live there may be
+            no forecast.
         patience: rollouts without a better policy after which training stops; 0 never.
         gamma: 0: a request's directive does not change the next request.
     """

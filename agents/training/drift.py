@@ -4,15 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import ttest_ind
 
 from agents.training.prepared import Prepared
+from envs.arrays import Float32Array, Float64Array, Int64Array, StrArray
 from envs.outcomes.outcome import Outcomes
 from envs.requests.request import Request
-from envs.requests.structure import Array
 
-Floats = NDArray[np.float64]
 COSTS = ("energy_joules", "completion_tokens", "latency_seconds")
 # Fewer live answers of a task under a directive tell nothing.
 LEAST_ANSWERS = 8
@@ -52,7 +50,7 @@ class Drift:
 def drifts(
     prepared: Prepared,
     requests: Sequence[Request],
-    actions: NDArray[np.int64],
+    actions: Int64Array,
     outcomes: Outcomes,
 ) -> list[Drift]:
     """Compare live answers with the profile, request by request as foretold.
@@ -96,21 +94,27 @@ def _foretold_by(measure: str, directive: str) -> str:
     return f"log_energy={directive}" if measure in COSTS else f"quality={directive}"
 
 
-def _scaled(measure: str, values: Floats) -> Floats:
-    scaled: Floats = np.log(np.maximum(values, LEAST_COST)) if measure in COSTS else values
+def _scaled(measure: str, values: Float64Array) -> Float64Array:
+    scaled: Float64Array = np.log(np.maximum(values, LEAST_COST)) if measure in COSTS else values
     return scaled
 
 
-def _by_prompt(prompts: NDArray[np.str_], foretold: Array, values: Floats) -> tuple[Array, Floats]:
+def _by_prompt(
+    prompts: StrArray, foretold: Float32Array, values: Float64Array
+) -> tuple[Float32Array, Float64Array]:
     """Means by prompt; a server without chance answers the same prompt alike."""
     known = ~np.isnan(values)
     _, first, place = np.unique(prompts[known], return_index=True, return_inverse=True)
     counts = np.bincount(place)
-    means: Floats = np.bincount(place, values[known]) / counts if len(counts) else values[known]
+    means: Float64Array = (
+        np.bincount(place, values[known]) / counts if len(counts) else values[known]
+    )
     return foretold[known][first], means
 
 
-def _change(then: tuple[Array, Floats], now: tuple[Array, Floats], *, alike: bool) -> Floats | None:
+def _change(
+    then: tuple[Float32Array, Float64Array], now: tuple[Float32Array, Float64Array], *, alike: bool
+) -> Float64Array | None:
     """Difference of means beyond the line of `then`, with its 95% interval, shape (3,).
 
     None where too little is known. Each side is what is foretold, and what was measured.

@@ -8,18 +8,16 @@ new prompt, and without the noise it learns in fewer steps.
 """
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.ensemble import ExtraTreesRegressor
 
-from envs.requests.structure import Array
+from envs.arrays import BoolArray, Float32Array, Float64Array, Int64Array, StrArray
 
-Floats = NDArray[np.float64]
 TREES = 100
 # Verdicts of at least so many prompts are averaged in a leaf.
 LEAST_PROMPTS = 16
 
 
-def expected_cost(foretold: Floats, costs: Floats, tasks: NDArray[np.str_]) -> Floats:
+def expected_cost(foretold: Float64Array, costs: Float64Array, tasks: StrArray) -> Float64Array:
     """Costs as foretold, of each task's mean under each directive, as far as it came true.
 
     Args:
@@ -43,13 +41,13 @@ def expected_cost(foretold: Floats, costs: Floats, tasks: NDArray[np.str_]) -> F
 
 
 def expected_quality(
-    parts: Array,
-    length: Floats,
-    scores: Floats,
-    tasks: NDArray[np.str_],
-    folds: NDArray[np.int64],
+    parts: Float32Array,
+    length: Float64Array,
+    scores: Float64Array,
+    tasks: StrArray,
+    folds: Int64Array,
     seed: int,
-) -> Floats:
+) -> Float64Array:
     """Quality of each prompt under each directive, as other folds' prompts foretell it.
 
     What counts is a directive's difference to L0. Often little more can be told of it than a
@@ -84,13 +82,13 @@ def expected_quality(
     return expected
 
 
-def _believed(told: Floats, true: Floats) -> Floats:
+def _believed(told: Float64Array, true: Float64Array) -> Float64Array:
     """What to believe of a prediction's deviations from its mean, shape (n,)."""
-    deviations: Floats = belief(told, true) * (told - told.mean())
+    deviations: Float64Array = belief(told, true) * (told - told.mean())
     return deviations
 
 
-def belief(told: Floats, true: Floats) -> float:
+def belief(told: Float64Array, true: Float64Array) -> float:
     """How much of a prediction's spread to believe, 0 to 1; both of shape (n,).
 
     The slope of what came true on what was told (stacking with one predictor; Wolpert,
@@ -100,7 +98,7 @@ def belief(told: Floats, true: Floats) -> float:
     return float(np.clip(slope - error, 0.0, 1.0))
 
 
-def _by_line(length: Floats, lost: Floats, folds: NDArray[np.int64]) -> Floats:
+def _by_line(length: Float64Array, lost: Float64Array, folds: Int64Array) -> Float64Array:
     """Loss as a line on the length, its slope less its standard error, shape (n,)."""
     told = np.zeros(len(lost))
     for fold in np.unique(folds):
@@ -113,8 +111,8 @@ def _by_line(length: Floats, lost: Floats, folds: NDArray[np.int64]) -> Floats:
 
 
 def _by_trees(
-    parts: Array, scores: Floats, known: NDArray[np.bool_], folds: NDArray[np.int64], seed: int
-) -> Floats:
+    parts: Float32Array, scores: Float64Array, known: BoolArray, folds: Int64Array, seed: int
+) -> Float64Array:
     foretold = scores.copy()
     for fold in np.unique(folds[known]):
         inside, outside = known & (folds == fold), known & (folds != fold)
@@ -128,7 +126,7 @@ def _by_trees(
     return foretold
 
 
-def _line(x: Floats, y: Floats) -> tuple[float, float]:
+def _line(x: Float64Array, y: Float64Array) -> tuple[float, float]:
     """Slope of y on x by least squares, and its standard error; 0 where x does not vary."""
     if len(x) < 3:
         return 0.0, 0.0

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from agents.policy.network import Policy
 from agents.training.config import PpoConfig
 from agents.training.controller import Controller
-from agents.training.prompts import Mask, Prompts
+from agents.training.prompts import Prompts
+from envs.arrays import BoolArray
 from envs.errors import ConfigError
 from envs.outcomes.reward import Reward, untagged
 
@@ -50,7 +51,7 @@ class _Cell:
     name: str
     task: str
     tagged: bool
-    among: Mask
+    among: BoolArray
 
 
 class Constraint:

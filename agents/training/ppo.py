@@ -11,7 +11,7 @@ from typing import Any
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import Logger
 
-from agents.policy.network import Floats, Policy
+from agents.policy.network import Policy
 from agents.training.config import PpoConfig
 from agents.training.dual_callback import DualCallback, Tracker
 from agents.training.lagrangian import Constraint, Validation
@@ -19,6 +19,7 @@ from agents.training.prepared import prepare
 from agents.training.progress import Best, Progress, load_progress, save_progress
 from agents.training.prompts import Prompts
 from agents.training.sb3 import Lanes, imported, policy_arguments, unchecked
+from envs.arrays import Float32Array
 from envs.carbon.intensity import IntensityTrace
 from envs.clock import SteppedClock
 from envs.llama2 import Llama2VectorEnv
@@ -245,7 +246,7 @@ class Trainer:
         self._seconds += time.perf_counter() - started
         self._weights = copy.deepcopy(model.policy.state_dict())
 
-    def _normalisation(self) -> tuple[Floats, Floats]:
+    def _normalisation(self) -> tuple[Float32Array, Float32Array]:
         """Mean and scale of each feature: the given policy's, or those of this profile."""
         if self._given is not None:
             return self._given.mean, self._given.scale

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from agents.policy.network import normalisation
-from agents.training.expected import Floats, expected_cost, expected_quality
+from agents.training.expected import expected_cost, expected_quality
 from agents.training.text import fit_text, fold_of
+from envs.arrays import Float32Array, Float64Array
 from envs.carbon.intensity import IntensityTrace
 from envs.errors import ConfigError
 from envs.outcomes.profile import Profile
@@ -16,7 +17,6 @@ from envs.outcomes.reward import Reward, reward_from_profile
 from envs.requests.features import LOG_ENERGY, Featurizer
 from envs.requests.projection import Vectors
 from envs.requests.request import Request
-from envs.requests.structure import Array
 from envs.world import both_parts, observe
 
 
@@ -39,7 +39,7 @@ class Prepared:
     known: Profile
     expected: Profile
     featurizer: Featurizer
-    parts: Array
+    parts: Float32Array
     reward: Reward
     quality: str
 
@@ -48,7 +48,7 @@ class Prepared:
         """Digest of what is seen of the prompts: another text encoder sees otherwise."""
         return hashlib.sha256(self.parts.tobytes()).hexdigest()
 
-    def parts_of(self, requests: Sequence[Request]) -> Array:
+    def parts_of(self, requests: Sequence[Request]) -> Float32Array:
         """What is seen of requests, without and with tags, those of the profile as in `parts`.
 
         Shape (2, n, features before context).
@@ -60,7 +60,7 @@ class Prepared:
                 parts[:, column] = self.parts[:, row]
         return parts
 
-    def normalisation(self, trace: IntensityTrace, seed: int) -> tuple[Array, Array]:
+    def normalisation(self, trace: IntensityTrace, seed: int) -> tuple[Float32Array, Float32Array]:
         """Mean and scale of each feature over all prompts at random hours."""
         # Without some tags they all vary, also where the workload has one task only.
         parts = np.concatenate(self.parts)
@@ -110,7 +110,9 @@ def prepare(
     return Prepared(known, expected, featurizer, parts, reward, quality)
 
 
-def _foretold_energy(featurizer: Featurizer, parts: Array, directives: Sequence[str]) -> Floats:
+def _foretold_energy(
+    featurizer: Featurizer, parts: Float32Array, directives: Sequence[str]
+) -> Float64Array:
     """Logarithms of the energy foretold, relative to the mean under L0, shape (n, D)."""
     places = [featurizer.names.index(LOG_ENERGY + name) for name in directives]
     return parts[:, places].astype(np.float64)

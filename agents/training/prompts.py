@@ -3,18 +3,15 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agents.policy.network import Policy
 from agents.training.prepared import Prepared
+from envs.arrays import BoolArray, Float64Array
 from envs.carbon.footprint import footprint_grams
 from envs.carbon.intensity import HOUR_SECONDS, IntensityTrace
 from envs.outcomes.limits import Limit
 from envs.outcomes.reward import overshoots
 from envs.world import observe
-
-Floats = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 
 
 class Prompts:
@@ -46,13 +43,13 @@ class Prompts:
             ]
         )
         self._steerable = featurizer.steerable(self._observations)
-        self.intensity: Floats = np.stack([trace.at(time) for time in times])
-        self._grams: Floats = footprint_grams(
+        self.intensity: Float64Array = np.stack([trace.at(time) for time in times])
+        self._grams: Float64Array = footprint_grams(
             profile.energy_joules, profile.device_seconds, self.intensity[:, :, None]
         )
 
     def overshoots(
-        self, limits: Mapping[str, Limit], chance: Floats
+        self, limits: Mapping[str, Limit], chance: Float64Array
     ) -> dict[str, tuple[float, float]]:
         """By how much each latency limit is exceeded on average, and the standard error.
 
@@ -79,20 +76,22 @@ class Prompts:
                 found[name] = _mean_and_error(excess.min(axis=1))
         return found
 
-    def right_at_l0(self, task: str, among: Mask) -> float:
+    def right_at_l0(self, task: str, among: BoolArray) -> float:
         """Sum of the quality under L0 among some prompts; 0 where the task has none of them."""
         return float(self.scores[self.rows[task] & among, 0].sum()) if task in self.rows else 0.0
 
-    def chances(self, policy: Policy) -> Floats:
+    def chances(self, policy: Policy) -> Float64Array:
         """Probabilities without and with tags, shape (2, n, n_directives)."""
         chance = policy.allowed(self._observations, self._steerable)
         return chance.reshape(self._grams.shape)
 
-    def grams_ratio(self, chance: Floats) -> float:
+    def grams_ratio(self, chance: Float64Array) -> float:
         """Expected footprint relative to always L0."""
         return float((self._grams * chance).sum() / self._grams[:, :, 0].sum())
 
-    def ratio(self, tasks: Sequence[str], chance: Floats, among: Mask) -> tuple[float, float]:
+    def ratio(
+        self, tasks: Sequence[str], chance: Float64Array, among: BoolArray
+    ) -> tuple[float, float]:
         """Quality of tasks together, relative to L0, under chances of shape (n, n_directives).
 
         Of the prompts `among`, shape (n,); with its standard error, by the delta method.
@@ -105,5 +104,5 @@ class Prompts:
         return ratio, spread * float(np.sqrt(len(kept))) / float(reference.sum())
 
 
-def _mean_and_error(values: Floats) -> tuple[float, float]:
+def _mean_and_error(values: Float64Array) -> tuple[float, float]:
     return float(values.mean()), float(values.std()) / float(np.sqrt(len(values)))

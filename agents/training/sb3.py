@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from numpy.typing import NDArray
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv
@@ -15,6 +14,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from torch.distributions import Distribution
 
 from agents.policy.network import CLIP, Policy
+from envs.arrays import Float32Array, Int64Array
 from envs.llama2 import Llama2VectorEnv
 
 
@@ -27,8 +27,8 @@ class Normaliser(BaseFeaturesExtractor):
     def __init__(
         self,
         observation_space: spaces.Box,
-        mean: NDArray[np.float32],
-        scale: NDArray[np.float32],
+        mean: Float32Array,
+        scale: Float32Array,
     ) -> None:
         super().__init__(observation_space, features_dim=len(mean))
         self.register_buffer("mean", torch.as_tensor(mean))
@@ -41,7 +41,7 @@ class Normaliser(BaseFeaturesExtractor):
 
 
 def policy_arguments(
-    mean: NDArray[np.float32], scale: NDArray[np.float32], hidden: int, weight_decay: float
+    mean: Float32Array, scale: Float32Array, hidden: int, weight_decay: float
 ) -> dict[str, Any]:
     """`policy_kwargs` of the one network that we train: tanh, two layers, over a `Normaliser`."""
     return {
@@ -110,7 +110,7 @@ def exported(policy: ActorCriticPolicy) -> Policy:
     return Policy(_array(mean), _array(scale), tuple(layers))
 
 
-def _array(tensor: torch.Tensor) -> NDArray[np.float32]:
+def _array(tensor: torch.Tensor) -> Float32Array:
     return tensor.detach().cpu().numpy().astype(np.float32).copy()
 
 
@@ -135,7 +135,7 @@ class Lanes(VecEnv):
         self._seed = seed
         return [seed] * self.num_envs
 
-    def reset(self) -> NDArray[np.float32]:
+    def reset(self) -> Float32Array:
         """Begin an episode in every lane."""
         seeds: list[int | None] | None = None
         if self._seed is not None:
@@ -145,7 +145,7 @@ class Lanes(VecEnv):
         self._seed = None
         return observations
 
-    def step_async(self, actions: NDArray[np.int64]) -> None:
+    def step_async(self, actions: Int64Array) -> None:
         """Keep the actions for `step_wait`."""
         self._actions = actions
 

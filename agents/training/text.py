@@ -4,19 +4,18 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import csr_array, hstack
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import Ridge
 
+from envs.arrays import BoolArray, Float32Array, Float64Array
 from envs.errors import ConfigError
 from envs.outcomes.profile import Profile
 from envs.requests.features import LOG_ENERGY, Featurizer
 from envs.requests.projection import EncodedProjection, Vectors, WordProjection
 from envs.requests.request import Request
-from envs.requests.structure import Array, Feature, read
+from envs.requests.structure import Feature, read
 
-Floats = NDArray[np.float64]
 FOLDS = 5
 # Regularisations tried; each target takes the one that predicts other folds' prompts best.
 ALPHAS = (3.0, 10.0, 30.0, 100.0)
@@ -43,7 +42,9 @@ class FittedText:
     whole: WordProjection | EncodedProjection
     without: tuple[WordProjection | EncodedProjection, ...]
 
-    def parts(self, featurizer: Featurizer, requests: Sequence[Request], tags: bool) -> Array:
+    def parts(
+        self, featurizer: Featurizer, requests: Sequence[Request], tags: bool
+    ) -> Float32Array:
         """Observations of training prompts as if each were new, without the context."""
         by_fold = [Featurizer(featurizer.tasks, text) for text in self.without]
         return np.stack(
@@ -81,7 +82,7 @@ def fit_text(profile: Profile, quality: str, vectors: Vectors | None = None) -> 
     everyone = np.ones(len(folds), dtype=np.bool_)
 
     def projection(
-        rows: NDArray[np.bool_], vectorizer: TfidfVectorizer
+        rows: BoolArray, vectorizer: TfidfVectorizer
     ) -> WordProjection | EncodedProjection:
         """Fitted to some prompts, with each target's own regularisation."""
         fit = data.fit(rows, vectorizer, chosen)
@@ -96,7 +97,7 @@ def fit_text(profile: Profile, quality: str, vectors: Vectors | None = None) -> 
     )
 
 
-def _targets(profile: Profile, quality: str) -> list[tuple[Feature, Floats]]:
+def _targets(profile: Profile, quality: str) -> list[tuple[Feature, Float64Array]]:
     scores = np.nan_to_num(profile.quality(quality))
     joules = profile.energy_joules
     middle = max(float(joules[:, 0].mean()), 1e-12)
@@ -118,7 +119,7 @@ def _targets(profile: Profile, quality: str) -> list[tuple[Feature, Floats]]:
 class _Data:
     """Texts, structure and targets, and ridge regressions of some of their rows."""
 
-    def __init__(self, profile: Profile, targets: Floats, vectors: Vectors | None) -> None:
+    def __init__(self, profile: Profile, targets: Float64Array, vectors: Vectors | None) -> None:
         readings = [read(request.messages) for request in profile.requests]
         self._vectors = np.zeros((len(readings), 0))
         if vectors is not None:
@@ -128,7 +129,7 @@ class _Data:
         self._structure = np.array([reading.structure for reading in readings], dtype=np.float64)
         self._targets = targets
 
-    def vectorizer(self, rows: NDArray[np.bool_]) -> TfidfVectorizer:
+    def vectorizer(self, rows: BoolArray) -> TfidfVectorizer:
         """The words that count among some prompts."""
         chosen = [self._words[i] for i in np.flatnonzero(rows)]
         found = TfidfVectorizer(
@@ -139,9 +140,7 @@ class _Data:
         except ValueError as error:
             raise ConfigError(f"the prompts share too few words to fit ({error})") from error
 
-    def fit(
-        self, rows: NDArray[np.bool_], vectorizer: TfidfVectorizer, alphas: Sequence[float]
-    ) -> "_Fit":
+    def fit(self, rows: BoolArray, vectorizer: TfidfVectorizer, alphas: Sequence[float]) -> "_Fit":
         """Regression on some prompts, with a regularisation for each target."""
         structure, targets = self._structure[rows], self._targets[rows]
         middle, spread = _scaling(structure)
@@ -164,23 +163,23 @@ class _Data:
         by_vectors = weights[words + len(spread) :]
         return _Fit(vectorizer, weights[:words], by_structure, bias, by_vectors)
 
-    def squared_errors(self, fit: "_Fit", rows: NDArray[np.bool_]) -> Floats:
+    def squared_errors(self, fit: "_Fit", rows: BoolArray) -> Float64Array:
         """Of each target over some prompts, shape (K,)."""
         found = fit.bias + self._structure[rows] @ fit.structure
         found = found + self._vectors[rows] @ fit.vectors
         chosen = [self._words[i] for i in np.flatnonzero(rows)]
         found = found + fit.vectorizer.transform(chosen) @ fit.words
-        errors: Floats = ((found - self._targets[rows]) ** 2).sum(axis=0)
+        errors: Float64Array = ((found - self._targets[rows]) ** 2).sum(axis=0)
         return errors
 
 
 @dataclass(frozen=True)
 class _Fit:
     vectorizer: TfidfVectorizer
-    words: Floats
-    structure: Floats
-    bias: Floats
-    vectors: Floats
+    words: Float64Array
+    structure: Float64Array
+    bias: Float64Array
+    vectors: Float64Array
 
     def projection(self, features: Sequence[Feature]) -> WordProjection:
         """The part that reads words and structure, as serving uses it."""
@@ -198,6 +197,6 @@ def _itself(words: Collection[str]) -> Collection[str]:
     return words
 
 
-def _scaling(values: Floats) -> tuple[Floats, Floats]:
+def _scaling(values: Float64Array) -> tuple[Float64Array, Float64Array]:
     spread = values.std(axis=0)
     return values.mean(axis=0), np.where(spread > 1e-9, spread, 1.0)

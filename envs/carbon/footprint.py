@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from envs.arrays import Float64Array
 from envs.carbon.hardware import Hardware
 from envs.errors import ConfigError
 from envs.plausible import warn_watts
@@ -18,7 +18,7 @@ EMBODIED_GRAMS = 26356.568
 LIFETIME_SECONDS = 5 * YEAR_SECONDS
 EMBODIED_G_PER_SECOND = EMBODIED_GRAMS / LIFETIME_SECONDS
 
-Number = TypeVar("Number", float, NDArray[np.float64])
+Number = TypeVar("Number", float, Float64Array)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
+from envs.arrays import Float64Array, Int64Array, StrArray
 from envs.errors import DataError
 
 HOUR_SECONDS = 3600.0
@@ -87,8 +87,8 @@ class IntensityTrace:
 
     zone: str
     start: float
-    g_per_kwh: NDArray[np.float64]
-    methods: NDArray[np.str_]
+    g_per_kwh: Float64Array
+    methods: StrArray
     source: str
     signal: str = "average"
     scope: str = "direct"
@@ -108,7 +108,7 @@ class IntensityTrace:
         """Digest of its hours' intensities."""
         return hashlib.sha256(np.ascontiguousarray(self.g_per_kwh).tobytes()).hexdigest()
 
-    def hour(self, times: NDArray[np.float64]) -> NDArray[np.int64]:
+    def hour(self, times: Float64Array) -> Int64Array:
         """Row of each time (Unix seconds).
 
         Raises:
@@ -124,7 +124,7 @@ class IntensityTrace:
             )
         return rows
 
-    def window_times(self, start_hour: int, hours: int) -> NDArray[np.float64]:
+    def window_times(self, start_hour: int, hours: int) -> Float64Array:
         """Unix seconds at which each hour of a window begins, shape (hours,).
 
         Args:
@@ -145,11 +145,11 @@ class IntensityTrace:
             start_hour, start_hour + hours, dtype=np.float64
         )
 
-    def at(self, times: NDArray[np.float64]) -> NDArray[np.float64]:
+    def at(self, times: Float64Array) -> Float64Array:
         """Intensity at each time (Unix seconds), gCO2e/kWh."""
         return self.g_per_kwh[self.hour(times)]
 
-    def recent_place(self, times: NDArray[np.float64]) -> NDArray[np.float64]:
+    def recent_place(self, times: Float64Array) -> Float64Array:
         """Where each time's intensity lies in the trailing day's range: 0 lowest, 1 highest.
 
         0.5 where the range is empty, as in a trace's first hour.
@@ -157,14 +157,14 @@ class IntensityTrace:
         return self._places[self.hour(times)]
 
     @cached_property
-    def _places(self) -> NDArray[np.float64]:
+    def _places(self) -> Float64Array:
         padded = np.concatenate([np.full(RECENT_HOURS - 1, np.nan), self.g_per_kwh])
         windows = np.lib.stride_tricks.sliding_window_view(padded, RECENT_HOURS)
         low, high = np.nanmin(windows, axis=1), np.nanmax(windows, axis=1)
         span = np.where(high > low, high - low, 1.0)
         return np.where(high > low, (self.g_per_kwh - low) / span, 0.5)
 
-    def coming_place(self, times: NDArray[np.float64]) -> NDArray[np.float64]:
+    def coming_place(self, times: Float64Array) -> Float64Array:
         """Share of the coming day's hours that are cleaner than each time's.
 
         The trace's own, as a perfect forecast would have it; `UNKNOWN_PLACE` in its last hour.
@@ -172,7 +172,7 @@ class IntensityTrace:
         return self._coming[self.hour(times)]
 
     @cached_property
-    def _coming(self) -> NDArray[np.float64]:
+    def _coming(self) -> Float64Array:
         padded = np.concatenate([self.g_per_kwh, np.full(COMING_HOURS, np.nan)])
         windows = np.lib.stride_tricks.sliding_window_view(padded[1:], COMING_HOURS)
         known = (~np.isnan(windows)).sum(axis=1)

@@ -11,19 +11,10 @@ from typing import Literal
 
 import numpy as np
 
+from envs.arrays import Float64Array
 from envs.energy.coefficients import Coefficients
 from envs.energy.meter import EnergyReading
-from envs.energy.work import (
-    CONTEXT,
-    CONTEXT_TOKENS,
-    DECODE,
-    KINDS,
-    PASSES,
-    PREFILL,
-    Activity,
-    Floats,
-    work,
-)
+from envs.energy.work import CONTEXT, CONTEXT_TOKENS, DECODE, KINDS, PASSES, PREFILL, Activity, work
 from envs.energy.work_costs import FIT_SECONDS, Prices
 
 Idle = Literal["apart", "shared"]
@@ -71,8 +62,8 @@ class _Account:
     seconds: float = 0.0
     noise: float = 0.0
     covered: float = 0.0
-    done: Floats = field(default_factory=lambda: np.zeros(len(KINDS)))
-    slope: Floats = field(default_factory=lambda: np.zeros(len(KINDS)))
+    done: Float64Array = field(default_factory=lambda: np.zeros(len(KINDS)))
+    slope: Float64Array = field(default_factory=lambda: np.zeros(len(KINDS)))
 
 
 class Attribution:
@@ -219,7 +210,7 @@ class Attribution:
             account.done += found.done[i].sum(axis=0)
             account.slope += slopes[i]
 
-    def _nobody(self, joules: Floats, lasted: Floats) -> None:
+    def _nobody(self, joules: Float64Array, lasted: Float64Array) -> None:
         self.idle_joules += float(joules.sum())
         self._empty.extend((joules / lasted).tolist())
 

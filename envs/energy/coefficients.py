@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from envs.energy.work import CONTEXT_TOKENS, KINDS, Floats
+from envs.arrays import Float64Array
+from envs.energy.work import CONTEXT_TOKENS, KINDS
 from envs.errors import DataError
 from envs.plausible import check_joules_per_token, check_watts
 
@@ -39,10 +40,10 @@ class Coefficients:
         UnitError: a request of 100 tokens would take absurd joules, or watts.
     """
 
-    joules: Floats
-    seconds: Floats
+    joules: Float64Array
+    seconds: Float64Array
     source: str
-    joules_error: Floats | None = None
+    joules_error: Float64Array | None = None
     idle_watts: float | None = None
 
     def __post_init__(self) -> None:
@@ -120,7 +121,7 @@ def read_coefficients(path: Path) -> Coefficients:
     )
 
 
-def _array(path: Path, given: Any, name: str) -> Floats:
+def _array(path: Path, given: Any, name: str) -> Float64Array:
     remedy = f"give {', '.join(KINDS)}, each 0 or more"
     if not isinstance(given, dict) or set(given) != set(KINDS):
         raise DataError(path, f"{name} {given!r}", remedy)

@@ -5,7 +5,7 @@ from itertools import combinations
 
 import numpy as np
 
-from envs.energy.work import Floats
+from envs.arrays import Float64Array
 
 # Neighbouring windows' errors are not independent: what one reading misses the next one has.
 _LAGS = 2
@@ -23,24 +23,24 @@ class Fit:
         error: standard deviation of a window's residual.
     """
 
-    values: Floats
-    covariance: Floats
+    values: Float64Array
+    covariance: Float64Array
     error: float
 
     @property
-    def errors(self) -> Floats:
+    def errors(self) -> Float64Array:
         """Standard errors, shape (k,)."""
-        found: Floats = np.sqrt(np.diag(self.covariance))
+        found: Float64Array = np.sqrt(np.diag(self.covariance))
         return found
 
     @property
-    def interval95(self) -> tuple[Floats, Floats]:
+    def interval95(self) -> tuple[Float64Array, Float64Array]:
         """Bounds, shape (k,) each; never below 0."""
         half = 1.96 * self.errors
         return np.maximum(0.0, self.values - half), self.values + half
 
 
-def fit(done: Floats, cost: Floats, prior: Floats) -> Fit:
+def fit(done: Float64Array, cost: Float64Array, prior: Float64Array) -> Fit:
     """Coefficients of `done` that explain `cost`.
 
     Args:
@@ -73,7 +73,7 @@ def fit(done: Floats, cost: Floats, prior: Floats) -> Fit:
     return Fit(values * scaled, covariance * np.outer(scaled, scaled), variance**0.5)
 
 
-def _non_negative(square: Floats, product: Floats) -> Floats:
+def _non_negative(square: Float64Array, product: Float64Array) -> Float64Array:
     """The x >= 0 that minimises x'Ax - 2b'x: the best of the subsets that are feasible.
 
     With the few kinds of work there are, all subsets are few as well, and the answer exact.

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from envs.arrays import Float64Array
 from envs.errors import MeterError, UnitError
 from envs.plausible import LEAST_WATTS, check_watts
 
@@ -189,9 +189,9 @@ def _reading(meter: Meter, joules: float, start: float, seconds: float) -> Energ
 
 def attribute(
     whole: float,
-    prompt_tokens: NDArray[np.float64],
-    completion_tokens: NDArray[np.float64],
-) -> NDArray[np.float64]:
+    prompt_tokens: Float64Array,
+    completion_tokens: Float64Array,
+) -> Float64Array:
     """Split a window's joules, or its seconds, by tokens; the shares sum to the whole.
 
     Returns:
@@ -202,11 +202,11 @@ def attribute(
     total = float(weights.sum())
     if total <= 0:
         return np.full(len(weights), whole / max(1, len(weights)))
-    shares: NDArray[np.float64] = whole * (weights / total)
+    shares: Float64Array = whole * (weights / total)
     return shares
 
 
-def busy_seconds(starts: NDArray[np.float64], ends: NDArray[np.float64]) -> float:
+def busy_seconds(starts: Float64Array, ends: Float64Array) -> float:
     """Seconds in which at least one request was in flight: the union of their intervals."""
     order = np.argsort(starts)
     begun, until = starts[order], np.maximum.accumulate(ends[order])

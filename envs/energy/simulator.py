@@ -11,18 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from envs.arrays import Float64Array
 from envs.energy.coefficients import Coefficients
 from envs.energy.meter import EnergyReading
-from envs.energy.work import (
-    CONTEXT,
-    CONTEXT_TOKENS,
-    DECODE,
-    KINDS,
-    PASSES,
-    PREFILL,
-    Activity,
-    Floats,
-)
+from envs.energy.work import CONTEXT, CONTEXT_TOKENS, DECODE, KINDS, PASSES, PREFILL, Activity
 
 # vLLM's default for one pass, as of version 0.10.
 PROMPT_TOKENS_A_PASS = 2048
@@ -52,7 +44,7 @@ class Simulated:
     """
 
     activities: list[Activity]
-    joules: Floats
+    joules: Float64Array
     windows: list[EnergyReading]
 
 
@@ -141,7 +133,7 @@ def _prompts(waiting: Iterable[_Request]) -> list[tuple[_Request, int]]:
     return reading
 
 
-def _work(running: list[_Request], reading: list[tuple[_Request, int]]) -> Floats:
+def _work(running: list[_Request], reading: list[tuple[_Request, int]]) -> Float64Array:
     """What a pass does, of each of `envs.energy.work.KINDS`."""
     done = np.zeros(len(KINDS))
     done[PREFILL], done[DECODE] = sum(part for _, part in reading), len(running)
@@ -150,7 +142,9 @@ def _work(running: list[_Request], reading: list[tuple[_Request, int]]) -> Float
     return done
 
 
-def _take(joules: Floats, running: list[_Request], reading: list[tuple[_Request, int]]) -> None:
+def _take(
+    joules: Float64Array, running: list[_Request], reading: list[tuple[_Request, int]]
+) -> None:
     """Give a pass's joules to those in it, and move each of them on."""
     share = joules[PASSES] / (len(running) + len(reading))
     for request in running:

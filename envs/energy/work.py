@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from envs.arrays import Float64Array
 
 # Kinds of work, in the order of arrays' last axis: prompt tokens read; tokens generated; thousands
 # of earlier tokens that generated ones looked back on; shares of passes (1/n in a pass with n).
@@ -58,12 +57,12 @@ class Work:
         covered: share of each request's passes that lie in the windows, shape (n,).
     """
 
-    done: Floats
-    residency_seconds: Floats
-    covered: Floats
+    done: Float64Array
+    residency_seconds: Float64Array
+    covered: Float64Array
 
 
-def work(activities: Sequence[Activity], windows: Floats) -> Work:
+def work(activities: Sequence[Activity], windows: Float64Array) -> Work:
     """The work of requests in windows.
 
     Args:
@@ -86,7 +85,7 @@ def work(activities: Sequence[Activity], windows: Floats) -> Work:
     beyond = _FAR_SECONDS * clock[-1] / (bins[-1] - bins[0])
     clock = np.array([-beyond, *clock, clock[-1] + beyond])
 
-    def at(times: Floats) -> Floats:
+    def at(times: Float64Array) -> Float64Array:
         return np.interp(times, far, clock)
 
     # The first token came at the end of a pass of its own.
@@ -109,21 +108,27 @@ def work(activities: Sequence[Activity], windows: Floats) -> Work:
     return Work(parts, _within(seconds), _within(done).sum(axis=1))
 
 
-def _within(cumulated: Floats) -> Floats:
+def _within(cumulated: Float64Array) -> Float64Array:
     """From values at windows' starts and ends, shape (n, 2w), to what lies in each, (n, w)."""
-    inside: Floats = cumulated[:, 1::2] - cumulated[:, ::2]
+    inside: Float64Array = cumulated[:, 1::2] - cumulated[:, ::2]
     return inside
 
 
-def _shares(moments: Floats, each: Floats, began: Floats, end: Floats, edges: Floats) -> Floats:
+def _shares(
+    moments: Float64Array,
+    each: Float64Array,
+    began: Float64Array,
+    end: Float64Array,
+    edges: Float64Array,
+) -> Float64Array:
     """Cumulated shares of requests at the edges, of what each of the moments' gaps gives one."""
     cumulated = np.concatenate([[0.0], np.cumsum(each)])
     bounded = np.clip(edges, began[:, None], end[:, None])
-    shares: Floats = np.interp(bounded, moments, cumulated)
+    shares: Float64Array = np.interp(bounded, moments, cumulated)
     return shares
 
 
-def _bins(windows: Floats, start: Floats, end: Floats) -> Floats:
+def _bins(windows: Float64Array, start: Float64Array, end: Float64Array) -> Float64Array:
     """Edges of the clock's bins: the windows', gaps in between, and as wide ones beyond."""
     edges = np.unique(windows)
     wide = max(float(np.median(np.diff(windows, axis=1))), 1e-3)
@@ -140,7 +145,9 @@ def _bins(windows: Floats, start: Floats, end: Floats) -> Floats:
     return np.unique(np.concatenate([before, edges, after, *gaps]))
 
 
-def _clock(start: Floats, end: Floats, passes: Floats, bins: Floats) -> Floats:
+def _clock(
+    start: Float64Array, end: Float64Array, passes: Float64Array, bins: Float64Array
+) -> Float64Array:
     """Passes since the first bin's start, at each edge: least squares over the requests.
 
     A request that reaches beyond the bins counts with the part of it that lies within.

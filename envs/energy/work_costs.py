@@ -4,9 +4,10 @@ from collections import deque
 
 import numpy as np
 
+from envs.arrays import Float64Array
 from envs.energy.coefficients import Coefficients
 from envs.energy.fit import Fit, fit
-from envs.energy.work import KINDS, Floats
+from envs.energy.work import KINDS
 
 # Coefficients are fitted to spans this long: within one, what a request did is known by the
 # second at best, and such errors would draw coefficients to 0.
@@ -37,35 +38,35 @@ class Prices:
         # Never 0: what a prior leaves out, windows may still show.
         self._prior = np.maximum(own, 1e-3 * own.max() * PRIOR / PRIOR.max())
         self._fit_seconds = fit_seconds
-        self._spans: deque[tuple[Floats, float, float]] = deque(maxlen=_SPANS)
-        self._span: list[tuple[Floats, float, float]] = []
+        self._spans: deque[tuple[Float64Array, float, float]] = deque(maxlen=_SPANS)
+        self._span: list[tuple[Float64Array, float, float]] = []
         self._so_far = 0.0, 0.0
         self.fit: Fit | None = None
         self.window_error = 0.0
 
     @property
-    def values(self) -> Floats:
+    def values(self) -> Float64Array:
         """J of each kind: as fitted; before that the prior, scaled to what was measured."""
         if self.fit is not None:
             return self.fit.values
         told, measured = self._so_far
-        scaled: Floats = self._prior * (measured / told if told > 0 else 1.0)
+        scaled: Float64Array = self._prior * (measured / told if told > 0 else 1.0)
         return scaled
 
     @property
-    def covariance(self) -> Floats:
+    def covariance(self) -> Float64Array:
         """Of `values`; before they are fitted, as uncertain as they are large."""
         return self.fit.covariance if self.fit is not None else np.diag(self.values**2)
 
     @property
-    def seen(self) -> tuple[Floats, Floats, Floats]:
+    def seen(self) -> tuple[Float64Array, Float64Array, Float64Array]:
         """Spans in which requests were answered: work (n, k), joules above idle, seconds."""
         spans = list(self._spans)
         done = np.array([done for done, _, _ in spans]).reshape(-1, len(KINDS))
         joules, seconds = (np.array([span[i] for span in spans]) for i in (1, 2))
         return done, joules, seconds
 
-    def learn(self, done: Floats, joules: Floats, lasted: Floats) -> None:
+    def learn(self, done: Float64Array, joules: Float64Array, lasted: Float64Array) -> None:
         """From windows: work (w, k), joules above idle and seconds, each (w,)."""
         told, measured = self._so_far
         self._so_far = told + float((done @ self._prior).sum()), measured + float(joules.sum())

@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from envs.arrays import Float64Array, Int64Array
 from envs.carbon.intensity import IntensityTrace
 from envs.errors import ConfigError
 
-Floats = NDArray[np.float64]
 BANDS = ("clean", "middling", "dirty")
 
 
@@ -36,7 +35,7 @@ class Yielding:
             return (task,)
         return tuple(f"{task}, {band}" for band in BANDS)
 
-    def band(self, intensity_g_per_kwh: Floats) -> NDArray[np.int64]:
+    def band(self, intensity_g_per_kwh: Float64Array) -> Int64Array:
         """The band of each intensity, of its shape."""
         return np.searchsorted(self.edges, intensity_g_per_kwh, side="right").astype(np.int64)
 

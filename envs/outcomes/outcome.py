@@ -5,9 +5,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from envs.arrays import Float64Array
+
 QUALITIES = ("correct", "preference")
 
 
@@ -27,13 +27,13 @@ class Outcomes:
         responses: the answers' texts, or None where they were not kept.
     """
 
-    prompt_tokens: Floats
-    completion_tokens: Floats
-    energy_joules: Floats
-    latency_seconds: Floats
-    device_seconds: Floats
-    correct: Floats
-    preference: Floats
+    prompt_tokens: Float64Array
+    completion_tokens: Float64Array
+    energy_joules: Float64Array
+    latency_seconds: Float64Array
+    device_seconds: Float64Array
+    correct: Float64Array
+    preference: Float64Array
     energy_method: str
     responses: tuple[str, ...] | None = None
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
-from envs.outcomes.outcome import QUALITIES, Floats, Outcomes
+from envs.arrays import BoolArray, Float64Array
+from envs.outcomes.outcome import QUALITIES, Outcomes
 from envs.requests.request import Request, in_share
 
 FIELDS: "list[pa.Field[Any]]" = [
@@ -54,13 +54,13 @@ class Profile:
     directives: tuple[str, ...]
     model: str
     energy_method: str
-    prompt_tokens: Floats
-    completion_tokens: Floats
-    energy_joules: Floats
-    latency_seconds: Floats
-    device_seconds: Floats
-    correct: Floats
-    preference: Floats
+    prompt_tokens: Float64Array
+    completion_tokens: Float64Array
+    energy_joules: Float64Array
+    latency_seconds: Float64Array
+    device_seconds: Float64Array
+    correct: Float64Array
+    preference: Float64Array
     responses: tuple[tuple[str, ...], ...] | None = None
     tokens_method: str = "counted"
 
@@ -69,20 +69,20 @@ class Profile:
         """Task names, sorted."""
         return tuple(sorted({request.task for request in self.requests}))
 
-    def quality(self, kind: str) -> Floats:
+    def quality(self, kind: str) -> Float64Array:
         """The (R, D) array of `correct` or `preference`."""
         if kind not in QUALITIES:
             raise ValueError(f"quality {kind!r}: one of {', '.join(QUALITIES)}")
-        array: Floats = getattr(self, kind)
+        array: Float64Array = getattr(self, kind)
         return array
 
-    def with_quality(self, kind: str, scores: Floats) -> "Profile":
+    def with_quality(self, kind: str, scores: Float64Array) -> "Profile":
         """The profile with another (R, D) array of `correct` or `preference`."""
         if kind == "correct":
             return replace(self, correct=scores)
         return replace(self, preference=scores)
 
-    def rows_of(self, task: str) -> NDArray[np.bool_]:
+    def rows_of(self, task: str) -> BoolArray:
         """Mask of the requests of a task, shape (R,)."""
         return np.array([request.task == task for request in self.requests], dtype=np.bool_)
 

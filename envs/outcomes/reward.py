@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
+from envs.arrays import BoolArray, Float64Array, Int64Array, StrArray
 from envs.carbon.footprint import EMBODIED_G_PER_SECOND, footprint_grams
 from envs.outcomes.floors import CONSTANT, Yielding
 from envs.outcomes.limits import TAIL, Limit
-from envs.outcomes.outcome import Floats, Outcomes
+from envs.outcomes.outcome import Outcomes
 from envs.outcomes.profile import Profile
 
 
@@ -18,7 +18,7 @@ def untagged(task: str) -> str:
     return f"{task} (untagged)"
 
 
-def overshoots(task: str, limit: Limit, seconds: Floats) -> dict[str, Floats]:
+def overshoots(task: str, limit: Limit, seconds: Float64Array) -> dict[str, Float64Array]:
     """By how much each request exceeds each limit; a limit is kept if the mean is at most 0.
 
     Args:
@@ -75,7 +75,7 @@ class Reward:
             own = self.latency_prices if name in self.latency_prices else self.multipliers
             own[name] = price
 
-    def grams(self, outcomes: Outcomes, intensity_g_per_kwh: Floats) -> Floats:
+    def grams(self, outcomes: Outcomes, intensity_g_per_kwh: Float64Array) -> Float64Array:
         """Footprint of each outcome, gCO2e, shape (n,)."""
         return footprint_grams(
             outcomes.energy_joules,
@@ -87,11 +87,11 @@ class Reward:
 
     def terms(
         self,
-        tasks: NDArray[np.str_],
+        tasks: StrArray,
         outcomes: Outcomes,
-        intensity_g_per_kwh: Floats,
-        tagged: NDArray[np.bool_],
-    ) -> dict[str, Floats]:
+        intensity_g_per_kwh: Float64Array,
+        tagged: BoolArray,
+    ) -> dict[str, Float64Array]:
         """The named addends, each of shape (n,); their sum is the reward.
 
         Args:
@@ -107,11 +107,11 @@ class Reward:
 
     def _kept(
         self,
-        tasks: NDArray[np.str_],
-        quality: Floats,
-        bands: NDArray[np.int64],
-        tagged: NDArray[np.bool_],
-    ) -> Floats:
+        tasks: StrArray,
+        quality: Float64Array,
+        bands: Int64Array,
+        tagged: BoolArray,
+    ) -> Float64Array:
         kept = np.zeros(len(quality))
         for task in np.unique(tasks):
             reference = self.quality_l0.get(task, 0.0)
@@ -125,7 +125,7 @@ class Reward:
                 kept[rows] = weight * np.nan_to_num(quality[rows] / reference - floor)
         return kept
 
-    def _latency(self, tasks: NDArray[np.str_], seconds: Floats) -> Floats:
+    def _latency(self, tasks: StrArray, seconds: Float64Array) -> Float64Array:
         term = np.zeros(len(seconds))
         for task, limit in self.limits.items():
             rows = tasks == task

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from envs.arrays import Float64Array
 from envs.errors import DataError
-from envs.outcomes.outcome import Floats
 
 COLUMNS = ("timestamp", "context_tokens", "generated_tokens")
 
@@ -24,8 +24,8 @@ class Arrivals:
             load does not follow the directives chosen: it is the trace's own.
     """
 
-    gaps_seconds: Floats
-    in_flight: Floats
+    gaps_seconds: Float64Array
+    in_flight: Float64Array
 
 
 def read_arrivals(path: Path, seconds_per_token: float) -> Arrivals:

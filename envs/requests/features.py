@@ -5,14 +5,13 @@ that nothing the policy relies on is missing when a request arrives. NumPy only.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from envs.arrays import AnyArray, BoolArray, Float32Array, Int64Array
 from envs.requests.directive import Message
 from envs.requests.projection import TextFeatures
-from envs.requests.structure import OWN_LENGTH, STRUCTURE, Array, Feature, read
+from envs.requests.structure import OWN_LENGTH, STRUCTURE, Feature, read
 
 CONTEXT = (
     Feature("in_flight", "requests", 0, 1024, "requests at the server when this one is sent"),
@@ -73,7 +72,7 @@ class Featurizer:
         return tuple(feature.name for feature in self.features)
 
     @property
-    def groups(self) -> dict[str, NDArray[np.int64]]:
+    def groups(self) -> dict[str, Int64Array]:
         """Places of each of `GROUPS`, of `SPARED` and of `FORECAST` among the components."""
         places = np.arange(len(self.features))
         first, last = self._context.start, self._context.stop
@@ -87,7 +86,7 @@ class Featurizer:
             FORECAST: places[self.names.index("coming_place")][None],
         }
 
-    def request(self, messages: Sequence[Message], task: str | None) -> Array:
+    def request(self, messages: Sequence[Message], task: str | None) -> Float32Array:
         """The request's part, shape (features before context,).
 
         Raises:
@@ -102,35 +101,35 @@ class Featurizer:
         np.minimum(part, high, out=part)
         return part
 
-    def steerable(self, observations: Array) -> NDArray[np.bool_]:
+    def steerable(self, observations: Float32Array) -> BoolArray:
         """Whether each request may be given a directive, shape (n, n_features) -> (n,).
 
         Not one that says itself how long its answer is to be: that wish goes before ours.
         """
-        mask: NDArray[np.bool_] = observations[:, OWN_LENGTH] < 0.5
+        mask: BoolArray = observations[:, OWN_LENGTH] < 0.5
         return mask
 
     def observe(
         self,
-        parts: Array,
-        in_flight: NDArray[Any],
-        intensity_g_per_kwh: NDArray[Any],
-        recent_place: NDArray[Any],
-        coming_place: NDArray[Any],
-        times: NDArray[Any],
-    ) -> Array:
+        parts: Float32Array,
+        in_flight: AnyArray,
+        intensity_g_per_kwh: AnyArray,
+        recent_place: AnyArray,
+        coming_place: AnyArray,
+        times: AnyArray,
+    ) -> Float32Array:
         """Requests, by their parts, at moments (Unix s), shape (n, n_features)."""
         context = self.context(in_flight, intensity_g_per_kwh, recent_place, coming_place, times)
         return self.joined(parts, context, intensity_g_per_kwh)
 
     def context(
         self,
-        in_flight: NDArray[Any],
-        intensity_g_per_kwh: NDArray[Any],
-        recent_place: NDArray[Any],
-        coming_place: NDArray[Any],
-        times: NDArray[Any],
-    ) -> Array:
+        in_flight: AnyArray,
+        intensity_g_per_kwh: AnyArray,
+        recent_place: AnyArray,
+        coming_place: AnyArray,
+        times: AnyArray,
+    ) -> Float32Array:
         """Moments as they are seen, shape (n, len(CONTEXT)); the first column is the load."""
         angle = 2 * np.pi * (np.asarray(times) % 86400) / 86400
         # In logarithms, as the energies foretold: grams, their product, are then a sum.
@@ -142,23 +141,25 @@ class Featurizer:
         low, high = self._context_bounds
         return np.minimum(np.maximum(seen, low), high)
 
-    def joined(self, parts: Array, context: Array, intensity_g_per_kwh: NDArray[Any]) -> Array:
+    def joined(
+        self, parts: Float32Array, context: Float32Array, intensity_g_per_kwh: AnyArray
+    ) -> Float32Array:
         """Requests' parts and moments' context as observations, shape (n, n_features)."""
         spared = self._spared(parts, intensity_g_per_kwh)
         return np.concatenate((parts, context, spared), axis=1)
 
-    def at_intensity(self, observations: Array, g_per_kwh: NDArray[Any]) -> Array:
+    def at_intensity(self, observations: Float32Array, g_per_kwh: AnyArray) -> Float32Array:
         """The same requests on another grid, shape (n, n_features); intensities (n,)."""
         moved = observations.copy()
         moved[:, self.names.index("log_intensity")] = np.log1p(g_per_kwh)
         moved[:, self._context.stop :] = self._spared(observations, g_per_kwh)
         return moved
 
-    def _spared(self, parts: Array, g_per_kwh: NDArray[Any]) -> Array:
+    def _spared(self, parts: Float32Array, g_per_kwh: AnyArray) -> Float32Array:
         """What each directive would spare, shape (n, directives foretold less L0)."""
         energy = np.exp(parts.take(self._energies, axis=1))
         grid = np.asarray(g_per_kwh, dtype=np.float32)[:, None] / SPARED_PER
-        spared: Array = (energy[:, :1] - energy[:, 1:]) * grid
+        spared: Float32Array = (energy[:, :1] - energy[:, 1:]) * grid
         return spared
 
 

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from envs.arrays import Float64Array, Int64Array
 from envs.errors import DataError
 
-Floats = NDArray[np.float64]
 # SPROUT draws a new share every N(24, 4.8) hours (Li et al., 2024, section 5.1).
 BLOCK_HOURS_MEAN, BLOCK_HOURS_DEVIATION = 24.0, 4.8
 SUM_TOLERANCE = 1e-4
@@ -26,9 +25,9 @@ class Mix:
     """
 
     tasks: tuple[str, ...]
-    shares: Floats
+    shares: Float64Array
 
-    def at(self, hours: NDArray[np.int64]) -> Floats:
+    def at(self, hours: Int64Array) -> Float64Array:
         """Shares in the given hours since the mix's start, shape (n, T)."""
         return self.shares[hours % len(self.shares)]
 
@@ -87,7 +86,7 @@ def read_mix(path: Path) -> Mix:
     return Mix(tasks, shares / shares.sum(axis=1, keepdims=True))
 
 
-def read_job_counts(path: Path, column: str = "job_name") -> Floats:
+def read_job_counts(path: Path, column: str = "job_name") -> Float64Array:
     """Hourly job counts of a cluster trace, shape (hours,), from one column of a CSV.
 
     Raises:
@@ -106,7 +105,7 @@ def read_job_counts(path: Path, column: str = "job_name") -> Floats:
     return counts
 
 
-def mix_from_job_counts(counts: Floats, tasks: Sequence[str], hours: int, seed: int) -> Mix:
+def mix_from_job_counts(counts: Float64Array, tasks: Sequence[str], hours: int, seed: int) -> Mix:
     """A random mix made as SPROUT's: each task follows the job counts from its own start.
 
     Shares are the tasks' counts in a row of the job series, scaled to sum to 1; the next

@@ -9,7 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from envs.requests.structure import STRUCTURE, Array, Feature, Reading
+from envs.arrays import Float32Array
+from envs.requests.structure import STRUCTURE, Feature, Reading
 
 
 class TextFeatures(Protocol):
@@ -19,7 +20,7 @@ class TextFeatures(Protocol):
     def features(self) -> Sequence[Feature]:
         """What the components are."""
 
-    def measure(self, reading: Reading) -> Array:
+    def measure(self, reading: Reading) -> Float32Array:
         """One chat, shape (len(features),)."""
 
 
@@ -41,28 +42,30 @@ class WordProjection:
 
     vocabulary: tuple[str, ...]
     features: tuple[Feature, ...]
-    idf: Array
-    words: Array
-    structure: Array
-    bias: Array
+    idf: Float32Array
+    words: Float32Array
+    structure: Float32Array
+    bias: Float32Array
 
     @cached_property
     def _place(self) -> dict[str, int]:
         return {word: place for place, word in enumerate(self.vocabulary)}
 
     @cached_property
-    def _rows(self) -> Array:
+    def _rows(self) -> Float32Array:
         """Rows of idf * words, and idf squared: one sum gives the product and the length."""
         return np.column_stack([self.idf[:, None] * self.words, self.idf**2]).astype(np.float32)
 
     @cached_property
-    def _affine(self) -> Array:
+    def _affine(self) -> Float32Array:
         return np.vstack([self.structure, self.bias]).astype(np.float32)
 
-    def measure(self, reading: Reading) -> Array:
+    def measure(self, reading: Reading) -> Float32Array:
         """See `TextFeatures`."""
         place = self._place
-        known: Array = np.array([*reading.structure, 1.0], dtype=np.float32).dot(self._affine)
+        known: Float32Array = np.array([*reading.structure, 1.0], dtype=np.float32).dot(
+            self._affine
+        )
         if found := [place[word] for word in reading.words if word in place]:
             sums = np.add.reduce(self._rows.take(found, axis=0), axis=0)
             if (squared := sums.item(-1)) > 0:
@@ -70,7 +73,7 @@ class WordProjection:
                 known += sums[:-1]
         return known
 
-    def arrays(self) -> dict[str, Array]:
+    def arrays(self) -> dict[str, Float32Array]:
         """Named tensors, as the policy bundle stores them."""
         return {
             "text.idf": self.idf,
@@ -88,7 +91,7 @@ class Vectors(Protocol):
     def warm(self, texts: Sequence[str]) -> None:
         """Texts that will be asked for again and again."""
 
-    def vector(self, text: str) -> Array:
+    def vector(self, text: str) -> Float32Array:
         """Shape (width,)."""
 
     def save(self, folder: Path) -> list[str]:
@@ -105,27 +108,27 @@ class EncodedProjection:
 
     words: WordProjection
     vectors: Vectors
-    weights: Array
+    weights: Float32Array
 
     @property
     def features(self) -> tuple[Feature, ...]:
         """See `TextFeatures`."""
         return self.words.features
 
-    def measure(self, reading: Reading) -> Array:
+    def measure(self, reading: Reading) -> Float32Array:
         """See `TextFeatures`."""
-        found: Array = (
+        found: Float32Array = (
             self.words.measure(reading) + self.vectors.vector(reading.text) @ self.weights
         )
         return found
 
-    def arrays(self) -> dict[str, Array]:
+    def arrays(self) -> dict[str, Float32Array]:
         """Named tensors, as the policy bundle stores them."""
         return {**self.words.arrays(), "text.vectors": self.weights}
 
 
 def word_projection(
-    vocabulary: Sequence[str], features: Sequence[Feature], tensors: Mapping[str, Array]
+    vocabulary: Sequence[str], features: Sequence[Feature], tensors: Mapping[str, Float32Array]
 ) -> WordProjection:
     """A projection from its stored parts.
 

@@ -10,12 +10,7 @@ import string
 from collections.abc import Collection, KeysView, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from envs.requests.directive import SYSTEM_ROLES, Message
-
-Array = NDArray[np.float32]
 
 # Of a longer text only the beginning and the end are read: what is asked stands there.
 HEAD_CHARACTERS = 3000

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from envs.arrays import Float64Array
 from envs.energy.attribution import Attribution, Share
 from envs.energy.coefficients import Coefficients, read_coefficients
 from envs.energy.simulator import DRIFT_RATIO, LLAMA_13B, Simulated, simulate
-from envs.energy.work import Floats
 from envs.energy.work_costs import PRIOR
 from experiments.settings import Settings, write_json
 
@@ -60,9 +60,9 @@ class Judged:
         off: measured less attributed less idle joules, of the whole.
     """
 
-    errors: Floats
-    held: Floats
-    by_tokens: Floats
+    errors: Float64Array
+    held: Float64Array
+    by_tokens: Float64Array
     off: float
 
 

@@ -8,9 +8,9 @@ import numpy as np
 from pydantic import Field
 
 from agents.methods.linear_program import best_fixed_mix
+from envs.arrays import Float64Array
 from envs.energy.meters.choose import choose_meter
 from envs.live import LiveBackend
-from envs.outcomes.outcome import Floats
 from envs.outcomes.profile import Profile
 from envs.requests.directive import DEFAULT_CATALOGUE
 from envs.requests.tasks import CELLS, MODULES
@@ -85,8 +85,8 @@ def figures(profile: Profile, floor: float) -> dict[str, Any]:
     tokens = {c: profile.completion_tokens[rows].mean(axis=0) for c, rows in cells.items()}
     correct = {c: profile.correct[rows].mean(axis=0) for c, rows in cells.items()}
 
-    def of_task(values: dict[tuple[str, int], Floats], task: str) -> Floats:
-        mean: Floats = np.mean([v for (t, _), v in values.items() if t == task], axis=0)
+    def of_task(values: dict[tuple[str, int], Float64Array], task: str) -> Float64Array:
+        mean: Float64Array = np.mean([v for (t, _), v in values.items() if t == task], axis=0)
         return mean
 
     cost = np.stack([of_task(tokens, t) for t in tasks])
@@ -108,8 +108,8 @@ def figures(profile: Profile, floor: float) -> dict[str, Any]:
 
 def _best_choice(
     task: str,
-    tokens: dict[tuple[str, int], Floats],
-    correct: dict[tuple[str, int], Floats],
+    tokens: dict[tuple[str, int], Float64Array],
+    correct: dict[tuple[str, int], Float64Array],
     floor: float,
 ) -> tuple[float, tuple[int, ...]]:
     """Fewest mean tokens, over one directive a difficulty, that keep the task's floor."""

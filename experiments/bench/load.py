@@ -11,7 +11,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
-from numpy.typing import NDArray
+
+from envs.arrays import Float64Array
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class Load:
     """
 
     seconds: float
-    latencies: NDArray[np.float64]
-    first: NDArray[np.float64]
+    latencies: Float64Array
+    first: Float64Array
 
     @property
     def per_second(self) -> float:

@@ -9,11 +9,11 @@ import openai
 from openai import AsyncOpenAI
 from rich.progress import Progress
 
+from envs.arrays import Float64Array
 from envs.carbon.footprint import footprint_grams
 from envs.energy.meter import Meter, Window, attribute, attributed_method, busy_seconds
 from envs.errors import UpstreamError
 from envs.live import DEFAULT_MAX_TOKENS
-from envs.outcomes.outcome import Floats
 from envs.requests.directive import Directive
 from envs.requests.quality import correctness
 from envs.requests.request import Request
@@ -33,11 +33,11 @@ class Arm:
 
     name: str
     directives: tuple[str, ...]
-    tokens: Floats
-    joules: Floats
-    seconds: Floats
-    grams: Floats
-    correct: Floats
+    tokens: Float64Array
+    joules: Float64Array
+    seconds: Float64Array
+    grams: Float64Array
+    correct: Float64Array
     energy_method: str
     energy_source: str
 
@@ -47,7 +47,7 @@ def drive(
     url: str,
     model: str,
     requests: Sequence[Request],
-    intensity_g_per_kwh: Floats,
+    intensity_g_per_kwh: Float64Array,
     meter: Meter,
     *,
     gap_seconds: float,

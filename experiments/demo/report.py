@@ -12,9 +12,9 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from rich.console import Console
 from rich.table import Table
 
+from envs.arrays import Float64Array
 from envs.carbon.footprint import rates
 from envs.carbon.intensity import HOUR_SECONDS, IntensityTrace
-from envs.outcomes.outcome import Floats
 from envs.requests.request import Request
 from experiments.demo.drive import Arm
 from experiments.statistics import Interval, ratio_of_means
@@ -45,7 +45,7 @@ class Comparison:
 
     arms: tuple[Arm, ...]
     summaries: tuple[ArmSummary, ...]
-    times: Floats
+    times: Float64Array
     trace: IntensityTrace
     floors: Mapping[str, float]
 
@@ -80,7 +80,7 @@ class Comparison:
 def compare(
     requests: Sequence[Request],
     arms: Sequence[Arm],
-    times: Floats,
+    times: Float64Array,
     trace: IntensityTrace,
     floors: Mapping[str, float],
 ) -> Comparison:

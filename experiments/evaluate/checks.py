@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agents.methods.scene import Scene
 from agents.policy.bundle import Bundle
+from envs.arrays import BoolArray
 from envs.errors import ConfigError
 from envs.outcomes.profile import Profile
 from envs.requests.mix import Mix
@@ -76,5 +76,5 @@ def overlaps(bundles: Mapping[str, Bundle], scene: Scene) -> Sequence[str]:
     return warnings
 
 
-def _known(profile: Profile, quality: str) -> NDArray[np.bool_]:
+def _known(profile: Profile, quality: str) -> BoolArray:
     return np.asarray(~np.isnan(profile.quality(quality)).any(axis=1), dtype=np.bool_)

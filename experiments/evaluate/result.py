@@ -5,14 +5,12 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agents.methods.method import Method
 from agents.methods.scene import Scene
+from envs.arrays import Float64Array
 from experiments.evaluate.measures import Columns, excess, excess_by_task, ratio, saving, task_ratio
 from experiments.statistics import Drawn, Interval, averaged, resampled_sums
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class Figures:
     seconds_per_request: float
     share: dict[str, float]
     quality: dict[str, Kept]
-    chances: Floats
+    chances: Float64Array
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ class Repeat:
     """
 
     scene: Scene
-    chances: Mapping[str, Floats]
+    chances: Mapping[str, Float64Array]
     knows: Mapping[str, str]
 
 
@@ -104,7 +102,7 @@ class _Sampled:
 
     saving_pct: Drawn
     excess_pct: Drawn
-    excess_by_task_pct: Floats
+    excess_by_task_pct: Float64Array
     ratio: dict[str, Drawn]
     by_task: dict[str, dict[str, Drawn]]
     counts: dict[str, dict[str, int]]
@@ -115,10 +113,10 @@ def _sampled(repeat: Repeat, resamples: int) -> dict[str, _Sampled]:
     for name, chance in repeat.chances.items():
         columns.add(name, chance)
     by_prompt = columns.by_prompt()
-    sums: Floats = by_prompt.sum(axis=0, keepdims=True)
+    sums: Float64Array = by_prompt.sum(axis=0, keepdims=True)
     drawn = resampled_sums(by_prompt, resamples=resamples)
 
-    def found(compute: Callable[[Floats], Floats]) -> Drawn:
+    def found(compute: Callable[[Float64Array], Float64Array]) -> Drawn:
         return Drawn(float(compute(sums)[0]), compute(drawn))
 
     def of(name: str) -> _Sampled:
@@ -143,7 +141,7 @@ def _sampled(repeat: Repeat, resamples: int) -> dict[str, _Sampled]:
 
 
 def _figures(name: str, repeats: Sequence[Repeat], found: Sequence[_Sampled]) -> Figures:
-    def mean(values: Callable[[Scene], Floats]) -> float:
+    def mean(values: Callable[[Scene], Float64Array]) -> float:
         """Of what the method chose, over requests and repetitions."""
         return float(
             np.mean(

@@ -12,6 +12,7 @@ from rich.table import Table
 from agents.methods.scene import spread
 from agents.policy.bundle import Bundle, load_bundle
 from agents.policy.explain import Tree, contributions, distilled, turning_points
+from envs.arrays import Float32Array
 from envs.carbon.csv_traces import chosen_trace
 from envs.carbon.intensity import IntensityTrace
 from envs.errors import ConfigError
@@ -19,7 +20,6 @@ from envs.outcomes.floors import BANDS
 from envs.outcomes.profile_reader import read_profile
 from envs.outcomes.reward import untagged
 from envs.requests.features import GROUPS
-from envs.requests.structure import Array
 from envs.world import observe
 from experiments.settings import Settings, write_json
 
@@ -122,12 +122,12 @@ class Explain(Settings):
 
 def _observation(
     bundle: Bundle, chat: list[Any], task: str | None, trace: IntensityTrace, level: float
-) -> Array:
+) -> Float32Array:
     """The chat in the middle of the trace's range of a day, at noon, with no load."""
     noon = np.array([trace.start + 12 * 3600.0])
     part = bundle.featurizer.request(chat, task)[None]
     at_noon = observe(bundle.featurizer, part, trace, noon, np.zeros(1))
-    seen: Array = bundle.featurizer.at_intensity(at_noon, np.array([level]))[0]
+    seen: Float32Array = bundle.featurizer.at_intensity(at_noon, np.array([level]))[0]
     for name in ("recent_place", "coming_place"):
         seen[bundle.featurizer.names.index(name)] = 0.5
     return seen

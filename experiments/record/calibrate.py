@@ -8,13 +8,14 @@ import matplotlib as mpl
 import numpy as np
 from pydantic import Field
 
+from envs.arrays import Float64Array
 from envs.energy.attribution import Attribution
 from envs.energy.coefficients import Coefficients
 from envs.energy.fit import Fit, fit
 from envs.energy.meter import EnergyReading, Meter
 from envs.energy.meters.choose import choose_meter
 from envs.energy.meters.flags import MeterFlags
-from envs.energy.work import KINDS, Activity, Floats, work
+from envs.energy.work import KINDS, Activity, work
 from envs.energy.work_costs import PRIOR
 from envs.errors import ConfigError, MeterError
 from envs.upstream import Upstream
@@ -57,7 +58,7 @@ class Level:
         """J a generated token, everything above idle power counted."""
         return self.joules / max(1, self.completion_tokens)
 
-    def told(self, joules: Floats) -> float:
+    def told(self, joules: Float64Array) -> float:
         """J a generated token, by coefficients."""
         return float(joules @ np.array(self.done)) / max(1, self.completion_tokens)
 

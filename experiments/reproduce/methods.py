@@ -3,15 +3,13 @@
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agents.methods.dual_price import cheapest_choices
 from agents.methods.linear_program import cheapest_mixes
 from agents.methods.sprout import largest_savings_first
+from envs.arrays import Float64Array, Int64Array
 from envs.carbon.footprint import footprint_grams
 from experiments.reproduce.window import HOURS, JUDGED_PROMPTS, Outcome, Window
-
-Floats = NDArray[np.float64]
 
 
 def base(window: Window) -> Outcome:
@@ -101,18 +99,18 @@ METHODS: dict[str, Callable[[Window], Outcome]] = {
 }
 
 
-def _hourly(window: Window, known: Floats) -> Floats:
+def _hourly(window: Window, known: Float64Array) -> Float64Array:
     """SPROUT's program in each hour, by the quality `known` of shape (H, D)."""
     least = (window.floors * known[:, 0])[:, None]
     return cheapest_mixes(window.grams, known[:, None], least)
 
 
-def _level(window: Window, levels: NDArray[np.int64]) -> Floats:
-    chosen: Floats = np.eye(window.grams.shape[1])[levels]
+def _level(window: Window, levels: Int64Array) -> Float64Array:
+    chosen: Float64Array = np.eye(window.grams.shape[1])[levels]
     return chosen
 
 
-def _mixed(window: Window, mixes: Floats) -> Outcome:
+def _mixed(window: Window, mixes: Float64Array) -> Outcome:
     """The outcome of one mix an hour, shape (H, D), in expectation."""
     return Outcome(
         (window.grams * mixes).sum(axis=1),
@@ -121,7 +119,7 @@ def _mixed(window: Window, mixes: Floats) -> Outcome:
     )
 
 
-def _chosen(window: Window, actions: NDArray[np.int64], grams: Floats) -> Outcome:
+def _chosen(window: Window, actions: Int64Array, grams: Float64Array) -> Outcome:
     """The outcome of one directive a prompt, shape (H, n)."""
     taken = actions[..., None]
     counts = np.bincount(actions.ravel(), minlength=grams.shape[2])

@@ -4,14 +4,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agents.methods.sprout import XI, evaluation_hours, last_evaluation, quality_floor
+from envs.arrays import Float64Array, Int64Array
 from envs.carbon.footprint import footprint_grams
 from envs.outcomes.profile import Profile
 from envs.requests.mix import Mix
-
-Floats = NDArray[np.float64]
 
 HOURS = 720
 JUDGED_PROMPTS = 1000
@@ -30,48 +28,50 @@ class Sample:
 
     profile: Profile
     tasks: tuple[str, ...]
-    rows: NDArray[np.int64]
-    task: NDArray[np.int64]
+    rows: Int64Array
+    task: Int64Array
     quality: str = "preference"
 
     @property
-    def energy_joules(self) -> Floats:
+    def energy_joules(self) -> Float64Array:
         """Of each prompt under each directive, shape (H, n, D)."""
         return self.profile.energy_joules[self.rows]
 
     @property
-    def device_seconds(self) -> Floats:
+    def device_seconds(self) -> Float64Array:
         """Of each prompt under each directive, shape (H, n, D)."""
         return self.profile.device_seconds[self.rows]
 
     @cached_property
-    def scores(self) -> Floats:
+    def scores(self) -> Float64Array:
         """Quality of each prompt under each directive, shape (H, n, D)."""
-        scores: Floats = self.profile.quality(self.quality)[self.rows]
+        scores: Float64Array = self.profile.quality(self.quality)[self.rows]
         return scores
 
     @cached_property
-    def energy_by_task(self) -> Floats:
+    def energy_by_task(self) -> Float64Array:
         """Summed joules, shape (H, T, D)."""
         return self.by_task(self.energy_joules)
 
     @cached_property
-    def seconds_by_task(self) -> Floats:
+    def seconds_by_task(self) -> Float64Array:
         """Summed seconds, shape (H, T, D)."""
         return self.by_task(self.device_seconds)
 
     @cached_property
-    def scores_by_task(self) -> Floats:
+    def scores_by_task(self) -> Float64Array:
         """Summed quality, shape (H, T, D)."""
         return self.by_task(self.scores)
 
-    def by_task(self, values: Floats) -> Floats:
+    def by_task(self, values: Float64Array) -> Float64Array:
         """Sums of (H, n, D) or (H, n) over each task's prompts, shape (H, T, D) or (H, T)."""
         hours, count = self.task.shape
         cells = (np.arange(hours)[:, None] * len(self.tasks) + self.task).ravel()
         columns = values.reshape(hours * count, -1).T
         size = hours * len(self.tasks)
-        sums: Floats = np.stack([np.bincount(cells, column, size) for column in columns], axis=1)
+        sums: Float64Array = np.stack(
+            [np.bincount(cells, column, size) for column in columns], axis=1
+        )
         return sums.reshape(hours, len(self.tasks), *values.shape[2:])
 
 
@@ -103,18 +103,18 @@ class Window:
     """
 
     sample: Sample
-    intensity: Floats
+    intensity: Float64Array
     year_low: float
     year_high: float
     mean_before: float
     xi: float = XI
 
     @cached_property
-    def floors(self) -> Floats:
+    def floors(self) -> Float64Array:
         """SPROUT's floor of each hour, shape (H,)."""
         return self.floor_at(self.intensity)
 
-    def floor_at(self, intensity: Floats) -> Floats:
+    def floor_at(self, intensity: Float64Array) -> Float64Array:
         """SPROUT's floor at an intensity."""
         return quality_floor(intensity, self.year_low, self.year_high, self.xi)
 
@@ -124,12 +124,12 @@ class Window:
         return evaluation_hours(self.intensity)
 
     @cached_property
-    def evaluated(self) -> NDArray[np.int64]:
+    def evaluated(self) -> Int64Array:
         """Hour whose evaluation is in force, shape (H,)."""
         return last_evaluation(self.fired, len(self.intensity))
 
     @cached_property
-    def grams_by_task(self) -> Floats:
+    def grams_by_task(self) -> Float64Array:
         """Summed footprint, gCO2e, shape (H, T, D)."""
         return footprint_grams(
             self.sample.energy_by_task,
@@ -138,18 +138,18 @@ class Window:
         )
 
     @property
-    def grams(self) -> Floats:
+    def grams(self) -> Float64Array:
         """Summed footprint of an hour's prompts, gCO2e, shape (H, D)."""
-        summed: Floats = self.grams_by_task.sum(axis=1)
+        summed: Float64Array = self.grams_by_task.sum(axis=1)
         return summed
 
     @property
-    def scores(self) -> Floats:
+    def scores(self) -> Float64Array:
         """Summed quality of an hour's prompts, shape (H, D)."""
-        summed: Floats = self.sample.scores_by_task.sum(axis=1)
+        summed: Float64Array = self.sample.scores_by_task.sum(axis=1)
         return summed
 
-    def request_grams(self) -> Floats:
+    def request_grams(self) -> Float64Array:
         """Footprint of each prompt, gCO2e, shape (H, n, D)."""
         return footprint_grams(
             self.sample.energy_joules, self.sample.device_seconds, self.intensity[:, None, None]
@@ -166,9 +166,9 @@ class Outcome:
         shares: mean probability of each directive, shape (D,).
     """
 
-    grams: Floats
-    scores: Floats
-    shares: Floats
+    grams: Float64Array
+    scores: Float64Array
+    shares: Float64Array
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from rich.console import Console
 
 from agents.methods import METHODS, method
 from agents.methods.bundle import Learned
-from agents.methods.method import TRAINED, Floats
+from agents.methods.method import TRAINED
 from agents.methods.scene import Scene
 from agents.policy.bundle import load_bundle
 from agents.training.config import PpoConfig
+from envs.arrays import Float64Array
 from envs.errors import ConfigError
 from experiments.evaluate.checks import known_tasks
 from experiments.evaluate.document import document
@@ -133,7 +134,7 @@ class HeldOut:
     task_tags: bool
     knows = TRAINED
 
-    def choose(self, scene: Scene) -> Floats:
+    def choose(self, scene: Scene) -> Float64Array:
         """See `Method`."""
         fold = folds_of(scene.profile, self.folds)
         table = np.zeros(scene.scores.shape)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agents.policy.bundle import Bundle
 from agents.policy.bundle_files import MANIFEST
 from agents.training.config import PpoConfig
 from agents.training.ppo import Trained
+from envs.arrays import Int64Array
 from envs.carbon.csv_traces import chosen_trace
 from envs.carbon.intensity import IntensityTrace
 from envs.errors import ConfigError
@@ -37,7 +37,7 @@ def fold_of(request: Request, folds: int) -> int:
     return int.from_bytes(digest[:8], "big") % folds
 
 
-def folds_of(profile: Profile, folds: int) -> NDArray[np.int64]:
+def folds_of(profile: Profile, folds: int) -> Int64Array:
     """`fold_of` every request, shape (R,)."""
     return np.array([fold_of(request, folds) for request in profile.requests], dtype=np.int64)
 

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rliable import library, metrics
 
 from agents.methods.scene import Scene
+from envs.arrays import Float64Array
 from experiments.evaluate.result import Figures
 from experiments.statistics import Interval
 from experiments.study.job import Job
 
-Floats = NDArray[np.float64]
 RESAMPLES = 5000
 
 
@@ -101,7 +100,7 @@ def aggregated(rows: Sequence[Row], variants: Sequence[str]) -> Summary:
     np.random.seed(0)
     tasks = list(rows[0].excess_by_task)
 
-    def table(pick: Any) -> dict[str, Floats]:
+    def table(pick: Any) -> dict[str, Float64Array]:
         return {v: np.array([pick(row) for row in rows if row.variant == v]) for v in variants}
 
     scores = table(lambda row: [row.excess_by_task[task] for task in tasks])

@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from agents.policy.bundle import Bundle
+from envs.arrays import Float32Array
 from envs.requests.directive import Message
 from envs.requests.features import CONTEXT
 from envs.requests.projection import EncodedProjection
 from serving.hook.grid import Seen
 
-Observation = NDArray[np.float32]
+Observation = Float32Array
 
 
 class Decider:

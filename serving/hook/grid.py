@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from envs.arrays import Float64Array
 from envs.carbon.intensity import CarbonReading, Kind
 from serving.settings.hook import MAX_AGE_SECONDS
 
@@ -42,10 +42,10 @@ class Seen:
     """
 
     reading: CarbonReading
-    g_per_kwh: NDArray[np.float64]
-    place: NDArray[np.float64]
-    coming: NDArray[np.float64]
-    time: NDArray[np.float64]
+    g_per_kwh: Float64Array
+    place: Float64Array
+    coming: Float64Array
+    time: Float64Array
 
 
 class Grid:

@@ -12,11 +12,9 @@ from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from envs.arrays import BoolArray, Float64Array
 from envs.carbon.footprint import rates
-
-Array = NDArray[np.float64]
 
 COLUMNS = (
     *("hold_out", "hold_out_ratio", "conversation", "task", "characters"),
@@ -89,7 +87,9 @@ def estimate(rows: Iterable[Sequence[Any]]) -> dict[str, Any]:
     return result
 
 
-def saving(cost: Array, held: NDArray[np.bool_], ratio: Array, seen: Array, group: Any) -> Saving:
+def saving(
+    cost: Float64Array, held: BoolArray, ratio: Float64Array, seen: Float64Array, group: Any
+) -> Saving:
     """The estimate itself.
 
     The regression is fitted where there is most to fit it to, in the arm that was not held
@@ -124,7 +124,7 @@ def saving(cost: Array, held: NDArray[np.bool_], ratio: Array, seen: Array, grou
     )
 
 
-def covariates(table: Mapping[str, Sequence[Any]]) -> Array:
+def covariates(table: Mapping[str, Sequence[Any]]) -> Float64Array:
     """What was known before the lottery: ones, the grid, the request's length, its task."""
     length = np.log1p(np.array(table["characters"], dtype=np.float64))
     grid = np.array(table["intensity_g_per_kwh"], dtype=np.float64)
@@ -146,7 +146,7 @@ def _counts(row: dict[str, Any]) -> bool:
     )
 
 
-def _half_width(pull: Array, group: Any) -> float:
+def _half_width(pull: Float64Array, group: Any) -> float:
     """Half the 95% interval of a mean of pulls that are independent only between groups.
 
     Student's t with as many degrees of freedom as the pulls' fourth moment leaves: where a
