@@ -102,6 +102,6 @@ class Fetcher:
         return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
 
 
-def basic(user: str, password: str) -> str:
+def basic_auth(user: str, password: str) -> str:
     """The value of an Authorization header (RFC 7617)."""
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()

@@ -7,8 +7,8 @@ import numpy as np
 
 from envs.arrays import AnyArray, Int64Array
 from envs.backend import Backend
-from envs.energy.meter import Meter, Window, attribute, attributed_method
-from envs.outcomes.outcome import Outcomes, joined
+from envs.energy.meter import Meter, Window, attributed_method, split_by_tokens
+from envs.outcomes.outcome import Outcomes, concatenate_outcomes
 from envs.requests.directive import Catalogue
 from envs.requests.quality import correctness
 from envs.requests.request import Request
@@ -73,9 +73,9 @@ class LiveBackend:
         return Outcomes(
             prompt_tokens=prompt,
             completion_tokens=completion,
-            energy_joules=attribute(energy.joules, prompt, completion),
+            energy_joules=split_by_tokens(energy.joules, prompt, completion),
             latency_seconds=np.array([a.latency_seconds for a in answers]),
-            device_seconds=attribute(energy.seconds, prompt, completion),
+            device_seconds=split_by_tokens(energy.seconds, prompt, completion),
             correct=np.array(scores, dtype=np.float64),
             preference=np.full(len(answers), np.nan),
             energy_method=attributed_method(energy.method),
@@ -124,7 +124,7 @@ class Recording:
             ValueError: nothing has been played.
         """
         rows, actions = np.concatenate(self._rows), np.concatenate(self._actions)
-        return [self.requests[row] for row in rows], actions, joined(self._outcomes)
+        return [self.requests[row] for row in rows], actions, concatenate_outcomes(self._outcomes)
 
     def close(self) -> None:
         """Close the other."""

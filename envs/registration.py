@@ -28,7 +28,7 @@ from envs.requests.directive import DEFAULT_CATALOGUE, Catalogue
 from envs.requests.features import Featurizer
 from envs.requests.mix import Mix, read_mix
 from envs.requests.request import Request
-from envs.requests.workload import generate
+from envs.requests.workload import generate_requests
 from envs.upstream import Upstream
 from envs.world import World
 
@@ -67,7 +67,7 @@ def live_world(
     """
     client = Upstream(upstream, model).open()
     try:
-        workload = tuple(requests or generate(50, seed=0))
+        workload = tuple(requests or generate_requests(50, seed=0))
         backend = LiveBackend(client, meter or choose_meter(upstream), catalogue, workload)
         trace = read_trace(intensity, zone)
         tasks = sorted({request.task for request in workload})

@@ -7,18 +7,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from experiments.processes import Child, child, free_port
+from experiments.processes import ChildProcess, free_port, start_process
 
 
 @contextmanager
-def hook(
+def start_hook(
     upstream: str,
     policy: Path,
     flags: Sequence[str] = (),
     log: Path | None = None,
     hold_out_ratio: float = 0.0,
     admin_port: int = 0,
-) -> Iterator[Child]:
+) -> Iterator[ChildProcess]:
     """`sprout serve` in front of `upstream` on a free port while the context lasts.
 
     By default nothing is held out: what is compared here is compared with runs of its own.
@@ -32,7 +32,7 @@ def hook(
     given = ["--upstream", upstream, "--policy", str(policy), "--port", str(port)]
     with (
         tempfile.TemporaryDirectory(prefix="sprout-serve-") as state,
-        child(
+        start_process(
             "the hook",
             [*command, *given, "--admin-port", str(admin_port), "--state", state, *held, *flags],
             port,

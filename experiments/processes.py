@@ -23,7 +23,7 @@ POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
-class Child:
+class ChildProcess:
     """A healthy server: its URL (loopback), process, log, and seconds until it was ready."""
 
     name: str
@@ -48,7 +48,7 @@ class Child:
 
 
 @contextmanager
-def child(
+def start_process(
     name: str,
     command: Sequence[str],
     port: int,
@@ -58,7 +58,7 @@ def child(
     folder: Path | None = None,
     environment: Mapping[str, str] | None = None,
     start_seconds: float = 300.0,
-) -> Iterator[Child]:
+) -> Iterator[ChildProcess]:
     """Run `command`, wait until `health` (a path) answers 200, and stop it in the end.
 
     `environment` None passes on this process's own.
@@ -85,8 +85,8 @@ def child(
         )
     url = f"http://{HOST}:{port}"
     try:
-        _wait(Child(name, url, process, log, 0.0), url + health, started + start_seconds)
-        yield Child(name, url, process, log, time.monotonic() - started)
+        _wait(ChildProcess(name, url, process, log, 0.0), url + health, started + start_seconds)
+        yield ChildProcess(name, url, process, log, time.monotonic() - started)
     finally:
         _stop(process)
 
@@ -112,7 +112,7 @@ def last_line(log: Path) -> str:
     return next((line for line in reversed(lines) if line), "no output")
 
 
-def _wait(started: Child, health: str, deadline: float) -> None:
+def _wait(started: ChildProcess, health: str, deadline: float) -> None:
     while time.monotonic() < deadline:
         started.check()
         try:

@@ -27,7 +27,7 @@ class Interval:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class BootstrapFigure:
     """A figure with its values over the same B resamples as other figures'.
 
     Attributes:
@@ -47,7 +47,7 @@ class Drawn:
         return Interval(self.value, float(low), float(high))
 
 
-def averaged(repeats: Sequence[Drawn], seed: int = 0) -> Drawn:
+def average_repeats(repeats: Sequence[BootstrapFigure], seed: int = 0) -> BootstrapFigure:
     """The mean over repetitions on the same resamples of the same prompts.
 
     In each resample the repetitions are drawn with replacement too, so that the interval
@@ -58,7 +58,7 @@ def averaged(repeats: Sequence[Drawn], seed: int = 0) -> Drawn:
     count, resamples = table.shape
     taken = np.random.default_rng(seed).integers(0, count, size=(count, resamples))
     draws = np.take_along_axis(table, taken, axis=0).mean(axis=0)
-    return Drawn(float(np.mean([repeat.value for repeat in repeats])), draws)
+    return BootstrapFigure(float(np.mean([repeat.value for repeat in repeats])), draws)
 
 
 def ratio_of_means(numerator: Float64Array, denominator: Float64Array, seed: int = 0) -> Interval:

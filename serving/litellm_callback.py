@@ -17,11 +17,11 @@ from typing import Any
 
 from litellm.integrations.custom_logger import CustomLogger
 
-from serving.hook.answer import Told, Usage
+from serving.hook.answer import ReportedAnswer, Usage
 from serving.hook.assembly import embedded
 from serving.hook.core import Hook
 from serving.hook.steering import Plan
-from serving.telemetry.log import complain
+from serving.telemetry.log import log_internal_error
 
 ROUTES = {
     "acompletion": "/v1/chat/completions",
@@ -60,9 +60,9 @@ class SproutCallback(CustomLogger):
             plan = await self._hook.plan(route, data, _headers(request))
             place = "litellm_metadata" if route == "/v1/responses" else "metadata"
             steered = plan.steered if plan.steered is not None else data
-            steered.setdefault(place, {})[_STATE] = plan, Told(plan.started)
+            steered.setdefault(place, {})[_STATE] = plan, ReportedAnswer(plan.started)
         except Exception as error:
-            complain("a request was not decided", error)
+            log_internal_error("a request was not decided", error)
             return None
         return steered
 
@@ -79,7 +79,7 @@ class SproutCallback(CustomLogger):
             found = _state(data)
             return dict(self._hook.headers(found[0])) if found is not None else None
         except Exception as error:
-            complain("headers were not made", error)
+            log_internal_error("headers were not made", error)
             return None
 
     async def async_post_call_success_hook(
@@ -130,14 +130,14 @@ class SproutCallback(CustomLogger):
                 told.text = _text(response)
                 self._hook.finish(plan, told, outcome)
         except Exception as error:
-            complain("an outcome was not recorded", error)
+            log_internal_error("an outcome was not recorded", error)
 
 
-def _state(data: Mapping[str, Any]) -> tuple[Plan, Told] | None:
+def _state(data: Mapping[str, Any]) -> tuple[Plan, ReportedAnswer] | None:
     for place in ("litellm_metadata", "metadata"):
         held = data.get(place)
         if isinstance(held, dict) and isinstance(held.get(_STATE), tuple):
-            found: tuple[Plan, Told] = held[_STATE]
+            found: tuple[Plan, ReportedAnswer] = held[_STATE]
             return found
     return None
 

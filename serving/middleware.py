@@ -22,12 +22,12 @@ from serving.http.asgi import (
     Receive,
     Scope,
     Send,
-    decoded,
+    decoded_headers,
     header,
 )
 
 # Answers to a request that the server found wrong: perhaps because of what we added.
-REFUSED = frozenset((400, 413, 422))
+REFUSED_STATUSES = frozenset((400, 413, 422))
 _OWN = OWN_HEADERS.encode()
 
 
@@ -54,7 +54,7 @@ class SproutMiddleware:
         if parts is None:
             return
         raw = b"".join(parts)
-        plan = await self._hook.plan(scope["path"], raw, decoded(scope))
+        plan = await self._hook.plan(scope["path"], raw, decoded_headers(scope))
         steered = self._steered(plan)
         exchange = _Exchange(self._hook, plan, send)
         try:
@@ -124,7 +124,7 @@ class _Exchange:
         kind = event["type"]
         if kind == "http.response.start":
             status = event["status"]
-            if self._plan.steered is not None and status in REFUSED:
+            if self._plan.steered is not None and status in REFUSED_STATUSES:
                 self.refused = True
                 return
             headers: Headers = list(event.get("headers", ()))

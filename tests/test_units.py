@@ -8,9 +8,9 @@ import pytest
 
 import envs.registration
 from envs.carbon.csv_traces import read_traces
-from envs.carbon.footprint import Site, footprint_grams
+from envs.carbon.footprint import FootprintModel, footprint_grams
 from envs.energy.attribution import Attribution
-from envs.energy.coefficients import Coefficients, flat, read_coefficients
+from envs.energy.coefficients import Coefficients, read_coefficients, token_coefficients
 from envs.energy.meter import EnergyReading
 from envs.energy.meters.tokens import TokenMeter
 from envs.energy.simulator import LLAMA_13B
@@ -84,7 +84,7 @@ def test_stated_joules_a_token(tmp_path):
     with pytest.raises(UnitError, match=HINT):
         TokenMeter(None, 5.88 * KWH)
     with pytest.raises(UnitError, match=HINT):
-        flat(5.88 * KWH, 0.02, "stated")
+        token_coefficients(5.88 * KWH, 0.02, "stated")
     with pytest.raises(UnitError, match=HINT):
         hook(tmp_path, joules_per_token=5.88 * KWH)
 
@@ -108,7 +108,7 @@ def test_a_footprint():
     with pytest.warns(UnitWarning, match=HINT):
         footprint_grams(joules * KWH, seconds, np.array([300.0, 300.0]))
     with pytest.warns(UnitWarning, match=HINT):
-        Site().grams(588.0 * KWH, 2.4, 300.0)
+        FootprintModel().grams(588.0 * KWH, 2.4, 300.0)
 
 
 @pytest.mark.parametrize("factor", [1e-3, 1e3])

@@ -8,7 +8,7 @@ from agents.methods.method import Method
 METHODS = {
     "base": "agents.methods.simple:Base",
     "co2_opt": "agents.methods.simple:LeastCarbon",
-    "random": "agents.methods.simple:Chance",
+    "random": "agents.methods.simple:RandomDirective",
     "intensity_threshold": "agents.methods.simple:IntensityThreshold",
     "sprout_static": "agents.methods.programs:SproutStatic",
     "sprout_lp": "agents.methods.programs:SproutLP",
@@ -23,7 +23,7 @@ METHODS = {
 }
 
 
-def method(name: str) -> Method:
+def make_method(name: str) -> Method:
     """The named method with its default settings.
 
     Raises:

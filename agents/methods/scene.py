@@ -110,7 +110,7 @@ class Scene:
         return seen
 
 
-def spread(
+def build_scene(
     profile: Profile,
     traces: Sequence[IntensityTrace],
     floors: Mapping[str, float],
@@ -151,7 +151,7 @@ def spread(
         weights = asked.at(hour)[np.arange(len(index)), index] / own.shares[0, index]
     kept = np.flatnonzero(weights > 0)
     chosen = chosen.select(kept)
-    _checked(chosen, quality)
+    _require_quality(chosen, quality)
     shares = own if mix is None else asked
     return Scene(
         chosen,
@@ -198,7 +198,7 @@ def _of_known_tasks(mix: Mix, tasks: Sequence[str]) -> Mix:
     return Mix(tuple(tasks), shares / np.where(totals > 0, totals, 1))
 
 
-def _checked(profile: Profile, quality: str) -> None:
+def _require_quality(profile: Profile, quality: str) -> None:
     if len(profile.requests) < 2:
         raise ConfigError(
             f"{len(profile.requests)} requests of the profile have a known quality {quality!r} "

@@ -27,7 +27,7 @@ class LeastCarbon:
         return always(scene, int(scene.means(scene.grams).argmin()))
 
 
-class Chance:
+class RandomDirective:
     """`random`: every directive equally often; keeps no floor."""
 
     knows = NOTHING

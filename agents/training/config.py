@@ -6,7 +6,7 @@ from envs.errors import ConfigError
 from envs.requests.features import FORECAST, GROUPS, SPARED
 
 # Where a floor binds: in each task, or on all requests together as in SPROUT.
-SCOPES = ("task", "all")
+FLOOR_SCOPES = ("task", "all")
 
 
 @dataclass(frozen=True)
@@ -73,5 +73,5 @@ class PpoConfig:
         unknown = [group for group in self.without if group not in groups]
         if unknown:
             raise ConfigError(f"without: no features {unknown[0]!r}; one of {', '.join(groups)}")
-        if self.floor_on not in SCOPES:
-            raise ConfigError(f"floor_on {self.floor_on!r}: one of {', '.join(SCOPES)}")
+        if self.floor_on not in FLOOR_SCOPES:
+            raise ConfigError(f"floor_on {self.floor_on!r}: one of {', '.join(FLOOR_SCOPES)}")

@@ -84,11 +84,11 @@ def expected_quality(
 
 def _believed(told: Float64Array, true: Float64Array) -> Float64Array:
     """What to believe of a prediction's deviations from its mean, shape (n,)."""
-    deviations: Float64Array = belief(told, true) * (told - told.mean())
+    deviations: Float64Array = shrinkage(told, true) * (told - told.mean())
     return deviations
 
 
-def belief(told: Float64Array, true: Float64Array) -> float:
+def shrinkage(told: Float64Array, true: Float64Array) -> float:
     """How much of a prediction's spread to believe, 0 to 1; both of shape (n,).
 
     The slope of what came true on what was told (stacking with one predictor; Wolpert,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from agents.policy.network import Policy
 from agents.training.config import PpoConfig
 from agents.training.controller import Controller
-from agents.training.prompts import Prompts
+from agents.training.prompts import PromptSet
 from envs.arrays import BoolArray
 from envs.errors import ConfigError
 from envs.outcomes.reward import Reward, untagged
@@ -23,7 +23,7 @@ class Validation:
         grams_ratio: footprint relative to always L0.
         ratio_by_task: quality relative to L0; of each task where its tag is shown, and
             under `untagged(task)` where it is not. Where floors yield to the grid, each band
-            of intensities has a name of its own (`envs.outcomes.floors.Yielding.names`).
+            of intensities has a name of its own (`envs.outcomes.floors.FloorSchedule.names`).
         bound_by_task: what that ratio is at least, with the confidence asked for.
         share: mean probability of each directive.
         share_by_task: the same by task, tags shown or not as in `ratio_by_task`.
@@ -45,7 +45,7 @@ class Validation:
 
 
 @dataclass(frozen=True)
-class _Cell:
+class _ConstraintGroup:
     """One floor's requests: a task's, with its tag shown or not, in one band of intensities."""
 
     name: str
@@ -70,18 +70,18 @@ class Constraint:
         ConfigError: a floor or a limit that cannot be checked, or that nothing could keep.
     """
 
-    def __init__(self, prompts: Prompts, reward: Reward, config: PpoConfig) -> None:
+    def __init__(self, prompts: PromptSet, reward: Reward, config: PpoConfig) -> None:
         self._prompts = prompts
         self._config = config
         self._limits = reward.limits
         self._tasks = list(reward.floors)
         self._floors: dict[str, float] = {}
-        self._cells: list[_Cell] = []
-        bands = reward.yielding.band(prompts.intensity)
+        self._cells: list[_ConstraintGroup] = []
+        bands = reward.floor_schedule.band(prompts.intensity)
         for task, floor in reward.floors.items():
-            for band, name in enumerate(reward.yielding.names(task)):
+            for band, name in enumerate(reward.floor_schedule.names(task)):
                 for tagged in (False, True):
-                    cell = _Cell(
+                    cell = _ConstraintGroup(
                         name if tagged else untagged(name), task, tagged, bands[int(tagged)] == band
                     )
                     if not prompts.right_at_l0(task, cell.among) > 0:
@@ -90,7 +90,7 @@ class Constraint:
                             "is answered right at L0; record more requests a task"
                         )
                     self._cells.append(cell)
-                    self._floors[cell.name] = reward.yielding.floor(floor, band)
+                    self._floors[cell.name] = reward.floor_schedule.floor(floor, band)
         least = prompts.least_overshoots(reward.limits)
         for name, (mean, error) in least.items():
             if (missed := mean + config.confidence * error) > 0:

@@ -17,13 +17,13 @@ from agents.training.dual_callback import DualCallback, Tracker
 from agents.training.lagrangian import Constraint, Validation
 from agents.training.prepared import prepare
 from agents.training.progress import Best, Progress, load_progress, save_progress
-from agents.training.prompts import Prompts
+from agents.training.prompts import PromptSet
 from agents.training.sb3 import Lanes, imported, policy_arguments, unchecked
 from envs.arrays import Float32Array
 from envs.carbon.intensity import IntensityTrace
 from envs.clock import SteppedClock
 from envs.llama2 import Llama2VectorEnv
-from envs.outcomes.floors import yielding
+from envs.outcomes.floors import floor_schedule
 from envs.outcomes.limits import Limit
 from envs.outcomes.profile import Profile, fingerprint
 from envs.replay import ReplayBackend
@@ -89,8 +89,8 @@ class Trainer:
             vectors=vectors,
         )
         self.featurizer, self.reward = self.prepared.featurizer, self.prepared.reward
-        prompts = Prompts(self.prepared, trace, config.seed)
-        self.reward.yielding = yielding(trace, config.floor_slack)
+        prompts = PromptSet(self.prepared, trace, config.seed)
+        self.reward.floor_schedule = floor_schedule(trace, config.floor_slack)
         self.reward.limits = dict(limits or {})
         self._constraint = Constraint(prompts, self.reward, config)
         self.reward.multipliers = self._constraint.multipliers

@@ -14,7 +14,7 @@ from envs.outcomes.reward import overshoots
 from envs.world import observe
 
 
-class Prompts:
+class PromptSet:
     """A profile's prompts spread over the trace's hours, each without its task's tag and with.
 
     Attributes:

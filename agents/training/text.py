@@ -14,7 +14,7 @@ from envs.outcomes.profile import Profile
 from envs.requests.features import LOG_ENERGY, Featurizer
 from envs.requests.projection import EncodedProjection, Vectors, WordProjection
 from envs.requests.request import Request
-from envs.requests.structure import Feature, read
+from envs.requests.structure import Feature, read_chat
 
 FOLDS = 5
 # Regularisations tried; each target takes the one that predicts other folds' prompts best.
@@ -120,7 +120,7 @@ class _Data:
     """Texts, structure and targets, and ridge regressions of some of their rows."""
 
     def __init__(self, profile: Profile, targets: Float64Array, vectors: Vectors | None) -> None:
-        readings = [read(request.messages) for request in profile.requests]
+        readings = [read_chat(request.messages) for request in profile.requests]
         self._vectors = np.zeros((len(readings), 0))
         if vectors is not None:
             vectors.warm([reading.text for reading in readings])

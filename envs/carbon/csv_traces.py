@@ -10,7 +10,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from envs.carbon.intensity import HOUR_SECONDS, SCOPES, SIGNALS, IntensityTrace, Kind, iso, joined
+from envs.carbon.intensity import (
+    HOUR_SECONDS,
+    SCOPES,
+    SIGNALS,
+    IntensityTrace,
+    Kind,
+    iso,
+    join_traces,
+)
 from envs.errors import DataError
 from envs.plausible import check_intensity, check_mean_intensity
 
@@ -50,7 +58,7 @@ def chosen_trace(paths: Sequence[Path], zone: str | None) -> IntensityTrace:
     Raises:
         DataError: a file is wrong, the zone is not there, or the zones cannot be joined.
     """
-    return joined(chosen_zones(paths, zone)) if paths else synthetic_day()
+    return join_traces(chosen_zones(paths, zone)) if paths else synthetic_day()
 
 
 def chosen_zones(paths: Sequence[Path], zone: str | None) -> list[IntensityTrace]:

@@ -22,7 +22,7 @@ Number = TypeVar("Number", float, Float64Array)
 
 
 @dataclass(frozen=True)
-class Site:
+class FootprintModel:
     """What a request's joules and seconds emit, but for the grid.
 
     Attributes:
@@ -63,11 +63,11 @@ class Site:
         )
 
 
-def site_of(
+def make_footprint_model(
     device: Hardware, count: int = 1, *, pue: float, life_years: float, reserved_ratio: float = 1.0
-) -> Site:
+) -> FootprintModel:
     """A site of `count` devices of the catalogue, each with its share of a server."""
-    return Site(
+    return FootprintModel(
         pue,
         count * device.embodied_grams,
         life_years * YEAR_SECONDS,
@@ -104,7 +104,9 @@ def footprint_grams(
     return operational + embodied_g_per_second * latency_seconds
 
 
-def rates(grams: float, requests: int, tokens: float, correct: float | None) -> dict[str, float]:
+def per_functional_unit(
+    grams: float, requests: int, tokens: float, correct: float | None
+) -> dict[str, float]:
     """SCI by functional unit R: gCO2e a request, 1,000 generated tokens, a correct answer.
 
     Args:

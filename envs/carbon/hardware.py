@@ -47,30 +47,30 @@ class Hardware(BaseModel):
 
 
 @cache
-def catalogue() -> dict[str, Hardware]:
+def hardware_catalogue() -> dict[str, Hardware]:
     """All devices by name."""
     text = (files("envs") / "data" / "hardware.yaml").read_text(encoding="utf-8")
     rows: list[dict[str, Any]] = yaml.safe_load(text)
     return {row["name"]: Hardware.model_validate(row) for row in rows}
 
 
-def hardware(name: str) -> Hardware:
+def find_hardware(name: str) -> Hardware:
     """A device by its name.
 
     Raises:
         ConfigError: it is not in the catalogue.
     """
-    found = catalogue().get(name)
+    found = hardware_catalogue().get(name)
     if found is None:
-        raise ConfigError(f"hardware {name!r}: one of {', '.join(catalogue())}")
+        raise ConfigError(f"hardware {name!r}: one of {', '.join(hardware_catalogue())}")
     return found
 
 
-def known_as(driver_name: str) -> Hardware | None:
+def match_hardware(driver_name: str) -> Hardware | None:
     """The device that a driver calls so; None if the catalogue has none such."""
     matches = [
         (len(part), device)
-        for device in catalogue().values()
+        for device in hardware_catalogue().values()
         for part in device.match
         if part.lower() in driver_name.lower()
     ]

@@ -215,7 +215,7 @@ def iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%MZ")
 
 
-def joined(traces: Sequence[IntensityTrace]) -> IntensityTrace:
+def join_traces(traces: Sequence[IntensityTrace]) -> IntensityTrace:
     """Traces of whole days one after another, so that training sees the hours of all of them.
 
     Times go on from the first trace's start; hours of day are kept.

@@ -14,8 +14,17 @@ import numpy as np
 from envs.arrays import Float64Array
 from envs.energy.coefficients import Coefficients
 from envs.energy.meter import EnergyReading
-from envs.energy.work import CONTEXT, CONTEXT_TOKENS, DECODE, KINDS, PASSES, PREFILL, Activity, work
-from envs.energy.work_costs import FIT_SECONDS, Prices
+from envs.energy.work import (
+    CONTEXT,
+    CONTEXT_TOKENS,
+    DECODE,
+    KINDS,
+    PASSES,
+    PREFILL,
+    Activity,
+    work_in_windows,
+)
+from envs.energy.work_costs import FIT_SECONDS, WorkCosts
 
 Idle = Literal["apart", "shared"]
 # Windows settled at once at most, and the longest gap among them; they bound memory.
@@ -92,7 +101,7 @@ class Attribution:
         fit_seconds: float = FIT_SECONDS,
     ) -> None:
         self._idle = idle
-        self.prices = Prices(prior, fit_seconds)
+        self.prices = WorkCosts(prior, fit_seconds)
         known = prior.idle_watts if prior is not None else None
         self._stated_idle = idle_watts if idle_watts is not None else known
         self._windows: deque[EnergyReading] = deque()
@@ -179,7 +188,7 @@ class Attribution:
         if not here:
             self._nobody(joules, lasted)
             return
-        found = work([a.activity for a in here], bounds)
+        found = work_in_windows([a.activity for a in here], bounds)
         busy = np.minimum(found.residency_seconds.sum(axis=0), lasted)
         anybody = (found.done.sum(axis=(0, 2)) > 0) | (busy > 0)
         self._nobody(joules[~anybody], lasted[~anybody])

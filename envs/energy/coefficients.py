@@ -71,7 +71,9 @@ class Coefficients:
         path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
-def flat(joules_per_token: float, seconds_per_token: float, source: str) -> Coefficients:
+def token_coefficients(
+    joules_per_token: float, seconds_per_token: float, source: str
+) -> Coefficients:
     """So much a generated token, whatever else happens.
 
     Raises:
@@ -84,7 +86,7 @@ def flat(joules_per_token: float, seconds_per_token: float, source: str) -> Coef
     )
 
 
-def default() -> Coefficients:
+def default_coefficients() -> Coefficients:
     """Llama-2-13b-chat on one A100-class GPU, one request at a time."""
     weights = np.array([PREFILL_WEIGHT, 1.0, 0.0, 0.0])
     return Coefficients(

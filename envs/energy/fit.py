@@ -40,7 +40,7 @@ class Fit:
         return np.maximum(0.0, self.values - half), self.values + half
 
 
-def fit(done: Float64Array, cost: Float64Array, prior: Float64Array) -> Fit:
+def fit_costs(done: Float64Array, cost: Float64Array, prior: Float64Array) -> Fit:
     """Coefficients of `done` that explain `cost`.
 
     Args:

@@ -187,7 +187,7 @@ def _reading(meter: Meter, joules: float, start: float, seconds: float) -> Energ
     return EnergyReading(joules, start, seconds, *named, uncertainty)
 
 
-def attribute(
+def split_by_tokens(
     whole: float,
     prompt_tokens: Float64Array,
     completion_tokens: Float64Array,

@@ -62,7 +62,7 @@ class Work:
     covered: Float64Array
 
 
-def work(activities: Sequence[Activity], windows: Float64Array) -> Work:
+def work_in_windows(activities: Sequence[Activity], windows: Float64Array) -> Work:
     """The work of requests in windows.
 
     Args:

@@ -6,7 +6,7 @@ import numpy as np
 
 from envs.arrays import Float64Array
 from envs.energy.coefficients import Coefficients
-from envs.energy.fit import Fit, fit
+from envs.energy.fit import Fit, fit_costs
 from envs.energy.work import KINDS
 
 # Coefficients are fitted to spans this long: within one, what a request did is known by the
@@ -21,7 +21,7 @@ LEAST_SPANS = 12
 PRIOR = np.array([0.1, 1.0, 0.3, 5.0])
 
 
-class Prices:
+class WorkCosts:
     """Joules of a unit of each of `envs.energy.work.KINDS`, above idle power.
 
     Args:
@@ -80,7 +80,7 @@ class Prices:
         if len(self._spans) < LEAST_SPANS or not len(joules):
             return
         done_before, joules_before, _ = self.seen
-        self.fit = fit(done_before, joules_before, self._prior)
+        self.fit = fit_costs(done_before, joules_before, self._prior)
         error = float(np.sqrt(np.mean((joules - done @ self.fit.values) ** 2)))
         # Of windows, not of spans: within a span their errors cancel.
         self.window_error = (self.window_error + error) / 2 if self.window_error else error

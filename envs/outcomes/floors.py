@@ -12,7 +12,7 @@ BANDS = ("clean", "middling", "dirty")
 
 
 @dataclass(frozen=True)
-class Yielding:
+class FloorSchedule:
     """How floors yield to the grid's intensity I: floor * (1 - slack * place(I)).
 
     SPROUT's floor (Li et al., EMNLP 2024) with place(I) = (I - Imin) / (Imax - Imin) and
@@ -44,17 +44,17 @@ class Yielding:
         return floor * (1 - self.slack * self.places[band])
 
 
-CONSTANT = Yielding()
+CONSTANT_FLOORS = FloorSchedule()
 
 
-def yielding(trace: IntensityTrace, slack: float) -> Yielding:
+def floor_schedule(trace: IntensityTrace, slack: float) -> FloorSchedule:
     """Floors that yield by `slack` over a trace's range, in thirds of its hours.
 
     Raises:
         ConfigError: the trace has no three bands.
     """
     if slack == 0:
-        return CONSTANT
+        return CONSTANT_FLOORS
     intensity = trace.g_per_kwh
     low, high = float(intensity.min()), float(intensity.max())
     edges = tuple(float(edge) for edge in np.quantile(intensity, (1 / 3, 2 / 3)))
@@ -64,6 +64,6 @@ def yielding(trace: IntensityTrace, slack: float) -> Yielding:
             "floors have no dirtier and cleaner hours to follow; leave it at 0"
         )
     places = (intensity - low) / (high - low)
-    bands = Yielding(slack, edges).band(intensity)
+    bands = FloorSchedule(slack, edges).band(intensity)
     means = tuple(float(places[bands == band].mean()) for band in range(len(BANDS)))
-    return Yielding(slack, edges, means)
+    return FloorSchedule(slack, edges, means)

@@ -50,7 +50,7 @@ class Outcomes:
         return len(self.energy_joules)
 
 
-def joined(parts: Sequence[Outcomes]) -> Outcomes:
+def concatenate_outcomes(parts: Sequence[Outcomes]) -> Outcomes:
     """Outcomes one after another; their texts are left out."""
     arrays: dict[str, Any] = {
         f.name: np.concatenate([getattr(part, f.name) for part in parts])

@@ -44,10 +44,10 @@ def read_profile(
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(path, f"no readable Parquet ({error})", REMEDY) from error
-    return checked(path, table, model, directives)
+    return check_table(path, table, model, directives)
 
 
-def checked(
+def check_table(
     path: Path | str,
     table: pa.Table,
     model: str | None = None,

@@ -7,7 +7,7 @@ import numpy as np
 
 from envs.arrays import BoolArray, Float64Array, Int64Array, StrArray
 from envs.carbon.footprint import EMBODIED_G_PER_SECOND, footprint_grams
-from envs.outcomes.floors import CONSTANT, Yielding
+from envs.outcomes.floors import CONSTANT_FLOORS, FloorSchedule
 from envs.outcomes.limits import TAIL, Limit
 from envs.outcomes.outcome import Outcomes
 from envs.outcomes.profile import Profile
@@ -48,8 +48,8 @@ class Reward:
             a dirty hour weighs more.
         quality_l0: per task, mean quality under L0; tasks not in it have no quality term.
         floors: per task, the least ratio of quality to L0's.
-        yielding: how they follow the grid.
-        multipliers: per task (and band, by `yielding.names`), lambda >= 0, default 1; the one
+        floor_schedule: how they follow the grid.
+        multipliers: per task (and band, by `floor_schedule.names`), lambda >= 0, default 1; the one
             part that training changes.
             `untagged(task)` is the key for requests that do not show their task, which are
             harder to tell apart and pay a price of their own (default the task's).
@@ -67,7 +67,7 @@ class Reward:
     embodied_g_per_second: float = EMBODIED_G_PER_SECOND
     limits: dict[str, Limit] = field(default_factory=dict)
     latency_prices: dict[str, float] = field(default_factory=dict)
-    yielding: Yielding = CONSTANT
+    floor_schedule: FloorSchedule = CONSTANT_FLOORS
 
     def set_prices(self, prices: Mapping[str, float]) -> None:
         """Move multipliers and latency prices, by their names."""
@@ -98,7 +98,7 @@ class Reward:
             tasks: of each request, shape (n,).
             tagged: whether its observation showed that task, shape (n,).
         """
-        bands = self.yielding.band(intensity_g_per_kwh)
+        bands = self.floor_schedule.band(intensity_g_per_kwh)
         return {
             "footprint": -self.grams(outcomes, intensity_g_per_kwh) / self.footprint_ref_grams,
             "quality": self._kept(tasks, getattr(outcomes, self.quality), bands, tagged),
@@ -117,11 +117,11 @@ class Reward:
             reference = self.quality_l0.get(task, 0.0)
             if reference <= 0:
                 continue
-            for band, name in enumerate(self.yielding.names(task)):
+            for band, name in enumerate(self.floor_schedule.names(task)):
                 rows = (tasks == task) & (bands == band)
                 price = self.multipliers.get(name, 1.0)
                 weight = np.where(tagged[rows], price, self.multipliers.get(untagged(name), price))
-                floor = self.yielding.floor(self.floors.get(task, 0.0), band)
+                floor = self.floor_schedule.floor(self.floors.get(task, 0.0), band)
                 kept[rows] = weight * np.nan_to_num(quality[rows] / reference - floor)
         return kept
 

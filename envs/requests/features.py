@@ -11,7 +11,7 @@ import numpy as np
 from envs.arrays import AnyArray, BoolArray, Float32Array, Int64Array
 from envs.requests.directive import Message
 from envs.requests.projection import TextFeatures
-from envs.requests.structure import OWN_LENGTH, STRUCTURE, Feature, read
+from envs.requests.structure import OWN_LENGTH, STRUCTURE, Feature, read_chat
 
 CONTEXT = (
     Feature("in_flight", "requests", 0, 1024, "requests at the server when this one is sent"),
@@ -92,7 +92,7 @@ class Featurizer:
         Raises:
             ValueError: a message is not a mapping with text or parts.
         """
-        reading = read(messages)
+        reading = read_chat(messages)
         learned = () if self.text is None else self.text.measure(reading).tolist()
         tagged = self._untagged if task is None else self._tags.get(task, self._untagged)
         part = np.array([*reading.structure, *learned, *tagged], dtype=np.float32)

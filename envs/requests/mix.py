@@ -47,12 +47,12 @@ class Mix:
         return Mix(tuple(tasks), np.stack([columns.get(t, empty) for t in tasks], axis=1))
 
 
-def uniform(tasks: Sequence[str]) -> Mix:
+def uniform_mix(tasks: Sequence[str]) -> Mix:
     """Every task the same share at all hours."""
     return Mix(tuple(tasks), np.full((1, len(tasks)), 1 / len(tasks)))
 
 
-def fixed(shares: Mapping[str, float]) -> Mix:
+def fixed_mix(shares: Mapping[str, float]) -> Mix:
     """The same shares at all hours, scaled to sum to 1."""
     values = np.array([list(shares.values())], dtype=np.float64)
     if not np.isfinite(values).all() or values.min() < 0 or values.sum() <= 0:

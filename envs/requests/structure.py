@@ -92,7 +92,7 @@ class Reading:
     structure: Sequence[float]
 
 
-def read(messages: Sequence[Message]) -> Reading:
+def read_chat(messages: Sequence[Message]) -> Reading:
     """Read a chat.
 
     Raises:

@@ -11,7 +11,7 @@ from envs.requests.tasks import CELLS, MODULES
 MAX_TRIES = 200
 
 
-def generate(
+def generate_requests(
     per_task: int, seed: int, *, exclude: Container[str] = (), by_cell: bool = False
 ) -> list[Request]:
     """Draw `per_task` requests of every generated task, spread evenly over difficulties.

@@ -52,7 +52,7 @@ SETTINGS = {
 
 
 @dataclass(frozen=True)
-class Judged:
+class AttributionErrors:
     """Relative errors of requests' joules, whether intervals held the truth, and the sums.
 
     Attributes:
@@ -66,7 +66,7 @@ class Judged:
     off: float
 
 
-def judge(seed: int, setting: Setting, seconds: float) -> Judged:
+def judge(seed: int, setting: Setting, seconds: float) -> AttributionErrors:
     """One trial."""
     rng = np.random.default_rng(seed)
     made = _made(rng, setting, seconds)
@@ -83,7 +83,7 @@ def judge(seed: int, setting: Setting, seconds: float) -> Judged:
     tokens = np.array([0.1 * a.prompt_tokens + a.completion_tokens for a in made.activities])
     whole = sum(w.joules for w in made.windows) - (setting.coefficients.idle_watts or 0) * seconds
     simple = (tokens / tokens.sum() * whole)[counted]
-    return Judged(
+    return AttributionErrors(
         (joules - truth) / truth,
         (np.abs(joules - truth) <= 1.96 * error).astype(float),
         (simple - truth) / truth,
@@ -152,7 +152,7 @@ class _Job:
     setting: Setting
     seconds: float
 
-    def __call__(self, seed: int) -> Judged:
+    def __call__(self, seed: int) -> AttributionErrors:
         return judge(seed, self.setting, self.seconds)
 
 
@@ -172,7 +172,7 @@ def _made(rng: np.random.Generator, setting: Setting, seconds: float) -> Simulat
     )
 
 
-def _figures(runs: list[Judged]) -> dict[str, Any]:
+def _figures(runs: list[AttributionErrors]) -> dict[str, Any]:
     errors = np.concatenate([run.errors for run in runs])
     by_tokens = np.concatenate([run.by_tokens for run in runs])
     medians = [100 * float(np.median(np.abs(run.errors))) for run in runs]

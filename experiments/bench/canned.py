@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 
-from experiments.processes import HOST, Child, child, free_port
+from experiments.processes import HOST, ChildProcess, free_port, start_process
 
 UPSTREAM_VARIABLE = "SPROUT_BENCH_UPSTREAM"
 ANSWER = (
@@ -104,11 +104,11 @@ async def hop(
 
 
 @contextmanager
-def canned() -> Iterator[Child]:
+def canned() -> Iterator[ChildProcess]:
     """The upstream as a process, while the context lasts."""
     port = free_port()
     command = [sys.executable, "-P", "-m", "experiments.bench.canned", str(port)]
-    with child("the canned upstream", command, port, "/", start_seconds=30) as started:
+    with start_process("the canned upstream", command, port, "/", start_seconds=30) as started:
         yield started
 
 

@@ -14,7 +14,7 @@ from envs.live import LiveBackend
 from envs.outcomes.profile import Profile
 from envs.requests.directive import DEFAULT_CATALOGUE
 from envs.requests.tasks import CELLS, MODULES
-from envs.requests.workload import generate
+from envs.requests.workload import generate_requests
 from envs.upstream import Upstream
 from experiments.llama.server import EMBEDDED, llama_server
 from experiments.record.profile import record
@@ -37,7 +37,7 @@ class DirectivesBench(Settings):
     def cli_cmd(self) -> None:
         """Measure and print."""
         self.save(self.out)
-        requests = generate(self.per_cell, self.seed, by_cell=True)
+        requests = generate_requests(self.per_cell, self.seed, by_cell=True)
         with (
             llama_server(self.model, log=self.out / "llama.log") as server,
             Upstream(server.url, server.model) as upstream,

@@ -10,11 +10,11 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from pydantic import Field
 
 from envs.outcomes.profile import Profile, profile_table
-from envs.outcomes.profile_reader import checked, read_profile
+from envs.outcomes.profile_reader import check_table, read_profile
 from envs.requests.directive import DEFAULT_CATALOGUE
-from envs.requests.mix import uniform
+from envs.requests.mix import uniform_mix
 from envs.requests.request import Request
-from envs.requests.workload import generate
+from envs.requests.workload import generate_requests
 from experiments.settings import Settings, write_json
 
 REPLAY = "envs.registration:sprout/Llama2Replay-v0"
@@ -33,7 +33,7 @@ class EnvBench(Settings):
     def cli_cmd(self) -> None:
         """Measure, alternating, and print medians and the ratio with its spread."""
         profile = made_up() if self.outcomes is None else read_profile(self.outcomes)
-        arguments: dict[str, Any] = {"profile": profile, "mix": uniform(profile.tasks)}
+        arguments: dict[str, Any] = {"profile": profile, "mix": uniform_mix(profile.tasks)}
         vector = gymnasium.make_vec(REPLAY, num_envs=self.lanes, **arguments)
         scalars = SyncVectorEnv(
             [lambda: gymnasium.make(REPLAY, **arguments).unwrapped] * self.scalars,
@@ -77,8 +77,8 @@ def _rate(env: VectorEnv[Any, Any, Any], seconds: float) -> float:
 def made_up(per_task: int = 50) -> Profile:
     """A profile of generated requests with invented outcomes: for speed, not for claims."""
     tokens = dict(zip(DEFAULT_CATALOGUE.names, (50, 10, 2), strict=True))
-    rows = [_row(r, name, tokens[name]) for r in generate(per_task, 0) for name in tokens]
-    return checked("made-up outcomes", profile_table(rows))
+    rows = [_row(r, name, tokens[name]) for r in generate_requests(per_task, 0) for name in tokens]
+    return check_table("made-up outcomes", profile_table(rows))
 
 
 def _row(request: Request, directive: str, tokens: int) -> dict[str, Any]:

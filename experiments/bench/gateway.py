@@ -16,8 +16,8 @@ from pydantic import Field
 from agents.policy.bundle import load_bundle
 from experiments.bench import load
 from experiments.bench.canned import UPSTREAM_VARIABLE, canned
-from experiments.hook_process import hook
-from experiments.processes import Child, child, free_port
+from experiments.hook_process import start_hook
+from experiments.processes import ChildProcess, free_port, start_process
 from experiments.settings import Settings, write_json
 
 NGINX = """
@@ -92,37 +92,37 @@ def _targets(stack: ExitStack, policy: Path, model: str, litellm: str | None) ->
         targets["litellm"] = stack.enter_context(_litellm(program, upstream.url, model)).url
     flags = ("--clock-start", "2024-01-02T00:00")
     targets["sprout"] = stack.enter_context(
-        hook(upstream.url, policy, flags, hold_out_ratio=0.05)
+        start_hook(upstream.url, policy, flags, hold_out_ratio=0.05)
     ).url
     return targets
 
 
 @contextmanager
-def _hop(upstream: str) -> Iterator[Child]:
+def _hop(upstream: str) -> Iterator[ChildProcess]:
     port = free_port()
     command = [sys.executable, "-P", "-m", "uvicorn", "experiments.bench.canned:hop"]
     flags = ["--port", str(port), "--log-level", "warning", "--no-access-log"]
     environment = {**os.environ, UPSTREAM_VARIABLE: upstream}
-    with child(
+    with start_process(
         "the bare hop", [*command, *flags], port, "/", environment=environment, start_seconds=30
     ) as started:
         yield started
 
 
 @contextmanager
-def _nginx(upstream: str) -> Iterator[Child]:
+def _nginx(upstream: str) -> Iterator[ChildProcess]:
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "nginx.conf"
         bare = upstream.removeprefix("http://")
         config.write_text(NGINX.format(folder=folder, upstream=bare, port=port))
         command = ["nginx", "-c", str(config), "-e", f"{folder}/error.log"]
-        with child("nginx", command, port, "/", start_seconds=30) as started:
+        with start_process("nginx", command, port, "/", start_seconds=30) as started:
             yield started
 
 
 @contextmanager
-def _litellm(program: str, upstream: str, model: str) -> Iterator[Child]:
+def _litellm(program: str, upstream: str, model: str) -> Iterator[ChildProcess]:
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "litellm.yaml"
@@ -131,7 +131,7 @@ def _litellm(program: str, upstream: str, model: str) -> Iterator[Child]:
         local = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "HF_HUB_OFFLINE": "1"}
         environment = {**os.environ, **local}
         command = [program, "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
-        with child(
+        with start_process(
             "LiteLLM",
             command,
             port,

@@ -11,7 +11,7 @@ import matplotlib as mpl
 import numpy as np
 from pydantic import Field
 
-from envs.carbon.hardware import Hardware, known_as
+from envs.carbon.hardware import Hardware, match_hardware
 from envs.energy.attribution import Attribution
 from envs.energy.meters.choose import choose_meter
 from envs.energy.meters.flags import MeterFlags
@@ -21,7 +21,7 @@ from experiments.bench.gpu_runs import (
     Cell,
     Questions,
     Server,
-    alone,
+    lone_requests,
     measure,
     mixture,
     questions_of,
@@ -125,11 +125,11 @@ class GpuBench(MeterFlags, Settings):
             c.directive: c.joules_per_request for c in cells if c.at_once == _mixed_level(levels)
         }
         ends = {name: asked[name] for name in (first, list(asked)[-1])}
-        lone = alone(server, [q for questions in ends.values() for q in questions[::3]])
+        lone = lone_requests(server, [q for questions in ends.values() for q in questions[::3]])
         mixed = mixture(server, ends, _mixed_level(levels), 2 * self.seconds, pure)
         print(f"one by one: shares against windows of their own: {lone}", flush=True)
         print(f"{_mixed_level(levels)} at once, {' and '.join(ends)} mixed: {mixed}", flush=True)
-        device = known_as(server.meter.devices[0]) if server.meter.devices else None
+        device = match_hardware(server.meter.devices[0]) if server.meter.devices else None
         found: dict[str, Any] = {
             "meter": {
                 "source": server.meter.source,

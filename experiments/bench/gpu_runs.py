@@ -109,7 +109,7 @@ def measure(
     )
 
 
-def alone(server: Server, asked: list[Question]) -> dict[str, float]:
+def lone_requests(server: Server, asked: list[Question]) -> dict[str, float]:
     """Requests one by one, each with a window of its own: the truth that shares are held to."""
     truth: dict[str, float] = {}
     activities: list[Activity] = []

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from agents.methods.bundle import Learned
 from agents.methods.linear_program import best_fixed_mix
-from agents.methods.scene import spread
+from agents.methods.scene import build_scene
 from agents.policy.bundle import Bundle
 from agents.training.config import PpoConfig
 from envs.carbon.csv_traces import synthetic_day
@@ -22,7 +22,7 @@ from envs.live import LiveBackend
 from envs.outcomes.profile import Profile
 from envs.requests.directive import DEFAULT_CATALOGUE
 from envs.requests.request import Request
-from envs.requests.workload import generate
+from envs.requests.workload import generate_requests
 from envs.upstream import Upstream
 from experiments.llama.server import EMBEDDED, llama_server
 from experiments.record.profile import record
@@ -72,7 +72,7 @@ class LoopBench(Settings):
         trace = synthetic_day()
         meter = choose_meter(upstream.url)
         # Seeds of the drawn requests lie far apart, so that no two sets share one.
-        known = generate(self.per_task, 1000 * (seed + 1))
+        known = generate_requests(self.per_task, 1000 * (seed + 1))
 
         def played(requests: Sequence[Request], name: str) -> Profile:
             """Record `requests` anew under every directive."""
@@ -92,7 +92,9 @@ class LoopBench(Settings):
         job = TrainingJob(profile, DEFAULT_CATALOGUE, trace, floors, config)
         with tracked(self.model_dump(mode="json"), folder / "tracking", "bench-loop") as run:
             bundle, trained = job.run(folder / "bundle", run, upstream)
-        new = generate(self.new_per_task, 1000 * (seed + 1) + 500, exclude=bundle.prompt_hashes)
+        new = generate_requests(
+            self.new_per_task, 1000 * (seed + 1) + 500, exclude=bundle.prompt_hashes
+        )
         judged = played(new, "judged")
         return [
             judge(judged, bundle, trace, floors, seed, trained.floors_kept, tags)
@@ -156,7 +158,7 @@ def judge(
     task_tags: bool = True,
 ) -> Verdict:
     """Expected figures of a bundle on recorded new requests, against the best fixed mix."""
-    scene = spread(judged, [trace], floors, quality="correct", seed=seed)
+    scene = build_scene(judged, [trace], floors, quality="correct", seed=seed)
     chance = Learned(bundle, task_tags).choose(scene)
     tasks, joules, correct = scene.tasks, scene.profile.energy_joules, scene.scores
     mix = best_fixed_mix(joules, correct, tasks, floors)

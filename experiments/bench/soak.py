@@ -18,7 +18,7 @@ from agents.policy.bundle import load_bundle
 from agents.policy.bundle_files import MANIFEST
 from experiments.bench import load
 from experiments.bench.canned import canned
-from experiments.hook_process import hook
+from experiments.hook_process import start_hook
 from experiments.processes import HOST, free_port
 from experiments.settings import Settings, write_json
 from serving.ledger.database import Ledger
@@ -30,7 +30,7 @@ FEWEST_MINUTES = 2 * WARM_MINUTES
 
 
 @dataclass(frozen=True)
-class Held:
+class ProcessResources:
     """What the hook's processes hold: bytes in memory and open files."""
 
     worker_bytes: int
@@ -56,7 +56,7 @@ class SoakBench(Settings):
             shutil.copytree(self.policy, bundle)
             model, admin = load_bundle(bundle).model, free_port()
             flags = ("--clock-start", "2024-01-02T00:00", "--ledger", database)
-            with hook(
+            with start_hook(
                 upstream.url, bundle, flags, hold_out_ratio=0.05, admin_port=admin
             ) as started:
                 requests = load.chats(started.url, model)
@@ -94,7 +94,7 @@ class SoakBench(Settings):
         self._print(result, held)
         write_json(self.json_path, {"schema": 1, **result})
 
-    def _print(self, result: dict[str, Any], held: list[Held]) -> None:
+    def _print(self, result: dict[str, Any], held: list[ProcessResources]) -> None:
         heads = ("median ms", "p99 ms", "worker MB", "parent MB", "files")
         print(f"{'minute':<8}" + "".join(f"{head:>11}" for head in heads))
         rows = zip(result["median_ms"], result["p99_ms"], held, strict=False)
@@ -113,9 +113,9 @@ class SoakBench(Settings):
 
 
 @contextmanager
-def _watched(pid: int, bundle: Path) -> Iterator[list[Held]]:
+def _watched(pid: int, bundle: Path) -> Iterator[list[ProcessResources]]:
     """What process `pid` and its workers hold each minute, when it has a new bundle to load."""
-    held: list[Held] = []
+    held: list[ProcessResources] = []
     done = threading.Event()
 
     def watch() -> None:
@@ -138,10 +138,10 @@ def _watched(pid: int, bundle: Path) -> Iterator[list[Held]]:
     held.append(_held(pid))
 
 
-def _held(pid: int) -> Held:
+def _held(pid: int) -> ProcessResources:
     parent = psutil.Process(pid)
     workers = parent.children(recursive=True)
-    return Held(
+    return ProcessResources(
         sum(worker.memory_info().rss for worker in workers),
         parent.memory_info().rss,
         sum(process.num_fds() for process in (parent, *workers)),

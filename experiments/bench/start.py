@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from experiments.hook_process import hook
+from experiments.hook_process import start_hook
 from experiments.settings import Settings, write_json
 
 
@@ -22,7 +22,7 @@ class StartBench(Settings):
         seconds = []
         for _ in range(self.starts):
             # No upstream is needed to become ready.
-            with hook("http://127.0.0.1:9", self.policy, flags) as started:
+            with start_hook("http://127.0.0.1:9", self.policy, flags) as started:
                 seconds.append(started.ready_seconds)
         listed = ", ".join(f"{s:.3f}" for s in seconds)
         print(f"ready after {listed} s; median {statistics.median(seconds):.3f} s")

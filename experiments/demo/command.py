@@ -17,11 +17,11 @@ from envs.live import LiveBackend
 from envs.requests.directive import DEFAULT_CATALOGUE
 from envs.requests.request import Request
 from envs.requests.tasks import MODULES
-from envs.requests.workload import generate
+from envs.requests.workload import generate_requests
 from envs.upstream import Upstream
 from experiments.demo.drive import Arm, drive
 from experiments.demo.report import Comparison, compare, show, write_report
-from experiments.hook_process import hook
+from experiments.hook_process import start_hook
 from experiments.llama.server import EMBEDDED, LlamaServer, llama_server
 from experiments.record.profile import record
 from experiments.settings import Settings, floors_by_task, write_json
@@ -67,7 +67,7 @@ class Demo(Settings):
         console.print(f"report: {page}")
 
     def _loop(self, console: Console, trace: IntensityTrace, server: LlamaServer) -> Comparison:
-        requests = generate(self.per_task, self.seed)
+        requests = generate_requests(self.per_task, self.seed)
         with Upstream(server.url, server.model) as upstream:
             meter = choose_meter(server.url)
             console.print(f"[bold]2/5[/] profiling {len(requests)} requests under 3 directives")
@@ -84,7 +84,7 @@ class Demo(Settings):
             with tracked(self.model_dump(mode="json"), self.out / "tracking", "demo") as run:
                 bundle, trained = job.run(self.out / "bundle", run, upstream)
             report(bundle, trained)
-        fresh = generate(
+        fresh = generate_requests(
             -(-self.requests // len(MODULES)), self.seed + 1, exclude=bundle.prompt_hashes
         )
         fresh = fresh[: self.requests]
@@ -127,7 +127,7 @@ class Demo(Settings):
             *("--seed", str(self.seed)),
         ]
         log = self.out / "hook.log"
-        with hook(server.url, self.out / "bundle", flags, log) as gateway:
+        with start_hook(server.url, self.out / "bundle", flags, log) as gateway:
             arms.append(arm("policy", gateway.url, None))
         return arms
 

@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from envs.arrays import Float64Array
 from envs.carbon.footprint import footprint_grams
-from envs.energy.meter import Meter, Window, attribute, attributed_method, busy_seconds
+from envs.energy.meter import Meter, Window, attributed_method, busy_seconds, split_by_tokens
 from envs.errors import UpstreamError
 from envs.live import DEFAULT_MAX_TOKENS
 from envs.requests.directive import Directive
@@ -68,13 +68,13 @@ def drive(
     prompt = np.array([a.prompt_tokens for a in answers], dtype=np.float64)
     tokens = np.array([a.completion_tokens for a in answers], dtype=np.float64)
     seconds = np.array([a.seconds for a in answers])
-    joules = attribute(energy.joules, prompt, tokens)
+    joules = split_by_tokens(energy.joules, prompt, tokens)
     correct = [
         correctness(r.task, a.text, r.reference) for r, a in zip(requests, answers, strict=True)
     ]
     starts = np.array([a.started for a in answers])
     # The device is ours only while it works: idle gaps between requests are left out.
-    device = attribute(busy_seconds(starts, starts + seconds), prompt, tokens)
+    device = split_by_tokens(busy_seconds(starts, starts + seconds), prompt, tokens)
     return Arm(
         name,
         tuple(a.directive for a in answers),

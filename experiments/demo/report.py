@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from envs.arrays import Float64Array
-from envs.carbon.footprint import rates
+from envs.carbon.footprint import per_functional_unit
 from envs.carbon.intensity import HOUR_SECONDS, IntensityTrace
 from envs.requests.request import Request
 from experiments.demo.drive import Arm
@@ -132,7 +132,7 @@ def rows(result: Comparison) -> tuple[list[str], list[list[str]]]:
 def _rate(arm: Arm, unit: str) -> str:
     """mgCO2e a functional unit."""
     sums = float(arm.grams.sum()), len(arm.grams), float(arm.tokens.sum())
-    found = rates(*sums, float(np.nansum(arm.correct))).get(f"grams_per_{unit}")
+    found = per_functional_unit(*sums, float(np.nansum(arm.correct))).get(f"grams_per_{unit}")
     return "none" if found is None else f"{1000 * found:.4f}"
 
 

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from rich.console import Console
 
-from agents.methods import METHODS, method
+from agents.methods import METHODS, make_method
 from agents.methods.bundle import Learned
 from agents.methods.method import Method
-from agents.methods.scene import spread
+from agents.methods.scene import build_scene
 from agents.policy.bundle import Bundle, load_bundle
 from agents.policy.bundle_files import sha256_of
 from envs.carbon.csv_traces import chosen_zones
@@ -20,7 +20,7 @@ from envs.outcomes.profile_reader import read_profile
 from experiments.evaluate.checks import known_tasks, left_out, overlaps, unseen_only
 from experiments.evaluate.document import METHOD_COLUMNS, document, method_rows
 from experiments.evaluate.figures import draw
-from experiments.evaluate.mixes import chosen_mix
+from experiments.evaluate.mixes import read_named_mix
 from experiments.evaluate.result import judge
 from experiments.evaluate.table import means_table, table
 from experiments.settings import Settings, floors_by_task, write_json
@@ -81,8 +81,8 @@ class Evaluate(Settings):
             profile = unseen_only(profile, bundles)
         chosen = self._methods(bundles)
         known = known_tasks(profile, self.quality)
-        mix = chosen_mix(self.mix, profile, known, self.hours)
-        scene = spread(
+        mix = read_named_mix(self.mix, profile, known, self.hours)
+        scene = build_scene(
             profile,
             traces,
             floors_by_task(self.floor, known, profile.tasks),
@@ -143,7 +143,7 @@ class Evaluate(Settings):
         for name in names:
             if name not in METHODS:
                 raise ConfigError(f"--methods: no method {name!r}; one of {', '.join(METHODS)}")
-        chosen: dict[str, Method] = {name: method(name) for name in names}
+        chosen: dict[str, Method] = {name: make_method(name) for name in names}
         chosen |= {name: Learned(bundle, self.task_tags) for name, bundle in bundles.items()}
         if not chosen:
             raise ConfigError("nothing to evaluate; give --methods or --policy")

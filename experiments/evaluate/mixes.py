@@ -4,12 +4,19 @@ from pathlib import Path
 
 from envs.errors import ConfigError
 from envs.outcomes.profile import Profile
-from envs.requests.mix import Mix, fixed, mix_from_job_counts, read_job_counts, read_mix, uniform
+from envs.requests.mix import (
+    Mix,
+    fixed_mix,
+    mix_from_job_counts,
+    read_job_counts,
+    read_mix,
+    uniform_mix,
+)
 
 JOBS = "jobs:"
 
 
-def chosen_mix(text: str, profile: Profile, known: tuple[str, ...], hours: int) -> Mix | None:
+def read_named_mix(text: str, profile: Profile, known: tuple[str, ...], hours: int) -> Mix | None:
     """The mix of `--mix`: file (None), uniform, TASK=SHARE,..., jobs:FILE:SEED, or a CSV.
 
     Args:
@@ -22,7 +29,7 @@ def chosen_mix(text: str, profile: Profile, known: tuple[str, ...], hours: int) 
     if text == "file":
         return None
     if text == "uniform":
-        return uniform(known)
+        return uniform_mix(known)
     if text.startswith(JOBS):
         file, _, seed = text.removeprefix(JOBS).rpartition(":")
         if not file or not seed.isdecimal():
@@ -42,6 +49,6 @@ def chosen_mix(text: str, profile: Profile, known: tuple[str, ...], hours: int) 
 def _shares(text: str) -> Mix:
     try:
         pairs = [pair.split("=") for pair in text.split(",")]
-        return fixed({task.strip(): float(share) for task, share in pairs})
+        return fixed_mix({task.strip(): float(share) for task, share in pairs})
     except ValueError as error:
         raise ConfigError(f"--mix {text}: give TASK=SHARE,... ({error})") from error

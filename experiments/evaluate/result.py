@@ -10,7 +10,7 @@ from agents.methods.method import Method
 from agents.methods.scene import Scene
 from envs.arrays import Float64Array
 from experiments.evaluate.measures import Columns, excess, excess_by_task, ratio, saving, task_ratio
-from experiments.statistics import Drawn, Interval, averaged, resampled_sums
+from experiments.statistics import BootstrapFigure, Interval, average_repeats, resampled_sums
 
 
 @dataclass(frozen=True)
@@ -100,11 +100,11 @@ def judged(repeats: Sequence[Repeat], resamples: int = 2000) -> dict[str, Figure
 class _Sampled:
     """One method's figures in one repetition, over the resamples."""
 
-    saving_pct: Drawn
-    excess_pct: Drawn
+    saving_pct: BootstrapFigure
+    excess_pct: BootstrapFigure
     excess_by_task_pct: Float64Array
-    ratio: dict[str, Drawn]
-    by_task: dict[str, dict[str, Drawn]]
+    ratio: dict[str, BootstrapFigure]
+    by_task: dict[str, dict[str, BootstrapFigure]]
     counts: dict[str, dict[str, int]]
 
 
@@ -116,8 +116,8 @@ def _sampled(repeat: Repeat, resamples: int) -> dict[str, _Sampled]:
     sums: Float64Array = by_prompt.sum(axis=0, keepdims=True)
     drawn = resampled_sums(by_prompt, resamples=resamples)
 
-    def found(compute: Callable[[Float64Array], Float64Array]) -> Drawn:
-        return Drawn(float(compute(sums)[0]), compute(drawn))
+    def found(compute: Callable[[Float64Array], Float64Array]) -> BootstrapFigure:
+        return BootstrapFigure(float(compute(sums)[0]), compute(drawn))
 
     def of(name: str) -> _Sampled:
         """One method's figures."""
@@ -152,8 +152,8 @@ def _figures(name: str, repeats: Sequence[Repeat], found: Sequence[_Sampled]) ->
             )
         )
 
-    def over(pick: Callable[[_Sampled], Drawn]) -> Interval:
-        return averaged([pick(one) for one in found]).interval
+    def over(pick: Callable[[_Sampled], BootstrapFigure]) -> Interval:
+        return average_repeats([pick(one) for one in found]).interval
 
     first = repeats[0]
     by_task = np.mean([one.excess_by_task_pct for one in found], axis=0)
@@ -185,7 +185,9 @@ def _per_correct(name: str, repeats: Sequence[Repeat]) -> float | None:
 
 
 def _kept(
-    kind: str, found: Sequence[_Sampled], over: Callable[[Callable[[_Sampled], Drawn]], Interval]
+    kind: str,
+    found: Sequence[_Sampled],
+    over: Callable[[Callable[[_Sampled], BootstrapFigure]], Interval],
 ) -> Kept:
     by_task = {
         task: over(lambda one, task=task: one.by_task[kind][task])  # type: ignore[misc]

@@ -18,7 +18,7 @@ from pydantic_settings import CliPositionalArg
 
 from envs.errors import DataError
 from envs.outcomes.profile import profile_table, write_profile
-from envs.outcomes.profile_reader import checked
+from envs.outcomes.profile_reader import check_table
 from envs.requests.quality import correctness
 from experiments.importing.layout import (
     DATASETS,
@@ -57,7 +57,7 @@ class ImportEmnlp24Sprout(Settings):
                 self.path, "no request was measured, answered and judged", "give the whole clone"
             )
         # Checked before it is written: what lies at --out stays until it is replaced.
-        profile = checked(self.path, profile_table(rows), MODELS["13b"], tuple(LEVELS))
+        profile = check_table(self.path, profile_table(rows), MODELS["13b"], tuple(LEVELS))
         write_profile(self.out, rows)
         print(
             f"{len(profile.requests)} requests x {len(profile.directives)} directives of "

@@ -10,7 +10,7 @@ from pydantic_settings import CliPositionalArg
 
 from envs.errors import ConfigError, DataError
 from envs.outcomes.profile import SCHEMA, write_profile
-from envs.outcomes.profile_reader import checked
+from envs.outcomes.profile_reader import check_table
 from experiments.settings import Settings
 
 JOULES = {"J": 1.0, "Wh": 3600.0, "kWh": 3.6e6}
@@ -43,7 +43,7 @@ class ImportCsv(Settings):
         models: list[str | None] = [None]
         if table.num_rows and "model" in table.column_names:
             models = list(dict.fromkeys(table["model"].to_pylist()))
-        profiles = [checked(where, table, model) for model in models]
+        profiles = [check_table(where, table, model) for model in models]
         rows = table.to_pylist()
         if PROMPT in table.column_names:
             # As the reader understood it.

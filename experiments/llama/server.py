@@ -11,7 +11,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 from envs.errors import ConfigError
-from experiments.processes import HOST, Child, child, free_port
+from experiments.processes import HOST, ChildProcess, free_port, start_process
 
 EMBEDDED = Path(__file__).parent / "sprout-llama-2m"
 ENGINES = ("transformers", "vllm")
@@ -38,7 +38,7 @@ class LlamaServer:
     """A running server and the model's name to ask it for."""
 
     model: str
-    child: Child
+    child: ChildProcess
 
     @property
     def url(self) -> str:
@@ -77,7 +77,7 @@ def llama_server(
     name, folder = _resolved(model)
     port = free_port(port)
     command = _command(engine, name, port, device, middleware, batched)
-    with child(
+    with start_process(
         "the Llama server",
         command,
         port,

@@ -11,7 +11,7 @@ from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
-from envs.carbon.hardware import known_as
+from envs.carbon.hardware import match_hardware
 from envs.carbon.live import electricity_maps, watttime
 from envs.energy.meter import Meter
 from envs.energy.meters.choose import MEASURING, Candidate, candidates, choose_meter, is_local
@@ -125,7 +125,7 @@ def _tried(candidate: Candidate) -> tuple[Meter | None, str]:
 def _said(meter: Meter) -> str:
     devices = []
     for name in dict.fromkeys(meter.devices):
-        device = known_as(name)
+        device = match_hardware(name)
         devices.append(f"{name} (catalogue: {device.name})" if device else name)
     return (
         f"{meter.source}; {meter.method}, within {100 * meter.error_ratio:.0f} %, ticks of "

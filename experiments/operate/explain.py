@@ -9,7 +9,7 @@ from pydantic_settings import CliPositionalArg
 from rich.console import Console
 from rich.table import Table
 
-from agents.methods.scene import spread
+from agents.methods.scene import build_scene
 from agents.policy.bundle import Bundle, load_bundle
 from agents.policy.explain import Tree, contributions, distilled, turning_points
 from envs.arrays import Float32Array
@@ -110,7 +110,7 @@ class Explain(Settings):
     def _tree(self, bundle: Bundle, trace: IntensityTrace, outcomes: Path) -> Tree:
         profile = read_profile(outcomes)
         quality = str(bundle.manifest.get("quality", "correct"))
-        scene = spread(profile, [trace], dict.fromkeys(profile.tasks, 0.0), quality=quality)
+        scene = build_scene(profile, [trace], dict.fromkeys(profile.tasks, 0.0), quality=quality)
         return distilled(
             bundle.policy,
             bundle.featurizer,

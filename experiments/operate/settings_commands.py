@@ -12,11 +12,11 @@ from pydantic import Field
 from envs.errors import ConfigError
 from experiments.settings import Settings, write_json
 from serving.ledger.database import Ledger, days_ago
-from serving.ledger.savings import COLUMNS, estimate
+from serving.ledger.savings import COLUMNS, estimate_savings
 from serving.settings.hook import Listed
-from serving.settings.rules import Facts, Mode, Rule, first, read_rules
+from serving.settings.rules import Mode, RequestFacts, Rule, first_matching, read_rules
 
-ASKED = ("route", "model", "task", "tenant", "characters", "directive", "grams", "rule")
+RULE_COLUMNS = ("route", "model", "task", "tenant", "characters", "directive", "grams", "rule")
 
 
 class _OnLedger(Settings):
@@ -94,14 +94,14 @@ class RulesTry(_OnLedger):
         }
         total = 0
         with closing(self.open()) as ledger:
-            for values in ledger.rows(ASKED, days_ago(self.days)):
-                row = dict(zip(ASKED, values, strict=True))
+            for values in ledger.rows(RULE_COLUMNS, days_ago(self.days)):
+                row = dict(zip(RULE_COLUMNS, values, strict=True))
                 total += 1
-                facts = Facts(
+                facts = RequestFacts(
                     *(row["route"], row["model"] or "", row["task"], row["tenant"]),
                     *(row["characters"], None),
                 )
-                if (rule := first(rules, facts)) is not None:
+                if (rule := first_matching(rules, facts)) is not None:
                     found = matched[rule.name]
                     found["requests"] += 1
                     found["grams"] += row["grams"] or 0.0
@@ -169,7 +169,9 @@ class Savings(_OnLedger):
         until = time.time()
         since = until - 3600 * self.hours
         with closing(self.open()) as ledger:
-            found = {"since": since, "until": until} | estimate(ledger.rows(COLUMNS, since, until))
+            found = {"since": since, "until": until} | estimate_savings(
+                ledger.rows(COLUMNS, since, until)
+            )
         if found["grams"] is None:
             print(f"no figure yet: {found['reason']} ({found['requests']} requests)")
         else:

@@ -11,11 +11,11 @@ from pydantic import Field
 from envs.arrays import Float64Array
 from envs.energy.attribution import Attribution
 from envs.energy.coefficients import Coefficients
-from envs.energy.fit import Fit, fit
+from envs.energy.fit import Fit, fit_costs
 from envs.energy.meter import EnergyReading, Meter
 from envs.energy.meters.choose import choose_meter
 from envs.energy.meters.flags import MeterFlags
-from envs.energy.work import KINDS, Activity, work
+from envs.energy.work import KINDS, Activity, work_in_windows
 from envs.energy.work_costs import PRIOR
 from envs.errors import ConfigError, MeterError
 from envs.upstream import Upstream
@@ -146,7 +146,7 @@ def fitted(attribution: Attribution) -> tuple[Fit, Fit]:
     done, joules, seconds = attribution.prices.seen
     if len(joules) <= len(KINDS):
         raise MeterError(f"only {len(joules)} spans of windows were metered; give --seconds more")
-    return fit(done, joules, PRIOR), fit(done, seconds, PRIOR)
+    return fit_costs(done, joules, PRIOR), fit_costs(done, seconds, PRIOR)
 
 
 def levels_of(text: str) -> list[int]:
@@ -182,7 +182,7 @@ def _settled(
     tokens = sum(a.completion_tokens for a in activities)
     above = max(0.0, joules - idle * seconds)
     bounds = np.array([(w.start, w.end) for w in windows])
-    done = tuple(work(activities, bounds).done.sum(axis=(0, 1)).tolist())
+    done = tuple(work_in_windows(activities, bounds).done.sum(axis=(0, 1)).tolist())
     power = joules / seconds
     return Level(at_once, shape, len(activities), tokens, above, seconds, power, done)
 

@@ -21,7 +21,7 @@ from envs.outcomes.profile import Profile, write_profile
 from envs.outcomes.profile_reader import read_profile
 from envs.requests.directive import Catalogue, read_catalogue
 from envs.requests.request import Request
-from envs.requests.workload import generate
+from envs.requests.workload import generate_requests
 from envs.upstream import Upstream
 from experiments.record.recorded_requests import read_requests
 from experiments.settings import Settings
@@ -53,7 +53,7 @@ class ProfileCommand(MeterFlags, Settings):
         if self.requests is not None:
             requests = read_requests(self.requests)
         else:
-            requests = generate(self.per_task, self.seed)
+            requests = generate_requests(self.per_task, self.seed)
         catalogue = read_catalogue(self.directives)
         with Upstream(self.upstream, self.model) as upstream:
             meter: Meter

@@ -11,7 +11,7 @@ import numpy as np
 from envs.requests.mix import Mix, mix_from_job_counts
 from experiments.reproduce.data import STARTS, ZONES, Data, read_data
 from experiments.reproduce.methods import METHODS, clairvoyant, model_opt
-from experiments.reproduce.window import HOURS, Cell, cell, draw
+from experiments.reproduce.window import HOURS, TableCell, draw, table_cell
 
 
 class Run(NamedTuple):
@@ -38,7 +38,7 @@ class Row(NamedTuple):
     method: str
     xi: float
     firings: int
-    cell: Cell
+    cell: TableCell
 
 
 _METHODS = METHODS | {"clairvoyant": clairvoyant, "model_opt": model_opt}
@@ -84,7 +84,9 @@ def played(data: Data, run: Run) -> Iterable[Row]:
                     else:
                         seen = window
                     outcome = _METHODS[method](seen)
-                    yield Row(run, region, start, method, xi, len(seen.fired), cell(seen, outcome))
+                    yield Row(
+                        run, region, start, method, xi, len(seen.fired), table_cell(seen, outcome)
+                    )
 
 
 def _with_references(data: Data, mix: Mix) -> Mix:

@@ -172,7 +172,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """A method's figures in a window, as the published table has them, and those it lacks.
 
     Attributes:
@@ -190,7 +190,7 @@ class Cell:
     shares: tuple[float, ...]
 
 
-def cell(window: Window, outcome: Outcome) -> Cell:
+def table_cell(window: Window, outcome: Outcome) -> TableCell:
     """The figures of an outcome."""
     base = window.sample.scores_by_task[:, :, 0]
     kept = outcome.scores.sum(axis=1)
@@ -198,7 +198,7 @@ def cell(window: Window, outcome: Outcome) -> Cell:
     ratios = outcome.scores.sum(axis=0)[tasks] / base.sum(axis=0)[tasks]
     # An hour that just meets its floor is not under it for the solver's last digits.
     under = kept < window.floors * base.sum(axis=1) * (1 - 1e-7)
-    return Cell(
+    return TableCell(
         saving_pct=100 * (1 - float(outcome.grams.sum()) / float(window.grams[:, 0].sum())),
         preference_pct_of_base=100 * float(kept.sum()) / float(base.sum()),
         worst_task_ratio=float(ratios.min()),

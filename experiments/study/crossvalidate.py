@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 from rich.console import Console
 
-from agents.methods import METHODS, method
+from agents.methods import METHODS, make_method
 from agents.methods.bundle import Learned
 from agents.methods.method import TRAINED
 from agents.methods.scene import Scene
@@ -19,13 +19,13 @@ from envs.arrays import Float64Array
 from envs.errors import ConfigError
 from experiments.evaluate.checks import known_tasks
 from experiments.evaluate.document import document
-from experiments.evaluate.mixes import chosen_mix
+from experiments.evaluate.mixes import read_named_mix
 from experiments.evaluate.result import Figures, Repeat, choose, judged
 from experiments.evaluate.table import means_table, table
 from experiments.settings import write_json
 from experiments.study.job import Job, folds_of
 from experiments.study.pool import train_all
-from experiments.study.results import cells, page
+from experiments.study.results import page, zone_savings
 from experiments.study.settings import Study
 
 TAGGED, UNTAGGED = "policy", "policy_untagged"
@@ -62,7 +62,7 @@ class CrossValidate(Study):
         profile = self.profile()
         data = self.data(profile, group=self.out.name)
         known = known_tasks(profile, self.quality)
-        mixes = {text: chosen_mix(text, profile, known, self.hours) for text in self.mix}
+        mixes = {text: read_named_mix(text, profile, known, self.hours) for text in self.mix}
         names = self._baselines()
         config = {"replay_steps": self.replay_steps, "confidence": self.confidence}
         jobs = [
@@ -86,7 +86,7 @@ class CrossValidate(Study):
             scene = repeats[0].scene
             console.print(f"[bold]mix {text}[/], means over {self.seeds} seeds")
             console.print(table(scene, figures), "", means_table(profile.tokens_method, figures))
-            pages.append(page(Path(text).stem, scene, figures, cells(repeats), self.seeds))
+            pages.append(page(Path(text).stem, scene, figures, zone_savings(repeats), self.seeds))
         (self.out / "results.md").write_text("\n".join(pages), encoding="utf-8")
         print(f"page: {self.out / 'results.md'}")
         write_json(self.json_path, self._document(found))
@@ -101,10 +101,10 @@ class CrossValidate(Study):
     def _chosen(self, scene: Scene, seed: int, baselines: Sequence[str]) -> Repeat:
         folders = {fold: self.out / Job("policy", seed, fold).name for fold in range(self.folds)}
         policies = {
-            TAGGED: HeldOut(folders, self.folds, task_tags=True),
-            UNTAGGED: HeldOut(folders, self.folds, task_tags=False),
+            TAGGED: CrossFittedBundles(folders, self.folds, task_tags=True),
+            UNTAGGED: CrossFittedBundles(folders, self.folds, task_tags=False),
         }
-        return choose(scene, {name: method(name) for name in baselines} | policies)
+        return choose(scene, {name: make_method(name) for name in baselines} | policies)
 
     def _document(
         self, found: Mapping[str, tuple[list[Repeat], dict[str, Figures]]]
@@ -115,14 +115,14 @@ class CrossValidate(Study):
             "seeds": list(range(self.first_seed, self.first_seed + self.seeds)),
             "mixes": {
                 text: document(repeats[0].scene, figures, text, [])
-                | {"cells": [asdict(cell) for cell in cells(repeats)]}
+                | {"cells": [asdict(cell) for cell in zone_savings(repeats)]}
                 for text, (repeats, figures) in found.items()
             },
         }
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class CrossFittedBundles:
     """Follows, for each request, the policy that never saw its prompt.
 
     Attributes:

@@ -17,7 +17,7 @@ from experiments.study.job import TRIES, Data, Job, is_done, to_json
 
 LOG = "train.log"
 # Refused by a job itself, as wrong data: the same again would be refused again.
-REFUSED = 3
+REFUSED_EXIT_STATUS = 3
 
 
 class FailedError(Exception):
@@ -95,6 +95,6 @@ def _one(data: Data, job: Job, folder: Path) -> None:
             )
         if done.returncode == 0:
             return
-        if done.returncode == REFUSED:
+        if done.returncode == REFUSED_EXIT_STATUS:
             break
     raise FailedError(f"{last_line(log)} (exit {done.returncode}, log {log})")

@@ -12,7 +12,7 @@ from experiments.statistics import Interval
 
 
 @dataclass(frozen=True)
-class Cell:
+class ZoneSaving:
     """Savings in one window of one zone, against always L0, in percent.
 
     Attributes:
@@ -25,7 +25,7 @@ class Cell:
     saving_pct: dict[str, float]
 
 
-def cells(repeats: Sequence[Repeat]) -> list[Cell]:
+def zone_savings(repeats: Sequence[Repeat]) -> list[ZoneSaving]:
     """Every window of every zone, in the order of zones and hours."""
     sums: dict[tuple[int, int], dict[str, list[float]]] = {}
     for repeat in repeats:
@@ -41,7 +41,7 @@ def cells(repeats: Sequence[Repeat]) -> list[Cell]:
                     found.setdefault(name, []).append(100 * (1 - spent / base))
     traces = repeats[0].scene.traces
     return [
-        Cell(traces[zone].zone, start, {name: float(np.mean(s)) for name, s in found.items()})
+        ZoneSaving(traces[zone].zone, start, {name: float(np.mean(s)) for name, s in found.items()})
         for (zone, start), found in sorted(sums.items())
     ]
 
@@ -55,7 +55,7 @@ def _starts(scene: Scene) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
 
 
 def page(
-    mix: str, scene: Scene, figures: Mapping[str, Figures], found: Sequence[Cell], seeds: int
+    mix: str, scene: Scene, figures: Mapping[str, Figures], found: Sequence[ZoneSaving], seeds: int
 ) -> str:
     """The figures under one mix: all methods, then every zone and window."""
     tasks = list(scene.floors)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from agents.methods.scene import Scene, spread
+from agents.methods.scene import Scene, build_scene
 from agents.training.config import PpoConfig
 from envs.carbon.csv_traces import chosen_zones
 from envs.outcomes.profile import Profile
@@ -66,7 +66,7 @@ class Study(Settings):
         self, profile: Profile, floors: dict[str, float], seed: int, mix: Mix | None = None
     ) -> Scene:
         """The requests over all zones and windows."""
-        return spread(
+        return build_scene(
             profile,
             chosen_zones(self.intensity, self.zone),
             floors,

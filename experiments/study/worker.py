@@ -6,7 +6,7 @@ from pathlib import Path
 
 from envs.errors import SproutError
 from experiments.study.job import from_json, run
-from experiments.study.pool import REFUSED
+from experiments.study.pool import REFUSED_EXIT_STATUS
 
 
 def main() -> int:
@@ -16,7 +16,7 @@ def main() -> int:
         run(data, job, Path(sys.argv[1]))
     except SproutError as error:
         print(error, file=sys.stderr)
-        return REFUSED
+        return REFUSED_EXIT_STATUS
     return 0
 
 

@@ -8,7 +8,7 @@ from envs.errors import ConfigError
 from envs.outcomes.profile import Profile
 from envs.requests.request import Request
 from envs.requests.tasks import MODULES
-from envs.requests.workload import generate
+from envs.requests.workload import generate_requests
 
 
 def live_requests(
@@ -28,7 +28,7 @@ def live_requests(
     per_task = -(-count // len(profile.tasks))
     chosen: list[Request] = []
     if any(task in MODULES for task in profile.tasks):
-        fresh = generate(per_task, seed, exclude=exclude)
+        fresh = generate_requests(per_task, seed, exclude=exclude)
         chosen += [request for request in fresh if request.task in profile.tasks]
     rng = np.random.default_rng(seed)
     for task in profile.tasks:

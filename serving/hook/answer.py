@@ -33,7 +33,7 @@ class Usage:
     method: str | None
 
 
-class Answered(Protocol):
+class AnswerOutcome(Protocol):
     """What is recorded of an answer, whoever watched it."""
 
     status: int
@@ -49,7 +49,7 @@ class Answered(Protocol):
 
 
 @dataclass(slots=True)
-class Told:
+class ReportedAnswer:
     """An answer of which somebody else tells us."""
 
     started: float

@@ -12,16 +12,16 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from envs.carbon.csv_traces import read_trace
 from envs.carbon.intensity import IntensityTrace, iso
 from envs.carbon.live.choose import make_source
-from envs.carbon.live.outlook import begun, read_outlook
+from envs.carbon.live.outlook import open_outlook, read_outlook
 from envs.clock import WallClock
 from envs.errors import ConfigError, SproutError
-from serving.hook.conversation import Memory
+from serving.hook.conversation import ConversationMemory
 from serving.hook.core import Hook
 from serving.hook.grid import Grid
 from serving.hook.policies import Policies
 from serving.settings.control import LocalControl
 from serving.settings.hook import HookConfig
-from serving.telemetry.log import complain
+from serving.telemetry.log import log_internal_error
 from serving.telemetry.metrics import Metrics
 from serving.telemetry.traces import Traces
 
@@ -54,7 +54,7 @@ class Upkeep:
                 try:
                     step()
                 except Exception as error:
-                    complain("upkeep failed; it is tried again", error)
+                    log_internal_error("upkeep failed; it is tried again", error)
 
 
 def make_hook(config: HookConfig, memory: Path | None = None) -> Hook:
@@ -70,7 +70,7 @@ def make_hook(config: HookConfig, memory: Path | None = None) -> Hook:
     control = LocalControl(config.state, config.initial_control())
     traces = Traces(config.otlp) if config.otlp is not None else None
     policies = Policies(config.folders, grid.known.kind)
-    hook = Hook(config, policies, grid, control, Memory(memory), Metrics(), traces)
+    hook = Hook(config, policies, grid, control, ConversationMemory(memory), Metrics(), traces)
     show(hook)
     return hook
 
@@ -83,7 +83,7 @@ def make_grid(config: HookConfig) -> Grid:
     """
     if (asked := config.live) is not None:
         source = make_source(asked)
-        known = begun(source, config.outlook, config.intensity_mean or 0.0)
+        known = open_outlook(source, config.outlook, config.intensity_mean or 0.0)
         return Grid(known, time.time, config.outlook, read_outlook, config.intensity_max_age)
     path = Path(config.intensity) if config.intensity is not None else None
     trace = read_trace(path, config.zone)
@@ -110,11 +110,11 @@ def refresh(hook: Hook, *, reload: bool = False) -> None:
     for folder, problem in hook.policies.problems.items():
         if problems.get(folder) != problem:
             hook.metrics.reloads.labels("refused").inc()
-            complain(f"bundle refused, what was loaded stays: {problem}")
+            log_internal_error(f"bundle refused, what was loaded stays: {problem}")
     try:
         hook.grid.refresh()
     except (SproutError, OSError) as error:
-        complain(f"intensity not read, the last known stays: {error}")
+        log_internal_error(f"intensity not read, the last known stays: {error}")
     hook.say()
     show(hook)
 

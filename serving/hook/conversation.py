@@ -36,7 +36,7 @@ class Lottery(NamedTuple):
     later: bool
 
 
-def lottery(
+def draw_lottery(
     salt: bytes, messages: Sequence[Message], scope: Sequence[str | None], name: str | None
 ) -> Lottery:
     """A request's lottery.
@@ -59,7 +59,7 @@ def lottery(
     )
 
 
-class Given(NamedTuple):
+class StickyChoice(NamedTuple):
     """What a conversation was given: action, its probability, the policy's mark (16 bits)."""
 
     action: int
@@ -67,7 +67,7 @@ class Given(NamedTuple):
     policy: int
 
 
-class Memory:
+class ConversationMemory:
     """The last directive of each conversation, shared by the workers of one machine.
 
     A table in shared memory with one slot for each key modulo `SLOTS`: a later conversation
@@ -90,14 +90,14 @@ class Memory:
         finally:
             os.close(handle)
 
-    def get(self, key: int, policy: int) -> Given | None:
+    def get(self, key: int, policy: int) -> StickyChoice | None:
         """What the conversation was given by this policy, if it is remembered."""
         found, probability, action, mark = _SLOT.unpack_from(self._table, self._place(key))
         if found != key or mark != policy or not 0 < probability <= 1:
             return None
-        return Given(action, probability, mark)
+        return StickyChoice(action, probability, mark)
 
-    def put(self, key: int, given: Given) -> None:
+    def put(self, key: int, given: StickyChoice) -> None:
         """Remember it."""
         _SLOT.pack_into(
             self._table, self._place(key), key, given.probability, given.action, given.policy

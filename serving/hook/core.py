@@ -8,18 +8,18 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from serving.hook.answer import Answer, Answered, Usage
-from serving.hook.conversation import Memory
+from serving.hook.answer import Answer, AnswerOutcome, Usage
+from serving.hook.conversation import ConversationMemory
 from serving.hook.deadline import TooLateError
 from serving.hook.grid import Grid
 from serving.hook.policies import Policies
-from serving.hook.recorder import Recorder
-from serving.hook.steering import STEERING, FailedOpenError, LeftAloneError, Plan, Steering
+from serving.hook.recorder import Completer
+from serving.hook.steering import STEERING_MODES, FailedOpenError, NotSteeredError, Plan, Steering
 from serving.ledger.in_flight import InFlight
 from serving.ledger.record import Record, new_id
 from serving.settings.control import LocalControl
 from serving.settings.hook import HookConfig
-from serving.telemetry.log import complain
+from serving.telemetry.log import log_internal_error
 from serving.telemetry.metrics import Metrics
 from serving.telemetry.traces import Traces
 
@@ -36,7 +36,7 @@ class Hook:
         policies: Policies,
         grid: Grid,
         control: LocalControl,
-        memory: Memory,
+        memory: ConversationMemory,
         metrics: Metrics,
         traces: Traces | None = None,
     ) -> None:
@@ -47,7 +47,7 @@ class Hook:
         self.metrics = metrics
         self.traces = traces
         self._steering = Steering(config, policies, grid, memory)
-        self._recorder = Recorder(config, policies, metrics)
+        self._recorder = Completer(config, policies, metrics)
         self._in_flight = InFlight(config.state)
 
     async def plan(
@@ -63,7 +63,7 @@ class Hook:
         try:
             if control.mode != "off":
                 await self._steering.decide(plan, control, body, headers)
-        except LeftAloneError as why:
+        except NotSteeredError as why:
             record.reason = str(why)
         except FailedOpenError as why:
             self._fail_open(record, str(why))
@@ -72,7 +72,7 @@ class Hook:
         except Exception as error:
             # Whatever it was, it is ours: the request goes on as it came.
             self.withdraw(plan, "failed")
-            complain("a decision failed; its request went through untouched", error)
+            log_internal_error("a decision failed; its request went through untouched", error)
         except BaseException:
             # The caller has given up meanwhile.
             self._in_flight.end(record.decision_id)
@@ -87,7 +87,7 @@ class Hook:
 
     def answer(self, plan: Plan) -> Answer:
         """A watch over the answer to a planned request."""
-        estimates = self.config.estimates and plan.record.mode in STEERING
+        estimates = self.config.estimates and plan.record.mode in STEERING_MODES
         return Answer(
             plan.started,
             estimate=(lambda usage: self._recorder.said(plan.record, usage))
@@ -97,7 +97,7 @@ class Hook:
             keep=self.config.store_prompts,
         )
 
-    def finish(self, plan: Plan, answer: Answered, outcome: str) -> None:
+    def finish(self, plan: Plan, answer: AnswerOutcome, outcome: str) -> None:
         """Record a request's end, before the answer's last byte is released; once."""
         if plan.finished:
             return

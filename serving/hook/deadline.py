@@ -17,7 +17,7 @@ class TooLateError(Exception):
     """The policy did not answer in time."""
 
 
-class Asking:
+class DeadlineRunner:
     """A decider's answers: in place while they are quick, else in a thread.
 
     Args:

@@ -15,7 +15,7 @@ from serving.settings.hook import MAX_AGE_SECONDS
 _SAME_SECONDS = 1.0
 
 
-class Known(Protocol):
+class IntensityView(Protocol):
     """What is known of a grid: a trace, or what a live source has said."""
 
     @property
@@ -61,10 +61,10 @@ class Grid:
 
     def __init__(
         self,
-        known: Known,
+        known: IntensityView,
         now: Callable[[], float],
         path: Path | None = None,
-        load: Callable[[Path], Known] | None = None,
+        load: Callable[[Path], IntensityView] | None = None,
         max_age_seconds: float = MAX_AGE_SECONDS,
     ) -> None:
         self.known = known

@@ -157,7 +157,7 @@ APIS: Mapping[str, Api] = {
 }
 
 
-def parsed(raw: bytes | Body) -> Body:
+def parse_body(raw: bytes | Body) -> Body:
     """A body as it came, or as another server has read it already.
 
     Raises:
@@ -169,7 +169,7 @@ def parsed(raw: bytes | Body) -> Body:
     return body
 
 
-def characters(messages: Sequence[Message]) -> int:
+def count_characters(messages: Sequence[Message]) -> int:
     """Length of what is asked.
 
     Raises:

@@ -6,20 +6,20 @@ import orjson
 
 from envs.carbon.intensity import CarbonReading
 from envs.energy.coefficients import Coefficients, read_coefficients
-from serving.hook.answer import Answered, Usage
+from serving.hook.answer import AnswerOutcome, Usage
 from serving.hook.policies import Policies
-from serving.ledger.estimate import coefficients, site
+from serving.ledger.estimate import estimate_coefficients, footprint_model
 from serving.ledger.journal import Journal, JournalFullError
 from serving.ledger.record import Record
 from serving.settings.hook import HookConfig
-from serving.telemetry.log import complain
+from serving.telemetry.log import log_internal_error
 from serving.telemetry.metrics import Metrics
 
 # Policies whose rates are remembered.
 _RATES = 16
 
 
-class Recorder:
+class Completer:
     """Completes records and writes them. Never raises."""
 
     def __init__(self, config: HookConfig, policies: Policies, metrics: Metrics) -> None:
@@ -27,14 +27,14 @@ class Recorder:
         self._policies = policies
         self._metrics = metrics
         self._journal = Journal(config.state)
-        self._site = site(config)
+        self._site = footprint_model(config)
         # What is wrong with what is stated is known before the first request.
-        coefficients(None, config.joules_per_token)
+        estimate_coefficients(None, config.joules_per_token)
         file = config.coefficients
         self._calibrated = read_coefficients(file) if file is not None else None
         self._coefficients: dict[str | None, Coefficients] = {}
 
-    def record(self, record: Record, answer: Answered, outcome: str) -> None:
+    def record(self, record: Record, answer: AnswerOutcome, outcome: str) -> None:
         """Write a request's record, now that its outcome is known."""
         record.status, record.outcome = answer.status, outcome
         record.seconds_first = answer.seconds_first
@@ -49,7 +49,7 @@ class Recorder:
             if self._config.store_prompts:
                 record.response = answer.text
         except Exception as error:
-            complain("an outcome could not be read", error)
+            log_internal_error("an outcome could not be read", error)
         self.write(record)
         self._metrics.finished(record)
 
@@ -73,7 +73,7 @@ class Recorder:
             self._metrics.unrecorded.labels("journal_full").inc()
         except Exception as error:
             self._metrics.unrecorded.labels("write_failed").inc()
-            complain("a record could not be written", error)
+            log_internal_error("a record could not be written", error)
 
     def said(self, record: Record, usage: Usage) -> bytes:
         """What a stream's final usage says of its cost, as a JSON member."""
@@ -106,7 +106,7 @@ class Recorder:
         if rate is None:
             decider = self._policies.of(model)
             bundle = decider.bundle if decider is not None else None
-            rate = self._calibrated or coefficients(bundle, self._config.joules_per_token)
+            rate = self._calibrated or estimate_coefficients(bundle, self._config.joules_per_token)
             if len(self._coefficients) > _RATES:
                 self._coefficients.clear()
             self._coefficients[version] = rate

@@ -9,22 +9,22 @@ from typing import Any
 import orjson
 
 from envs.requests.directive import Message
-from serving.hook.conversation import Given, Memory, lottery
-from serving.hook.deadline import Asking
+from serving.hook.conversation import ConversationMemory, StickyChoice, draw_lottery
+from serving.hook.deadline import DeadlineRunner
 from serving.hook.decider import Decider, draw
 from serving.hook.grid import Grid, Seen
-from serving.hook.openai_api import APIS, UNKEPT, characters, opening, parsed
+from serving.hook.openai_api import APIS, UNKEPT, count_characters, opening, parse_body
 from serving.hook.policies import Policies
 from serving.ledger.record import Record
 from serving.settings.control import Control
 from serving.settings.hook import HookConfig
-from serving.settings.rules import Facts, Rule, first
+from serving.settings.rules import RequestFacts, Rule, first_matching
 
-STEERING = ("canary", "on")
+STEERING_MODES = ("canary", "on")
 _LONGEST = 200
 
 
-class LeftAloneError(Exception):
+class NotSteeredError(Exception):
     """The request is not ours to decide; the argument is the reason."""
 
 
@@ -53,14 +53,16 @@ class Plan:
 class Steering:
     """Decides plans."""
 
-    def __init__(self, config: HookConfig, policies: Policies, grid: Grid, memory: Memory) -> None:
+    def __init__(
+        self, config: HookConfig, policies: Policies, grid: Grid, memory: ConversationMemory
+    ) -> None:
         self.config = config
         self.policies = policies
         self.grid = grid
         self._memory = memory
         self._caller = frozenset(config.caller_headers)
         self._tenant_header = (config.tenant_header or "").lower()
-        self._asking = Asking(config.deadline)
+        self._asking = DeadlineRunner(config.deadline)
 
     def close(self) -> None:
         """Let go of threads."""
@@ -83,9 +85,9 @@ class Steering:
         if isinstance(raw, bytes) and len(raw) > self.config.decided_bytes:
             raise FailedOpenError("too_large")
         try:
-            body = parsed(raw)
+            body = parse_body(raw)
             messages = api.messages(body)
-            record.characters = characters(messages)
+            record.characters = count_characters(messages)
             safe = api.safe(body) and not (isinstance(raw, bytes) and UNKEPT.search(raw))
         except (KeyError, TypeError, ValueError, AttributeError):
             # Upstream's to judge.
@@ -100,19 +102,19 @@ class Steering:
         rule = None
         if control.rules:
             told = record.route, record.model or "", record.task, record.tenant
-            rule = first(control.rules, Facts(*told, record.characters, headers))
+            rule = first_matching(control.rules, RequestFacts(*told, record.characters, headers))
         if rule is not None:
             record.rule, record.mode = rule.name, rule.mode or record.mode
         decider = self._decider(record, rule, headers)
         if not safe:
-            raise LeftAloneError("format")
+            raise NotSteeredError("format")
         action = await self._choose(record, decider, messages, rule, headers, seen, control)
         directive = decider.bundle.catalogue[action]
         record.directive = directive.name
-        record.applied = action == 0 or record.mode in STEERING
+        record.applied = action == 0 or record.mode in STEERING_MODES
         if action and record.applied:
             plan.steered = api.steer(body, directive)
-        if self.config.ask_usage and record.streamed and record.mode in STEERING:
+        if self.config.ask_usage and record.streamed and record.mode in STEERING_MODES:
             self._ask_usage(plan, body)
 
     def _describe(
@@ -140,16 +142,16 @@ class Steering:
     def _decider(self, record: Record, rule: Rule | None, headers: Mapping[str, str]) -> Decider:
         """Who decides; raises where nobody is to."""
         if record.mode == "off":
-            raise LeftAloneError("off")
+            raise NotSteeredError("off")
         if rule is not None and rule.forbid:
-            raise LeftAloneError("rule")
+            raise NotSteeredError("rule")
         if "opt-out" in self._caller and "x-sprout-opt-out" in headers:
-            raise LeftAloneError("opt_out")
+            raise NotSteeredError("opt_out")
         decider = self.policies.of(record.model)
         if decider is None:
             if not self.policies.loaded:
                 raise FailedOpenError("no_bundle")
-            raise LeftAloneError("unknown_model")
+            raise NotSteeredError("unknown_model")
         record.policy_version = decider.bundle.version
         return decider
 
@@ -170,17 +172,19 @@ class Steering:
             record.reason = "rule"
             return names.index(rule.force)
         name = headers.get("x-sprout-conversation") if "conversation" in self._caller else None
-        lot = lottery(bytes.fromhex(control.salt), messages, (record.tenant, record.model), name)
+        lot = draw_lottery(
+            bytes.fromhex(control.salt), messages, (record.tenant, record.model), name
+        )
         record.conversation = f"{lot.key:016x}"
         if record.mode == "canary" and not (
             lot.canary < control.canary_ratio or record.task in control.canary_tasks
         ):
-            raise LeftAloneError("not_canary")
+            raise NotSteeredError("not_canary")
         floor = self._floor(rule, headers)
         context = record.task, record.in_flight, floor, seen
         observation, chances = await self._asking.ask(decider, messages, *context)
         if not decider.steerable(observation):
-            raise LeftAloneError("own_length")
+            raise NotSteeredError("own_length")
         record.features = base64.b64encode(observation.tobytes()).decode()
         record.lottery, record.hold_out_ratio = True, control.hold_out_ratio
         if lot.hold_out < control.hold_out_ratio:
@@ -197,7 +201,7 @@ class Steering:
             record.features = base64.b64encode(observation.tobytes()).decode()
         action = draw(chances, lot.directive)
         record.probability, record.reason = chances[action], "policy"
-        self._memory.put(lot.key, Given(action, record.probability, mark))
+        self._memory.put(lot.key, StickyChoice(action, record.probability, mark))
         return action
 
     def _floor(self, rule: Rule | None, headers: Mapping[str, str]) -> float | None:

@@ -13,10 +13,18 @@ from prometheus_client import generate_latest
 from pydantic import ValidationError
 
 from envs.errors import ConfigError
-from serving.http.asgi import Receive, Scope, Send, decoded, fail, respond, whole
+from serving.http.asgi import (
+    Receive,
+    Scope,
+    Send,
+    decoded_headers,
+    read_body,
+    respond,
+    respond_error,
+)
 from serving.http.openapi import OPENAPI, document
 from serving.ledger.keeper import Keeper
-from serving.ledger.savings import COLUMNS, estimate
+from serving.ledger.savings import COLUMNS, estimate_savings
 from serving.settings.control import SETTABLE
 from serving.settings.rules import check_rules
 from serving.telemetry.metrics import CONTENT_TYPE, render_all
@@ -70,16 +78,20 @@ class Admin:
             await respond(send, 200, text, CONTENT_TYPE.encode())
         elif not self._known(scope):
             why = "" if self._token else f"; set {TOKEN_VARIABLE} where the hook starts"
-            await fail(send, 401, f"give the admin token as Authorization: Bearer{why}", "auth")
+            await respond_error(
+                send, 401, f"give the admin token as Authorization: Bearer{why}", "auth"
+            )
         else:
-            body = await whole(receive, _LONGEST_BYTES)
+            body = await read_body(receive, _LONGEST_BYTES)
             if body is None:
-                await fail(send, 413, f"a body of more than {_LONGEST_BYTES} bytes", "too_large")
+                await respond_error(
+                    send, 413, f"a body of more than {_LONGEST_BYTES} bytes", "too_large"
+                )
             else:
                 await self._answer(scope, body, send)
 
     def _known(self, scope: Scope) -> bool:
-        given = decoded(scope).get("authorization", "").encode("latin-1")
+        given = decoded_headers(scope).get("authorization", "").encode("latin-1")
         return self._token is not None and hmac.compare_digest(given, b"Bearer " + self._token)
 
     async def _answer(self, scope: Scope, body: bytes, send: Send) -> None:
@@ -93,17 +105,17 @@ class Admin:
             if allowed:
                 await _refuse(send, allowed)
             else:
-                await fail(send, 404, "no such admin route", "not_found")
+                await respond_error(send, 404, "no such admin route", "not_found")
             return
         try:
             await respond(send, 200, orjson.dumps(await handler(scope, body)))
         except KeyError as error:
-            await fail(send, 404, str(error.args[0]), "not_found")
+            await respond_error(send, 404, str(error.args[0]), "not_found")
         except (ConfigError, ValueError) as error:
-            await fail(send, 422, _said(error), "invalid_request_error")
+            await respond_error(send, 422, _said(error), "invalid_request_error")
         except sa.exc.SQLAlchemyError as error:
             message = f"the ledger is away: {type(error).__name__}"
-            await fail(send, 503, message, "ledger_error")
+            await respond_error(send, 503, message, "ledger_error")
 
     async def _control(self, scope: Scope, body: bytes) -> Any:
         found = await asyncio.to_thread(self._keeper.ledger.control)
@@ -138,7 +150,7 @@ class Admin:
         until = time.time()
         since = until - 3600 * hours
         rows = self._keeper.ledger.rows(COLUMNS, since, until)
-        found = await asyncio.to_thread(lambda: estimate(rows))
+        found = await asyncio.to_thread(lambda: estimate_savings(rows))
         return {"since": since, "until": until, **found}
 
     async def _request(self, scope: Scope, body: bytes) -> Any:

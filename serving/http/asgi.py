@@ -28,12 +28,12 @@ async def respond(
     await send({"type": "http.response.body", "body": body})
 
 
-async def fail(send: Send, status: int, message: str, kind: str) -> None:
+async def respond_error(send: Send, status: int, message: str, kind: str) -> None:
     """Send an error in the form of OpenAI's."""
     await respond(send, status, orjson.dumps({"error": {"message": message, "type": kind}}))
 
 
-async def whole(receive: Receive, most: int) -> bytes | None:
+async def read_body(receive: Receive, most: int) -> bytes | None:
     """A request's body; None if it is longer than `most` bytes, or the client left."""
     parts, size = [], 0
     while True:
@@ -48,7 +48,7 @@ async def whole(receive: Receive, most: int) -> bytes | None:
             return b"".join(parts)
 
 
-def decoded(scope: Scope) -> dict[str, str]:
+def decoded_headers(scope: Scope) -> dict[str, str]:
     """Headers by their names in lower case; of a repeated one the last."""
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
 

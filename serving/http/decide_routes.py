@@ -6,10 +6,18 @@ from typing import Annotated, Any
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from serving.hook.answer import Told, Usage
+from serving.hook.answer import ReportedAnswer, Usage
 from serving.hook.core import Hook
 from serving.hook.openai_api import APIS, UNKEPT
-from serving.http.asgi import Receive, Scope, Send, decoded, fail, respond, whole
+from serving.http.asgi import (
+    Receive,
+    Scope,
+    Send,
+    decoded_headers,
+    read_body,
+    respond,
+    respond_error,
+)
 
 DECIDE = "/v1/decide"
 OUTCOME = "/v1/outcome"
@@ -19,7 +27,7 @@ Count = Annotated[int, Field(ge=0, le=1_000_000_000, strict=True)]
 Seconds = Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False, strict=True)]
 
 
-class Asked(BaseModel):
+class DecideRequest(BaseModel):
     """What /v1/decide takes: the request as it would be sent to `route`."""
 
     model_config = ConfigDict(extra="forbid")
@@ -28,7 +36,7 @@ class Asked(BaseModel):
     route: str = "/v1/chat/completions"
 
 
-class Reported(BaseModel):
+class OutcomeReport(BaseModel):
     """What /v1/outcome takes: how a decided request ended."""
 
     model_config = ConfigDict(extra="forbid")
@@ -41,7 +49,7 @@ class Reported(BaseModel):
     seconds_first: Seconds | None = None
 
 
-class Decide:
+class DecideRoutes:
     """ASGI application of both routes."""
 
     def __init__(self, hook: Hook) -> None:
@@ -53,9 +61,11 @@ class Decide:
             headers = [(b"allow", b"POST")]
             await respond(send, 405, b'{"error":{"message":"use POST"}}', headers=headers)
             return
-        raw = await whole(receive, _LONGEST_BYTES)
+        raw = await read_body(receive, _LONGEST_BYTES)
         if raw is None:
-            await fail(send, 413, f"a body of more than {_LONGEST_BYTES} bytes", "too_large")
+            await respond_error(
+                send, 413, f"a body of more than {_LONGEST_BYTES} bytes", "too_large"
+            )
             return
         try:
             # Parsed by itself: what refuses deep nesting here would not, there.
@@ -63,29 +73,29 @@ class Decide:
             if UNKEPT.search(raw):
                 raise ValueError("a whole number of 19 digits or more could not be kept exactly")
             answer = (
-                await self._decided(Asked.model_validate(given), decoded(scope))
+                await self._decided(DecideRequest.model_validate(given), decoded_headers(scope))
                 if scope["path"] == DECIDE
-                else self._reported(Reported.model_validate(given))
+                else self._reported(OutcomeReport.model_validate(given))
             )
         except ValidationError as error:
             found = error.errors(include_url=False, include_input=False)[0]
             place = ".".join(str(part) for part in found["loc"]) or "body"
-            await fail(send, 422, f"{place}: {found['msg']}", "invalid_request_error")
+            await respond_error(send, 422, f"{place}: {found['msg']}", "invalid_request_error")
             return
         except ValueError as error:
-            await fail(send, 400, str(error), "invalid_request_error")
+            await respond_error(send, 400, str(error), "invalid_request_error")
             return
         try:
             await respond(send, 200, orjson.dumps(answer))
         except TypeError:
-            await fail(send, 422, "body: nested too deeply", "invalid_request_error")
+            await respond_error(send, 422, "body: nested too deeply", "invalid_request_error")
 
-    async def _decided(self, asked: Asked, headers: dict[str, str]) -> dict[str, Any]:
+    async def _decided(self, asked: DecideRequest, headers: dict[str, str]) -> dict[str, Any]:
         if asked.route not in APIS:
             raise ValueError(f"route {asked.route[:80]!r}; one of {', '.join(APIS)}")
         hook = self._hook
         plan = await hook.plan(asked.route, asked.body, headers)
-        answer = Told(plan.started)
+        answer = ReportedAnswer(plan.started)
         hook.finish(plan, answer, "decided")
         record = plan.record
         return {
@@ -100,7 +110,7 @@ class Decide:
             "body": plan.steered if plan.steered is not None else asked.body,
         }
 
-    def _reported(self, reported: Reported) -> dict[str, Any]:
+    def _reported(self, reported: OutcomeReport) -> dict[str, Any]:
         tokens = reported.prompt_tokens, reported.completion_tokens
         usage = Usage(*tokens, None if tokens[1] is None else "reported")
         row = reported.model_dump(exclude_none=True)

@@ -10,12 +10,12 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from serving.hook.core import SCHEMA_VERSION
-from serving.http.decide_routes import DECIDE, OUTCOME, Asked, Reported
+from serving.http.decide_routes import DECIDE, OUTCOME, DecideRequest, OutcomeReport
 from serving.settings.control import SETTABLE, Control
 
 OPENAPI = "/openapi.json"
 _REFERENCE = "#/components/schemas/{model}"
-_MODELS: tuple[type[BaseModel], ...] = (Asked, Reported, Control)
+_MODELS: tuple[type[BaseModel], ...] = (DecideRequest, OutcomeReport, Control)
 _ERROR = {
     "type": "object",
     "required": ["error"],

@@ -10,7 +10,7 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from serving.http.asgi import Headers, Receive, Scope, Send, fail
+from serving.http.asgi import Headers, Receive, Scope, Send, respond_error
 
 # RFC 9110, section 7.6.1, and what belongs to one hop only.
 HOP_HEADERS = frozenset(
@@ -77,7 +77,7 @@ class Relay:
             return
         body, more = event.get("body", b""), event.get("more_body", False)
         upstream = self._of(body, more)
-        leaving = _Leaving(receive)
+        leaving = _DisconnectWatcher(receive)
         if more:
             data: Any = _rest(body, receive, leaving.watch)
         else:
@@ -98,7 +98,7 @@ class Relay:
                 # Bytes are out: break the connection, as upstream alone would have.
                 raise UpstreamBrokeError(type(error).__name__) from None
             message = f"upstream did not answer: {type(error).__name__}"
-            await fail(send, 502, message, "upstream_error")
+            await respond_error(send, 502, message, "upstream_error")
         finally:
             leaving.stop()
 
@@ -171,7 +171,7 @@ async def _rest(begun: bytes, receive: Receive, then: Callable[[], None]) -> Asy
     then()
 
 
-class _Leaving:
+class _DisconnectWatcher:
     """Cancels the task that made it when the client leaves."""
 
     def __init__(self, receive: Receive) -> None:

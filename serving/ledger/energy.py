@@ -19,7 +19,7 @@ from envs.energy.meter import Meter, WindowReader
 from envs.energy.meters.choose import MEASURING, choose_meter, is_local
 from envs.energy.work import KINDS, Activity
 from envs.errors import ConfigError, MeterError
-from serving.ledger.estimate import site
+from serving.ledger.estimate import footprint_model
 from serving.settings.hook import HookConfig
 
 WINDOW_SECONDS = 1.0
@@ -31,7 +31,7 @@ _CHARACTERS_PER_TOKEN = 4
 log = logging.getLogger("sprout")
 
 
-class Accounts:
+class EnergyAccounts:
     """Call `read` and `settle` about twice a second, and `ended` with records between them.
 
     The meter is made once the gateway has started, and made anew while it cannot be read: no
@@ -54,7 +54,7 @@ class Accounts:
             )
         self._config = config
         self._urls = urls
-        self._site = site(config)
+        self._site = footprint_model(config)
         self._attribution = _attribution(config)
         self._windows: WindowReader | None = None
         # Whether there may be a meter yet.

@@ -67,7 +67,7 @@ class InFlight:
         self._path.unlink(missing_ok=True)
 
 
-def oldest(state: Path) -> float:
+def oldest_in_flight(state: Path) -> float:
     """Unix seconds before which no request of any process that has not ended came."""
     now, found = time.time(), []
     for path in (state / FOLDER).glob("[0-9]*"):

@@ -77,7 +77,7 @@ class Journal:
         if time.monotonic() < self._full_until:
             raise JournalFullError(f"{self._folder} is full")
         self._folder.mkdir(parents=True, exist_ok=True)
-        if sum(path.stat().st_size for path in files(self._folder)) > self._full_bytes:
+        if sum(path.stat().st_size for path in journal_files(self._folder)) > self._full_bytes:
             self._full_until = time.monotonic() + _FULL_SECONDS
             raise JournalFullError(f"{self._folder} holds more than {self._full_bytes} bytes")
         path = self._folder / f"{time.time_ns():020d}-{os.getpid()}.jsonl"
@@ -88,7 +88,7 @@ class Journal:
         self._broken = False
 
 
-def files(folder: Path) -> list[Path]:
+def journal_files(folder: Path) -> list[Path]:
     """A journal folder's files, oldest first."""
     return sorted(folder.glob("*.jsonl"))
 

@@ -16,10 +16,10 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from serving.ledger.database import Ledger, days_ago
-from serving.ledger.energy import Accounts
+from serving.ledger.energy import EnergyAccounts
 from serving.ledger.feeding import make_feed
-from serving.ledger.in_flight import oldest
-from serving.ledger.journal import FOLDER, Tail, files
+from serving.ledger.in_flight import oldest_in_flight
+from serving.ledger.journal import FOLDER, Tail, journal_files
 from serving.settings.control import Control, LocalControl
 from serving.settings.hook import HookConfig
 
@@ -72,7 +72,7 @@ class Keeper:
             "Journal lines that were no record",
             registry=self.registry,
         )
-        self._accounts = Accounts(config, urls, self.registry)
+        self._accounts = EnergyAccounts(config, urls, self.registry)
         self._amendments: list[Mapping[str, Any]] = []
         self._feed = make_feed(config, self.registry)
 
@@ -94,7 +94,7 @@ class Keeper:
             if found != self._control.now:
                 self._set(found)
             # Asked first: all that came before will be among what is drained.
-            until = oldest(self._config.state)
+            until = oldest_in_flight(self._config.state)
             self._drain()
             self._amendments += self._accounts.settle(until)
             self._amend_energy()
@@ -106,7 +106,7 @@ class Keeper:
             self._report(type(error).__name__)
         else:
             self._report(None)
-        self._waiting.set(sum(_size(path) for path in files(self._folder)))
+        self._waiting.set(sum(_size(path) for path in journal_files(self._folder)))
 
     def close(self) -> None:
         """A last round, now that no more will come."""
@@ -143,7 +143,7 @@ class Keeper:
         return True
 
     def _drain(self) -> None:
-        for path in files(self._folder):
+        for path in journal_files(self._folder):
             tail = self._tails.setdefault(path, Tail(path))
             # Asked first: what is read after that is all there is.
             abandoned = tail.abandoned()

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from envs.arrays import BoolArray, Float64Array
-from envs.carbon.footprint import rates
+from envs.carbon.footprint import per_functional_unit
 
 COLUMNS = (
     *("hold_out", "hold_out_ratio", "conversation", "task", "characters"),
@@ -44,7 +44,7 @@ class Saving:
     total_ci95: tuple[float, float]
 
 
-def estimate(rows: Iterable[Sequence[Any]]) -> dict[str, Any]:
+def estimate_savings(rows: Iterable[Sequence[Any]]) -> dict[str, Any]:
     """Savings by measure, of ledger rows with `COLUMNS`.
 
     Returns:
@@ -74,20 +74,22 @@ def estimate(rows: Iterable[Sequence[Any]]) -> dict[str, Any]:
     seen = covariates(table)
     for measure in MEASURES:
         cost = np.array(table[measure], dtype=np.float64)
-        result[measure] = asdict(saving(cost, held, ratio, seen, conversation))
+        result[measure] = asdict(hold_out_saving(cost, held, ratio, seen, conversation))
     if len(kinds) > 1:
         # Grams of unlike intensities have no sum.
         result["grams"] = None
         result["reason"] = f"intensities of unlike kinds: {', '.join(result['intensity_kinds'])}"
     else:
         result["sci"] = {
-            arm: rates(result["grams"][arm], 1, result["completion_tokens"][arm], None)
+            arm: per_functional_unit(
+                result["grams"][arm], 1, result["completion_tokens"][arm], None
+            )
             for arm in ("l0", "policy")
         }
     return result
 
 
-def saving(
+def hold_out_saving(
     cost: Float64Array, held: BoolArray, ratio: Float64Array, seen: Float64Array, group: Any
 ) -> Saving:
     """The estimate itself.

@@ -16,7 +16,7 @@ from serving.settings.control import LocalControl
 from serving.settings.gateway import GatewayConfig
 
 
-class Beside:
+class ParentServices:
     """Made in a thread while the workers start: the database's libraries take their time.
 
     Args:

@@ -2,7 +2,7 @@
 
 from serving.hook.core import Hook
 from serving.http.asgi import Receive, Scope, Send, respond
-from serving.http.decide_routes import ROUTES, Decide
+from serving.http.decide_routes import ROUTES, DecideRoutes
 from serving.http.relay import Relay
 from serving.middleware import SproutMiddleware
 
@@ -15,7 +15,7 @@ class Gateway:
     def __init__(self, hook: Hook, relay: Relay) -> None:
         self._relay = relay
         self._steered = SproutMiddleware(relay, hook)
-        self._decide = Decide(hook)
+        self._decide = DecideRoutes(hook)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one ASGI connection."""

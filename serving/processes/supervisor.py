@@ -18,9 +18,9 @@ from uvicorn.supervisors import Multiprocess
 
 from envs.errors import ConfigError, SproutError
 from serving.processes.protocol import GuardedProtocol
-from serving.processes.worker import HEARS, METRICS_VARIABLE, REFUSED, Worker, refuse
+from serving.processes.worker import LISTENING_SUFFIX, METRICS_VARIABLE, REFUSED, Worker, refuse
 from serving.settings.gateway import GatewayConfig
-from serving.telemetry.log import complain
+from serving.telemetry.log import log_internal_error
 
 KEEP_ALIVE_SECONDS = 75
 _PREFIX = "sprout-"
@@ -42,7 +42,9 @@ class Workers(Multiprocess):
         """See `Multiprocess`."""
         for process in self.processes:
             # One that is only starting would be ended by it, and loads them anyway.
-            if (self._runtime / f"{process.pid}{HEARS}").exists() and process.pid is not None:
+            if (
+                self._runtime / f"{process.pid}{LISTENING_SUFFIX}"
+            ).exists() and process.pid is not None:
                 os.kill(process.pid, signal.SIGHUP)
 
     def terminate_all(self) -> None:
@@ -93,7 +95,7 @@ def serve(config: GatewayConfig) -> None:
     ]
     app = Worker(config, runtime, os.getpid(), places)
     workers = Workers(_uvicorn(app, config), [listener], runtime)
-    beside = _Besides(config, runtime, admin)
+    beside = _ParentServicesServer(config, runtime, admin)
     beside.start()
     try:
         workers.run()
@@ -105,7 +107,7 @@ def serve(config: GatewayConfig) -> None:
         os.close(lock)
 
 
-class _Besides(threading.Thread):
+class _ParentServicesServer(threading.Thread):
     def __init__(self, config: GatewayConfig, runtime: Path, listener: socket.socket) -> None:
         super().__init__(name="sprout-beside", daemon=True)
         self._given = config, runtime, listener
@@ -116,14 +118,14 @@ class _Besides(threading.Thread):
         """Start the keeper and the admin port, and answer there until closed."""
         try:
             # Here, so that the workers need not wait for it to start.
-            from serving.processes.beside import Beside
+            from serving.processes.beside import ParentServices
 
-            self._beside = Beside(*self._given)
+            self._beside = ParentServices(*self._given)
         except SproutError as error:
             refuse(self._given[1], str(error))
             return
         except Exception as error:
-            complain("the ledger and the admin port did not start", error)
+            log_internal_error("the ledger and the admin port did not start", error)
             refuse(self._given[1], f"no ledger and admin port: {type(error).__name__}")
             return
         finally:

@@ -16,13 +16,13 @@ from typing import NoReturn
 from envs.errors import SproutError
 from serving.http.asgi import App, Receive, Scope, Send
 from serving.settings.gateway import GatewayConfig
-from serving.telemetry.log import complain
+from serving.telemetry.log import log_internal_error
 
 # Files in the folder that the workers share: the operators' settings are known; something is
 # wrong with the command's settings, and how; a worker has said that it serves.
 READY, REFUSED, SAID = "ready", "refused", "said"
 # Suffix of a file by process id: that worker hears SIGHUP.
-HEARS = ".hears"
+LISTENING_SUFFIX = ".hears"
 # Of the metrics' client library, which reads it when it is imported.
 METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 # A database that does not answer is not waited for any longer.
@@ -61,7 +61,7 @@ class Worker:
         die_with_parent(self.parent)
         told = threading.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, told.set)
-        (self.runtime / f"{os.getpid()}{HEARS}").touch()
+        (self.runtime / f"{os.getpid()}{LISTENING_SUFFIX}").touch()
         # Before the first request: a kill switch that was set must hold from the start.
         deadline = time.monotonic() + SETTINGS_SECONDS
         while not (self.runtime / READY).exists() and time.monotonic() < deadline:
@@ -73,7 +73,7 @@ class Worker:
         except SproutError as error:
             self._refuse(str(error))
         except Exception as error:
-            complain("a worker did not start", error)
+            log_internal_error("a worker did not start", error)
             self._refuse(f"a worker did not start: {type(error).__name__}")
         first, by_model = self.config.upstreams
         self._app = Gateway(hook, Relay(first, by_model, self.config.tls()))
@@ -99,7 +99,7 @@ class Worker:
     def _refuse(self, why: str) -> NoReturn:
         """End, and let the parent say why; once all went well, another worker tries again."""
         if (self.runtime / SAID).exists():
-            complain(f"a new worker did not start; another one will: {why}")
+            log_internal_error(f"a new worker did not start; another one will: {why}")
             os._exit(2)
         refuse(self.runtime, why)
         os._exit(2)

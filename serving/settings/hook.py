@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode
 
 from envs.carbon.intensity import Kind
-from envs.carbon.live.choose import SERVICES, Asked
+from envs.carbon.live.choose import SERVICES, SourceSettings
 from envs.energy.attribution import Idle
 from envs.energy.meters.choose import Kind as MeterKind
 from envs.energy.meters.flags import MeterFlags
@@ -126,7 +126,7 @@ class HookConfig(MeterFlags):
         return [Path(folder) for folder in self.policy]
 
     @property
-    def live(self) -> Asked | None:
+    def live(self) -> SourceSettings | None:
         """The live source; None where the intensity is a trace's.
 
         Raises:
@@ -144,7 +144,7 @@ class HookConfig(MeterFlags):
         if self.clock_start is not None:
             raise ConfigError("--clock-start: a live source knows the present only; give a trace")
         kind = Kind(self.intensity_signal, self.intensity_scope)
-        return Asked(self.intensity, self.zone, self.intensity_url, kind)
+        return SourceSettings(self.intensity, self.zone, self.intensity_url, kind)
 
     @property
     def outlook(self) -> Path:

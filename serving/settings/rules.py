@@ -17,7 +17,7 @@ Ratio = Annotated[float, Field(ge=0, le=1, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class RequestFacts:
     """What rules can ask of a request; `headers` are in lower case, None where not recorded."""
 
     route: str
@@ -28,7 +28,7 @@ class Facts:
     headers: Mapping[str, str] | None
 
 
-class When(BaseModel):
+class Condition(BaseModel):
     """All that is given must hold; texts are shell patterns (`legal-*`)."""
 
     model_config = ConfigDict(extra="forbid")
@@ -41,7 +41,7 @@ class When(BaseModel):
     max_characters: Annotated[int, Field(ge=0)] | None = None
     headers: dict[str, str] = {}
 
-    def holds(self, facts: Facts) -> bool:
+    def holds(self, facts: RequestFacts) -> bool:
         """Whether a request is meant; one whose headers are not known is not, where asked."""
         texts = (
             (self.route, facts.route),
@@ -63,7 +63,7 @@ class Rule(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
-    when: When = When()
+    when: Condition = Condition()
     forbid: Literal[True] | None = None
     force: str | None = None
     floor: Ratio | None = None
@@ -77,7 +77,7 @@ class Rule(BaseModel):
         return self
 
 
-def first(rules: Sequence[Rule], facts: Facts) -> Rule | None:
+def first_matching(rules: Sequence[Rule], facts: RequestFacts) -> Rule | None:
     """The first rule that means the request."""
     return next((rule for rule in rules if rule.when.holds(facts)), None)
 

@@ -3,12 +3,12 @@
 import logging
 import time
 
-COMPLAIN_SECONDS = 1.0
+LOG_EVERY_SECONDS = 1.0
 log = logging.getLogger("sprout")
 _complained: dict[str, float] = {}
 
 
-def complain(what: str, error: Exception | None = None) -> None:
+def log_internal_error(what: str, error: Exception | None = None) -> None:
     """Log where an error of ours came from, without its message, which may quote a request."""
     if error is None:
         log.error("%s", what)
@@ -18,7 +18,7 @@ def complain(what: str, error: Exception | None = None) -> None:
         trace = trace.tb_next
     where = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace else "?"
     # Metrics count them all; a log of thousands a second helps nobody.
-    if time.monotonic() - _complained.get(where, -1.0) < COMPLAIN_SECONDS:
+    if time.monotonic() - _complained.get(where, -1.0) < LOG_EVERY_SECONDS:
         return
     _complained[where] = time.monotonic()
     log.error("%s: %s at %s", what, type(error).__name__, where)

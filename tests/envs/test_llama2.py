@@ -8,7 +8,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from agents.training.sb3 import Lanes
 from envs.registration import replay_world
 from envs.requests.mix import Mix, mix_from_job_counts
-from envs.requests.workload import generate
+from envs.requests.workload import generate_requests
 from envs.world import World
 from tests import made
 
@@ -18,7 +18,9 @@ LIVE = "envs.registration:sprout/Llama2Live-v0"
 
 @pytest.fixture
 def profile(tmp_path):
-    return made.profile(tmp_path, generate(8, seed=0), lambda r, d: float(d != "very_brief"))
+    return made.profile(
+        tmp_path, generate_requests(8, seed=0), lambda r, d: float(d != "very_brief")
+    )
 
 
 def test_replay_passes_both_checkers(profile):

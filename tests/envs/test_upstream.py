@@ -7,7 +7,7 @@ from envs.energy.meters.tokens import TokenMeter
 from envs.errors import UpstreamError
 from envs.live import LiveBackend
 from envs.requests.directive import DEFAULT_CATALOGUE
-from envs.requests.workload import generate
+from envs.requests.workload import generate_requests
 from envs.upstream import API_KEY_VARIABLE, Upstream
 from tests.serving.upstream import Upstream as Fake
 from tests.serving.upstream import served
@@ -21,7 +21,7 @@ def fake():
 
 
 def test_a_remote_servers_energy_is_stated_and_says_so(fake):
-    requests = generate(2, seed=0)
+    requests = generate_requests(2, seed=0)
     with Upstream(fake.url, "made") as upstream:
         meter = TokenMeter(upstream, 2.5)
         outcomes = LiveBackend(upstream, meter, DEFAULT_CATALOGUE, requests).play(
@@ -37,7 +37,7 @@ def test_the_key_goes_upstream_and_the_directive_into_the_body(fake, monkeypatch
     monkeypatch.setenv(API_KEY_VARIABLE, "sk-ours")
     with Upstream(fake.url, "made") as upstream:
         backend = LiveBackend(
-            upstream, TokenMeter(upstream, 1.0), DEFAULT_CATALOGUE, generate(1, seed=0)
+            upstream, TokenMeter(upstream, 1.0), DEFAULT_CATALOGUE, generate_requests(1, seed=0)
         )
         backend.play(np.array([0]), np.array([1]))
     _, path, headers, body = fake.received[-1]

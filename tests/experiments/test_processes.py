@@ -8,14 +8,16 @@ import pytest
 
 from envs.errors import ConfigError, UpstreamError
 from experiments.llama.server import llama_server
-from experiments.processes import child, free_port
+from experiments.processes import free_port, start_process
 
 WEB = ["-m", "http.server", "--bind", "127.0.0.1"]
 
 
 def test_a_child_is_ready_inside_and_gone_outside(tmp_path):
     port = free_port()
-    with child("web", [sys.executable, *WEB, str(port)], port, "/", folder=tmp_path) as started:
+    with start_process(
+        "web", [sys.executable, *WEB, str(port)], port, "/", folder=tmp_path
+    ) as started:
         assert started.process.poll() is None
         assert started.ready_seconds > 0
     assert started.process.poll() is not None
@@ -25,7 +27,7 @@ def test_a_child_that_dies_at_once_is_quoted():
     port = free_port()
     command = [sys.executable, "-c", "print('no such weights'); raise SystemExit(3)"]
     says = pytest.raises(UpstreamError, match="has ended with 3: no such weights")
-    with says, child("web", command, port, "/"):
+    with says, start_process("web", command, port, "/"):
         pass
 
 

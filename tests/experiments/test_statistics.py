@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from experiments.statistics import Drawn, averaged, ratio_of_means
+from experiments.statistics import BootstrapFigure, average_repeats, ratio_of_means
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says():
@@ -27,8 +27,10 @@ def test_nothing_to_compare_with_is_nan():
 def test_the_mean_of_repetitions_holds_their_own_spread_too():
     rng = np.random.default_rng(0)
     prompts = rng.normal(size=500)
-    alike = averaged([Drawn(0.0, prompts), Drawn(0.0, prompts)]).interval
-    apart = averaged([Drawn(-5.0, prompts - 5), Drawn(5.0, prompts + 5)]).interval
+    alike = average_repeats([BootstrapFigure(0.0, prompts), BootstrapFigure(0.0, prompts)]).interval
+    apart = average_repeats(
+        [BootstrapFigure(-5.0, prompts - 5), BootstrapFigure(5.0, prompts + 5)]
+    ).interval
     assert alike.value == apart.value == 0
     assert (alike.low, alike.high) == pytest.approx(tuple(np.percentile(prompts, [2.5, 97.5])))
     assert apart.low < alike.low - 3

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import aiohttp
 
-from serving.http.decide_routes import Decide
+from serving.http.decide_routes import DecideRoutes
 from serving.http.relay import Relay
 from serving.litellm_callback import ROUTES, SproutCallback
 from serving.middleware import SproutMiddleware
@@ -61,7 +61,7 @@ class DecideShape(GatewayShape):
     def __enter__(self):
         self._back = served(self.upstream)
         self._model = self._back.__enter__()
-        self._front = served(Decide(self._hook))
+        self._front = served(DecideRoutes(self._hook))
         self._url = self._front.__enter__()
         return self
 

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from envs.carbon.intensity import Kind
-from envs.carbon.live.source import MalformedError, Point, iso_utc, parsed, point, rows_of
+from envs.carbon.live.source import MalformedError, Point, iso_utc, parse_json, point, rows_of
 from envs.http_client import Fetcher
 
 _SPAN = re.compile(r"(?:(\d+)\.)?(\d{2}):(\d{2}):(\d{2})(?:\.\d+)?")
@@ -56,7 +56,7 @@ class CarbonAware:
         body = self._fetcher.get(f"{url}?{urlencode(asked)}")
         # 204 where it knows nothing of that time.
         where = self._fetcher.shown(url)
-        return where, parsed(where, body) if body else []
+        return where, parse_json(where, body) if body else []
 
 
 def _seconds(row: Any) -> float:

@@ -18,7 +18,7 @@ SERVICES: tuple[Service, ...] = get_args(Service)
 
 
 @dataclass(frozen=True)
-class Asked:
+class SourceSettings:
     """A live source.
 
     Attributes:
@@ -33,7 +33,7 @@ class Asked:
     kind: Kind
 
 
-def make_source(asked: Asked) -> Source:
+def make_source(asked: SourceSettings) -> Source:
     """The source.
 
     Raises:
@@ -51,7 +51,7 @@ def make_source(asked: Asked) -> Source:
     return source
 
 
-def _made(asked: Asked) -> Source:
+def _made(asked: SourceSettings) -> Source:
     if asked.service == "uk":
         return CarbonIntensityUk(asked.zone or "GB", asked.url or uk.URL)
     if asked.zone is None:

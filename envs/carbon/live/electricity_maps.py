@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from envs.carbon.intensity import HOUR_SECONDS, Kind
-from envs.carbon.live.source import MalformedError, Point, parsed, point, rows_of
+from envs.carbon.live.source import MalformedError, Point, parse_json, point, rows_of
 from envs.http_client import Fetcher, FetchError
 
 URL = "https://api.electricitymaps.com"
@@ -64,7 +64,7 @@ class ElectricityMaps:
         url = f"{self._url}/v3/carbon-intensity/{what}"
         body = self._fetcher.get(f"{url}?{urlencode(asked)}", {"auth-token": self._token})
         where = self._fetcher.shown(url)
-        return where, parsed(where, body)
+        return where, parse_json(where, body)
 
     def _point(self, where: str, row: Any) -> Point:
         self._check(where, row, whole=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import tenacity
 
 from envs.carbon.intensity import HOUR_SECONDS, RECENT_HOURS
-from envs.carbon.live.outlook import begun
+from envs.carbon.live.outlook import open_outlook
 from envs.carbon.live.source import MalformedError, Point, Source
 from envs.http_client import FetchError
 
@@ -63,7 +63,7 @@ class Feed(threading.Thread):
         self._backoff = tenacity.wait_exponential_jitter(
             initial=first_seconds, max=LONGEST_SECONDS, jitter=first_seconds
         )
-        self.outlook = begun(source, path, mean_g_per_kwh)
+        self.outlook = open_outlook(source, path, mean_g_per_kwh)
 
     def run(self) -> None:
         """Until `close`."""

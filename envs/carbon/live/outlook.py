@@ -147,7 +147,7 @@ def read_outlook(path: Path) -> Outlook:
         raise DataError(path, found, "delete it; it is made anew") from error
 
 
-def begun(source: Source, path: Path, mean_g_per_kwh: float) -> Outlook:
+def open_outlook(source: Source, path: Path, mean_g_per_kwh: float) -> Outlook:
     """What the file knows, where it is of the same source, zone and kind; else nothing."""
     empty = Outlook(source.zone, source.kind, source.name, mean_g_per_kwh, source.live_seconds)
     try:

@@ -63,7 +63,7 @@ class MalformedError(FetchError):
     """An answer came, but it is not what the service's documentation says."""
 
 
-def parsed(where: str, body: bytes) -> Any:
+def parse_json(where: str, body: bytes) -> Any:
     """JSON of an answer.
 
     Raises:

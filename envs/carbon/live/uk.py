@@ -3,7 +3,7 @@
 from typing import Any
 
 from envs.carbon.intensity import Kind, iso
-from envs.carbon.live.source import MalformedError, Point, parsed, point, rows_of
+from envs.carbon.live.source import MalformedError, Point, parse_json, point, rows_of
 from envs.errors import ConfigError
 from envs.http_client import Fetcher
 
@@ -69,7 +69,7 @@ class CarbonIntensityUk:
 
     def _ask(self, url: str) -> tuple[str, Any]:
         where = self._fetcher.shown(url)
-        return where, parsed(where, self._fetcher.get(url, {"Accept": "application/json"}))
+        return where, parse_json(where, self._fetcher.get(url, {"Accept": "application/json"}))
 
 
 def _of(where: str, row: Any, name: str) -> Any:

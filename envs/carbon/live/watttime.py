@@ -5,8 +5,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from envs.carbon.intensity import Kind
-from envs.carbon.live.source import MalformedError, Point, iso_utc, parsed, point, rows_of
-from envs.http_client import Fetcher, FetchError, basic
+from envs.carbon.live.source import MalformedError, Point, iso_utc, parse_json, point, rows_of
+from envs.http_client import Fetcher, FetchError, basic_auth
 
 URL = "https://api.watttime.org"
 USER_VARIABLE, PASSWORD_VARIABLE = "SPROUT_WATTTIME_USER", "SPROUT_WATTTIME_PASSWORD"
@@ -31,7 +31,7 @@ class WattTime:
     def __init__(self, zone: str, user: str, password: str, url: str = URL) -> None:
         self.zone = zone
         self.kind = Kind("marginal", "direct")
-        self._login = {"Authorization": basic(user, password)}
+        self._login = {"Authorization": basic_auth(user, password)}
         self._url = url.rstrip("/")
         self._fetcher = Fetcher()
         self._token: tuple[str, float] | None = None
@@ -64,7 +64,7 @@ class WattTime:
             self._token = None
             body = self._fetcher.get(f"{url}?{query}", self._bearer())
         where = self._fetcher.shown(url)
-        answer = parsed(where, body)
+        answer = parse_json(where, body)
         meta = answer.get("meta") if isinstance(answer, dict) else None
         if not isinstance(meta, dict):
             raise MalformedError(f"{where}: the answer has no meta")
@@ -79,7 +79,7 @@ class WattTime:
         if self._token is None or time.monotonic() > self._token[1]:
             url = f"{self._url}/login"
             where = self._fetcher.shown(url)
-            answer = parsed(where, self._fetcher.get(url, self._login))
+            answer = parse_json(where, self._fetcher.get(url, self._login))
             token = answer.get("token") if isinstance(answer, dict) else None
             if not isinstance(token, str):
                 raise MalformedError(f"{where}: the answer has no token")

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from envs.energy.meter import Meter
 from envs.energy.meters.nvml import NvmlMeter
-from envs.energy.meters.remote import Remote, RemoteMeter
+from envs.energy.meters.remote import RemoteMeter, RemoteSettings
 from envs.energy.meters.zeus import ZeusMeter
 from envs.errors import ConfigError, MeterError
 
@@ -21,7 +21,7 @@ MEASURING: tuple[Kind, ...] = ("nvml", "amd", "soc", "rapl")
 
 
 @dataclass(frozen=True)
-class Wanted:
+class MeterChoice:
     """Which meter to use.
 
     Attributes:
@@ -33,7 +33,7 @@ class Wanted:
 
     kind: Kind = "auto"
     devices: tuple[str, ...] = ()
-    remote: Remote | None = None
+    remote: RemoteSettings | None = None
     watts_per_core: float = DEFAULT_WATTS_PER_CORE
 
 
@@ -46,7 +46,7 @@ class Candidate:
     make: Callable[[], Meter]
 
 
-def candidates(urls: Sequence[str], wanted: Wanted) -> Iterator[Candidate]:
+def candidates(urls: Sequence[str], wanted: MeterChoice) -> Iterator[Candidate]:
     """Meters of servers on this machine, the best first, each with what would make it usable."""
     yield Candidate(
         "nvml",
@@ -68,7 +68,7 @@ def candidates(urls: Sequence[str], wanted: Wanted) -> Iterator[Candidate]:
     )
 
 
-def choose_meter(*urls: str, wanted: Wanted | None = None) -> Meter:
+def choose_meter(*urls: str, wanted: MeterChoice | None = None) -> Meter:
     """The meter that is wanted, or the best there is.
 
     Args:
@@ -78,7 +78,7 @@ def choose_meter(*urls: str, wanted: Wanted | None = None) -> Meter:
         ConfigError: no such kind of meter, or "remote" without its URL.
         MeterError: none can be used; the server is on another machine, or nothing listens there.
     """
-    wanted = wanted or Wanted()
+    wanted = wanted or MeterChoice()
     if wanted.kind not in get_args(Kind):
         raise ConfigError(f"meter {wanted.kind!r}: one of {', '.join(get_args(Kind))}")
     if wanted.kind == "remote":

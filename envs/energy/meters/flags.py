@@ -2,12 +2,12 @@
 
 from pydantic import BaseModel, Field
 
-from envs.energy.meters.choose import DEFAULT_WATTS_PER_CORE, Kind, Wanted
-from envs.energy.meters.remote import DCGM_ENERGY, Remote, Unit
+from envs.energy.meters.choose import DEFAULT_WATTS_PER_CORE, Kind, MeterChoice
+from envs.energy.meters.remote import DCGM_ENERGY, RemoteSettings, Unit
 
 
 class MeterFlags(BaseModel):
-    """Flags of `envs.energy.meters.choose.Wanted`."""
+    """Flags of `envs.energy.meters.choose.MeterChoice`."""
 
     meter: Kind = Field(
         "auto", description="of the server's energy; auto takes the best there is on this machine"
@@ -25,12 +25,12 @@ class MeterFlags(BaseModel):
         DEFAULT_WATTS_PER_CORE, gt=0, description="stated power of a busy core, for processor time"
     )
 
-    def wanted(self) -> Wanted:
+    def wanted(self) -> MeterChoice:
         """What they ask for."""
         remote = None
         if self.meter_url is not None:
             told = self.meter_url, self.meter_query, self.meter_unit, self.meter_seconds
-            remote = Remote(*told)
+            remote = RemoteSettings(*told)
         kind = "remote" if self.meter == "auto" and remote is not None else self.meter
         devices = tuple(part.strip() for part in self.meter_devices.split(",") if part.strip())
-        return Wanted(kind, devices, remote, self.watts_per_core)
+        return MeterChoice(kind, devices, remote, self.watts_per_core)

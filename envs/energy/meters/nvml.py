@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from envs.energy.meters.power import Integral
+from envs.energy.meters.power import PowerIntegral
 from envs.errors import MeterError
 
 # Found on A100s and H100s against external meters, for the counter as for power (Yang, Adamek &
@@ -47,7 +47,7 @@ class NvmlMeter:
             self._counting = counting
             rest = [handle for handle in handles if handle not in counting]
             watts = (lambda: self._watts(rest)) if rest else None
-            self._integral = Integral(watts, POWER_SECONDS) if watts else None
+            self._integral = PowerIntegral(watts, POWER_SECONDS) if watts else None
             self.tick_seconds = TICK_SECONDS if counting else POWER_SECONDS
         except pynvml.NVMLError as error:
             raise MeterError(f"NVML: {error}") from error

@@ -12,7 +12,7 @@ _LOST_PERIODS = 5
 _FORGOTTEN_SECONDS = 60.0
 
 
-class Integral:
+class PowerIntegral:
     """J since the start, of a power in W that is read every `period_seconds`.
 
     A thread reads it, until nobody has asked for a minute. After a time without readings it

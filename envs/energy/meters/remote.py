@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlencode
 
-from envs.energy.meters.power import Integral
+from envs.energy.meters.power import PowerIntegral
 from envs.errors import MeterError
 from envs.http_client import Fetcher, FetchError
 
@@ -19,7 +19,7 @@ POWER_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class Remote:
+class RemoteSettings:
     """What to read.
 
     Attributes:
@@ -36,7 +36,7 @@ class Remote:
 
 
 class RemoteMeter:
-    """See `Remote`.
+    """See `RemoteSettings`.
 
     Raises:
         MeterError: it cannot be read, or gives no values.
@@ -46,14 +46,14 @@ class RemoteMeter:
     # The remote meter's own error is not known here; NVML's is a lower bound.
     error_ratio = 0.05
 
-    def __init__(self, remote: Remote) -> None:
+    def __init__(self, remote: RemoteSettings) -> None:
         self._remote = remote
         self._fetcher = Fetcher(TIMEOUT_SECONDS)
         self._page = remote.url.rstrip("/").endswith("/metrics")
         self.devices = tuple(sorted(self._values()))
         self.tick_seconds = remote.tick_seconds
         power = remote.unit in _POWER
-        self._integral = Integral(self._sum, POWER_SECONDS) if power else None
+        self._integral = PowerIntegral(self._sum, POWER_SECONDS) if power else None
         self.source = f"{remote.query} ({remote.unit}) of {self._fetcher.shown(remote.url)}"
 
     def read_joules(self) -> float:

@@ -5,16 +5,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agents.methods import METHODS, method
+from agents.methods import METHODS, make_method
 from agents.methods.bundle import Learned
 from agents.methods.method import ORACLE
-from agents.methods.scene import Scene, spread
+from agents.methods.scene import Scene, build_scene
 from envs.carbon.footprint import footprint_grams
 from envs.carbon.intensity import IntensityTrace
 from envs.errors import BundleError, ConfigError, DataError
 from envs.outcomes.outcome import Outcomes
 from envs.outcomes.profile import Profile
-from envs.requests.mix import Mix, fixed
+from envs.requests.mix import Mix, fixed_mix
 from tests import made
 
 KINDS = {"easy": "What is item {n}?", "hard": "Explain why {n} is so. Show all steps."}
@@ -51,7 +51,7 @@ def profile(count=60, seed=0) -> Profile:
 def scene(floor=0.9, seed=0, count=60, **arguments) -> Scene:
     recorded = profile(count, seed)
     rng = np.random.default_rng(seed)
-    return spread(
+    return build_scene(
         recorded,
         [trace(rng.uniform(20, 400, 48)), trace(rng.uniform(5, 50, 30), "Y")],
         dict.fromkeys(recorded.tasks, floor),
@@ -74,11 +74,11 @@ def spent(scene, chance):
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_gives_a_distribution_for_every_request(name):
     seen = scene()
-    chance = method(name).choose(seen)
+    chance = make_method(name).choose(seen)
     assert chance.shape == seen.scores.shape
     assert (chance >= 0).all()
     assert chance.sum(axis=1) == pytest.approx(np.ones(len(seen)))
-    assert np.array_equal(method(name).choose(scene()), chance)
+    assert np.array_equal(make_method(name).choose(scene()), chance)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_every_method_gives_a_distribution_for_every_request(name):
 )
 def test_only_oracles_look_at_a_request_s_own_outcomes(name):
     # Two scenes that differ in which of two like requests had which outcome.
-    chosen = method(name)
+    chosen = make_method(name)
     assert chosen.knows != ORACLE
     seen = scene()
     a, b = np.flatnonzero((seen.tasks == "easy") & (seen.zone == 0))[:2]
@@ -114,7 +114,7 @@ def test_linucb_knows_nothing_of_what_comes_later():
     worse = np.where(late[:, None], 0.0, seen.scores)
     dearer = np.where(late[:, None], 3.0, 1.0) * seen.profile.energy_joules
     other = replace(seen, profile=replace(seen.profile, correct=worse, energy_joules=dearer))
-    before, after = (method("linucb").choose(s)[~late] for s in (seen, other))
+    before, after = (make_method("linucb").choose(s)[~late] for s in (seen, other))
     # The last batch of the early ones may have begun to learn from late ones.
     order = np.argsort(seen.times[~late], kind="stable")[:-64]
     assert np.array_equal(before[order], after[order])
@@ -123,14 +123,14 @@ def test_linucb_knows_nothing_of_what_comes_later():
 def test_sprout_lp_follows_the_hour_s_mix():
     recorded = profile()
     hours = np.tile([[0.9, 0.1], [0.1, 0.9]], (12, 1))
-    seen = spread(
+    seen = build_scene(
         recorded,
         [trace(np.full(24, 100.0))],
         dict.fromkeys(recorded.tasks, 0.9),
         quality="correct",
         mix=Mix(("easy", "hard"), hours),
     )
-    hourly, static = (method(name).choose(seen) for name in ("sprout_lp", "sprout_static"))
+    hourly, static = (make_method(name).choose(seen) for name in ("sprout_lp", "sprout_static"))
     # Hard requests lose by brevity: where they are many, more are left alone.
     assert (
         hourly[seen.hours % 2 == 1, 0].min() > static[0, 0] > hourly[seen.hours % 2 == 0, 0].max()
@@ -146,14 +146,14 @@ def test_sprout_lp_follows_the_hour_s_mix():
 @given(st.integers(0, 10_000), st.floats(0.5, 1.0))
 def test_no_method_that_keeps_the_floors_emits_less_than_the_clairvoyant(seed, floor):
     seen = scene(floor, seed)
-    best = method("clairvoyant").choose(seen)
-    best_global = method("clairvoyant_global").choose(seen)
+    best = make_method("clairvoyant").choose(seen)
+    best_global = make_method("clairvoyant_global").choose(seen)
     for task in seen.floors:
         assert ratio(seen, best, seen.rows_of(task)) >= floor - 1e-9
     assert ratio(seen, best_global) >= floor - 1e-9
     rng = np.random.default_rng(seed)
     others = [
-        method(name).choose(seen)
+        make_method(name).choose(seen)
         for name in METHODS
         if name not in ("direct", "linucb", "clairvoyant", "clairvoyant_global")
     ]
@@ -171,7 +171,7 @@ def test_no_method_that_keeps_the_floors_emits_less_than_the_clairvoyant(seed, f
 @pytest.mark.parametrize("floor", [0.8, 0.95, 1.0])
 def test_methods_with_task_floors_keep_them(name, floor):
     seen = scene(floor)
-    chance = method(name).choose(seen)
+    chance = make_method(name).choose(seen)
     for task in seen.floors:
         assert ratio(seen, chance, seen.rows_of(task)) >= floor - 1e-6
 
@@ -188,25 +188,25 @@ def test_where_requests_are_alike_the_hours_are_all_that_can_be_used(name):
         for field in ("correct", "energy_joules", "device_seconds")
     }
     seen = replace(seen, profile=replace(seen.profile, **alike))
-    chance = method(name).choose(seen)
+    chance = make_method(name).choose(seen)
     for task in seen.floors:
         assert ratio(seen, chance, seen.rows_of(task)) >= 0.9 - 1e-9
-    assert spent(seen, chance) < 0.95 * spent(seen, method("per_task_lp").choose(seen))
-    assert spent(seen, chance) == pytest.approx(spent(seen, method("clairvoyant").choose(seen)))
+    assert spent(seen, chance) < 0.95 * spent(seen, make_method("per_task_lp").choose(seen))
+    assert spent(seen, chance) == pytest.approx(spent(seen, make_method("clairvoyant").choose(seen)))
 
 
 @pytest.mark.parametrize("name", ["sprout_lp", "sprout_static", "clairvoyant_global"])
 def test_methods_with_one_floor_keep_it_on_the_average(name):
     seen = scene(0.9)
-    chance = method(name).choose(seen)
+    chance = make_method(name).choose(seen)
     assert ratio(seen, chance) >= 0.9 - 1e-6
-    assert spent(seen, chance) < 0.9 * spent(seen, method("base").choose(seen))
+    assert spent(seen, chance) < 0.9 * spent(seen, make_method("base").choose(seen))
 
 
 @pytest.mark.parametrize(("name", "directive"), [("base", 0), ("co2_opt", 2)])
 def test_a_fixed_directive_costs_the_closed_form_of_the_table(name, directive):
     seen = scene()
-    chance = method(name).choose(seen)
+    chance = make_method(name).choose(seen)
     table = footprint_grams(
         seen.profile.energy_joules[:, directive],
         seen.profile.device_seconds[:, directive],
@@ -217,7 +217,7 @@ def test_a_fixed_directive_costs_the_closed_form_of_the_table(name, directive):
 
 def test_linucb_learns_what_it_may_and_may_not_shorten():
     seen = scene(0.95, count=700)
-    chance = method("linucb").choose(seen)
+    chance = make_method("linucb").choose(seen)
     late = seen.times > np.median(seen.times)
     hard, easy = (late & (seen.tasks == task) for task in ("hard", "easy"))
     assert chance[easy, 0].mean() < 0.5 * chance[hard, 0].mean()
@@ -235,7 +235,7 @@ def test_a_policy_s_directives_are_found_by_name(tmp_path):
 
 def test_requests_are_spread_evenly_over_all_hours_of_all_zones():
     recorded = profile(39)
-    seen = spread(
+    seen = build_scene(
         recorded,
         [trace(np.arange(48)), trace(np.arange(30), "Y")],
         dict.fromkeys(recorded.tasks, 0.9),
@@ -251,7 +251,7 @@ def test_requests_are_spread_evenly_over_all_hours_of_all_zones():
 
 
 def test_a_window_and_a_mix_are_kept():
-    seen = scene(starts=(6,), hours=12, mix=fixed({"easy": 3, "hard": 1}))
+    seen = scene(starts=(6,), hours=12, mix=fixed_mix({"easy": 3, "hard": 1}))
     assert set(seen.hours) == set(range(12))
     assert np.array_equal(
         seen.intensity[seen.zone == 0], seen.traces[0].g_per_kwh[6:][seen.hours[seen.zone == 0]]
@@ -261,9 +261,9 @@ def test_a_window_and_a_mix_are_kept():
     with pytest.raises(DataError, match="hours 20 to 40"):
         scene(starts=(20,), hours=20)
     with pytest.raises(DataError, match="'other' has no requests"):
-        scene(mix=fixed({"easy": 1, "other": 1}))
+        scene(mix=fixed_mix({"easy": 1, "other": 1}))
     # A share of nothing leaves requests, or a whole task, out.
-    alone = scene(mix=fixed({"easy": 1, "hard": 0}))
+    alone = scene(mix=fixed_mix({"easy": 1, "hard": 0}))
     assert list(alone.floors) == ["easy"]
     assert alone.weights == pytest.approx(np.ones(len(alone)))
     by_turns = scene(mix=Mix(("easy", "hard"), np.eye(2)))
@@ -273,4 +273,4 @@ def test_a_window_and_a_mix_are_kept():
 def test_a_scene_without_known_quality_is_refused():
     recorded = profile()
     with pytest.raises(ConfigError, match="preference"):
-        spread(recorded, [trace([1.0])], {}, quality="preference")
+        build_scene(recorded, [trace([1.0])], {}, quality="preference")

@@ -14,7 +14,7 @@ from agents.training.sb3 import Lanes, Normaliser
 from envs.errors import DataError
 from envs.llama2 import Llama2VectorEnv
 from envs.registration import replay_world
-from envs.requests.workload import generate
+from envs.requests.workload import generate_requests
 from experiments.cli import main
 from tests import made
 
@@ -26,7 +26,7 @@ def one_thread():
 
 @pytest.fixture
 def profile(tmp_path):
-    return made.profile(tmp_path, generate(10, seed=0), lambda r, d: 1.0)
+    return made.profile(tmp_path, generate_requests(10, seed=0), lambda r, d: 1.0)
 
 
 def trained(profile, algorithm=PPO, **policy):
@@ -126,7 +126,7 @@ def test_what_is_no_checkpoint_is_named(profile, tmp_path, capsys):
     with pytest.raises(DataError, match=r"y\.zip: holds no policy\.pth"):
         read_policy(tmp_path / "y.zip")
     # Another observation: the profile's tasks are fewer.
-    fewer = [request for request in generate(10, seed=0) if request.task == "recall"]
+    fewer = [request for request in generate_requests(10, seed=0) if request.task == "recall"]
     made.profile(tmp_path, fewer, lambda r, d: 1.0)
     command = ["bundle", "from-sb3", str(tmp_path / "own.zip"), "--out", str(tmp_path / "b")]
     assert main([*command, "--outcomes", str(tmp_path / "profile.parquet")]) == 2

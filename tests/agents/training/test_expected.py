@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from agents.training.expected import belief, expected_cost, expected_quality
+from agents.training.expected import expected_cost, expected_quality, shrinkage
 
 
 def world(count=600, seed=0):
@@ -105,8 +105,8 @@ def test_belief_is_the_share_that_came_true(signal, low, high):
     rng = np.random.default_rng(3)
     told = rng.normal(size=2000)
     true = signal * told + rng.normal(size=2000)
-    assert low <= belief(told, true) <= high
+    assert low <= shrinkage(told, true) <= high
 
 
 def test_a_constant_prediction_is_worth_nothing():
-    assert belief(np.ones(50), np.random.default_rng(0).random(50)) == 0.0
+    assert shrinkage(np.ones(50), np.random.default_rng(0).random(50)) == 0.0

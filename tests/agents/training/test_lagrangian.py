@@ -5,14 +5,14 @@ from agents.policy.network import Policy
 from agents.training.config import PpoConfig
 from agents.training.lagrangian import Constraint
 from agents.training.prepared import Prepared
-from agents.training.prompts import Prompts
+from agents.training.prompts import PromptSet
 from envs.carbon.csv_traces import synthetic_day
 from envs.errors import ConfigError
-from envs.outcomes.floors import BANDS, yielding
+from envs.outcomes.floors import BANDS, floor_schedule
 from envs.outcomes.limits import Limit
 from envs.outcomes.reward import Reward, reward_from_profile, untagged
 from envs.requests.features import Featurizer
-from envs.requests.workload import generate
+from envs.requests.workload import generate_requests
 from envs.world import both_parts
 from tests import made
 
@@ -36,13 +36,13 @@ def prompts(tmp_path_factory):
     # Brief answers keep half of it, the shortest nothing.
     worth = {"none": 1.0, "brief": 0.5, "very_brief": 0.0}
     profile = made.profile(
-        tmp_path_factory.mktemp("lagrangian"), generate(20, seed=0), lambda r, d: worth[d]
+        tmp_path_factory.mktemp("lagrangian"), generate_requests(20, seed=0), lambda r, d: worth[d]
     )
     featurizer = Featurizer(profile.tasks)
     parts = both_parts(featurizer, profile.requests)
     reward = reward_from_profile(profile, 300.0, {})
     prepared = Prepared(profile, profile, featurizer, parts, reward, "correct")
-    return featurizer, Prompts(prepared, synthetic_day(), 0)
+    return featurizer, PromptSet(prepared, synthetic_day(), 0)
 
 
 def constraint(prompts, limits=None, **changed):
@@ -159,7 +159,9 @@ def test_floors_that_yield_bind_in_each_band_of_the_grid(prompts):
     featurizer, of = prompts
     trace = synthetic_day()
     floors = {"arithmetic": 0.9, "recall": 0.4}
-    reward = Reward(1.0, dict.fromkeys(floors, 1.0), floors, yielding=yielding(trace, 0.2))
+    reward = Reward(
+        1.0, dict.fromkeys(floors, 1.0), floors, floor_schedule=floor_schedule(trace, 0.2)
+    )
     bound = Constraint(of, reward, PpoConfig(confidence=0.0))
     assert len(bound.multipliers) == 2 * 3 * 2
     found = bound.measure(policy(featurizer, (0, 50, 0)))

@@ -13,7 +13,7 @@ from envs.llama2 import Llama2VectorEnv
 from envs.outcomes.limits import Limit
 from envs.registration import replay_world
 from envs.requests.directive import DEFAULT_CATALOGUE
-from envs.requests.workload import generate
+from envs.requests.workload import generate_requests
 from envs.world import observe, request_parts
 from tests import made
 
@@ -72,7 +72,7 @@ def test_ppo_learns_the_obvious_policy_on_two_kinds(tmp_path):
 
 
 def test_a_training_leaves_no_folder_of_its_own_in_the_temporary_one(tmp_path, monkeypatch):
-    profile = made.profile(tmp_path, generate(10, seed=0), lambda r, d: 1.0)
+    profile = made.profile(tmp_path, generate_requests(10, seed=0), lambda r, d: 1.0)
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
@@ -83,7 +83,7 @@ def test_a_training_leaves_no_folder_of_its_own_in_the_temporary_one(tmp_path, m
 
 
 def test_the_bundle_decides_as_the_sb3_model_does(tmp_path):
-    profile = made.profile(tmp_path, generate(10, seed=0), lambda r, d: 1.0)
+    profile = made.profile(tmp_path, generate_requests(10, seed=0), lambda r, d: 1.0)
     world = replay_world(profile, lanes=8)
     lanes = Lanes(Llama2VectorEnv(world), gamma=0.99)
     rng = np.random.default_rng(0)
@@ -118,7 +118,7 @@ def test_the_bundle_decides_as_the_sb3_model_does(tmp_path):
 
 
 def test_lanes_report_truncation_as_sb3_expects(tmp_path):
-    profile = made.profile(tmp_path, generate(4, seed=0), lambda r, d: 1.0)
+    profile = made.profile(tmp_path, generate_requests(4, seed=0), lambda r, d: 1.0)
     env = Llama2VectorEnv(replay_world(profile, lanes=3, episode_requests=2))
     lanes = Lanes(env, gamma=0.5)
     lanes.seed(4)
@@ -132,7 +132,7 @@ def test_lanes_report_truncation_as_sb3_expects(tmp_path):
 
 
 def test_without_a_future_an_end_has_no_mark(tmp_path):
-    profile = made.profile(tmp_path, generate(4, seed=0), lambda r, d: 1.0)
+    profile = made.profile(tmp_path, generate_requests(4, seed=0), lambda r, d: 1.0)
     env = Llama2VectorEnv(replay_world(profile, lanes=3, episode_requests=1))
     lanes = Lanes(env, gamma=0.0)
     lanes.reset()

@@ -2,8 +2,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envs.carbon.footprint import Site, footprint_grams, rates, site_of
-from envs.carbon.hardware import catalogue, hardware, known_as
+from envs.carbon.footprint import (
+    FootprintModel,
+    footprint_grams,
+    make_footprint_model,
+    per_functional_unit,
+)
+from envs.carbon.hardware import find_hardware, hardware_catalogue, match_hardware
 from envs.errors import ConfigError
 
 CARDS = ("a100-sxm-80gb", "h100-sxm", "h200-sxm", "l40s", "rtx-4090", "cpu")
@@ -11,13 +16,13 @@ CARDS = ("a100-sxm-80gb", "h100-sxm", "h200-sxm", "l40s", "rtx-4090", "cpu")
 
 def test_sci_is_the_specifications_example():
     # ISO/IEC 21031's own: 1,000 kg over 4 years, reserved whole for an hour.
-    site = Site(embodied_grams=1e6, life_seconds=4 * 365 * 86400)
+    site = FootprintModel(embodied_grams=1e6, life_seconds=4 * 365 * 86400)
     assert site.grams(0.0, 3600.0, 0.0) == pytest.approx(28.5, abs=0.1)
 
 
 @given(st.floats(10, 1e5), st.floats(1, 3600), st.floats(0, 1000), st.floats(1, 2))
 def test_operational_carbon_follows_pue_and_embodied_does_not(joules, seconds, grid, pue):
-    plain, worse = Site(), Site(pue=pue)
+    plain, worse = FootprintModel(), FootprintModel(pue=pue)
     embodied = plain.grams(0.0, seconds, grid)
     assert worse.grams(0.0, seconds, grid) == embodied
     operational = plain.grams(joules, seconds, grid) - embodied
@@ -26,8 +31,10 @@ def test_operational_carbon_follows_pue_and_embodied_does_not(joules, seconds, g
 
 
 def test_half_of_the_devices_reserved_is_half_of_their_making():
-    whole = site_of(hardware("h100-sxm"), 8, pue=1.2, life_years=5)
-    half = site_of(hardware("h100-sxm"), 8, pue=1.2, life_years=5, reserved_ratio=0.5)
+    whole = make_footprint_model(find_hardware("h100-sxm"), 8, pue=1.2, life_years=5)
+    half = make_footprint_model(
+        find_hardware("h100-sxm"), 8, pue=1.2, life_years=5, reserved_ratio=0.5
+    )
     assert half.embodied_g_per_second == pytest.approx(whole.embodied_g_per_second / 2)
     assert "8 x NVIDIA H100 SXM" in whole.source
 
@@ -37,29 +44,29 @@ def test_half_of_the_devices_reserved_is_half_of_their_making():
 )
 def test_a_site_that_cannot_be_is_refused(wrong):
     with pytest.raises(ConfigError, match="PUE of 1 or more"):
-        Site(**wrong)
+        FootprintModel(**wrong)
 
 
 def test_functional_units():
-    found = rates(12.0, requests=4, tokens=6000, correct=3)
+    found = per_functional_unit(12.0, requests=4, tokens=6000, correct=3)
     assert found == {
         "grams_per_request": 3.0,
         "grams_per_1k_generated_tokens": 2.0,
         "grams_per_correct_answer": 4.0,
     }
-    assert rates(12.0, 4, 0, None) == {"grams_per_request": 3.0}
+    assert per_functional_unit(12.0, 4, 0, None) == {"grams_per_request": 3.0}
 
 
 def test_the_catalogue_gives_a_source_for_each_figure():
-    assert set(CARDS) <= set(catalogue())
-    for device in catalogue().values():
+    assert set(CARDS) <= set(hardware_catalogue())
+    for device in hardware_catalogue().values():
         low, high = device.embodied_range_kg
         assert low <= device.embodied_kg <= high
         assert device.idle_watts < device.watts
         for source in (device.embodied_source, device.host_source, device.specification):
             assert len(source) > 10
     with pytest.raises(ConfigError, match="one of a100-sxm-80gb"):
-        hardware("abacus")
+        find_hardware("abacus")
 
 
 @pytest.mark.parametrize(
@@ -75,5 +82,5 @@ def test_the_catalogue_gives_a_source_for_each_figure():
     ],
 )
 def test_devices_are_known_by_their_drivers_names(driver, name):
-    found = known_as(driver)
+    found = match_hardware(driver)
     assert (found.name if found else None) == name

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from envs.energy.attribution import Attribution
 from envs.energy.meter import EnergyReading
 from envs.energy.simulator import LLAMA_13B
-from envs.energy.work import PASSES, Activity, work
+from envs.energy.work import PASSES, Activity, work_in_windows
 from experiments.bench.attribution import SETTINGS, judge
 
 AT_32 = [name for name, setting in SETTINGS.items() if setting.at_once == 32]
@@ -78,7 +78,7 @@ def test_work_in_windows_over_all_time_is_all_the_work(made, count):
         return
     # Requests take their first pass before their first token.
     edges = np.linspace(-400, 200, count + 1)
-    found = work(activities, np.column_stack([edges[:-1], edges[1:]]))
+    found = work_in_windows(activities, np.column_stack([edges[:-1], edges[1:]]))
     done = found.done.sum(axis=1)
     assert found.covered == pytest.approx(1.0)
     assert done[:, 0] == pytest.approx([a.prompt_tokens for a in activities])

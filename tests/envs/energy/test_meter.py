@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from envs.carbon.footprint import EMBODIED_G_PER_SECOND, footprint_grams
-from envs.energy.meter import Window, attribute, busy_seconds
+from envs.energy.meter import Window, busy_seconds, split_by_tokens
 from envs.energy.meters.cpu_time import CpuTimeMeter
 from envs.errors import MeterError
 
@@ -18,14 +18,18 @@ def test_shares_sum_to_the_whole(joules, completion, data):
     prompt = data.draw(
         st.lists(st.integers(0, 500), min_size=len(completion), max_size=len(completion))
     )
-    shares = attribute(joules, np.array(prompt, dtype=float), np.array(completion, dtype=float))
+    shares = split_by_tokens(
+        joules, np.array(prompt, dtype=float), np.array(completion, dtype=float)
+    )
     assert shares.sum() == pytest.approx(joules, rel=1e-9)
     assert (shares >= 0).all()
 
 
 @given(st.integers(1, 200), st.integers(0, 200))
 def test_more_tokens_never_cost_less(tokens, more):
-    shares = attribute(1.0, np.array([5.0, 5.0]), np.array([tokens, tokens + more], dtype=float))
+    shares = split_by_tokens(
+        1.0, np.array([5.0, 5.0]), np.array([tokens, tokens + more], dtype=float)
+    )
     assert shares[1] >= shares[0]
 
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from envs.carbon.intensity import IntensityTrace
 from envs.errors import ConfigError
-from envs.outcomes.floors import BANDS, CONSTANT, yielding
+from envs.outcomes.floors import BANDS, CONSTANT_FLOORS, floor_schedule
 from envs.outcomes.outcome import Outcomes
 from envs.outcomes.reward import Reward, untagged
 
@@ -17,7 +17,7 @@ def trace(values):
 
 @given(st.lists(st.floats(1, 900), min_size=12, max_size=200, unique=True), st.floats(0.01, 1))
 def test_floors_fall_from_band_to_band_and_stay_within_the_slack(values, slack):
-    found = yielding(trace(values), slack)
+    found = floor_schedule(trace(values), slack)
     floors = [found.floor(0.9, band) for band in range(len(BANDS))]
     assert 0.9 >= floors[0] > floors[1] > floors[2] >= 0.9 * (1 - slack) - 1e-12
     # Thirds of the hours, and on average SPROUT's own floor.
@@ -31,16 +31,16 @@ def test_floors_fall_from_band_to_band_and_stay_within_the_slack(values, slack):
 @pytest.mark.parametrize("flat", [trace(np.full(48, 300.0)), trace([300.0, 400.0] * 24)])
 def test_a_grid_without_three_bands_cannot_be_followed(flat):
     with pytest.raises(ConfigError, match="hours are alike"):
-        yielding(flat, 0.2)
-    assert yielding(flat, 0.0) == CONSTANT
-    assert CONSTANT.names("maths") == ("maths",)
+        floor_schedule(flat, 0.2)
+    assert floor_schedule(flat, 0.0) == CONSTANT_FLOORS
+    assert CONSTANT_FLOORS.names("maths") == ("maths",)
 
 
 def test_the_reward_prices_quality_by_the_band_of_the_hour():
-    rule = yielding(trace(np.linspace(100, 500, 60)), 0.5)
+    rule = floor_schedule(trace(np.linspace(100, 500, 60)), 0.5)
     name = {band: f"maths, {band}" for band in BANDS}
     multipliers = {name["clean"]: 4.0, name["dirty"]: 1.0, untagged(name["dirty"]): 2.0}
-    reward = Reward(1.0, {"maths": 1.0}, {"maths": 0.8}, multipliers, yielding=rule)
+    reward = Reward(1.0, {"maths": 1.0}, {"maths": 0.8}, multipliers, floor_schedule=rule)
     free = {
         field: np.zeros(3)
         for field in Outcomes.__dataclass_fields__

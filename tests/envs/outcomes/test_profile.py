@@ -5,13 +5,13 @@ import pytest
 from envs.errors import DataError
 from envs.outcomes.profile import write_profile
 from envs.outcomes.profile_reader import read_profile
-from envs.requests.workload import generate
+from envs.requests.workload import generate_requests
 from tests import made
 
 
 @pytest.fixture
 def good():
-    return made.rows(generate(4, seed=0), lambda r, d: 1.0)
+    return made.rows(generate_requests(4, seed=0), lambda r, d: 1.0)
 
 
 def test_a_profile_survives_its_file(tmp_path, good):
@@ -119,7 +119,7 @@ def test_an_error_gives_the_file_s_own_row(tmp_path, good):
 
 
 def test_a_split_is_by_prompt_whatever_else_is_in_the_profile(tmp_path):
-    requests = generate(50, seed=0)
+    requests = generate_requests(50, seed=0)
     whole = made.profile(tmp_path, requests, lambda r, d: 1.0)
     rest, held = whole.split(0.3, "hold-out")
     assert 0.2 < len(held.requests) / len(requests) < 0.4

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from envs.errors import DataError
-from envs.requests.mix import fixed, mix_from_job_counts, read_job_counts, read_mix, uniform
+from envs.requests.mix import fixed_mix, mix_from_job_counts, read_job_counts, read_mix, uniform_mix
 
 TASKS = ("a", "b", "c")
 
@@ -31,16 +31,16 @@ def test_new_shares_come_about_once_a_day():
 
 
 def test_uniform_and_fixed_hold_at_every_hour():
-    assert uniform(TASKS).at(np.array([0, 7])).tolist() == [[1 / 3] * 3] * 2
-    assert fixed({"a": 3, "b": 1}).at(np.array([5])).tolist() == [[0.75, 0.25]]
+    assert uniform_mix(TASKS).at(np.array([0, 7])).tolist() == [[1 / 3] * 3] * 2
+    assert fixed_mix({"a": 3, "b": 1}).at(np.array([5])).tolist() == [[0.75, 0.25]]
     with pytest.raises(ValueError, match="shares"):
-        fixed({"a": -1.0})
+        fixed_mix({"a": -1.0})
 
 
 def test_a_mix_of_unknown_tasks_is_refused():
     with pytest.raises(DataError, match="'b' has no requests"):
-        fixed({"a": 1, "b": 1}).aligned(["a", "c"])
-    assert fixed({"a": 1, "b": 0}).aligned(["c", "a"]).shares.tolist() == [[0, 1]]
+        fixed_mix({"a": 1, "b": 1}).aligned(["a", "c"])
+    assert fixed_mix({"a": 1, "b": 0}).aligned(["c", "a"]).shares.tolist() == [[0, 1]]
 
 
 @pytest.mark.parametrize(

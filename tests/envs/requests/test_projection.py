@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from envs.requests.projection import WordProjection, word_projection
-from envs.requests.structure import HEAD_CHARACTERS, OWN_LENGTH, STRUCTURE, Feature, read
+from envs.requests.structure import HEAD_CHARACTERS, OWN_LENGTH, STRUCTURE, Feature, read_chat
 
 FEATURES = (Feature("x", "ratio", -9, 9, "made"), Feature("y", "ratio", -9, 9, "made"))
 
@@ -28,7 +28,7 @@ def projection(**changed):
 
 def test_a_projection_is_the_formula_of_its_docstring():
     made = projection()
-    reading = read(chat("Green tea, green hills?"))
+    reading = read_chat(chat("Green tea, green hills?"))
     x = np.array([1.0, 2.0, 0.0]) / np.sqrt(5.0)
     s = np.array(reading.structure, dtype=np.float64)
     expected = made.bias + x @ made.words + s @ made.structure
@@ -37,7 +37,7 @@ def test_a_projection_is_the_formula_of_its_docstring():
 
 def test_unknown_words_leave_bias_and_structure():
     made = projection()
-    reading = read(chat("Nothing known here"))
+    reading = read_chat(chat("Nothing known here"))
     expected = made.bias + np.array(reading.structure) @ made.structure
     assert made.measure(reading) == pytest.approx(expected, rel=1e-5)
 
@@ -45,14 +45,14 @@ def test_unknown_words_leave_bias_and_structure():
 @given(st.lists(st.sampled_from(["green", "tea", "7", "sky"]), max_size=30))
 def test_neither_repetition_nor_order_of_words_counts(words):
     made = projection(structure=np.zeros((len(STRUCTURE), 2), np.float32))
-    once = made.measure(read(chat(" ".join(sorted(set(words))))))
-    assert made.measure(read(chat(" ".join(words)))) == pytest.approx(once, abs=1e-6)
+    once = made.measure(read_chat(chat(" ".join(sorted(set(words))))))
+    assert made.measure(read_chat(chat(" ".join(words)))) == pytest.approx(once, abs=1e-6)
 
 
 def test_stored_parts_make_the_same_projection():
     made = projection()
     again = word_projection(made.vocabulary, made.features, made.arrays())
-    reading = read(chat("tea 7"))
+    reading = read_chat(chat("tea 7"))
     assert np.array_equal(again.measure(reading), made.measure(reading))
 
 
@@ -87,7 +87,7 @@ def test_a_part_that_does_not_fit_is_named(name, array):
     ],
 )
 def test_a_wish_for_a_length_is_seen(text):
-    assert read(chat(text)).structure[OWN_LENGTH] == 1
+    assert read_chat(chat(text)).structure[OWN_LENGTH] == 1
 
 
 @pytest.mark.parametrize(
@@ -102,18 +102,18 @@ def test_a_wish_for_a_length_is_seen(text):
     ],
 )
 def test_words_about_length_are_no_wish(text):
-    assert read(chat(text)).structure[OWN_LENGTH] == 0
+    assert read_chat(chat(text)).structure[OWN_LENGTH] == 0
 
 
 def test_a_system_text_may_wish_for_a_length_too():
     messages = [{"role": "system", "content": "Answer in one sentence."}, *chat("Why tides?")]
-    assert read(messages).structure[OWN_LENGTH] == 1
+    assert read_chat(messages).structure[OWN_LENGTH] == 1
 
 
 def test_of_a_long_text_beginning_and_end_are_read():
-    reading = read(chat("begin " + "x" * 3 * HEAD_CHARACTERS + " end?"))
+    reading = read_chat(chat("begin " + "x" * 3 * HEAD_CHARACTERS + " end?"))
     assert "begin" in reading.words
     assert "end" in reading.words
     assert reading.structure[5] == 1
-    whole = read(chat("y" * 40_000)).structure[0]
+    whole = read_chat(chat("y" * 40_000)).structure[0]
     assert whole == pytest.approx(np.log1p(10_000))

@@ -6,7 +6,7 @@ import pytest
 from envs.errors import ConfigError
 from envs.requests.quality import correctness
 from envs.requests.tasks import CELLS, MODULES
-from envs.requests.workload import generate
+from envs.requests.workload import generate_requests
 
 
 @pytest.mark.parametrize(("task", "difficulty"), CELLS)
@@ -31,11 +31,11 @@ def test_arithmetic_is_arithmetic(difficulty):
 
 
 def test_a_workload_is_seeded_new_and_even():
-    first, again = generate(20, seed=3), generate(20, seed=3)
+    first, again = generate_requests(20, seed=3), generate_requests(20, seed=3)
     assert first == again
     seen = {request.prompt_hash for request in first}
     assert len(seen) == len(first) == 80
-    later = generate(20, seed=3, exclude=seen)
+    later = generate_requests(20, seed=3, exclude=seen)
     assert seen.isdisjoint(request.prompt_hash for request in later)
     assert {r.task for r in first} == set(MODULES)
     assert sum(r.task == "arithmetic" for r in first) == 20
@@ -47,4 +47,4 @@ def test_running_out_of_questions_is_said():
             return True
 
     with pytest.raises(ConfigError, match="no new question"):
-        generate(1, seed=0, exclude=Everything())
+        generate_requests(1, seed=0, exclude=Everything())

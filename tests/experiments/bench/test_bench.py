@@ -1,7 +1,7 @@
 import pytest
 
 from envs.requests.tasks import MODULES
-from envs.requests.workload import generate
+from envs.requests.workload import generate_requests
 from experiments.bench.directives import figures, table
 from tests import made
 
@@ -10,7 +10,7 @@ def test_the_directives_figures_are_the_closed_form(tmp_path):
     # Brevity ruins difficulties above 2 and costs nothing below.
     profile = made.profile(
         tmp_path,
-        generate(4, seed=0, by_cell=True),
+        generate_requests(4, seed=0, by_cell=True),
         lambda r, d: float(d == "none" or r.difficulty <= 2),
     )
     found = figures(profile, floor=1.0)

@@ -19,11 +19,11 @@ from envs.live import LiveBackend
 from envs.outcomes.profile_reader import read_profile
 from envs.outcomes.reward import untagged
 from envs.requests.directive import DEFAULT_CATALOGUE
-from envs.requests.workload import generate
+from envs.requests.workload import generate_requests
 from envs.upstream import Upstream
 from experiments.bench.loop import judge
 from experiments.cli import main
-from experiments.hook_process import hook
+from experiments.hook_process import start_hook
 from experiments.record.profile import record
 from experiments.tracking import NullRun, tracked
 from experiments.train.job import TrainingJob
@@ -44,7 +44,9 @@ def backend(upstream, requests):
 @pytest.fixture(scope="module")
 def profile_file(upstream, tmp_path_factory):
     path = tmp_path_factory.mktemp("profile") / "profile.parquet"
-    record(backend(upstream, generate(60, seed=1)), DEFAULT_CATALOGUE, upstream.model, path)
+    record(
+        backend(upstream, generate_requests(60, seed=1)), DEFAULT_CATALOGUE, upstream.model, path
+    )
     return path
 
 
@@ -75,7 +77,7 @@ def test_directives_really_trade_tokens_against_correctness(profile):
 
 def test_the_loop_saves_joules_and_keeps_what_matters(upstream, trained, tmp_path):
     _, bundle = trained
-    requests = generate(40, seed=2, exclude=bundle.prompt_hashes)
+    requests = generate_requests(40, seed=2, exclude=bundle.prompt_hashes)
     judged = record(
         backend(upstream, requests), DEFAULT_CATALOGUE, upstream.model, tmp_path / "judged.parquet"
     )
@@ -120,9 +122,9 @@ def test_a_bundle_goes_on_live_and_says_how_the_server_differs(
 def test_the_hook_serves_the_openai_client(llama, trained):
     folder, bundle = trained
     flags = ("--clock-start", "2024-01-02T12:00", "--seed", "0")
-    with hook(llama.url, folder, flags) as gateway:
+    with start_hook(llama.url, folder, flags) as gateway:
         client = openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0)
-        request = next(r for r in generate(20, seed=5) if r.task == "recall")
+        request = next(r for r in generate_requests(20, seed=5) if r.task == "recall")
         asked = {"model": llama.model, "messages": list(request.messages), "max_tokens": 100}
         raw = client.chat.completions.with_raw_response.create(
             **asked, extra_headers={"x-sprout-task": "recall"}
@@ -136,7 +138,7 @@ def test_the_hook_serves_the_openai_client(llama, trained):
 
 
 def test_a_profile_resumes_where_it_was_cut(upstream, tmp_path):
-    requests = generate(8, seed=4)
+    requests = generate_requests(8, seed=4)
     path = tmp_path / "p.parquet"
     partial = tmp_path / "p.parquet.partial"
 
@@ -158,7 +160,12 @@ def test_a_profile_resumes_where_it_was_cut(upstream, tmp_path):
     partial.write_text(kept[:-10])
 
     with pytest.raises(ConfigError, match="other settings"):
-        record(backend(upstream, generate(8, seed=44)), DEFAULT_CATALOGUE, upstream.model, path)
+        record(
+            backend(upstream, generate_requests(8, seed=44)),
+            DEFAULT_CATALOGUE,
+            upstream.model,
+            path,
+        )
     profile = record(backend(upstream, requests), DEFAULT_CATALOGUE, upstream.model, path, 8)
     assert len(profile.requests) == 32
     assert not partial.exists()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from envs.outcomes.profile_reader import read_profile
-from envs.requests.workload import generate
+from envs.requests.workload import generate_requests
 from experiments.cli import main
 from tests import made
 from tests.experiments import clone
@@ -157,7 +157,7 @@ def test_a_folder_that_is_no_clone_or_lacks_a_file_is_named(repository, tmp_path
 
 @pytest.fixture
 def table(tmp_path):
-    rows = made.rows(generate(2, seed=0), lambda r, d: 1.0)
+    rows = made.rows(generate_requests(2, seed=0), lambda r, d: 1.0)
     kept = [
         {
             "request_id": row["request_id"],

@@ -14,7 +14,7 @@ from experiments.operate.settings_commands import LEDGER, RULES, ModeCommand
 from experiments.record.profile import ProfileCommand
 from experiments.record.recorded_requests import read_requests
 from experiments.settings import run_command
-from serving.hook.answer import Told, Usage
+from serving.hook.answer import ReportedAnswer, Usage
 from tests.serving.hooks import CHAT, hook, keeper
 
 
@@ -29,7 +29,9 @@ def ledger(tmp_path):
             headers = {"x-tenant": "a" if n % 3 else "b", "x-sprout-task": "arithmetic"}
             plan = await made.plan("/v1/chat/completions", body, headers)
             tokens = 40 if plan.record.directive == "none" else 4
-            answer = Told(plan.started, 200, 0.01, Usage(10, tokens, "reported"), "So it is.")
+            answer = ReportedAnswer(
+                plan.started, 200, 0.01, Usage(10, tokens, "reported"), "So it is."
+            )
             made.finish(plan, answer, "completed")
 
     asyncio.run(play())

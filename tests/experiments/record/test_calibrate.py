@@ -126,10 +126,10 @@ def test_savings_are_against_the_request_left_alone_at_the_same_load():
     cells = [cell("none", 1, 10.0), cell("brief", 1, 4.0), cell("none", 8, 5.0)]
     cells.append(cell("brief", 8, 4.0))
     assert savings(cells) == {"brief": {"1": pytest.approx(60), "8": pytest.approx(20)}}
-    from envs.carbon.hardware import hardware
+    from envs.carbon.hardware import find_hardware
 
     # 13.5 GB at 3,350 GB/s are 4 ms, at 700 W 2.8 J a pass, shared by those in it.
-    found = floor(cells, 13_500_000_000, hardware("h100-sxm"))
+    found = floor(cells, 13_500_000_000, find_hardware("h100-sxm"))
     assert found["1"] == pytest.approx(2.82, rel=0.01)
     assert found["8"] == pytest.approx(2.82 / 8, rel=0.01)
 

@@ -7,7 +7,7 @@ from experiments.cli import main
 from experiments.reproduce.data import PUBLISHED_FIRINGS, STARTS, ZONES, read_data
 from experiments.reproduce.methods import METHODS, clairvoyant
 from experiments.reproduce.runs import Run, played
-from experiments.reproduce.window import cell, draw
+from experiments.reproduce.window import draw, table_cell
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +55,8 @@ def test_sums_by_task_conserve_the_hour_s_total(window):
 
 
 def test_no_method_beats_the_clairvoyant_at_the_floors(window):
-    best = cell(window, clairvoyant(window))
-    found = {name: cell(window, method(window)) for name, method in METHODS.items()}
+    best = table_cell(window, clairvoyant(window))
+    found = {name: table_cell(window, method(window)) for name, method in METHODS.items()}
     assert found["base"].saving_pct == pytest.approx(0, abs=1e-9)
     assert best.saving_pct > max(
         c.saving_pct for n, c in found.items() if n not in ("co2_opt", "sprout_oracle")

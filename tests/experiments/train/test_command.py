@@ -10,7 +10,7 @@ from envs.carbon.csv_traces import synthetic_day
 from envs.errors import ConfigError, DataError
 from envs.requests.directive import DEFAULT_CATALOGUE
 from envs.requests.projection import EncodedProjection
-from envs.requests.workload import generate
+from envs.requests.workload import generate_requests
 from envs.upstream import Upstream
 from experiments.cli import main
 from experiments.llama.server import EMBEDDED
@@ -61,7 +61,7 @@ def test_tasks_of_ones_own_go_on_live_with_the_profiles_requests(profile, tmp_pa
 
 
 def test_a_task_that_can_be_generated_is_asked_afresh(tmp_path):
-    known = generate(10, seed=0) + made.chats(30, KINDS)
+    known = generate_requests(10, seed=0) + made.chats(30, KINDS)
     profile = made.profile(tmp_path, known, lambda r, d: 1.0)
     old = {request.prompt_hash for request in profile.requests}
     asked = live_requests(profile, 60, 1, old)

@@ -8,9 +8,9 @@ import yaml
 
 from envs.carbon.csv_traces import synthetic_day
 from envs.errors import ConfigError
-from serving.hook.answer import Told
+from serving.hook.answer import ReportedAnswer
 from serving.hook.assembly import refresh
-from serving.hook.conversation import Given, Memory, lottery
+from serving.hook.conversation import ConversationMemory, StickyChoice, draw_lottery
 from serving.hook.core import Hook
 from serving.hook.decider import Decider, draw
 from serving.hook.grid import Grid
@@ -25,7 +25,7 @@ NAMES = ("none", "brief", "very_brief")
 
 def plan(hook: Hook, body=CHAT, headers=None):
     made_plan = asyncio.run(hook.plan(ROUTE, body, headers or {}))
-    hook.finish(made_plan, Told(made_plan.started), "completed")
+    hook.finish(made_plan, ReportedAnswer(made_plan.started), "completed")
     return made_plan.record
 
 
@@ -229,20 +229,21 @@ def test_a_bundle_is_replaced_whole_or_not_at_all(tmp_path):
 def test_lotteries_are_uniform_and_know_nothing_of_each_other():
     salt = b"s" * 16
     drawn = [
-        lottery(salt, [{"role": "user", "content": str(n)}], ("t", "m"), None) for n in range(4000)
+        draw_lottery(salt, [{"role": "user", "content": str(n)}], ("t", "m"), None)
+        for n in range(4000)
     ]
     numbers = np.array([d[1:4] for d in drawn])
     assert ((numbers >= 0) & (numbers < 1)).all()
     np.testing.assert_allclose(numbers.mean(axis=0), 0.5, atol=0.02)
     assert np.abs(np.corrcoef(numbers.T) - np.eye(3)).max() < 0.06
-    other = lottery(b"t" * 16, [{"role": "user", "content": "0"}], ("t", "m"), None)
+    other = draw_lottery(b"t" * 16, [{"role": "user", "content": "0"}], ("t", "m"), None)
     assert other.key != drawn[0].key
 
 
 def test_workers_share_what_conversations_were_given(tmp_path):
-    one, other = Memory(tmp_path / "m"), Memory(tmp_path / "m")
-    one.put(2**63 + 5, Given(2, 0.25, 7))
-    assert other.get(2**63 + 5, 7) == Given(2, 0.25, 7)
+    one, other = ConversationMemory(tmp_path / "m"), ConversationMemory(tmp_path / "m")
+    one.put(2**63 + 5, StickyChoice(2, 0.25, 7))
+    assert other.get(2**63 + 5, 7) == StickyChoice(2, 0.25, 7)
     assert other.get(2**63 + 5, 8) is None
     assert other.get(5, 7) is None
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serving.http.decide_routes import Decide
+from serving.http.decide_routes import DecideRoutes
 from serving.http.relay import Relay
 from serving.middleware import SproutMiddleware
 from serving.processes import protocol
@@ -220,7 +220,7 @@ def test_no_body_breaks_the_hook(fuzzed, route, body):
     ).map(lambda value: json.dumps(value).encode()),
 )
 def test_our_own_routes_answer_whatever_comes(fuzzed, path, raw):
-    status, sent = through(Decide(fuzzed), path, raw)
+    status, sent = through(DecideRoutes(fuzzed), path, raw)
     assert status in (200, 400, 413, 422)
     assert json.loads(sent)
 

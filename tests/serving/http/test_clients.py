@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from experiments.llama.server import llama_server
-from experiments.processes import child, free_port
+from experiments.processes import free_port, start_process
 from serving.http.relay import Relay
 from serving.ledger.database import Ledger
 from serving.processes.gateway import Gateway
@@ -173,7 +173,7 @@ def test_litellms_proxy_with_the_callback(tmp_path):
         (tmp_path / "config.yaml").write_text(CONFIG.format(upstream=url))
         command = [sys.executable, "-P", "-m", "litellm.proxy.proxy_cli"]
         flags = ["--config", str(tmp_path / "config.yaml"), "--host", "127.0.0.1"]
-        with child(
+        with start_process(
             "LiteLLM",
             [*command, *flags, "--port", str(port)],
             port,

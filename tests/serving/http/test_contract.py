@@ -5,7 +5,7 @@ import json
 import pytest
 
 from agents.policy.network import Policy
-from serving.hook.conversation import Memory
+from serving.hook.conversation import ConversationMemory
 from tests.serving.hooks import CHAT, hook, keeper, metric, records
 from tests.serving.shapes import SHAPES
 
@@ -127,7 +127,7 @@ def test_without_a_bundle_requests_are_left_alone(shape_of, tmp_path):
     made = type(made)(
         made.config,
         type(made.policies)(made.config.folders),
-        *(made.grid, made.control, Memory(), made.metrics),
+        *(made.grid, made.control, ConversationMemory(), made.metrics),
     )
     with shape_of(made) as shape:
         status, said, _ = shape.ask("/v1/chat/completions", CHAT)

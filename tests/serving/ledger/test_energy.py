@@ -13,11 +13,11 @@ from prometheus_client import CollectorRegistry
 
 from envs.energy.work import Activity
 from envs.errors import ConfigError, DataError
-from serving.hook.answer import Told
+from serving.hook.answer import ReportedAnswer
 from serving.ledger import in_flight, migrations
-from serving.ledger.energy import Accounts, _activity
-from serving.ledger.estimate import coefficients, site
-from serving.ledger.in_flight import InFlight, oldest
+from serving.ledger.energy import EnergyAccounts, _activity
+from serving.ledger.estimate import estimate_coefficients, footprint_model
+from serving.ledger.in_flight import InFlight, oldest_in_flight
 from tests.envs.answering import answering
 from tests.envs.carbon.live.services import HOUR, SECRET, Services, grams
 from tests.envs.energy.meters.devices import Gpu, install
@@ -78,7 +78,7 @@ def test_a_meter_that_is_away_stops_nothing_and_is_read_when_it_is_back(tmp_path
         asked = {"meter": "remote", "meter_url": f"{url}/metrics", "meter_unit": "J"}
         asked |= {"meter_query": "node_joules_total", "meter_seconds": 0.01}
         registry = CollectorRegistry()
-        accounts = Accounts(config(tmp_path, **asked), ["http://127.0.0.1:9"], registry)
+        accounts = EnergyAccounts(config(tmp_path, **asked), ["http://127.0.0.1:9"], registry)
         up = lambda: registry.get_sample_value("sprout_meter_up")  # noqa: E731
         joules = lambda: registry.get_sample_value("sprout_meter_joules_total")  # noqa: E731
 
@@ -104,7 +104,7 @@ def test_a_library_that_fails_stops_no_record(tmp_path, monkeypatch):
     monkeypatch.setattr("serving.ledger.energy.WINDOW_SECONDS", 0.0)
     monkeypatch.setattr(keep._accounts, "_make", lambda now: 1 / 0)
     plan = asyncio.run(made_hook.plan("/v1/chat/completions", CHAT, {}))
-    made_hook.finish(plan, Told(plan.started), "completed")
+    made_hook.finish(plan, ReportedAnswer(plan.started), "completed")
     keep.step()
     assert keep.ledger.find(plan.record.decision_id) is not None
     assert "ZeroDivisionError" in keep._accounts._problem
@@ -116,7 +116,7 @@ def test_only_a_server_on_this_machine_is_metered_unasked(tmp_path, monkeypatch)
     monkeypatch.setattr("serving.ledger.energy.WINDOW_SECONDS", 0.0)
 
     def metered(urls, **given):
-        accounts = Accounts(config(tmp_path, **given), urls, CollectorRegistry())
+        accounts = EnergyAccounts(config(tmp_path, **given), urls, CollectorRegistry())
         accounts.read()
         return accounts._windows is not None
 
@@ -208,28 +208,28 @@ def test_a_policy_of_another_kind_of_intensity_is_refused(tmp_path):
 def test_since_when_requests_are_on_their_way_is_known_to_the_keeper(tmp_path, monkeypatch):
     now = time.time()
     # Nobody has said anything.
-    assert oldest(tmp_path) < now - 60
+    assert oldest_in_flight(tmp_path) < now - 60
     mine = InFlight(tmp_path)
     mine.say()
-    assert oldest(tmp_path) >= now
+    assert oldest_in_flight(tmp_path) >= now
     mine.begin("a", now - 50)
     mine.begin("b", now - 20)
     mine.say()
-    assert oldest(tmp_path) == now - 50
+    assert oldest_in_flight(tmp_path) == now - 50
     mine.end("a")
     mine.say()
-    assert oldest(tmp_path) == now - 20
+    assert oldest_in_flight(tmp_path) == now - 20
     # One that was forgotten holds nobody up for ever.
     mine.end("b")
     mine.begin("lost", now - 4000)
     mine.begin("long", now - 700)
     mine.begin("c", now - 30)
     mine.say()
-    assert oldest(tmp_path) == now - 30
+    assert oldest_in_flight(tmp_path) == now - 30
     assert len(mine) == 2
     # A process that is gone, or hangs, holds nobody up for long.
     monkeypatch.setattr(in_flight, "_GONE_SECONDS", -1.0)
-    assert oldest(tmp_path) > now - 130
+    assert oldest_in_flight(tmp_path) > now - 130
     assert not list((tmp_path / in_flight.FOLDER).glob("[0-9]*"))
 
 
@@ -253,12 +253,12 @@ def test_a_record_says_what_the_server_did():
 
 
 def test_estimates_follow_what_the_operator_states(tmp_path):
-    stated = coefficients(None, 2.0)
+    stated = estimate_coefficients(None, 2.0)
     assert stated.cost(1000, 10)[0] == pytest.approx(20.0)
     with pytest.raises(Exception, match=r"1 kWh = 3\.6e6 J"):
         # 2 J, in kWh.
-        coefficients(None, 2.0 / 3.6e6)
-    ours = site(config(tmp_path, hardware="h100-sxm", devices=8, pue=1.2, life_years=4))
+        estimate_coefficients(None, 2.0 / 3.6e6)
+    ours = footprint_model(config(tmp_path, hardware="h100-sxm", devices=8, pue=1.2, life_years=4))
     assert ours.pue == 1.2
     seconds = 4 * 365 * 86400
     assert ours.embodied_g_per_second == pytest.approx(8 * 1000 * (164 + 712) / seconds)
@@ -277,7 +277,7 @@ def test_an_older_ledger_gets_the_new_columns(tmp_path):
     engine.dispose()
     made_hook = hook(tmp_path, ledger=url)
     plan = asyncio.run(made_hook.plan("/v1/chat/completions", CHAT, {}))
-    made_hook.finish(plan, Told(plan.started), "completed")
+    made_hook.finish(plan, ReportedAnswer(plan.started), "completed")
     keep = keeper(made_hook)
     keep.step()
     row = keep.ledger.find(plan.record.decision_id)

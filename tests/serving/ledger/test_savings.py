@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from serving.ledger.savings import COLUMNS, LEAST_CONVERSATIONS, estimate, saving
+from serving.ledger.savings import COLUMNS, LEAST_CONVERSATIONS, estimate_savings, hold_out_saving
 
 
 def world(seed, conversations, hold_out, truth_only=False):
@@ -29,7 +29,7 @@ def world(seed, conversations, hold_out, truth_only=False):
 def test_the_interval_covers_the_truth_in_95_of_100():
     truth = world(99, 500_000, 0.0, truth_only=True)
     for conversations, hold_out in ((800, 0.05), (1500, 0.2)):
-        found = [saving(*world(seed, conversations, hold_out)) for seed in range(1000)]
+        found = [hold_out_saving(*world(seed, conversations, hold_out)) for seed in range(1000)]
         covered = np.mean([low <= truth <= high for low, high in (f.ci95 for f in found)])
         # Of 1,000 trials at 95 % all but one in a thousand runs lie within 2.3 points.
         assert 0.925 <= covered <= 0.975
@@ -65,7 +65,7 @@ def halves(count, **given):
 
 
 def test_half_saved_is_half():
-    found = estimate(halves(400))
+    found = estimate_savings(halves(400))
     assert found["grams"]["ratio"] == np.clip(found["grams"]["ratio"], 0.48, 0.52)
     low, high = found["grams"]["ci95"]
     assert low < 0.5 < high
@@ -83,19 +83,19 @@ def test_what_was_not_drawn_by_lot_does_not_count():
         {"hold_out_ratio": 0.0},
         {"completion_tokens": None},
     ):
-        assert estimate(halves(100, **given))["requests"] == 0
+        assert estimate_savings(halves(100, **given))["requests"] == 0
 
 
 def test_too_few_say_nothing():
-    found = estimate(halves(2 * LEAST_CONVERSATIONS - 2))
+    found = estimate_savings(halves(2 * LEAST_CONVERSATIONS - 2))
     assert found["grams"] is None
     assert "fewer than" in found["reason"]
-    assert estimate([])["grams"] is None
+    assert estimate_savings([])["grams"] is None
 
 
 def test_grams_of_unlike_intensities_are_not_summed():
     rows = list(halves(400))
-    found = estimate(rows)
+    found = estimate_savings(rows)
     assert found["sci"]["l0"]["grams_per_request"] == found["grams"]["l0"]
     tokens = found["completion_tokens"]["policy"]
     assert found["sci"]["policy"]["grams_per_1k_generated_tokens"] == pytest.approx(
@@ -103,7 +103,7 @@ def test_grams_of_unlike_intensities_are_not_summed():
     )
     place = COLUMNS.index("intensity_kind")
     rows[0] = [*rows[0][:place], "marginal direct", *rows[0][place + 1 :]]
-    mixed = estimate(rows)
+    mixed = estimate_savings(rows)
     assert mixed["grams"] is None
     assert "average direct, marginal direct" in mixed["reason"]
     assert mixed["energy_joules"] is not None

@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 
 from envs.carbon.intensity import Kind
-from envs.carbon.live.choose import SERVICES, Asked, make_source
+from envs.carbon.live.choose import SERVICES, SourceSettings, make_source
 from envs.carbon.live.feed import Feed
 from envs.carbon.live.outlook import read_outlook
 from envs.carbon.live.source import MalformedError
@@ -327,14 +327,14 @@ def test_kinds_cannot_be_mixed_by_accident(monkeypatch):
     monkeypatch.setenv("SPROUT_ELECTRICITY_MAPS_TOKEN", SECRET)
     average = Kind("average", "direct")
     with pytest.raises(ConfigError, match="gives marginal direct intensity, not average direct"):
-        make_source(Asked("watttime", "CAISO_NORTH", None, average))
+        make_source(SourceSettings("watttime", "CAISO_NORTH", None, average))
     with pytest.raises(ConfigError, match="gives average direct"):
-        make_source(Asked("uk", "GB", None, Kind("average", "lifecycle")))
-    assert make_source(Asked("electricity-maps", "DE", None, average)).kind == average
+        make_source(SourceSettings("uk", "GB", None, Kind("average", "lifecycle")))
+    assert make_source(SourceSettings("electricity-maps", "DE", None, average)).kind == average
     for service in SERVICES:
         if service != "uk":
             with pytest.raises(ConfigError, match=r"--zone|--intensity-url"):
-                make_source(Asked(service, None, None, average))
+                make_source(SourceSettings(service, None, None, average))
     monkeypatch.delenv("SPROUT_ELECTRICITY_MAPS_TOKEN")
     with pytest.raises(ConfigError, match="SPROUT_ELECTRICITY_MAPS_TOKEN"):
-        make_source(Asked("electricity-maps", "DE", None, average))
+        make_source(SourceSettings("electricity-maps", "DE", None, average))

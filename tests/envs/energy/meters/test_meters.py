@@ -9,11 +9,11 @@ import types
 import pytest
 
 from envs.energy.meter import Window, WindowReader
-from envs.energy.meters.choose import Wanted, candidates, choose_meter
+from envs.energy.meters.choose import MeterChoice, candidates, choose_meter
 from envs.energy.meters.cpu_time import CpuTimeMeter
 from envs.energy.meters.nvml import NvmlMeter
-from envs.energy.meters.power import Integral
-from envs.energy.meters.remote import DCGM_ENERGY, Remote, RemoteMeter
+from envs.energy.meters.power import PowerIntegral
+from envs.energy.meters.remote import DCGM_ENERGY, RemoteMeter, RemoteSettings
 from envs.energy.meters.zeus import ZeusMeter
 from envs.errors import ConfigError, MeterError, UnitError
 from tests.envs.answering import answering
@@ -76,10 +76,10 @@ def meter(request, monkeypatch):
     elif kind == "page":
         page = lambda _: (200, (PAGE % ((mj := 1e5 * (time.monotonic() - began)), mj)).encode(), {})  # noqa: E731
         with answering(page) as url:
-            yield RemoteMeter(Remote(f"{url}/metrics", tick_seconds=0.01))
+            yield RemoteMeter(RemoteSettings(f"{url}/metrics", tick_seconds=0.01))
     elif kind == "watts":
         with answering(lambda _: (200, vector(a=60, b=40), {})) as url:
-            yield RemoteMeter(Remote(url, "sum by (gpu) (power)", "W", tick_seconds=0.01))
+            yield RemoteMeter(RemoteSettings(url, "sum by (gpu) (power)", "W", tick_seconds=0.01))
     else:
         yield CpuTimeMeter(os.getpid(), watts_per_core=4.0)
 
@@ -160,7 +160,7 @@ def test_power_that_was_not_read_for_long_is_not_made_up():
             raise MeterError("away")
         return 100.0
 
-    integral = Integral(watts, 0.02)
+    integral = PowerIntegral(watts, 0.02)
     time.sleep(0.2)
     before = integral.joules()
     now["broken"] = True
@@ -174,7 +174,7 @@ def test_power_that_was_not_read_for_long_is_not_made_up():
 
 def test_a_power_that_nobody_asks_for_is_left_alone(monkeypatch):
     monkeypatch.setattr("envs.energy.meters.power._FORGOTTEN_SECONDS", 0.1)
-    integral = Integral(lambda: 100.0, 0.02)
+    integral = PowerIntegral(lambda: 100.0, 0.02)
     integral._thread.join(2)
     assert not integral._thread.is_alive()
     time.sleep(0.3)
@@ -267,9 +267,9 @@ def test_a_slow_counters_windows_go_from_tick_to_tick(monkeypatch):
 
 def test_dcgm_exporters_page_is_read(monkeypatch):
     with answering(lambda _: (200, (PAGE % (2000, 3000)).encode(), {})) as url:
-        assert RemoteMeter(Remote(f"{url}/metrics")).read_joules() == pytest.approx(5.0)
+        assert RemoteMeter(RemoteSettings(f"{url}/metrics")).read_joules() == pytest.approx(5.0)
         with pytest.raises(MeterError, match="no values"):
-            RemoteMeter(Remote(f"{url}/metrics", "DCGM_FI_DEV_NONE"))
+            RemoteMeter(RemoteSettings(f"{url}/metrics", "DCGM_FI_DEV_NONE"))
 
 
 @pytest.mark.parametrize(
@@ -278,13 +278,15 @@ def test_dcgm_exporters_page_is_read(monkeypatch):
 )
 def test_prometheus_units(unit, value, joules):
     with answering(lambda _: (200, vector(a=value), {})) as url:
-        assert RemoteMeter(Remote(url, "energy", unit)).read_joules() == pytest.approx(joules)
+        assert RemoteMeter(RemoteSettings(url, "energy", unit)).read_joules() == pytest.approx(
+            joules
+        )
 
 
 def test_a_series_that_comes_or_goes_is_no_energy():
     series = {"a": 5.0, "b": 6.0}
     with answering(lambda _: (200, vector(**series), {})) as url:
-        meter = RemoteMeter(Remote(url, "energy", "J"))
+        meter = RemoteMeter(RemoteSettings(url, "energy", "J"))
         assert meter.read_joules() == pytest.approx(11)
         del series["b"]
         with pytest.raises(MeterError, match="came or went"):
@@ -305,7 +307,7 @@ def test_a_broken_prometheus_is_named_without_its_secrets(status, body):
     with answering(lambda _: (status, body, {})) as url:
         secret = url.replace("//", "//me:hunter2@") + "/?token=hunter3"
         with pytest.raises(MeterError) as caught:
-            RemoteMeter(Remote(secret, "energy", "J"))
+            RemoteMeter(RemoteSettings(secret, "energy", "J"))
     assert url.split("//")[1] in str(caught.value)
     assert "hunter" not in str(caught.value)
 
@@ -316,7 +318,7 @@ def test_why_each_meter_cannot_be_used_is_said(monkeypatch):
     for name in ("zeus.device", "zeus.device.gpu"):
         monkeypatch.setitem(sys.modules, name, None)
     found = {}
-    for candidate in candidates(["http://127.0.0.1:9"], Wanted()):
+    for candidate in candidates(["http://127.0.0.1:9"], MeterChoice()):
         with pytest.raises(MeterError) as caught:
             candidate.make()
         found[candidate.kind] = str(caught.value)
@@ -356,11 +358,11 @@ def test_the_meter_can_be_chosen(monkeypatch):
     install(monkeypatch, [Gpu("GPU-a")])
     assert isinstance(choose_meter("http://127.0.0.1:9"), NvmlMeter)
     with pytest.raises(MeterError, match="nothing listens"):
-        choose_meter("http://127.0.0.1:9", wanted=Wanted("cpu"))
+        choose_meter("http://127.0.0.1:9", wanted=MeterChoice("cpu"))
     with pytest.raises(ConfigError, match="one of auto, nvml"):
-        choose_meter("http://127.0.0.1:9", wanted=Wanted("gpu"))
+        choose_meter("http://127.0.0.1:9", wanted=MeterChoice("gpu"))
     with pytest.raises(ConfigError, match="meter-url"):
-        choose_meter("http://127.0.0.1:9", wanted=Wanted("remote"))
+        choose_meter("http://127.0.0.1:9", wanted=MeterChoice("remote"))
     with pytest.raises(MeterError, match="not on this machine"):
         choose_meter("http://llama.example.com:8000")
 
@@ -378,4 +380,4 @@ def test_kilowatt_hours_in_place_of_joules_are_refused():
 
 
 def test_dcgm_is_what_is_read_by_default():
-    assert Remote("http://gpu:9400/metrics").query == DCGM_ENERGY
+    assert RemoteSettings("http://gpu:9400/metrics").query == DCGM_ENERGY
