@@ -17,6 +17,7 @@ from envs.outcomes.outcome import Outcomes
 from envs.outcomes.reward import Reward
 from envs.requests.features import Featurizer
 from envs.requests.mix import Mix
+from envs.requests.moment import Moment
 from envs.requests.request import Request
 
 
@@ -34,16 +35,15 @@ def both_parts(featurizer: Featurizer, requests: Sequence[Request]) -> Float32Ar
     return np.stack([request_parts(featurizer, requests, tags) for tags in (False, True)])
 
 
-def observe(
-    featurizer: Featurizer,
-    parts: Float32Array,
-    trace: IntensityTrace,
-    times: Float64Array,
-    in_flight: AnyArray,
-) -> Float32Array:
-    """Observations of requests (by their parts) at times (Unix s), shape (n, n_features)."""
-    places = trace.recent_place(times), trace.coming_place(times)
-    return featurizer.observe(parts, in_flight, trace.at(times), *places, times)
+def moment_on(trace: IntensityTrace, times: Float64Array, in_flight: AnyArray) -> Moment:
+    """The moments of requests sent at times (Unix seconds) of a trace."""
+    return Moment(
+        in_flight=in_flight,
+        g_per_kwh=trace.at(times),
+        recent_place=trace.recent_place(times),
+        coming_place=trace.coming_place(times),
+        time=times,
+    )
 
 
 @dataclass(frozen=True)
@@ -197,15 +197,11 @@ class World:
         self._tagged = (of_tag < self._tag_share).astype(np.int64)
 
     def _observe(self) -> Float32Array:
-        seen = observe(
-            self.featurizer,
-            self._parts[self._tagged, self._rows],
-            self.trace,
-            self._times,
-            self.backend.in_flight(self.lanes),
-        )
-        self._steerable = self.featurizer.steerable(seen)
-        return seen
+        moment = moment_on(self.trace, self._times, self.backend.in_flight(self.lanes))
+        parts = self._parts[self._tagged, self._rows]
+        observations = self.featurizer.observe(parts, moment)
+        self._steerable = self.featurizer.steerable(observations)
+        return observations
 
 
 class _Draws:

@@ -20,7 +20,7 @@ from litellm.integrations.custom_logger import CustomLogger
 from serving.hook.answer import ReportedAnswer, Usage
 from serving.hook.assembly import embedded
 from serving.hook.core import Hook
-from serving.hook.steering import Plan
+from serving.hook.plan import Plan
 from serving.telemetry.log import log_internal_error
 
 ROUTES = {

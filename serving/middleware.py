@@ -13,7 +13,7 @@ from serving.hook.answer import Answer
 from serving.hook.assembly import embedded
 from serving.hook.core import OWN_HEADERS, Hook
 from serving.hook.openai_api import APIS
-from serving.hook.steering import Plan
+from serving.hook.plan import Plan
 from serving.http.asgi import (
     BODY_SECONDS,
     App,

@@ -13,7 +13,6 @@ from prometheus_client import generate_latest
 
 from experiments.cli import main
 from experiments.operate.serve import Serve
-from serving.hook.assembly import show
 from serving.http.relay import Relay
 from serving.ledger.keeper import Keeper
 from serving.processes.gateway import Gateway
@@ -76,7 +75,7 @@ def test_every_metric_that_the_dashboard_shows_is_there(tmp_path):
     with served(Upstream()) as upstream, served(Gateway(made, Relay(upstream))) as url:
         post(url, CHAT)
         post(url, b"{")
-    show(made)
+    made.publish_metrics()
     kept = Keeper(made.config, made.control)
     kept.step()
     text = (made.metrics.render() + generate_latest(kept.registry)).decode()

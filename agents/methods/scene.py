@@ -13,7 +13,7 @@ from envs.errors import ConfigError
 from envs.outcomes.profile import Profile
 from envs.requests.features import Featurizer
 from envs.requests.mix import Mix
-from envs.world import observe, request_parts
+from envs.world import moment_on, request_parts
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,9 @@ class Scene:
             here = self.zone == index
             if here.any():
                 idle = np.zeros(int(here.sum()))
-                seen[here] = observe(featurizer, parts[here], trace, self.times[here], idle)
+                seen[here] = featurizer.observe(
+                    parts[here], moment_on(trace, self.times[here], idle)
+                )
         return seen
 
 

@@ -17,7 +17,7 @@ from envs.outcomes.reward import Reward, reward_from_profile
 from envs.requests.features import LOG_ENERGY, Featurizer
 from envs.requests.projection import Vectors
 from envs.requests.request import Request
-from envs.world import both_parts, observe
+from envs.world import both_parts, moment_on
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ class Prepared:
         # Without some tags they all vary, also where the workload has one task only.
         parts = np.concatenate(self.parts)
         times = np.random.default_rng(seed).uniform(trace.start, trace.end, len(parts))
-        return normalisation(observe(self.featurizer, parts, trace, times, np.zeros(len(parts))))
+        moment = moment_on(trace, times, np.zeros(len(parts)))
+        return normalisation(self.featurizer.observe(parts, moment))
 
 
 def prepare(

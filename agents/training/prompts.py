@@ -11,7 +11,7 @@ from envs.carbon.footprint import footprint_grams
 from envs.carbon.intensity import HOUR_SECONDS, IntensityTrace
 from envs.outcomes.limits import Limit
 from envs.outcomes.reward import overshoots
-from envs.world import observe
+from envs.world import moment_on
 
 
 class PromptSet:
@@ -38,7 +38,7 @@ class PromptSet:
         ]
         self._observations = np.concatenate(
             [
-                observe(featurizer, part, trace, time, np.zeros(count))
+                featurizer.observe(part, moment_on(trace, time, np.zeros(count)))
                 for part, time in zip(parts, times, strict=True)
             ]
         )

@@ -10,6 +10,7 @@ import numpy as np
 
 from envs.arrays import AnyArray, BoolArray, Float32Array, Int64Array
 from envs.requests.directive import Message
+from envs.requests.moment import Moment
 from envs.requests.projection import TextFeatures
 from envs.requests.structure import OWN_LENGTH, STRUCTURE, Feature, read_chat
 
@@ -112,40 +113,36 @@ class Featurizer:
     def observe(
         self,
         parts: Float32Array,
-        in_flight: AnyArray,
-        intensity_g_per_kwh: AnyArray,
-        recent_place: AnyArray,
-        coming_place: AnyArray,
-        times: AnyArray,
+        moment: Moment,
     ) -> Float32Array:
-        """Requests, by their parts, at moments (Unix s), shape (n, n_features)."""
-        context = self.context(in_flight, intensity_g_per_kwh, recent_place, coming_place, times)
-        return self.joined(parts, context, intensity_g_per_kwh)
+        """Observations of n requests at a moment of each, shape (n, n_features).
 
-    def context(
-        self,
-        in_flight: AnyArray,
-        intensity_g_per_kwh: AnyArray,
-        recent_place: AnyArray,
-        coming_place: AnyArray,
-        times: AnyArray,
-    ) -> Float32Array:
-        """Moments as they are seen, shape (n, len(CONTEXT)); the first column is the load."""
-        angle = 2 * np.pi * (np.asarray(times) % 86400) / 86400
-        # In logarithms, as the energies foretold: grams, their product, are then a sum.
-        intensity = np.log1p(intensity_g_per_kwh)
-        columns = in_flight, intensity, recent_place, coming_place, np.sin(angle), np.cos(angle)
-        seen = np.empty((len(angle), len(columns)), dtype=np.float32)
-        for place, column in enumerate(columns):
-            seen[:, place] = column
+        Args:
+            parts: of `request`, shape (n, features before context).
+        """
+        return self.join(parts, self.context(moment), moment.g_per_kwh)
+
+    def context(self, moment: Moment) -> Float32Array:
+        """Context features, shape (n, len(CONTEXT)); the first column is the load."""
+        angle = 2 * np.pi * (np.asarray(moment.time) % 86400) / 86400
+        columns = (
+            moment.in_flight,
+            # Intensity and predicted energies are logarithms: their product is then a sum.
+            np.log1p(moment.g_per_kwh),
+            moment.recent_place,
+            moment.coming_place,
+            np.sin(angle),
+            np.cos(angle),
+        )
+        context = np.empty((len(angle), len(columns)), dtype=np.float32)
+        for index, column in enumerate(columns):
+            context[:, index] = column
         low, high = self._context_bounds
-        return np.minimum(np.maximum(seen, low), high)
+        return np.minimum(np.maximum(context, low), high)
 
-    def joined(
-        self, parts: Float32Array, context: Float32Array, intensity_g_per_kwh: AnyArray
-    ) -> Float32Array:
-        """Requests' parts and moments' context as observations, shape (n, n_features)."""
-        spared = self._spared(parts, intensity_g_per_kwh)
+    def join(self, parts: Float32Array, context: Float32Array, g_per_kwh: AnyArray) -> Float32Array:
+        """Observations from requests' parts and their context, shape (n, n_features)."""
+        spared = self._spared(parts, g_per_kwh)
         return np.concatenate((parts, context, spared), axis=1)
 
     def at_intensity(self, observations: Float32Array, g_per_kwh: AnyArray) -> Float32Array:

@@ -11,7 +11,7 @@ from agents.policy.bundle import Bundle, load_bundle
 from envs.carbon.csv_traces import synthetic_day
 from envs.requests.projection import WordProjection
 from experiments.settings import Settings, write_json
-from serving.hook.decider import Decider, draw
+from serving.hook.decider import Decider, Question, draw
 from serving.hook.grid import Grid
 
 LENGTHS = (1_000, 30_000)
@@ -71,8 +71,9 @@ def _microseconds(decider: Decider, grid: Grid, bodies: list[dict[str, Any]]) ->
     spent = []
     for body in bodies:
         started = time.perf_counter()
-        seen = decider.observe(body["messages"], body["task"], 0, grid.see())
-        if decider.steerable(seen):
-            draw(decider.chances(seen), 0.5)
+        question = Question(body["messages"], body["task"], 0, None, grid.current())
+        decision = decider.decide(question)
+        if decision.steerable:
+            draw(decision.probabilities, 0.5)
         spent.append(1e6 * (time.perf_counter() - started))
     return spent

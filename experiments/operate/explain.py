@@ -20,7 +20,7 @@ from envs.outcomes.floors import BANDS
 from envs.outcomes.profile_reader import read_profile
 from envs.outcomes.reward import untagged
 from envs.requests.features import GROUPS
-from envs.world import observe
+from envs.world import moment_on
 from experiments.settings import Settings, write_json
 
 
@@ -126,7 +126,7 @@ def _observation(
     """The chat in the middle of the trace's range of a day, at noon, with no load."""
     noon = np.array([trace.start + 12 * 3600.0])
     part = bundle.featurizer.request(chat, task)[None]
-    at_noon = observe(bundle.featurizer, part, trace, noon, np.zeros(1))
+    at_noon = bundle.featurizer.observe(part, moment_on(trace, noon, np.zeros(1)))
     seen: Float32Array = bundle.featurizer.at_intensity(at_noon, np.array([level]))[0]
     for name in ("recent_place", "coming_place"):
         seen[bundle.featurizer.names.index(name)] = 0.5

@@ -14,7 +14,7 @@ from envs.carbon.intensity import IntensityTrace, iso
 from envs.carbon.live.choose import make_source
 from envs.carbon.live.outlook import open_outlook, read_outlook
 from envs.clock import WallClock
-from envs.errors import ConfigError, SproutError
+from envs.errors import ConfigError
 from serving.hook.conversation import ConversationMemory
 from serving.hook.core import Hook
 from serving.hook.grid import Grid
@@ -69,9 +69,9 @@ def make_hook(config: HookConfig, memory: Path | None = None) -> Hook:
     grid = make_grid(config)
     control = LocalControl(config.state, config.initial_control())
     traces = Traces(config.otlp) if config.otlp is not None else None
-    policies = Policies(config.folders, grid.known.kind)
+    policies = Policies(config.folders, grid.view.kind)
     hook = Hook(config, policies, grid, control, ConversationMemory(memory), Metrics(), traces)
-    show(hook)
+    hook.publish_metrics()
     return hook
 
 
@@ -81,56 +81,21 @@ def make_grid(config: HookConfig) -> Grid:
     Raises:
         ConfigError, DataError: the trace or the source's settings are wrong.
     """
-    if (asked := config.live) is not None:
-        source = make_source(asked)
-        known = open_outlook(source, config.outlook, config.intensity_mean or 0.0)
-        return Grid(known, time.time, config.outlook, read_outlook, config.intensity_max_age)
+    if (settings := config.live) is not None:
+        source = make_source(settings)
+        outlook = open_outlook(source, config.outlook, config.intensity_mean or 0.0)
+        return Grid(outlook, time.time, config.outlook, read_outlook, config.intensity_max_age)
     path = Path(config.intensity) if config.intensity is not None else None
     trace = read_trace(path, config.zone)
     # A file of one's own may be behind: its readings then have an age.
     clock = trace_clock(trace, config.clock_start, config.clock_speed, strict=path is None)
     return Grid(
-        *(trace, clock, path),
-        lambda changed: read_trace(changed, trace.zone),
-        config.intensity_max_age,
+        trace,
+        clock,
+        path,
+        load=lambda changed: read_trace(changed, trace.zone),
+        max_age_seconds=config.intensity_max_age,
     )
-
-
-def refresh(hook: Hook, *, reload: bool = False) -> None:
-    """One look at everything that may have changed.
-
-    Args:
-        reload: load the bundles whether they seem to have changed or not.
-    """
-    reloads = hook.control.now.reloads
-    hook.control.refresh()
-    problems = dict(hook.policies.problems)
-    if hook.policies.refresh(force=reload or hook.control.now.reloads != reloads):
-        hook.metrics.reloads.labels("loaded").inc()
-    for folder, problem in hook.policies.problems.items():
-        if problems.get(folder) != problem:
-            hook.metrics.reloads.labels("refused").inc()
-            log_internal_error(f"bundle refused, what was loaded stays: {problem}")
-    try:
-        hook.grid.refresh()
-    except (SproutError, OSError) as error:
-        log_internal_error(f"intensity not read, the last known stays: {error}")
-    hook.say()
-    show(hook)
-
-
-def show(hook: Hook) -> None:
-    """Set the metrics that no request sets."""
-    reading = hook.grid.see().reading
-    hook.metrics.intensity.set(reading.g_per_kwh)
-    hook.metrics.intensity_age.set(reading.age_seconds)
-    hook.metrics.grid(reading)
-    hook.metrics.mode(hook.control.now.mode)
-    hook.metrics.flush(hook.in_flight)
-    if hook.traces is not None:
-        hook.traces.flush()
-    loaded = hook.policies.loaded
-    hook.metrics.policies([(d.bundle.version, d.bundle.model) for d in loaded])
 
 
 def embedded(config: HookConfig | None = None) -> Hook:
@@ -153,7 +118,7 @@ def embedded(config: HookConfig | None = None) -> Hook:
     config.make_state()
     hook = make_hook(config)
     keeper = Keeper(config, LocalControl(config.state, hook.control.now))
-    upkeep = Upkeep([keeper.step, lambda: refresh(hook)])
+    upkeep = Upkeep([keeper.step, hook.refresh])
 
     def close() -> None:
         upkeep.close()

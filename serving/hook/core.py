@@ -8,13 +8,15 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from envs.errors import SproutError
 from serving.hook.answer import Answer, AnswerOutcome, Usage
+from serving.hook.completion import Completer
 from serving.hook.conversation import ConversationMemory
 from serving.hook.deadline import TooLateError
 from serving.hook.grid import Grid
+from serving.hook.plan import FailedOpenError, NotSteeredError, Plan
 from serving.hook.policies import Policies
-from serving.hook.recorder import Completer
-from serving.hook.steering import STEERING_MODES, FailedOpenError, NotSteeredError, Plan, Steering
+from serving.hook.steering import STEERING_MODES, Steering
 from serving.ledger.in_flight import InFlight
 from serving.ledger.record import Record, new_id
 from serving.settings.control import LocalControl
@@ -47,7 +49,7 @@ class Hook:
         self.metrics = metrics
         self.traces = traces
         self._steering = Steering(config, policies, grid, memory)
-        self._recorder = Completer(config, policies, metrics)
+        self._completer = Completer(config, policies, metrics)
         self._in_flight = InFlight(config.state)
 
     async def plan(
@@ -90,7 +92,7 @@ class Hook:
         estimates = self.config.estimates and plan.record.mode in STEERING_MODES
         return Answer(
             plan.started,
-            estimate=(lambda usage: self._recorder.said(plan.record, usage))
+            estimate=(lambda usage: self._completer.usage_member(plan.record, usage))
             if estimates and not plan.asked_usage
             else None,
             hide_usage=plan.asked_usage,
@@ -103,14 +105,14 @@ class Hook:
             return
         plan.finished = True
         plan.record.seconds = time.perf_counter() - plan.started
-        self._recorder.record(plan.record, answer, outcome)
+        self._completer.complete(plan.record, answer, outcome)
         self._in_flight.end(plan.record.decision_id)
         if self.traces is not None:
             self.traces.ended(plan.record, plan.trace_parent)
 
     def report(self, row: dict[str, Any], usage: Usage) -> None:
         """Record how a request ended that its caller sent to the model without us."""
-        self._recorder.report(row, usage, self.grid.see().reading)
+        self._completer.report(row, usage, self.grid.current().reading)
 
     def headers(self, plan: Plan) -> list[tuple[str, str]]:
         """What the answer's headers say; nothing where the mode is off."""
@@ -139,14 +141,48 @@ class Hook:
         """Requests planned and not yet finished."""
         return len(self._in_flight)
 
-    def say(self) -> None:
-        """Tell the keeper since when requests have been on their way."""
-        self._in_flight.say()
+    def refresh(self, *, reload: bool = False) -> None:
+        """Take over what has changed: operators' settings, bundles, carbon intensity.
+
+        Args:
+            reload: load the bundles even if they seem unchanged.
+        """
+        reloads = self.control.now.reloads
+        self.control.refresh()
+        self._refresh_policies(force=reload or self.control.now.reloads != reloads)
+        try:
+            self.grid.refresh()
+        except (SproutError, OSError) as error:
+            log_internal_error(f"intensity not read, the last known stays: {error}")
+        self._in_flight.publish()
+        self.publish_metrics()
+
+    def publish_metrics(self) -> None:
+        """Set the metrics that no request sets."""
+        reading = self.grid.current().reading
+        self.metrics.intensity.set(reading.g_per_kwh)
+        self.metrics.intensity_age.set(reading.age_seconds)
+        self.metrics.grid(reading)
+        self.metrics.mode(self.control.now.mode)
+        self.metrics.flush(self.in_flight)
+        if self.traces is not None:
+            self.traces.flush()
+        loaded = self.policies.loaded
+        self.metrics.policies([(d.bundle.version, d.bundle.model) for d in loaded])
+
+    def _refresh_policies(self, *, force: bool) -> None:
+        known_problems = dict(self.policies.problems)
+        if self.policies.refresh(force=force):
+            self.metrics.reloads.labels("loaded").inc()
+        for folder, problem in self.policies.problems.items():
+            if known_problems.get(folder) != problem:
+                self.metrics.reloads.labels("refused").inc()
+                log_internal_error(f"bundle refused, what was loaded stays: {problem}")
 
     def close(self) -> None:
         """Let go of threads and files."""
         self._steering.close()
-        self._recorder.close()
+        self._completer.close()
         self._in_flight.close()
         if self.traces is not None:
             self.traces.close()

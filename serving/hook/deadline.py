@@ -1,15 +1,12 @@
-"""Asks a decider within a deadline, without making the many quick ones pay for it."""
+"""Runs a decider within a deadline, at no cost to the many decisions that are quick."""
 
 import asyncio
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from envs.requests.directive import Message
-from serving.hook.decider import Decider, Observation
-from serving.hook.grid import Seen
+from serving.hook.decider import Decider, Decision, Question
 
-# After so many answers too late in a row, it is asked beside the event loop.
+# After this many decisions in a row that missed the deadline, a thread runs the decider.
 OVERRUNS = 3
 
 
@@ -18,10 +15,10 @@ class TooLateError(Exception):
 
 
 class DeadlineRunner:
-    """A decider's answers: in place while they are quick, else in a thread.
+    """Runs deciders in the event loop while they are quick, else in a thread.
 
     Args:
-        deadline: s.
+        deadline: seconds.
     """
 
     def __init__(self, deadline: float) -> None:
@@ -29,41 +26,30 @@ class DeadlineRunner:
         self._overruns = 0
         self._pool = ThreadPoolExecutor(2, "sprout-decide")
 
-    async def ask(
-        self,
-        decider: Decider,
-        messages: Sequence[Message],
-        task: str | None,
-        in_flight: int,
-        floor: float | None,
-        seen: Seen,
-    ) -> tuple[Observation, list[float]]:
-        """What is observed, and each directive's probability; see `Decider`.
+    async def run(self, decider: Decider, question: Question) -> Decision:
+        """Return the decision.
 
         Raises:
-            TooLateError: not within the deadline.
+            TooLateError: the deadline passed.
         """
-
-        def answer() -> tuple[Observation, list[float]]:
-            observation = decider.observe(messages, task, in_flight, seen)
-            return observation, decider.chances(observation, task, floor)
-
         if decider.slow or self._overruns >= OVERRUNS:
-            asked = asyncio.get_running_loop().run_in_executor(self._pool, answer)
+            future = asyncio.get_running_loop().run_in_executor(
+                self._pool, decider.decide, question
+            )
             try:
-                found = await asyncio.wait_for(asked, self._deadline)
+                decision = await asyncio.wait_for(future, self._deadline)
             except TimeoutError:
                 raise TooLateError from None
         else:
             # A thread would cost more than the decision does.
             started = time.monotonic()
-            found = answer()
+            decision = decider.decide(question)
             if time.monotonic() - started > self._deadline:
                 self._overruns += 1
                 raise TooLateError
         self._overruns = 0
-        return found
+        return decision
 
     def close(self) -> None:
-        """Let go of the threads."""
+        """Stop the threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)

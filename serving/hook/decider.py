@@ -1,6 +1,7 @@
-"""What a loaded policy bundle makes of one request."""
+"""A loaded policy bundle that decides single requests."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -9,83 +10,114 @@ from envs.arrays import Float32Array
 from envs.requests.directive import Message
 from envs.requests.features import CONTEXT
 from envs.requests.projection import EncodedProjection
-from serving.hook.grid import Seen
+from serving.hook.grid import GridState
 
-Observation = Float32Array
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One request as a policy is asked about it.
+
+    Attributes:
+        task: its task tag, if the caller sent one.
+        in_flight: other requests at the server.
+        floor: least quality relative to L0 that the caller or a rule asks for; None if none does.
+        grid: the carbon intensity now.
+    """
+
+    messages: Sequence[Message]
+    task: str | None
+    in_flight: int
+    floor: float | None
+    grid: GridState
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A policy's answer.
+
+    Attributes:
+        observation: the policy's input, shape (1, n_features).
+        steerable: whether the request leaves the length of its answer to the policy.
+        probabilities: of each directive.
+    """
+
+    observation: Float32Array
+    steerable: bool
+    probabilities: list[float]
 
 
 class Decider:
-    """Observes a request and gives each directive's probability under the policy."""
+    """Gives each directive's probability under the policy of one bundle."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
         floors = bundle.manifest.get("floors")
         self._floors = dict(floors) if isinstance(floors, dict) else {}
-        self._seen: Seen | None = None
+        self._grid: GridState | None = None
         self._context = np.zeros((1, 0), dtype=np.float32)
         self._most_load = CONTEXT[0].high
         # Text encoders take milliseconds.
         self.slow = isinstance(bundle.featurizer.text, EncodedProjection)
 
-    def observe(
-        self, messages: Sequence[Message], task: str | None, in_flight: int, seen: Seen
-    ) -> Observation:
-        """What the policy sees, shape (1, n_features).
+    def decide(self, question: Question) -> Decision:
+        """Decide one request.
 
         Raises:
-            KeyError, TypeError, ValueError: the messages are no chat.
+            KeyError, TypeError, ValueError: the messages are not a chat, or the policy gave no
+                probabilities.
         """
-        featurizer = self.bundle.featurizer
-        part = featurizer.request(messages, task)[None]
-        load = np.array([in_flight])
-        if seen is not self._seen:
-            # One for all requests that see the same grid.
-            grid = seen.g_per_kwh, seen.place, seen.coming, seen.time
-            context = featurizer.context(load, *grid)
-            self._seen, self._context = seen, context
+        observation = self._observe(question)
+        return Decision(
+            observation,
+            bool(self.bundle.featurizer.steerable(observation)[0]),
+            self._probabilities(observation, question.task, question.floor),
+        )
+
+    def _observe(self, question: Question) -> Float32Array:
+        featurizer, grid = self.bundle.featurizer, question.grid
+        part = featurizer.request(question.messages, question.task)[None]
+        if grid is not self._grid:
+            # Computed once for all requests that meet the same state of the grid.
+            self._grid, self._context = grid, featurizer.context(grid.moment)
         context = self._context.copy()
-        context[0, 0] = min(in_flight, self._most_load)
-        return featurizer.joined(part, context, seen.g_per_kwh)
+        context[0, 0] = min(question.in_flight, self._most_load)
+        return featurizer.join(part, context, grid.moment.g_per_kwh)
 
-    def steerable(self, observation: Observation) -> bool:
-        """Whether the request leaves the length of its answer to us."""
-        return bool(self.bundle.featurizer.steerable(observation)[0])
-
-    def chances(
-        self, observation: Observation, task: str | None = None, floor: float | None = None
+    def _probabilities(
+        self, observation: Float32Array, task: str | None, floor: float | None
     ) -> list[float]:
         """Probability of each directive.
 
-        Args:
-            floor: quality demanded, relative to L0's; where it is above the one that the
-                policy was trained to keep, L0 is mixed in until their mean keeps it: a
-                mean quality of 1 with weight w and of f with 1 - w is w + (1 - w) f.
-
-        Raises:
-            ValueError: the policy gave no probabilities.
+        Where `floor` is above the floor that the policy was trained to keep, L0 is mixed in
+        until their mean quality reaches it. With weight w on L0 (quality 1) and 1 - w on the
+        policy (quality f), the mean is w + (1 - w) f.
         """
-        chances = self.bundle.policy.probabilities_of(observation[0])
-        if not sum(chances) > 0:
+        probabilities = self.bundle.policy.probabilities_of(observation[0])
+        if not sum(probabilities) > 0:
             raise ValueError("the policy gave no probabilities")
         if floor is not None and floor > (kept := self.kept_floor(task)):
             weight = (floor - kept) / (1 - kept)
-            chances = [(1 - weight) * chance for chance in chances]
-            chances[0] += weight
-        return chances
+            probabilities = [(1 - weight) * p for p in probabilities]
+            probabilities[0] += weight
+        return probabilities
 
     def kept_floor(self, task: str | None) -> float:
-        """The floor that the policy was trained to keep: the task's, else the lowest of all."""
+        """The floor that the policy was trained to keep: the task's own, else the lowest."""
         if task in self._floors:
             return float(self._floors[task])
         return float(min(self._floors.values(), default=0.0))
 
 
-def draw(chances: Sequence[float], uniform: float) -> int:
-    """The directive that a number uniform in [0, 1) falls on; never one without probability."""
-    edge, last = 0.0, 0
-    for action, chance in enumerate(chances):
-        if chance > 0:
-            edge, last = edge + chance, action
-            if uniform < edge:
+def draw(probabilities: Sequence[float], uniform: float) -> int:
+    """Sample a directive by inverse transform; never one of probability 0.
+
+    Args:
+        uniform: a number uniform in [0, 1).
+    """
+    cumulated, last = 0.0, 0
+    for action, probability in enumerate(probabilities):
+        if probability > 0:
+            cumulated, last = cumulated + probability, action
+            if uniform < cumulated:
                 break
     return last

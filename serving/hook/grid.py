@@ -1,4 +1,4 @@
-"""The carbon intensity that decisions use, with its age and how it was come by."""
+"""The carbon intensity that decisions use, with its age and the step that it came from."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,103 +7,103 @@ from typing import Protocol
 
 import numpy as np
 
-from envs.arrays import Float64Array
 from envs.carbon.intensity import CarbonReading, Kind
+from envs.requests.moment import Moment
 from serving.settings.hook import MAX_AGE_SECONDS
 
-# Nothing that decisions see of the grid or the hour changes sooner.
-_SAME_SECONDS = 1.0
+# The state of the grid is cached for this long: features of grid and hour change more slowly.
+_CACHE_SECONDS = 1.0
 
 
 class IntensityView(Protocol):
-    """What is known of a grid: a trace, or what a live source has said."""
+    """Carbon intensity of one grid: a trace, or the outlook of a live source."""
 
     @property
     def kind(self) -> Kind:
-        """Of all its figures."""
+        """Signal and scope of all its figures."""
 
     def reading(self, now: float, max_age_seconds: float) -> CarbonReading:
-        """The best there is for now, by `envs.carbon.intensity.STEPS`; never raises."""
+        """The best reading for `now`, first by `STEPS`; never raises."""
 
     def places(self, reading: CarbonReading) -> tuple[float, float]:
-        """Where a reading lies in the trailing day, and among the coming day's hours."""
+        """Place of a reading in the trailing day's range and among the coming day's hours."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a decision sees of the grid.
+class GridState:
+    """The grid at one time.
 
     Attributes:
-        reading: the best there is, with its age and its step.
-        g_per_kwh: the reading's, shape (1,).
-        place: of it in the trailing day's range, shape (1,).
-        coming: share of the coming day's hours that are cleaner, shape (1,).
-        time: now, Unix seconds, shape (1,).
+        reading: the best one there is, with its age and its step.
+        moment: context of one request now, with no load.
     """
 
     reading: CarbonReading
-    g_per_kwh: Float64Array
-    place: Float64Array
-    coming: Float64Array
-    time: Float64Array
+    moment: Moment
 
 
 class Grid:
-    """Readings of what is known.
+    """Current state of a grid.
 
     Args:
-        now: Unix seconds of the clock that they are read by.
-        path: the file that it is known from, read anew by `load` when it changes; None where
-            it never does.
-        max_age_seconds: a last known reading that is older gives way to the mean: the policy
-            must not act on an hour that has passed long ago.
+        now: clock of the experiment, Unix seconds.
+        path: file that `view` was read from; `load` reads it again when it changes. None if
+            there is no such file.
+        max_age_seconds: a last known reading that is older gives way to the mean, so decisions
+            never use stale readings.
     """
 
     def __init__(
         self,
-        known: IntensityView,
+        view: IntensityView,
         now: Callable[[], float],
         path: Path | None = None,
         load: Callable[[Path], IntensityView] | None = None,
         max_age_seconds: float = MAX_AGE_SECONDS,
     ) -> None:
-        self.known = known
+        self.view = view
         self._now = now
         self._path = path
         self._load = load
         self._max_age = max_age_seconds
-        # Read once more at the first look: it may have been written since it was read.
+        # None makes the first `refresh` read the file: it may have changed since it was read.
         self._stamp: tuple[int, int] | None = None
-        self._last: Seen | None = None
-        self._looked = 0.0
+        self._state: GridState | None = None
+        self._state_time = 0.0
 
-    def see(self) -> Seen:
-        """The grid now; never raises. The same object for up to `_SAME_SECONDS`."""
+    def current(self) -> GridState:
+        """The grid now; never raises. Returns the same object for up to `_CACHE_SECONDS`."""
         now = self._now()
-        if self._last is None or not 0 <= now - self._looked < _SAME_SECONDS:
-            self._last, self._looked = self._look(now), now
-        return self._last
+        if self._state is None or not 0 <= now - self._state_time < _CACHE_SECONDS:
+            self._state, self._state_time = self._state_at(now), now
+        return self._state
 
-    def _look(self, now: float) -> Seen:
-        reading = self.known.reading(now, self._max_age)
-        place, coming = self.known.places(reading)
-        columns = (np.array([value]) for value in (reading.g_per_kwh, place, coming, now))
-        return Seen(reading, *columns)
+    def _state_at(self, now: float) -> GridState:
+        reading = self.view.reading(now, self._max_age)
+        recent, coming = self.view.places(reading)
+        moment = Moment(
+            in_flight=np.array([0]),
+            g_per_kwh=np.array([reading.g_per_kwh]),
+            recent_place=np.array([recent]),
+            coming_place=np.array([coming]),
+            time=np.array([now]),
+        )
+        return GridState(reading, moment)
 
     def refresh(self) -> None:
-        """Read the file anew if it has changed.
+        """Read the file again if it has changed.
 
         Raises:
-            SproutError, OSError: it cannot be read; what was known stays.
+            SproutError, OSError: it cannot be read; the state stays as it was.
         """
-        written = self._written()
-        if self._path is None or self._load is None or written in (None, self._stamp):
+        stamp = self._file_stamp()
+        if self._path is None or self._load is None or stamp in (None, self._stamp):
             return
-        self._stamp = written
-        self.known = self._load(self._path)
-        self._last = None
+        self._stamp = stamp
+        self.view = self._load(self._path)
+        self._state = None
 
-    def _written(self) -> tuple[int, int] | None:
+    def _file_stamp(self) -> tuple[int, int] | None:
         try:
             stat = self._path.stat() if self._path else None
         except OSError:

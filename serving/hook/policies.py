@@ -30,7 +30,7 @@ class Policies:
         self.problems: dict[Path, str] = {}
         self.refresh()
 
-    def of(self, model: object) -> Decider | None:
+    def for_model(self, model: object) -> Decider | None:
         """The decider for a model's name."""
         return self._by_model.get(model) if isinstance(model, str) else None
 

@@ -1,19 +1,20 @@
-"""What a request is to be given: who may decide it, what they choose, and its body then."""
+"""Decides what a request is sent with: which policy applies, its directive, and the new body."""
 
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 
 from envs.requests.directive import Message
-from serving.hook.conversation import ConversationMemory, StickyChoice, draw_lottery
+from serving.hook.conversation import ConversationMemory, Lottery, StickyChoice, draw_lottery
 from serving.hook.deadline import DeadlineRunner
-from serving.hook.decider import Decider, draw
-from serving.hook.grid import Grid, Seen
+from serving.hook.decider import Decider, Question, draw
+from serving.hook.grid import Grid, GridState
 from serving.hook.openai_api import APIS, UNKEPT, count_characters, opening, parse_body
+from serving.hook.plan import FailedOpenError, NotSteeredError, Plan
 from serving.hook.policies import Policies
 from serving.ledger.record import Record
 from serving.settings.control import Control
@@ -21,37 +22,24 @@ from serving.settings.hook import HookConfig
 from serving.settings.rules import RequestFacts, Rule, first_matching
 
 STEERING_MODES = ("canary", "on")
-_LONGEST = 200
+# Longest model, task and tenant that a record keeps, characters.
+_LONGEST_NAME = 200
 
 
-class NotSteeredError(Exception):
-    """The request is not ours to decide; the argument is the reason."""
-
-
-class FailedOpenError(Exception):
-    """We could not decide; the argument is the reason."""
-
-
-@dataclass(slots=True)
-class Plan:
-    """What becomes of one request.
-
-    Attributes:
-        steered: the body to send; None sends what came.
-        asked_usage: whether the body asks for a usage chunk that the client did not ask for.
-        trace_parent: the caller's span (https://www.w3.org/TR/trace-context/).
-    """
+@dataclass(frozen=True, slots=True)
+class _Context:
+    """One request while it is decided; `record` is filled in on the way."""
 
     record: Record
-    started: float
-    steered: dict[str, Any] | None = None
-    asked_usage: bool = False
-    trace_parent: str | None = None
-    finished: bool = field(default=False, repr=False)
+    messages: Sequence[Message]
+    headers: Mapping[str, str]
+    control: Control
+    rule: Rule | None
+    grid: GridState
 
 
 class Steering:
-    """Decides plans."""
+    """Fills in plans."""
 
     def __init__(
         self, config: HookConfig, policies: Policies, grid: Grid, memory: ConversationMemory
@@ -62,11 +50,11 @@ class Steering:
         self._memory = memory
         self._caller = frozenset(config.caller_headers)
         self._tenant_header = (config.tenant_header or "").lower()
-        self._asking = DeadlineRunner(config.deadline)
+        self._runner = DeadlineRunner(config.deadline)
 
     def close(self) -> None:
-        """Let go of threads."""
-        self._asking.close()
+        """Stop the threads."""
+        self._runner.close()
 
     async def decide(
         self,
@@ -75,11 +63,15 @@ class Steering:
         raw: bytes | Mapping[str, Any],
         headers: Mapping[str, str],
     ) -> None:
-        """Fill in a plan's record, and its body where that is to change; headers in lower case.
+        """Fill in a plan's record, and its body if the body changes.
+
+        Args:
+            raw: the request's body, parsed or not.
+            headers: with names in lower case.
 
         Raises:
-            LeftAloneError: it is not ours to decide.
-            FailedOpenError, TooLateError, and whatever else goes wrong in deciding.
+            NotSteeredError: the request must not be steered.
+            FailedOpenError, TooLateError, Exception: no decision could be made.
         """
         record, api = plan.record, APIS[plan.record.route]
         if isinstance(raw, bytes) and len(raw) > self.config.decided_bytes:
@@ -90,32 +82,27 @@ class Steering:
             record.characters = count_characters(messages)
             safe = api.safe(body) and not (isinstance(raw, bytes) and UNKEPT.search(raw))
         except (KeyError, TypeError, ValueError, AttributeError):
-            # Upstream's to judge.
+            # The upstream judges whether the body is valid.
             raise FailedOpenError("unreadable") from None
         self._describe(record, body, messages, headers, control.salt)
-        seen = self.grid.see()
-        record.intensity_g_per_kwh = seen.reading.g_per_kwh
-        record.intensity_time = seen.reading.time
-        record.intensity_age_seconds = seen.reading.age_seconds
-        record.intensity_step = seen.reading.step
-        record.intensity_kind = str(seen.reading.kind)
-        rule = None
-        if control.rules:
-            told = record.route, record.model or "", record.task, record.tenant
-            rule = first_matching(control.rules, RequestFacts(*told, record.characters, headers))
+        grid = self.grid.current()
+        _record_intensity(record, grid)
+        rule = _matching_rule(control, record, headers)
         if rule is not None:
             record.rule, record.mode = rule.name, rule.mode or record.mode
         decider = self._decider(record, rule, headers)
         if not safe:
             raise NotSteeredError("format")
-        action = await self._choose(record, decider, messages, rule, headers, seen, control)
+        action = await self._choose(
+            _Context(record, messages, headers, control, rule, grid), decider
+        )
         directive = decider.bundle.catalogue[action]
         record.directive = directive.name
         record.applied = action == 0 or record.mode in STEERING_MODES
         if action and record.applied:
             plan.steered = api.steer(body, directive)
         if self.config.ask_usage and record.streamed and record.mode in STEERING_MODES:
-            self._ask_usage(plan, body)
+            _ask_usage(plan, body)
 
     def _describe(
         self,
@@ -126,28 +113,28 @@ class Steering:
         salt: str,
     ) -> None:
         model = body.get("model")
-        record.model = model[:_LONGEST] if isinstance(model, str) else None
+        record.model = model[:_LONGEST_NAME] if isinstance(model, str) else None
         record.streamed = body.get("stream") is True
         if "task" in self._caller and (task := headers.get("x-sprout-task")) is not None:
-            record.task = task[:_LONGEST]
+            record.task = task[:_LONGEST_NAME]
         if self._tenant_header and (tenant := headers.get(self._tenant_header)) is not None:
             if self._tenant_header == "authorization":
-                # A secret: only whether two are the same may be seen of it.
+                # A secret: the record keeps a keyed hash, which only tells tenants apart.
                 key = bytes.fromhex(salt)
                 tenant = hashlib.blake2b(tenant.encode(), digest_size=8, key=key).hexdigest()
-            record.tenant = tenant[:_LONGEST]
+            record.tenant = tenant[:_LONGEST_NAME]
         if self.config.store_prompts:
             record.prompt = orjson.dumps(messages).decode()
 
     def _decider(self, record: Record, rule: Rule | None, headers: Mapping[str, str]) -> Decider:
-        """Who decides; raises where nobody is to."""
+        """Return the policy for this request; raise if it must not be steered."""
         if record.mode == "off":
             raise NotSteeredError("off")
         if rule is not None and rule.forbid:
             raise NotSteeredError("rule")
         if "opt-out" in self._caller and "x-sprout-opt-out" in headers:
             raise NotSteeredError("opt_out")
-        decider = self.policies.of(record.model)
+        decider = self.policies.for_model(record.model)
         if decider is None:
             if not self.policies.loaded:
                 raise FailedOpenError("no_bundle")
@@ -155,68 +142,100 @@ class Steering:
         record.policy_version = decider.bundle.version
         return decider
 
-    async def _choose(
-        self,
-        record: Record,
-        decider: Decider,
-        messages: Sequence[Message],
-        rule: Rule | None,
-        headers: Mapping[str, str],
-        seen: Seen,
-        control: Control,
-    ) -> int:
-        names = decider.bundle.catalogue.names
+    async def _choose(self, context: _Context, decider: Decider) -> int:
+        """Return the index of the request's directive."""
+        record, rule, control = context.record, context.rule, context.control
         if rule is not None and rule.force is not None:
-            if rule.force not in names:
-                raise FailedOpenError("unknown_directive")
-            record.reason = "rule"
-            return names.index(rule.force)
-        name = headers.get("x-sprout-conversation") if "conversation" in self._caller else None
-        lot = draw_lottery(
-            bytes.fromhex(control.salt), messages, (record.tenant, record.model), name
-        )
-        record.conversation = f"{lot.key:016x}"
+            return _forced(record, rule.force, decider.bundle.catalogue.names)
+        lottery = self._draw_lottery(context)
+        record.conversation = f"{lottery.key:016x}"
         if record.mode == "canary" and not (
-            lot.canary < control.canary_ratio or record.task in control.canary_tasks
+            lottery.canary < control.canary_ratio or record.task in control.canary_tasks
         ):
             raise NotSteeredError("not_canary")
-        floor = self._floor(rule, headers)
-        context = record.task, record.in_flight, floor, seen
-        observation, chances = await self._asking.ask(decider, messages, *context)
-        if not decider.steerable(observation):
+        question = Question(
+            context.messages, record.task, record.in_flight, self._floor(context), context.grid
+        )
+        decision = await self._runner.run(decider, question)
+        if not decision.steerable:
             raise NotSteeredError("own_length")
-        record.features = base64.b64encode(observation.tobytes()).decode()
+        record.features = base64.b64encode(decision.observation.tobytes()).decode()
         record.lottery, record.hold_out_ratio = True, control.hold_out_ratio
-        if lot.hold_out < control.hold_out_ratio:
+        if lottery.hold_out < control.hold_out_ratio:
             record.hold_out, record.reason = True, "hold_out"
             return 0
-        mark = int(decider.bundle.version[:4], 16)
-        if lot.later and floor is None:
-            if (given := self._memory.get(lot.key, mark)) and given.action < len(names):
-                record.probability, record.reason = given.probability, "sticky"
-                return given.action
-            # As it was, or another replica did, when it began.
-            begun = opening(messages)
-            observation, chances = await self._asking.ask(decider, begun, *context)
-            record.features = base64.b64encode(observation.tobytes()).decode()
-        action = draw(chances, lot.directive)
-        record.probability, record.reason = chances[action], "policy"
-        self._memory.put(lot.key, StickyChoice(action, record.probability, mark))
+        policy_mark = int(decider.bundle.version[:4], 16)
+        if lottery.later and question.floor is None:
+            remembered = self._memory.get(lottery.key, policy_mark)
+            if remembered and remembered.action < len(decider.bundle.catalogue):
+                record.probability, record.reason = remembered.probability, "sticky"
+                return remembered.action
+            # Decide from the conversation's opening, so that every turn and replica agrees.
+            question = replace(question, messages=opening(context.messages))
+            decision = await self._runner.run(decider, question)
+            record.features = base64.b64encode(decision.observation.tobytes()).decode()
+        action = draw(decision.probabilities, lottery.directive)
+        record.probability, record.reason = decision.probabilities[action], "policy"
+        self._memory.put(lottery.key, StickyChoice(action, record.probability, policy_mark))
         return action
 
-    def _floor(self, rule: Rule | None, headers: Mapping[str, str]) -> float | None:
-        demands = [] if rule is None or rule.floor is None else [rule.floor]
-        if "floor" in self._caller and (asked := headers.get("x-sprout-floor")) is not None:
-            try:
-                demands.append(min(1.0, max(0.0, float(asked))))
-            except ValueError:
-                # Whatever it was to say, it asked for more quality.
-                demands.append(1.0)
-        return max(demands, default=None)
+    def _draw_lottery(self, context: _Context) -> Lottery:
+        named = "conversation" in self._caller
+        return draw_lottery(
+            bytes.fromhex(context.control.salt),
+            context.messages,
+            (context.record.tenant, context.record.model),
+            context.headers.get("x-sprout-conversation") if named else None,
+        )
 
-    def _ask_usage(self, plan: Plan, body: Mapping[str, Any]) -> None:
-        options = body.get("stream_options")
-        if plan.record.route == "/v1/responses" or options is not None:
-            return
-        plan.steered = {**(plan.steered or body), "stream_options": {"include_usage": True}}
-        plan.asked_usage = True
+    def _floor(self, context: _Context) -> float | None:
+        """Highest floor that a rule or the caller demands; None if neither does."""
+        rule, floors = context.rule, []
+        if rule is not None and rule.floor is not None:
+            floors.append(rule.floor)
+        header = context.headers.get("x-sprout-floor")
+        if "floor" in self._caller and header is not None:
+            try:
+                floors.append(min(1.0, max(0.0, float(header))))
+            except ValueError:
+                # An unreadable floor was meant to ask for more quality.
+                floors.append(1.0)
+        return max(floors, default=None)
+
+
+def _record_intensity(record: Record, grid: GridState) -> None:
+    record.intensity_g_per_kwh = grid.reading.g_per_kwh
+    record.intensity_time = grid.reading.time
+    record.intensity_age_seconds = grid.reading.age_seconds
+    record.intensity_step = grid.reading.step
+    record.intensity_kind = str(grid.reading.kind)
+
+
+def _matching_rule(control: Control, record: Record, headers: Mapping[str, str]) -> Rule | None:
+    if not control.rules:
+        return None
+    facts = RequestFacts(
+        route=record.route,
+        model=record.model or "",
+        task=record.task,
+        tenant=record.tenant,
+        characters=record.characters,
+        headers=headers,
+    )
+    return first_matching(control.rules, facts)
+
+
+def _forced(record: Record, directive: str, names: Sequence[str]) -> int:
+    """Index of the directive that a rule forces."""
+    if directive not in names:
+        raise FailedOpenError("unknown_directive")
+    record.reason = "rule"
+    return names.index(directive)
+
+
+def _ask_usage(plan: Plan, body: Mapping[str, Any]) -> None:
+    """Ask the upstream for a stream's usage, where the client did not ask itself."""
+    if plan.record.route == "/v1/responses" or body.get("stream_options") is not None:
+        return
+    plan.steered = {**(plan.steered or body), "stream_options": {"include_usage": True}}
+    plan.asked_usage = True

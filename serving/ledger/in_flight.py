@@ -44,7 +44,7 @@ class InFlight:
         """It has ended, and its record is written."""
         self._began.pop(key, None)
 
-    def say(self) -> None:
+    def publish(self) -> None:
         """Write down since when requests have been on their way: now, if none is."""
         now = time.time()
         # From another thread: those that are there may be gone before they are looked at.

@@ -17,8 +17,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from serving.ledger.database import Ledger, days_ago
 from serving.ledger.energy import EnergyAccounts
-from serving.ledger.feeding import make_feed
 from serving.ledger.in_flight import oldest_in_flight
+from serving.ledger.intensity_feed import make_feed
 from serving.ledger.journal import FOLDER, Tail, journal_files
 from serving.settings.control import Control, LocalControl
 from serving.settings.hook import HookConfig

@@ -11,7 +11,7 @@ from serving.hook.assembly import Upkeep
 from serving.http.admin import TOKEN_VARIABLE, Admin
 from serving.ledger.keeper import Keeper
 from serving.processes.protocol import GuardedProtocol
-from serving.processes.worker import READY
+from serving.processes.worker import READY_FILE
 from serving.settings.control import LocalControl
 from serving.settings.gateway import GatewayConfig
 
@@ -20,7 +20,7 @@ class ParentServices:
     """Made in a thread while the workers start: the database's libraries take their time.
 
     Args:
-        runtime: folder that the workers share; `READY` appears there once the operators'
+        runtime: folder that the workers share; `READY_FILE` appears there once the operators'
             settings are known, or cannot be.
     """
 
@@ -30,7 +30,7 @@ class ParentServices:
         control = LocalControl(config.state, config.initial_control())
         self._keeper = Keeper(config, control, urls)
         self._keeper.step()
-        (runtime / READY).touch()
+        (runtime / READY_FILE).touch()
         if control.now.mode != config.mode:
             print(
                 f"sprout: mode {control.now.mode!r}, as set in the ledger (not --mode "

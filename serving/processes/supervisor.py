@@ -18,7 +18,13 @@ from uvicorn.supervisors import Multiprocess
 
 from envs.errors import ConfigError, SproutError
 from serving.processes.protocol import GuardedProtocol
-from serving.processes.worker import LISTENING_SUFFIX, METRICS_VARIABLE, REFUSED, Worker, refuse
+from serving.processes.worker import (
+    LISTENING_SUFFIX,
+    METRICS_VARIABLE,
+    REFUSED_FILE,
+    Worker,
+    refuse,
+)
 from serving.settings.gateway import GatewayConfig
 from serving.telemetry.log import log_internal_error
 
@@ -55,7 +61,7 @@ class Workers(Multiprocess):
 
     def keep_subprocess_alive(self) -> None:
         """See `Multiprocess`."""
-        if (self._runtime / REFUSED).exists():
+        if (self._runtime / REFUSED_FILE).exists():
             # Another one would be refused as well.
             self.should_exit.set()
             return
@@ -99,8 +105,8 @@ def serve(config: GatewayConfig) -> None:
     beside.start()
     try:
         workers.run()
-        if (runtime / REFUSED).exists():
-            raise ConfigError((runtime / REFUSED).read_text())
+        if (runtime / REFUSED_FILE).exists():
+            raise ConfigError((runtime / REFUSED_FILE).read_text())
     finally:
         beside.close()
         shutil.rmtree(runtime, ignore_errors=True)

@@ -20,7 +20,7 @@ from serving.telemetry.log import log_internal_error
 
 # Files in the folder that the workers share: the operators' settings are known; something is
 # wrong with the command's settings, and how; a worker has said that it serves.
-READY, REFUSED, SAID = "ready", "refused", "said"
+READY_FILE, REFUSED_FILE, ANNOUNCED_FILE = "ready", "refused", "said"
 # Suffix of a file by process id: that worker hears SIGHUP.
 LISTENING_SUFFIX = ".hears"
 # Of the metrics' client library, which reads it when it is imported.
@@ -54,7 +54,7 @@ class Worker:
             return
         os.environ[METRICS_VARIABLE] = str(self.runtime)
         # Here: the parent, which starts first, has no use for all this.
-        from serving.hook.assembly import Upkeep, make_hook, refresh
+        from serving.hook.assembly import Upkeep, make_hook
         from serving.http.relay import Relay
         from serving.processes.gateway import Gateway
 
@@ -64,9 +64,9 @@ class Worker:
         (self.runtime / f"{os.getpid()}{LISTENING_SUFFIX}").touch()
         # Before the first request: a kill switch that was set must hold from the start.
         deadline = time.monotonic() + SETTINGS_SECONDS
-        while not (self.runtime / READY).exists() and time.monotonic() < deadline:
+        while not (self.runtime / READY_FILE).exists() and time.monotonic() < deadline:
             await asyncio.sleep(0.005)
-            if (self.runtime / REFUSED).exists():
+            if (self.runtime / REFUSED_FILE).exists():
                 os._exit(2)
         try:
             hook = make_hook(self.config, self.runtime / "conversations")
@@ -81,7 +81,7 @@ class Worker:
         def step() -> None:
             reload = told.is_set()
             told.clear()
-            refresh(hook, reload=reload)
+            hook.refresh(reload=reload)
 
         upkeep = Upkeep([step])
         self._say([d.bundle.version for d in hook.policies.loaded], hook.policies.problems.values())
@@ -98,7 +98,7 @@ class Worker:
 
     def _refuse(self, why: str) -> NoReturn:
         """End, and let the parent say why; once all went well, another worker tries again."""
-        if (self.runtime / SAID).exists():
+        if (self.runtime / ANNOUNCED_FILE).exists():
             log_internal_error(f"a new worker did not start; another one will: {why}")
             os._exit(2)
         refuse(self.runtime, why)
@@ -106,7 +106,7 @@ class Worker:
 
     def _say(self, versions: Iterable[str], problems: Iterable[str]) -> None:
         try:
-            (self.runtime / SAID).touch(exist_ok=False)
+            (self.runtime / ANNOUNCED_FILE).touch(exist_ok=False)
         except FileExistsError:
             return
         for problem in problems:
@@ -121,9 +121,9 @@ class Worker:
 
 def refuse(runtime: Path, why: str) -> None:
     """Have the gateway end, and say why."""
-    draft = runtime / f"{REFUSED}.{os.getpid()}"
+    draft = runtime / f"{REFUSED_FILE}.{os.getpid()}"
     draft.write_text(why)
-    draft.replace(runtime / REFUSED)
+    draft.replace(runtime / REFUSED_FILE)
 
 
 def die_with_parent(parent: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from serving.hook.assembly import make_hook, refresh
+from serving.hook.assembly import make_hook
 from serving.hook.core import Hook
 from serving.ledger.keeper import Keeper
 from serving.settings.hook import HookConfig
@@ -53,7 +53,7 @@ def keeper(hook: Hook) -> Keeper:
 
 def metric(hook: Hook, name: str) -> float:
     """Sum over the metric's lines."""
-    refresh(hook)
+    hook.refresh()
     lines = hook.metrics.render().decode().splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 

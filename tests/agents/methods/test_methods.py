@@ -192,7 +192,9 @@ def test_where_requests_are_alike_the_hours_are_all_that_can_be_used(name):
     for task in seen.floors:
         assert ratio(seen, chance, seen.rows_of(task)) >= 0.9 - 1e-9
     assert spent(seen, chance) < 0.95 * spent(seen, make_method("per_task_lp").choose(seen))
-    assert spent(seen, chance) == pytest.approx(spent(seen, make_method("clairvoyant").choose(seen)))
+    assert spent(seen, chance) == pytest.approx(
+        spent(seen, make_method("clairvoyant").choose(seen))
+    )
 
 
 @pytest.mark.parametrize("name", ["sprout_lp", "sprout_static", "clairvoyant_global"])

@@ -14,7 +14,7 @@ from envs.outcomes.limits import Limit
 from envs.registration import replay_world
 from envs.requests.directive import DEFAULT_CATALOGUE
 from envs.requests.workload import generate_requests
-from envs.world import observe, request_parts
+from envs.world import moment_on, request_parts
 from tests import made
 
 
@@ -56,7 +56,7 @@ def test_ppo_learns_the_obvious_policy_on_two_kinds(tmp_path):
     times = np.linspace(trace.start, trace.end - 1, count)
     parts = request_parts(trained.featurizer, judged.requests)
     chance = trained.policy.probabilities(
-        observe(trained.featurizer, parts, trace, times, np.zeros(count))
+        trained.featurizer.observe(parts, moment_on(trace, times, np.zeros(count)))
     )
     tasks = np.array([request.task for request in fresh])
     kept = (judged.correct * chance).sum(axis=1)

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from envs.llama2 import Llama2Env
 from envs.requests.features import CONTEXT, Featurizer
+from envs.requests.moment import Moment
 from envs.requests.structure import STRUCTURE, Feature
 
 FEATURIZER = Featurizer(["a", "b"])
@@ -72,8 +73,8 @@ def seen(featurizer, *levels):
     levels = np.array(levels, dtype=float)
     count = len(levels)
     places, times = np.full(count, 0.5), np.full(count, 3600.0)
-    context = np.zeros(count), levels, places, places, times
-    return featurizer.observe(np.tile(part, (count, 1)), *context)
+    moment = Moment(np.zeros(count), levels, places, places, times)
+    return featurizer.observe(np.tile(part, (count, 1)), moment)
 
 
 def test_what_a_directive_would_spare_is_energy_times_intensity():

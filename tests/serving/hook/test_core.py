@@ -9,7 +9,6 @@ import yaml
 from envs.carbon.csv_traces import synthetic_day
 from envs.errors import ConfigError
 from serving.hook.answer import ReportedAnswer
-from serving.hook.assembly import refresh
 from serving.hook.conversation import ConversationMemory, StickyChoice, draw_lottery
 from serving.hook.core import Hook
 from serving.hook.decider import Decider, draw
@@ -181,18 +180,18 @@ def test_the_grid_ages_and_old_readings_are_not_acted_upon():
     trace = synthetic_day()
     now = [trace.end - 1800.0]
     grid = Grid(trace, lambda: now[0])
-    fresh = grid.see()
+    fresh = grid.current()
     assert fresh.reading.age_seconds == 0
-    assert fresh.g_per_kwh[0] == trace.g_per_kwh[-1]
+    assert fresh.moment.g_per_kwh[0] == trace.g_per_kwh[-1]
     now[0] += 3600
-    assert grid.see().reading.age_seconds == 1800
-    assert grid.see().g_per_kwh[0] == trace.g_per_kwh[-1]
+    assert grid.current().reading.age_seconds == 1800
+    assert grid.current().moment.g_per_kwh[0] == trace.g_per_kwh[-1]
     now[0] += 86400
     # Too old to be acted upon: the mean, and no place among hours that nobody knows.
-    old = grid.see()
+    old = grid.current()
     assert old.reading.age_seconds == 1800 + 86400
     assert old.reading.step == "yearly_mean"
-    assert old.g_per_kwh[0] == pytest.approx(trace.g_per_kwh.mean())
+    assert old.moment.g_per_kwh[0] == pytest.approx(trace.g_per_kwh.mean())
     assert (old.place[0], old.coming[0]) == (0.5, 0.5)
 
 
@@ -203,10 +202,10 @@ def test_a_trace_is_read_anew_when_its_file_changes(tmp_path):
     made_hook = hook(tmp_path, intensity=str(path), clock_start="2024-01-01T01:30")
     assert plan(made_hook).intensity_g_per_kwh == 200
     path.write_text(head + "nonsense\n")
-    refresh(made_hook)
+    made_hook.refresh()
     assert plan(made_hook).intensity_g_per_kwh == 200
     path.write_text(head + "2024-01-01T00:00:00Z,A,100\n2024-01-01T01:00:00Z,A,300\n")
-    refresh(made_hook)
+    made_hook.refresh()
     assert plan(made_hook).intensity_g_per_kwh == 300
 
 
@@ -214,14 +213,14 @@ def test_a_bundle_is_replaced_whole_or_not_at_all(tmp_path):
     made_hook = hook(tmp_path)
     first_version = plan(made_hook).policy_version
     made.bundle(tmp_path / "bundle", (50.0, 0.0, 0.0))
-    refresh(made_hook)
+    made_hook.refresh()
     second = plan(made_hook)
     assert second.policy_version != first_version
     assert second.directive == "none"
     with (tmp_path / "bundle" / "policy.safetensors").open("ab") as file:
         file.write(b"x")
     (tmp_path / "bundle" / "manifest.json").touch()
-    refresh(made_hook)
+    made_hook.refresh()
     assert plan(made_hook).policy_version == second.policy_version
     assert b'sprout_bundle_loads_total{result="refused"} 1.0' in made_hook.metrics.render()
 

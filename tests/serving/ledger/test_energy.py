@@ -210,21 +210,21 @@ def test_since_when_requests_are_on_their_way_is_known_to_the_keeper(tmp_path, m
     # Nobody has said anything.
     assert oldest_in_flight(tmp_path) < now - 60
     mine = InFlight(tmp_path)
-    mine.say()
+    mine.publish()
     assert oldest_in_flight(tmp_path) >= now
     mine.begin("a", now - 50)
     mine.begin("b", now - 20)
-    mine.say()
+    mine.publish()
     assert oldest_in_flight(tmp_path) == now - 50
     mine.end("a")
-    mine.say()
+    mine.publish()
     assert oldest_in_flight(tmp_path) == now - 20
     # One that was forgotten holds nobody up for ever.
     mine.end("b")
     mine.begin("lost", now - 4000)
     mine.begin("long", now - 700)
     mine.begin("c", now - 30)
-    mine.say()
+    mine.publish()
     assert oldest_in_flight(tmp_path) == now - 30
     assert len(mine) == 2
     # A process that is gone, or hangs, holds nobody up for long.

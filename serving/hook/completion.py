@@ -34,7 +34,7 @@ class Completer:
         self._calibrated = read_coefficients(file) if file is not None else None
         self._coefficients: dict[str | None, Coefficients] = {}
 
-    def record(self, record: Record, answer: AnswerOutcome, outcome: str) -> None:
+    def complete(self, record: Record, answer: AnswerOutcome, outcome: str) -> None:
         """Write a request's record, now that its outcome is known."""
         record.status, record.outcome = answer.status, outcome
         record.seconds_first = answer.seconds_first
@@ -75,7 +75,7 @@ class Completer:
             self._metrics.unrecorded.labels("write_failed").inc()
             log_internal_error("a record could not be written", error)
 
-    def said(self, record: Record, usage: Usage) -> bytes:
+    def usage_member(self, record: Record, usage: Usage) -> bytes:
         """What a stream's final usage says of its cost, as a JSON member."""
         joules, carbon = self._cost(record, usage)
         said = {
@@ -104,7 +104,7 @@ class Completer:
         """J, and s of the device, at the rates of a policy's model."""
         rate = self._coefficients.get(version)
         if rate is None:
-            decider = self._policies.of(model)
+            decider = self._policies.for_model(model)
             bundle = decider.bundle if decider is not None else None
             rate = self._calibrated or estimate_coefficients(bundle, self._config.joules_per_token)
             if len(self._coefficients) > _RATES:

@@ -1,0 +1,32 @@
+"""How one request is forwarded, and why one is not steered."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from serving.ledger.record import Record
+
+
+class NotSteeredError(Exception):
+    """The request must not be steered; the argument is the reason."""
+
+
+class FailedOpenError(Exception):
+    """No decision could be made; the argument is the reason."""
+
+
+@dataclass(slots=True)
+class Plan:
+    """How one request is forwarded.
+
+    Attributes:
+        steered: the body to send; None sends the body that came.
+        asked_usage: whether the body asks for a usage chunk that the client did not ask for.
+        trace_parent: the caller's span (https://www.w3.org/TR/trace-context/).
+    """
+
+    record: Record
+    started: float
+    steered: dict[str, Any] | None = None
+    asked_usage: bool = False
+    trace_parent: str | None = None
+    finished: bool = field(default=False, repr=False)
