@@ -126,8 +126,8 @@ def replay_world(
     clock: Clock = SteppedClock(step_seconds)
     load = None
     if arrivals is not None:
-        tokens = max(1.0, float(recorded.completion_tokens[:, 0].sum()))
-        seconds_per_token = float(recorded.device_seconds[:, 0].sum()) / tokens
+        tokens = max(1.0, float(recorded.outcomes.completion_tokens[:, 0].sum()))
+        seconds_per_token = float(recorded.outcomes.device_seconds[:, 0].sum()) / tokens
         clock = arriving = ArrivalClock(read_arrivals(Path(arrivals), seconds_per_token))
         load = arriving.in_flight
     trace = read_trace(intensity, zone)

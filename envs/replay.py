@@ -32,7 +32,7 @@ class ReplayBackend:
 
     def play(self, rows: AnyArray, actions: AnyArray) -> Outcomes:
         """The recorded outcomes."""
-        return self._profile.outcomes(rows, actions)
+        return self._profile.outcomes_of(rows, actions)
 
     def close(self) -> None:
         """Nothing to free."""

@@ -60,8 +60,14 @@ class Direct:
         texts = ["\n".join(str(m.get("content", "")) for m in r.messages) for r in requests]
         parts = request_parts(Featurizer(sorted(scene.floors)), requests)
         structure = np.concatenate([parts[:, : len(STRUCTURE)], parts[:, -len(scene.floors) :]], 1)
+        outcomes = scene.profile.outcomes
         targets = np.concatenate(
-            [scene.scores, scene.profile.energy_joules, scene.profile.device_seconds], axis=1
+            [
+                scene.scores,
+                outcomes.energy_joules,
+                outcomes.device_seconds,
+            ],
+            axis=1,
         )
         fold = np.array([int(r.prompt_hash[:8], 16) % FOLDS for r in requests])
         predicted = np.empty_like(targets)

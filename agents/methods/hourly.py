@@ -55,7 +55,7 @@ def _mean_grams(scene: Scene, task: str) -> Float64Array:
     """Footprint of the task's mean request at each of its requests' hours, shape (rows, D)."""
     rows = scene.rows_of(task)
     return footprint_grams(
-        scene.means(scene.profile.energy_joules, rows),
-        scene.means(scene.profile.device_seconds, rows),
+        scene.means(scene.profile.outcomes.energy_joules, rows),
+        scene.means(scene.profile.outcomes.device_seconds, rows),
         scene.intensity[rows, None],
     )

@@ -83,8 +83,8 @@ def _static_mix(scene: Scene) -> Float64Array:
 def _sprout_mixes(scene: Scene, intensity: Float64Array, shares: Float64Array) -> Float64Array:
     """SPROUT's mix for each intensity (G,) and task mix (G, tasks), shape (G, D)."""
     scores = scene.task_means(scene.scores)
-    energy = shares @ scene.task_means(scene.profile.energy_joules)
-    seconds = shares @ scene.task_means(scene.profile.device_seconds)
+    energy = shares @ scene.task_means(scene.profile.outcomes.energy_joules)
+    seconds = shares @ scene.task_means(scene.profile.outcomes.device_seconds)
     costs = footprint_grams(energy, seconds, intensity[:, None])
     least = shares @ (np.array(list(scene.floors.values())) * scores[:, 0])
     return cheapest_mixes(costs, (shares @ scores)[:, None, :], least[:, None])

@@ -58,7 +58,9 @@ class Scene:
     def grams(self) -> Float64Array:
         """Footprint of each request under each directive, gCO2e, shape (n, D)."""
         return footprint_grams(
-            self.profile.energy_joules, self.profile.device_seconds, self.intensity[:, None]
+            self.profile.outcomes.energy_joules,
+            self.profile.outcomes.device_seconds,
+            self.intensity[:, None],
         )
 
     @property
@@ -208,5 +210,8 @@ def _require_quality(profile: Profile, quality: str) -> None:
         )
     if not profile.quality(quality)[:, 0].any():
         raise ConfigError(f"no request has any quality {quality!r} under L0 that could be kept")
-    if not profile.energy_joules[:, 0].any() and not profile.device_seconds[:, 0].any():
+    if (
+        not profile.outcomes.energy_joules[:, 0].any()
+        and not profile.outcomes.device_seconds[:, 0].any()
+    ):
         raise ConfigError("no request costs anything under L0: there is nothing to save")

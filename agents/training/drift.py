@@ -74,7 +74,7 @@ def drifts(
             mine = (tasks == task) & (actions == action)
             for measure in (*COSTS, prepared.quality):
                 column = featurizer.names.index(_foretold_by(measure, directive))
-                then = _scaled(measure, getattr(prepared.known, measure)[rows, action])
+                then = _scaled(measure, getattr(prepared.known.outcomes, measure)[rows, action])
                 now = _scaled(measure, getattr(outcomes, measure)[mine])
                 change = _change(
                     (prepared.parts[1][rows, column], then),

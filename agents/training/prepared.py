@@ -97,12 +97,13 @@ def prepare(
     folds = np.array([fold_of(request) for request in known.requests])
     tasks = np.array([request.task for request in known.requests])
     energy = _foretold_energy(featurizer, parts[1], known.directives)
-    expected = replace(
-        known.with_quality(
-            quality, expected_quality(parts[1], energy[:, 0], scores, tasks, folds, seed)
-        ),
-        energy_joules=expected_cost(energy, known.energy_joules, tasks),
-        device_seconds=expected_cost(energy, known.device_seconds, tasks),
+    costs = replace(
+        known.outcomes,
+        energy_joules=expected_cost(energy, known.outcomes.energy_joules, tasks),
+        device_seconds=expected_cost(energy, known.outcomes.device_seconds, tasks),
+    )
+    expected = replace(known, outcomes=costs).with_quality(
+        quality, expected_quality(parts[1], energy[:, 0], scores, tasks, folds, seed)
     )
     reward = reward_from_profile(known, mean_intensity_g_per_kwh, dict(floors), quality)
     if floor_on == "all":

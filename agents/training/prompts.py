@@ -24,7 +24,7 @@ class PromptSet:
     def __init__(self, prepared: Prepared, trace: IntensityTrace, seed: int) -> None:
         profile, featurizer, parts = prepared.known, prepared.featurizer, prepared.parts
         self.scores = profile.quality(prepared.quality)
-        self._seconds = profile.latency_seconds
+        self._seconds = profile.outcomes.latency_seconds
         self.of_task = {task: profile.rows_of(task) for task in profile.tasks}
         known = ~np.isnan(self.scores).any(axis=1)
         self.rows = {task: rows & known for task, rows in self.of_task.items()}
@@ -45,7 +45,9 @@ class PromptSet:
         self._steerable = featurizer.steerable(self._observations)
         self.intensity: Float64Array = np.stack([trace.at(time) for time in times])
         self._grams: Float64Array = footprint_grams(
-            profile.energy_joules, profile.device_seconds, self.intensity[:, :, None]
+            profile.outcomes.energy_joules,
+            profile.outcomes.device_seconds,
+            self.intensity[:, :, None],
         )
 
     def overshoots(

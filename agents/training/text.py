@@ -99,7 +99,7 @@ def fit_text(profile: Profile, quality: str, vectors: Vectors | None = None) -> 
 
 def _targets(profile: Profile, quality: str) -> list[tuple[Feature, Float64Array]]:
     scores = np.nan_to_num(profile.quality(quality))
-    joules = profile.energy_joules
+    joules = profile.outcomes.energy_joules
     middle = max(float(joules[:, 0].mean()), 1e-12)
     energy = np.log(np.maximum(joules / middle, LEAST_ENERGY))
     found = []

@@ -1,30 +1,40 @@
 """Outcomes: what (request, directive) pairs cost and were worth, as arrays."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from envs.arrays import Float64Array
+from envs.arrays import Float64Array, Int64Array
 
 QUALITIES = ("correct", "preference")
 
 
+ARRAYS = (
+    "prompt_tokens",
+    "completion_tokens",
+    "energy_joules",
+    "latency_seconds",
+    "device_seconds",
+    *QUALITIES,
+)
+
+
 @dataclass(frozen=True)
 class Outcomes:
-    """Outcomes of n requests; every array has shape (n,).
+    """Outcomes of n requests; every array has shape (n,), in a profile of D directives (n, D).
 
     Attributes:
         prompt_tokens, completion_tokens: tokens, as the server counts them.
         energy_joules: J, as `energy_method` says.
         latency_seconds: s from sending to the last byte, as the client waits.
-        device_seconds: s of the device's time; under batching, a share of the time that
-            the batch took, for requests that run together also share the device.
+        device_seconds: s of the device's time; under batching, a share of the batch's time,
+            because requests that run together also share the device.
         correct: agreement with the reference, 0..1; NaN without a reference.
-        preference: judge's preference, 0..1; NaN where there is no verdict.
-        energy_method: "measured", "attributed" or "estimated".
-        responses: the answers' texts, or None where they were not kept.
+        preference: judge's preference, 0..1; NaN without a verdict.
+        energy_method: "measured", "attributed", "estimated", or "unlabelled" by its source.
+        responses: the answers' texts, nested like the arrays; None if they were not kept.
     """
 
     prompt_tokens: Float64Array
@@ -35,26 +45,26 @@ class Outcomes:
     correct: Float64Array
     preference: Float64Array
     energy_method: str
-    responses: tuple[str, ...] | None = None
+    responses: tuple[Any, ...] | None = None
 
     def __post_init__(self) -> None:
-        sizes = {
-            getattr(self, f.name).shape
-            for f in fields(self)
-            if isinstance(getattr(self, f.name), np.ndarray)
-        }
-        if len(sizes) != 1:
-            raise ValueError(f"outcome arrays differ in shape: {sizes}")
+        shapes = {getattr(self, name).shape for name in ARRAYS}
+        if len(shapes) != 1:
+            raise ValueError(f"outcome arrays differ in shape: {shapes}")
 
     def __len__(self) -> int:
         return len(self.energy_joules)
+
+    def select(self, index: Int64Array) -> "Outcomes":
+        """Outcomes of some of the requests."""
+        arrays: dict[str, Any] = {name: getattr(self, name)[index] for name in ARRAYS}
+        responses = None if self.responses is None else tuple(self.responses[i] for i in index)
+        return replace(self, **arrays, responses=responses)
 
 
 def concatenate_outcomes(parts: Sequence[Outcomes]) -> Outcomes:
     """Outcomes one after another; their texts are left out."""
     arrays: dict[str, Any] = {
-        f.name: np.concatenate([getattr(part, f.name) for part in parts])
-        for f in fields(Outcomes)
-        if isinstance(getattr(parts[0], f.name), np.ndarray)
+        name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAYS
     }
     return Outcomes(**arrays, energy_method=parts[0].energy_method)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from envs.arrays import BoolArray, Float64Array
-from envs.outcomes.outcome import QUALITIES, Outcomes
+from envs.outcomes.outcome import ARRAYS, QUALITIES, Outcomes
 from envs.requests.request import Request, in_share
 
 FIELDS: "list[pa.Field[Any]]" = [
@@ -35,7 +35,6 @@ FIELDS: "list[pa.Field[Any]]" = [
 ]
 SCHEMA = pa.schema(FIELDS)
 COSTS = ("prompt_tokens", "completion_tokens", "energy_joules", "latency_seconds")
-ARRAYS = (*COSTS, "device_seconds", *QUALITIES)
 
 
 @dataclass(frozen=True)
@@ -45,23 +44,14 @@ class Profile:
     Attributes:
         requests: the R requests.
         directives: the D directive names; column 0 is the untouched request.
-        energy_method: "measured", "attributed", "estimated", or "unlabelled" by its source.
-        prompt_tokens ... preference: shape (R, D); qualities are NaN where unknown.
+        outcomes: arrays of shape (R, D); qualities are NaN where they are unknown.
         tokens_method: "counted" by the server, or "derived" from seconds by a fitted line.
     """
 
     requests: tuple[Request, ...]
     directives: tuple[str, ...]
     model: str
-    energy_method: str
-    prompt_tokens: Float64Array
-    completion_tokens: Float64Array
-    energy_joules: Float64Array
-    latency_seconds: Float64Array
-    device_seconds: Float64Array
-    correct: Float64Array
-    preference: Float64Array
-    responses: tuple[tuple[str, ...], ...] | None = None
+    outcomes: Outcomes
     tokens_method: str = "counted"
 
     @property
@@ -73,14 +63,14 @@ class Profile:
         """The (R, D) array of `correct` or `preference`."""
         if kind not in QUALITIES:
             raise ValueError(f"quality {kind!r}: one of {', '.join(QUALITIES)}")
-        array: Float64Array = getattr(self, kind)
+        array: Float64Array = getattr(self.outcomes, kind)
         return array
 
     def with_quality(self, kind: str, scores: Float64Array) -> "Profile":
         """The profile with another (R, D) array of `correct` or `preference`."""
         if kind == "correct":
-            return replace(self, correct=scores)
-        return replace(self, preference=scores)
+            return replace(self, outcomes=replace(self.outcomes, correct=scores))
+        return replace(self, outcomes=replace(self.outcomes, preference=scores))
 
     def rows_of(self, task: str) -> BoolArray:
         """Mask of the requests of a task, shape (R,)."""
@@ -89,22 +79,16 @@ class Profile:
     def select(self, rows: Any) -> "Profile":
         """The profile of some of the requests, by index or mask."""
         index = np.arange(len(self.requests))[rows]
-        arrays = {name: getattr(self, name)[index] for name in ARRAYS}
-        kept = None if self.responses is None else tuple(self.responses[i] for i in index)
-        return Profile(
-            tuple(self.requests[i] for i in index),
-            self.directives,
-            self.model,
-            self.energy_method,
-            **arrays,
-            responses=kept,
-            tokens_method=self.tokens_method,
+        return replace(
+            self,
+            requests=tuple(self.requests[i] for i in index),
+            outcomes=self.outcomes.select(index),
         )
 
     def split(self, share_ratio: float, salt: str) -> tuple["Profile", "Profile"]:
-        """The rest, and a random share of the prompts, by prompt hash.
+        """The other prompts, and a random share of the prompts, chosen by prompt hash.
 
-        A prompt falls on the same side of a `salt` in whatever profile it occurs.
+        A prompt falls on the same side of a `salt` in every profile that holds it.
         """
         chosen = np.array(
             [in_share(request.prompt_hash, share_ratio, salt) for request in self.requests],
@@ -112,10 +96,10 @@ class Profile:
         )
         return self.select(~chosen), self.select(chosen)
 
-    def outcomes(self, rows: Any, actions: Any) -> Outcomes:
+    def outcomes_of(self, rows: Any, actions: Any) -> Outcomes:
         """Recorded outcomes of requests `rows` under `actions`, each shape (n,)."""
-        arrays = {name: getattr(self, name)[rows, actions] for name in ARRAYS}
-        return Outcomes(**arrays, energy_method=self.energy_method)
+        arrays = {name: getattr(self.outcomes, name)[rows, actions] for name in ARRAYS}
+        return Outcomes(**arrays, energy_method=self.outcomes.energy_method)
 
 
 def fingerprint(profile: Profile) -> str:
@@ -124,7 +108,7 @@ def fingerprint(profile: Profile) -> str:
     for request in profile.requests:
         digest.update(request.prompt_hash.encode())
     for name in ARRAYS:
-        digest.update(np.ascontiguousarray(getattr(profile, name)).tobytes())
+        digest.update(np.ascontiguousarray(getattr(profile.outcomes, name)).tobytes())
     return digest.hexdigest()
 
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from envs.errors import DataError
-from envs.outcomes.outcome import QUALITIES
-from envs.outcomes.profile import ARRAYS, COSTS, SCHEMA, Profile
+from envs.outcomes.outcome import ARRAYS, QUALITIES, Outcomes
+from envs.outcomes.profile import COSTS, SCHEMA, Profile
 from envs.plausible import check_outcomes
 from envs.requests.request import Request
 
@@ -247,12 +247,11 @@ def _assembled(path: Path | str, columns: Columns, names: tuple[str, ...]) -> Pr
         responses = tuple(tuple(columns["response"][i] for i in line) for line in row_at)
     methods = {method or "unlabelled" for method in columns["energy_method"]}
     counted = {method or "counted" for method in columns["tokens_method"]}
+    outcomes = Outcomes(**arrays, energy_method="/".join(sorted(methods)), responses=responses)
     return Profile(
-        tuple(requests),
-        names,
-        columns["model"][0],
-        "/".join(sorted(methods)),
-        **arrays,
-        responses=responses,
+        requests=tuple(requests),
+        directives=names,
+        model=columns["model"][0],
+        outcomes=outcomes,
         tokens_method="/".join(sorted(counted)),
     )

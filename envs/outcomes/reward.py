@@ -143,8 +143,8 @@ def reward_from_profile(
     """A reward whose references are the profile's L0 means."""
     scores = profile.quality(quality)[:, 0]
     grams = footprint_grams(
-        float(profile.energy_joules[:, 0].mean()),
-        float(profile.device_seconds[:, 0].mean()),
+        float(profile.outcomes.energy_joules[:, 0].mean()),
+        float(profile.outcomes.device_seconds[:, 0].mean()),
         mean_intensity_g_per_kwh,
     )
     means = {}

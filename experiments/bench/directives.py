@@ -68,8 +68,8 @@ def table(profile: Profile, per_cell: int) -> str:
         "|---|---|" + "---|" * len(names),
     ]
     for (task, difficulty), rows in _cells(profile).items():
-        tokens = profile.completion_tokens[rows].mean(axis=0)
-        correct = profile.correct[rows].mean(axis=0)
+        tokens = profile.outcomes.completion_tokens[rows].mean(axis=0)
+        correct = profile.outcomes.correct[rows].mean(axis=0)
         cells = " | ".join(f"{t:.1f} / {c:.2f}" for t, c in zip(tokens, correct, strict=True))
         lines.append(f"| {task} | {difficulty} | {cells} |")
     return "\n".join(lines)
@@ -82,8 +82,8 @@ def figures(profile: Profile, floor: float) -> dict[str, Any]:
     """
     tasks = tuple(MODULES)
     cells = _cells(profile)
-    tokens = {c: profile.completion_tokens[rows].mean(axis=0) for c, rows in cells.items()}
-    correct = {c: profile.correct[rows].mean(axis=0) for c, rows in cells.items()}
+    tokens = {c: profile.outcomes.completion_tokens[rows].mean(axis=0) for c, rows in cells.items()}
+    correct = {c: profile.outcomes.correct[rows].mean(axis=0) for c, rows in cells.items()}
 
     def of_task(values: dict[tuple[str, int], Float64Array], task: str) -> Float64Array:
         mean: Float64Array = np.mean([v for (t, _), v in values.items() if t == task], axis=0)

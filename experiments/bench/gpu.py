@@ -87,7 +87,10 @@ class GpuBench(MeterFlags, Settings):
             return questions_of()
         profile = read_profile(self.outcomes)
         columns = {
-            name: (profile.prompt_tokens[:, i].tolist(), profile.completion_tokens[:, i].tolist())
+            name: (
+                profile.outcomes.prompt_tokens[:, i].tolist(),
+                profile.outcomes.completion_tokens[:, i].tolist(),
+            )
             for i, name in enumerate(profile.directives)
         }
         return questions_of(columns)

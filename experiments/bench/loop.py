@@ -160,7 +160,7 @@ def judge(
     """Expected figures of a bundle on recorded new requests, against the best fixed mix."""
     scene = build_scene(judged, [trace], floors, quality="correct", seed=seed)
     chance = Learned(bundle, task_tags).choose(scene)
-    tasks, joules, correct = scene.tasks, scene.profile.energy_joules, scene.scores
+    tasks, joules, correct = scene.tasks, scene.profile.outcomes.energy_joules, scene.scores
     mix = best_fixed_mix(joules, correct, tasks, floors)
     policy = (joules * chance).sum(axis=1)
     kept = (correct * chance).sum(axis=1)
@@ -172,7 +172,7 @@ def judge(
         {t: ratio_of_means(kept[tasks == t], correct[tasks == t, 0], seed) for t in judged.tasks},
         tuple(float(x) for x in mix),
         tuple(float(x) for x in chance.mean(axis=0)),
-        judged.energy_method,
+        judged.outcomes.energy_method,
         floors_kept,
         task_tags,
     )

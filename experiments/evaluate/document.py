@@ -28,7 +28,7 @@ def document(
         },
         "requests": len(scene),
         "model": scene.profile.model,
-        "energy_method": scene.profile.energy_method,
+        "energy_method": scene.profile.outcomes.energy_method,
         "tokens_method": scene.profile.tokens_method,
         "load_in_flight": 0,
         "warnings": list(warnings),

@@ -165,8 +165,8 @@ def _figures(name: str, repeats: Sequence[Repeat], found: Sequence[_Sampled]) ->
         dict(zip(first.scene.floors, by_task.tolist(), strict=True)),
         mean(lambda scene: scene.grams),
         _per_correct(name, repeats),
-        mean(lambda scene: scene.profile.completion_tokens),
-        mean(lambda scene: scene.profile.latency_seconds),
+        mean(lambda scene: scene.profile.outcomes.completion_tokens),
+        mean(lambda scene: scene.profile.outcomes.latency_seconds),
         dict(zip(first.scene.profile.directives, shares.tolist(), strict=True)),
         {kind: _kept(kind, found, over) for kind in found[0].ratio},
         first.chances[name],
@@ -177,10 +177,10 @@ def _per_correct(name: str, repeats: Sequence[Repeat]) -> float | None:
     grams = correct = 0.0
     for repeat in repeats:
         scene, chance = repeat.scene, repeat.chances[name]
-        known = ~np.isnan(scene.profile.correct).any(axis=1)
+        known = ~np.isnan(scene.profile.outcomes.correct).any(axis=1)
         weights = scene.weights[known]
         grams += float(weights @ (scene.grams * chance).sum(axis=1)[known])
-        correct += float(weights @ (scene.profile.correct * chance).sum(axis=1)[known])
+        correct += float(weights @ (scene.profile.outcomes.correct * chance).sum(axis=1)[known])
     return grams / correct if correct > 0 else None
 
 

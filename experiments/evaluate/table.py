@@ -35,7 +35,7 @@ def table(scene: Scene, figures: Mapping[str, Figures]) -> Table:
         padding=(0, 1, 0, 0),
         pad_edge=False,
         title=f"{len(scene)} requests of {scene.profile.model}; floors on {scene.quality}; "
-        f"joules {scene.profile.energy_method}; 95% intervals by prompt",
+        f"joules {scene.profile.outcomes.energy_method}; 95% intervals by prompt",
         caption=f"excess: over each task's frontier of fixed mixes at the same quality; under a "
         f"method: its % of {', '.join(scene.profile.directives)}, and which outcomes it knew",
     )

@@ -61,7 +61,7 @@ class ImportEmnlp24Sprout(Settings):
         write_profile(self.out, rows)
         print(
             f"{len(profile.requests)} requests x {len(profile.directives)} directives of "
-            f"{profile.model} in {self.out}; joules {profile.energy_method}, tokens "
+            f"{profile.model} in {self.out}; joules {profile.outcomes.energy_method}, tokens "
             f"{profile.tokens_method}"
         )
         for reason, count in incomplete.most_common():

@@ -64,14 +64,14 @@ class ProfileCommand(MeterFlags, Settings):
             backend = LiveBackend(upstream, meter, catalogue, requests)
             profile = record(backend, catalogue, upstream.model, self.out, self.in_flight)
         self.save(self.out.parent)
-        settings = self.model_dump(mode="json") | {"energy_method": profile.energy_method}
+        settings = self.model_dump(mode="json") | {"energy_method": profile.outcomes.energy_method}
         with tracked(settings, self.out.parent / "tracking", group="profile") as run:
             digest = sha256_of(self.out)
             # Only named: it holds prompts.
             run.artifact("profile", "profile", [self.out], {"digest": digest}, copied=False)
         print(
             f"{len(profile.requests)} requests x {len(profile.directives)} directives in "
-            f"{self.out}; joules {profile.energy_method} ({meter.source})"
+            f"{self.out}; joules {profile.outcomes.energy_method} ({meter.source})"
         )
 
 

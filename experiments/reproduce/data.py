@@ -10,7 +10,8 @@ import numpy as np
 from envs.carbon.csv_traces import read_traces
 from envs.carbon.intensity import IntensityTrace
 from envs.errors import DataError
-from envs.outcomes.profile import ARRAYS, Profile
+from envs.outcomes.outcome import ARRAYS
+from envs.outcomes.profile import Profile
 from envs.outcomes.profile_reader import read_profile
 from envs.requests.mix import Mix, read_job_counts, read_mix
 from experiments.reproduce.window import HOURS, Sample, Window
@@ -112,11 +113,16 @@ def _two_models(path: Path, large: Profile, small: Profile) -> Profile:
         raise DataError(path, f"model {SMALL} lacks request {missing[0]!r}", "give both models")
     other = small.select([place[r.request_id] for r in large.requests])
     at_l0: dict[str, Any] = {
-        name: np.stack([getattr(large, name)[:, 0], getattr(other, name)[:, 0]], axis=1)
+        name: np.stack(
+            [getattr(large.outcomes, name)[:, 0], getattr(other.outcomes, name)[:, 0]], axis=1
+        )
         for name in ARRAYS
     }
     return replace(
-        large, directives=(LARGE, SMALL), model=f"{LARGE}+{SMALL}", responses=None, **at_l0
+        large,
+        directives=(LARGE, SMALL),
+        model=f"{LARGE}+{SMALL}",
+        outcomes=replace(large.outcomes, responses=None, **at_l0),
     )
 
 

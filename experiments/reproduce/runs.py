@@ -92,7 +92,8 @@ def played(data: Data, run: Run) -> Iterable[Row]:
 def _with_references(data: Data, mix: Mix) -> Mix:
     """The mix without the tasks whose correctness is unknown."""
     known = [
-        not np.isnan(data.profile.correct[data.profile.rows_of(task)]).any() for task in mix.tasks
+        not np.isnan(data.profile.outcomes.correct[data.profile.rows_of(task)]).any()
+        for task in mix.tasks
     ]
     shares = mix.shares * np.array(known)
     return Mix(mix.tasks, shares / shares.sum(axis=1, keepdims=True))

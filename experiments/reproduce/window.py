@@ -35,12 +35,12 @@ class Sample:
     @property
     def energy_joules(self) -> Float64Array:
         """Of each prompt under each directive, shape (H, n, D)."""
-        return self.profile.energy_joules[self.rows]
+        return self.profile.outcomes.energy_joules[self.rows]
 
     @property
     def device_seconds(self) -> Float64Array:
         """Of each prompt under each directive, shape (H, n, D)."""
-        return self.profile.device_seconds[self.rows]
+        return self.profile.outcomes.device_seconds[self.rows]
 
     @cached_property
     def scores(self) -> Float64Array:

@@ -153,8 +153,8 @@ class TrainingJob:
         }
 
     def _manifest(self, trainer: Trainer, trained: Trained) -> dict[str, Any]:
-        joules = self.profile.energy_joules
-        tokens = self.profile.completion_tokens
+        joules = self.profile.outcomes.energy_joules
+        tokens = self.profile.outcomes.completion_tokens
         return {
             "quality": self.quality,
             "floors": trainer.reward.floors,
@@ -171,10 +171,10 @@ class TrainingJob:
             },
             "validation": figures(trained) | {"floors_kept": trained.floors_kept},
             "energy": {
-                "method": self.profile.energy_method,
+                "method": self.profile.outcomes.energy_method,
                 "joules_per_completion_token": float(joules.sum() / max(1.0, tokens.sum())),
                 "seconds_per_completion_token": float(
-                    self.profile.device_seconds.sum() / max(1.0, tokens.sum())
+                    self.profile.outcomes.device_seconds.sum() / max(1.0, tokens.sum())
                 ),
             },
             "data": {

@@ -25,6 +25,8 @@ def config(folder: Path, **given: Any) -> HookConfig:
             "clock_start": "2024-01-02T00:00",
             "hold_out": 0.0,
             "seed": 0,
+            # A busy machine must not make a decision late, but where a test asks for it.
+            "deadline": 10.0,
         }
         | given
     )

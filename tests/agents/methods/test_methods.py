@@ -33,11 +33,8 @@ def profile(count=60, seed=0) -> Profile:
     scores = np.array([rng.random(3) < keep[r.task] for r in requests], dtype=float)
     joules = rng.uniform(0.5, 1.5, (len(requests), 1)) * np.array([1000.0, 200.0, 80.0])
     joules *= rng.uniform(0.8, 1.2, joules.shape)
-    return Profile(
-        requests,
-        ("none", "brief", "very_brief"),
-        "made",
-        "estimated",
+    outcomes = Outcomes(
+        energy_method="estimated",
         prompt_tokens=np.full(joules.shape, 20.0),
         completion_tokens=joules / 6,
         energy_joules=joules,
@@ -46,6 +43,7 @@ def profile(count=60, seed=0) -> Profile:
         correct=scores,
         preference=np.full(joules.shape, np.nan),
     )
+    return Profile(requests, ("none", "brief", "very_brief"), "made", outcomes)
 
 
 def scene(floor=0.9, seed=0, count=60, **arguments) -> Scene:
@@ -97,12 +95,7 @@ def test_only_oracles_look_at_a_request_s_own_outcomes(name):
     order = np.arange(len(seen))
     order[[a, b]] = [b, a]
     swapped = seen.profile.select(order)
-    outcomes = {
-        field: getattr(swapped, field)
-        for field in Outcomes.__dataclass_fields__
-        if isinstance(getattr(swapped, field, None), np.ndarray)
-    }
-    mixed = Profile(seen.profile.requests, seen.profile.directives, "made", "estimated", **outcomes)
+    mixed = replace(seen.profile, outcomes=swapped.outcomes)
     other = replace(seen, profile=mixed)
     before, after = chosen.choose(seen)[[a, b]], chosen.choose(other)[[a, b]]
     assert np.allclose(before, after, atol=1e-2 if chosen.knows == "cross-fitted" else 2e-2)
@@ -112,8 +105,9 @@ def test_linucb_knows_nothing_of_what_comes_later():
     seen = scene(0.9, count=200)
     late = seen.times > np.median(seen.times)
     worse = np.where(late[:, None], 0.0, seen.scores)
-    dearer = np.where(late[:, None], 3.0, 1.0) * seen.profile.energy_joules
-    other = replace(seen, profile=replace(seen.profile, correct=worse, energy_joules=dearer))
+    dearer = np.where(late[:, None], 3.0, 1.0) * seen.profile.outcomes.energy_joules
+    changed = replace(seen.profile.outcomes, correct=worse, energy_joules=dearer)
+    other = replace(seen, profile=replace(seen.profile, outcomes=changed))
     before, after = (make_method("linucb").choose(s)[~late] for s in (seen, other))
     # The last batch of the early ones may have begun to learn from late ones.
     order = np.argsort(seen.times[~late], kind="stable")[:-64]
@@ -183,11 +177,12 @@ def test_where_requests_are_alike_the_hours_are_all_that_can_be_used(name):
     alike = {
         field: np.select(
             [np.repeat(seen.rows_of(task)[:, None], 3, axis=1) for task in seen.floors],
-            list(seen.task_means(getattr(seen.profile, field))),
+            list(seen.task_means(getattr(seen.profile.outcomes, field))),
         )
         for field in ("correct", "energy_joules", "device_seconds")
     }
-    seen = replace(seen, profile=replace(seen.profile, **alike))
+    outcomes = replace(seen.profile.outcomes, **alike)
+    seen = replace(seen, profile=replace(seen.profile, outcomes=outcomes))
     chance = make_method(name).choose(seen)
     for task in seen.floors:
         assert ratio(seen, chance, seen.rows_of(task)) >= 0.9 - 1e-9
@@ -210,8 +205,8 @@ def test_a_fixed_directive_costs_the_closed_form_of_the_table(name, directive):
     seen = scene()
     chance = make_method(name).choose(seen)
     table = footprint_grams(
-        seen.profile.energy_joules[:, directive],
-        seen.profile.device_seconds[:, directive],
+        seen.profile.outcomes.energy_joules[:, directive],
+        seen.profile.outcomes.device_seconds[:, directive],
         seen.intensity,
     )
     assert spent(seen, chance) == pytest.approx(float(table.sum()), rel=1e-12)

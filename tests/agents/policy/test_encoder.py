@@ -112,9 +112,13 @@ def test_a_folder_without_a_model_is_named(tmp_path):
 def test_a_prompts_own_outcome_does_not_reach_its_features(fitted, encoder):
     profile, text = fitted
     featurizer = Featurizer(profile.tasks, text.whole)
-    dearer = profile.energy_joules.copy()
+    dearer = profile.outcomes.energy_joules.copy()
     dearer[5] *= 1000
-    changed = fit_text(replace(profile, energy_joules=dearer), "correct", encoder)
+    changed = fit_text(
+        replace(profile, outcomes=replace(profile.outcomes, energy_joules=dearer)),
+        "correct",
+        encoder,
+    )
     fold = [fold_of(request) for request in profile.requests]
     same = fold[5]
     before, after = text.without[same], changed.without[same]

@@ -5,6 +5,7 @@ import pytest
 
 from agents.training.drift import COSTS, drifts
 from agents.training.prepared import prepare
+from envs.outcomes.outcome import Outcomes
 from envs.outcomes.profile import Profile
 from tests import made
 
@@ -27,16 +28,14 @@ def recorded(count, seed):
     correct = (rng.random(joules.shape) < [0.9, 0.8, 0.6]).astype(float)
     costs = {"completion_tokens": joules, "energy_joules": joules}
     costs |= {"latency_seconds": seconds, "device_seconds": seconds}
-    return Profile(
-        tuple(requests),
-        DIRECTIVES,
-        "made",
-        "estimated",
+    outcomes = Outcomes(
+        energy_method="estimated",
         prompt_tokens=np.full(joules.shape, 20.0),
         **costs,
         correct=correct,
         preference=np.full(joules.shape, np.nan),
     )
+    return Profile(tuple(requests), DIRECTIVES, "made", outcomes)
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +48,9 @@ def played(seed, actions=None, brief_if="answer", **factor):
     live = recorded(100, seed)
     said = np.array([brief_if in r.messages[0]["content"] for r in live.requests])
     actions = np.where(said, 1, 0) if actions is None else actions
-    live = replace(live, **{name: getattr(live, name) * by for name, by in factor.items()})
-    return live.requests, actions, live.outcomes(np.arange(len(live.requests)), actions)
+    changed = {name: getattr(live.outcomes, name) * by for name, by in factor.items()}
+    live = replace(live, outcomes=replace(live.outcomes, **changed))
+    return live.requests, actions, live.outcomes_of(np.arange(len(live.requests)), actions)
 
 
 def test_the_same_world_hardly_drifts(prepared):
@@ -92,9 +92,9 @@ def test_a_change_is_told_by_how_much(prepared, measure, factor, change, within)
 
 def test_a_few_verdicts_that_are_all_right_are_no_drift(prepared):
     live = recorded(15, 50)
-    live = replace(live, correct=np.ones_like(live.correct))
+    live = live.with_quality("correct", np.ones_like(live.outcomes.correct))
     actions = np.zeros(len(live.requests), dtype=np.int64)
-    outcomes = live.outcomes(np.arange(len(live.requests)), actions)
+    outcomes = live.outcomes_of(np.arange(len(live.requests)), actions)
     found = drifts(prepared, live.requests, actions, outcomes)
     correct = [one for one in found if one.measure == "correct"]
     assert len(correct) == len(KINDS)

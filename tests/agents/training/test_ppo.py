@@ -59,11 +59,14 @@ def test_ppo_learns_the_obvious_policy_on_two_kinds(tmp_path):
         trained.featurizer.observe(parts, moment_on(trace, times, np.zeros(count)))
     )
     tasks = np.array([request.task for request in fresh])
-    kept = (judged.correct * chance).sum(axis=1)
-    ratios = [kept[tasks == t].sum() / judged.correct[tasks == t, 0].sum() for t in floors]
+    kept = (judged.outcomes.correct * chance).sum(axis=1)
+    ratios = [kept[tasks == t].sum() / judged.outcomes.correct[tasks == t, 0].sum() for t in floors]
     # Of what L0 spends, half (lookup) can be saved but for L2's own 2 of 50 tokens.
     best = 0.5 * (1 - 2 / 50)
-    saved = 1 - (judged.energy_joules * chance).sum() / judged.energy_joules[:, 0].sum()
+    saved = (
+        1
+        - (judged.outcomes.energy_joules * chance).sum() / judged.outcomes.energy_joules[:, 0].sum()
+    )
     assert saved >= 0.95 * best
     assert min(ratios) >= 0.94
     steps, figures = tracker.rows[-1]
@@ -144,7 +147,7 @@ def test_without_a_future_an_end_has_no_mark(tmp_path):
 def test_a_task_without_references_is_left_out(tmp_path):
     kinds = {"lookup": "What is item {n}?", "open": "Explain why {n} is so. Show all steps."}
     profile = made.profile(tmp_path, made.chats(30, kinds), lambda r, d: 1.0)
-    profile.correct[profile.rows_of("open")] = np.nan
+    profile.outcomes.correct[profile.rows_of("open")] = np.nan
     floors = {"lookup": 0.95, "open": 0.95}
     trainer = Trainer(profile, synthetic_day(), floors, PpoConfig(), Kept())
     assert trainer.featurizer.tasks == ("lookup",)
@@ -162,7 +165,7 @@ def test_a_latency_limit_overrules_what_emits_least(tmp_path):
     # As good under every directive, but the cheapest one takes long, as on a slow small server.
     requests = made.chats(60, {"lookup": "What is item {n}?", "proof": "Explain why {n} is so."})
     profile = made.profile(tmp_path, requests, lambda r, d: 1.0)
-    profile.latency_seconds[profile.rows_of("lookup"), 2] = 1.0
+    profile.outcomes.latency_seconds[profile.rows_of("lookup"), 2] = 1.0
     floors = {"lookup": 0.9, "proof": 0.9}
     config = PpoConfig(replay_steps=200_000)
     for limits, least, most in (({}, 0.9, 1.0), ({"lookup": Limit(mean_seconds=0.2)}, 0.0, 0.21)):
@@ -171,5 +174,5 @@ def test_a_latency_limit_overrules_what_emits_least(tmp_path):
         trained = trainer.result()
         shares = np.array(trained.validation.share_by_task["lookup"])
         assert trained.floors_kept
-        assert least <= shares @ profile.latency_seconds[0] <= most
+        assert least <= shares @ profile.outcomes.latency_seconds[0] <= most
         assert trained.validation.share_by_task["proof"][2] > 0.9

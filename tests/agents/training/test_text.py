@@ -55,8 +55,8 @@ def test_new_prompts_are_seen_alike_by_all_the_projections(profile, fitted, tmp_
 
 
 def test_a_prompts_own_outcome_does_not_reach_its_features(profile):
-    changed = profile.with_quality("correct", profile.correct.copy())
-    changed.correct[3] = 1 - changed.correct[3]
+    changed = profile.with_quality("correct", profile.outcomes.correct.copy())
+    changed.outcomes.correct[3] = 1 - changed.outcomes.correct[3]
     request = profile.requests[3:4]
     seen = [
         fitted.parts(Featurizer(profile.tasks, fitted.whole), request, tags=True)

@@ -19,8 +19,8 @@ def test_a_profile_survives_its_file(tmp_path, good):
     profile = read_profile(tmp_path / "p.parquet")
     assert profile.directives == ("none", "brief", "very_brief")
     assert len(profile.requests) == 16
-    assert profile.completion_tokens[0].tolist() == [50, 10, 2]
-    assert np.isnan(profile.preference).all()
+    assert profile.outcomes.completion_tokens[0].tolist() == [50, 10, 2]
+    assert np.isnan(profile.outcomes.preference).all()
     assert [r.request_id for r in profile.requests] == [r["request_id"] for r in good[::3]]
 
 
@@ -134,4 +134,4 @@ def test_the_published_outcomes_are_read(shared_data):
     assert profile.model == "llama-2-13b-chat"
     assert len(profile.requests) == 8411
     assert set(profile.directives) == {"none", "brief", "very_brief"}
-    assert profile.energy_method == "unlabelled"
+    assert profile.outcomes.energy_method == "unlabelled"

@@ -65,12 +65,12 @@ def trained(upstream, profile, tmp_path_factory):
 
 
 def test_directives_really_trade_tokens_against_correctness(profile):
-    tokens = profile.completion_tokens.mean(axis=0)
+    tokens = profile.outcomes.completion_tokens.mean(axis=0)
     assert tokens[0] > 3 * tokens[1] > 3 * tokens[2]
-    assert (profile.energy_joules > 0).all()
-    assert profile.energy_method in ("estimated", "attributed")
-    recall = profile.correct[profile.rows_of("recall")].mean(axis=0)
-    sums = profile.correct[profile.rows_of("arithmetic")].mean(axis=0)
+    assert (profile.outcomes.energy_joules > 0).all()
+    assert profile.outcomes.energy_method in ("estimated", "attributed")
+    recall = profile.outcomes.correct[profile.rows_of("recall")].mean(axis=0)
+    sums = profile.outcomes.correct[profile.rows_of("arithmetic")].mean(axis=0)
     assert recall[2] >= 0.95 * recall[0] > 0.8
     assert sums[2] < 0.9 * sums[0]
 

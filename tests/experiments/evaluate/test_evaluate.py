@@ -55,7 +55,9 @@ def test_a_fixed_directive_is_the_table_s_closed_form(tmp_path, files):
     )
     _, result = evaluate(tmp_path, outcomes, "--intensity", flat)
     profile = read_profile(outcomes)
-    grams = footprint_grams(profile.energy_joules, profile.device_seconds, 250.0).mean(axis=0)
+    grams = footprint_grams(
+        profile.outcomes.energy_joules, profile.outcomes.device_seconds, 250.0
+    ).mean(axis=0)
     found = result["methods"]
     assert found["base"]["grams_per_request"] == pytest.approx(grams[0], rel=1e-9)
     assert found["co2_opt"]["grams_per_request"] == pytest.approx(grams[2], rel=1e-9)

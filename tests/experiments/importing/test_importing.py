@@ -32,9 +32,9 @@ def test_a_clone_becomes_a_profile(repository, tmp_path):
     assert set(profile.tasks) == {"alpaca", "gsm8k", "mmlu", "nq_open", "triviaqa", "scienceqa"}
     assert len(profile.requests) == 6 * 8
     # 500 + n tokens at 6 J each, given as kWh.
-    assert profile.energy_joules.min(axis=0) == pytest.approx([6 * 504, 6 * 104, 6 * 24])
+    assert profile.outcomes.energy_joules.min(axis=0) == pytest.approx([6 * 504, 6 * 104, 6 * 24])
     # Each prompt has one preferred directive, its number modulo 3.
-    assert profile.preference.sum(axis=1).tolist() == [1.0] * 48
+    assert profile.outcomes.preference.sum(axis=1).tolist() == [1.0] * 48
     assert all(not any(m["role"] == "system" for m in r.messages) for r in profile.requests)
     small = imported(repository, tmp_path, SMALL)
     assert len(small.requests) == 48
@@ -44,7 +44,7 @@ def test_a_clone_becomes_a_profile(repository, tmp_path):
 def test_correctness_is_by_rule_where_there_is_one(repository, tmp_path):
     profile = imported(repository, tmp_path)
     for task in profile.tasks:
-        scores = profile.correct[profile.rows_of(task)].mean(axis=0)
+        scores = profile.outcomes.correct[profile.rows_of(task)].mean(axis=0)
         if task == "alpaca":
             assert np.isnan(scores).all()
         else:
@@ -55,8 +55,8 @@ def test_missing_token_counts_follow_the_fitted_line_and_say_so(repository, tmp_
     profile = imported(repository, tmp_path)
     assert profile.tokens_method == "counted/derived"
     # Seconds are exactly linear in tokens here, so that the line gives the true counts.
-    tokens = np.round(profile.energy_joules / 6)
-    assert np.array_equal(profile.completion_tokens, tokens)
+    tokens = np.round(profile.outcomes.energy_joules / 6)
+    assert np.array_equal(profile.outcomes.completion_tokens, tokens)
 
 
 def test_what_was_not_measured_or_judged_is_left_out_and_counted(repository, tmp_path, capsys):
@@ -195,9 +195,9 @@ def test_a_table_of_other_names_and_units_becomes_a_profile(table, tmp_path):
     assert main([*arguments, "--energy-method", "attributed"]) == 0
     profile = read_profile(out)
     assert len(profile.requests) == len(rows) / 3
-    assert profile.energy_method == "attributed"
-    assert profile.energy_joules[0] == pytest.approx([5.0, 1.0, 0.2])
-    assert profile.latency_seconds[0] == pytest.approx([0.5, 0.1, 0.02])
+    assert profile.outcomes.energy_method == "attributed"
+    assert profile.outcomes.energy_joules[0] == pytest.approx([5.0, 1.0, 0.2])
+    assert profile.outcomes.latency_seconds[0] == pytest.approx([0.5, 0.1, 0.02])
     assert profile.requests[0].messages == ({"role": "user", "content": rows[0]["prompt"]},)
 
 

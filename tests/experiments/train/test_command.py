@@ -194,7 +194,7 @@ def test_only_what_train_made_can_be_gone_on_from(profile, tmp_path):
 
 
 def test_live_training_needs_what_live_answers_have(profile, tmp_path):
-    judged = profile.with_quality("preference", profile.correct)
+    judged = profile.with_quality("preference", profile.outcomes.correct)
     config = PpoConfig(replay_steps=10**9)
     job = TrainingJob(
         judged, DEFAULT_CATALOGUE, synthetic_day(), FLOORS, config, quality="preference"

@@ -192,7 +192,7 @@ def test_the_grid_ages_and_old_readings_are_not_acted_upon():
     assert old.reading.age_seconds == 1800 + 86400
     assert old.reading.step == "yearly_mean"
     assert old.moment.g_per_kwh[0] == pytest.approx(trace.g_per_kwh.mean())
-    assert (old.place[0], old.coming[0]) == (0.5, 0.5)
+    assert (old.moment.recent_place[0], old.moment.coming_place[0]) == (0.5, 0.5)
 
 
 def test_a_trace_is_read_anew_when_its_file_changes(tmp_path):
