@@ -105,7 +105,8 @@ def tracked(
     """A W&B run with `configuration`, its files under `folder`.
 
     `WANDB_MODE=disabled` gives a run that tracks nothing. Unset, the mode is online
-    where a key is set (WANDB_API_KEY) and offline otherwise (`wandb sync` later).
+    where a key is set (WANDB_API_KEY) and offline otherwise (`wandb sync` later). W&B shows
+    a run as failed when the context ends by an exception, which goes on to the caller.
 
     Args:
         group: runs of one study stand together; a sweep's do by themselves, and
@@ -128,7 +129,7 @@ def tracked(
     known = folder / RUN_ID
     run_id = known.read_text(encoding="utf-8").strip() if resume and known.exists() else None
     settings = wandb.Settings(mode=mode, silent=True, console="off")
-    with wandb.init(
+    run = wandb.init(
         project=os.environ.get("WANDB_PROJECT", "sprout-rl"),
         group=os.environ.get("WANDB_RUN_GROUP") or (f"sweep-{sweep}" if sweep else group),
         dir=str(folder),
@@ -136,6 +137,12 @@ def tracked(
         id=run_id,
         resume="allow" if run_id else None,
         settings=settings,
-    ) as run:
+    )
+    # Not `with run`: W&B would print a traceback of its own before the command says what is wrong.
+    try:
         known.write_text(run.id, encoding="utf-8")
         yield WandbRun(run)
+    except BaseException:
+        run.finish(exit_code=1)
+        raise
+    run.finish()

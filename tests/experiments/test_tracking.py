@@ -109,6 +109,7 @@ def test_an_offline_run_holds_configuration_curves_and_artifact(tmp_path, offlin
     rows = json.loads(table.read_text())
     assert rows["columns"][:2] == ["task", "quality_ratio"]
     assert {row[0] for row in rows["data"]} >= set(KINDS)
+    assert exit_code(out / "tracking") == 0
 
 
 def test_a_resumed_run_keeps_its_id(tmp_path, offline, monkeypatch):
@@ -123,6 +124,60 @@ def test_a_resumed_run_keeps_its_id(tmp_path, offline, monkeypatch):
     with tracked({}, tmp_path, "g"):
         pass
     assert (tmp_path / "run-id").read_text() != first
+
+
+def exit_code(folder):
+    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    (last,) = [r.exit for r in finished(path) if r.WhichOneof("record_type") == "exit"]
+    return last.exit_code
+
+
+def test_a_refused_training_is_one_line_and_a_failed_run(tmp_path, offline):
+    made.profile(tmp_path, made.chats(30, KINDS), lambda r, d: 1.0)
+    out = tmp_path / "policy"
+    command = ["train", "--outcomes", str(tmp_path / "profile.parquet"), "--out", str(out)]
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.cli", *command, "--resume"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"sprout: {out / 'checkpoint'}: no checkpoint")
+    assert done.stderr.count("\n") == 1
+    assert exit_code(out / "tracking") == 1
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "line"),
+    [
+        ("DataError('p.parquet', 'no rows', 'record it anew')", 2, "sprout: p.parquet: no rows"),
+        ("OSError(28, 'No space left on device')", 2, "sprout: [Errno 28] No space left"),
+        ("KeyboardInterrupt()", 130, "sprout: interrupted"),
+    ],
+)
+def test_whatever_ends_a_tracked_command_is_one_line(tmp_path, offline, raised, status, line):
+    # Any command: `tracked` is what all of them share.
+    (tmp_path / "made.py").write_text(
+        "import pathlib, sys\n"
+        "from envs.errors import DataError\n"
+        "from experiments import cli\n"
+        "from experiments.settings import Settings\n"
+        "from experiments.tracking import tracked\n"
+        "class Made(Settings):\n"
+        "    def cli_cmd(self):\n"
+        f"        with tracked({{}}, pathlib.Path({str(tmp_path / 'tracking')!r}), 'g'):\n"
+        f"            raise {raised}\n"
+        "cli.COMMANDS['made'] = ('__main__:Made', '')\n"
+        "sys.exit(cli.main(['made']))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "made.py")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == status
+    assert done.stderr.startswith(line)
+    assert done.stderr.count("\n") == 1
+    assert exit_code(tmp_path / "tracking") == 1
 
 
 def test_a_profile_is_named_by_its_digest_and_its_prompts_stay_where_they_are(tmp_path, offline):
