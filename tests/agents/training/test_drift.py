@@ -68,7 +68,7 @@ def test_prompts_asked_again_and_again_are_no_more_evidence(prepared):
         requests, actions, _ = played(seed)
         live = recorded(100, seed)
         drawn = rng.integers(0, len(requests), 600)
-        outcomes = live.outcomes(drawn, actions[drawn])
+        outcomes = live.outcomes_of(drawn, actions[drawn])
         found += drifts(prepared, [requests[i] for i in drawn], actions[drawn], outcomes)
     assert len(found) == 20 * 2 * 4
     assert np.mean([one.drifted for one in found]) < 0.12
