@@ -60,7 +60,7 @@ class SoakBench(Settings):
                 upstream.url, bundle, flags, hold_out_ratio=0.05, admin_port=admin
             ) as started:
                 requests = load.chats(started.url, model)
-                most = load.run(started.url, requests, self.connections, 10)
+                most = load.run(started.url, requests, self.connections, 10, kept=True)
                 with _watched(started.process.pid, bundle) as held:
                     found = load.run(
                         started.url,
@@ -68,6 +68,7 @@ class SoakBench(Settings):
                         self.connections,
                         self.minutes * MINUTE,
                         most.per_second / 2,
+                        kept=True,
                     )
                 loads = _metric(admin, 'sprout_bundle_loads_total{result="loaded"}')
                 missing = _metric(admin, "sprout_unrecorded_total")
