@@ -1,19 +1,16 @@
-"""What `sprout bench gpu` measures on a live server: cells, lone requests, mixtures, training."""
+"""What `sprout bench gpu` measures on a live server: cells, lone requests, mixtures."""
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium
 import numpy as np
 
 from envs.energy.attribution import Attribution, Share
-from envs.energy.meter import EnergyReading, Meter, Window, attributed_method
+from envs.energy.meter import EnergyReading, Meter, Window
 from envs.energy.work import Activity
-from envs.llama2 import Llama2VectorEnv
-from envs.requests.directive import DEFAULT_CATALOGUE, Catalogue, Directive
-from experiments.record.metering import Question, metered, play, timed
+from experiments.record.metering import Played, Question, metered, play_for, timed
 
 # By directive, twentieths 1, 3, 5 ... 19 of the tokens of prompts and answers: Llama-2-13b-chat
 # over SPROUT's published prompts (Li et al., EMNLP 2024, artifact).
@@ -54,13 +51,17 @@ class Cell:
     """Requests of one directive, so many at once.
 
     Attributes:
+        requests, cut: that ended, and that were still on their way at the end.
         joules: of all windows, idle power included.
+        joules_per_request: J a token times the mean tokens of what was asked from: it does not
+            depend on which requests ended in time.
         off: measured less attributed less idle joules, relative.
     """
 
     directive: str
     at_once: int
     requests: int
+    cut: int
     prompt_tokens: int
     completion_tokens: int
     joules: float
@@ -81,11 +82,20 @@ def questions_of(lengths: dict[str, Any] | None = None) -> Questions:
     }
 
 
+def spread(questions: Questions, most: int) -> Questions:
+    """At most so many, evenly spread over the first directive's lengths; the same for all."""
+    lengths = [question.max_tokens for question in next(iter(questions.values()))]
+    order, count = np.argsort(lengths, kind="stable"), min(most, len(lengths))
+    rows = order[((np.arange(count) + 0.5) * len(lengths) / max(1, count)).astype(int)]
+    return {name: [asked[row] for row in rows] for name, asked in questions.items()}
+
+
 def measure(
     server: Server, directive: str, asked: list[Question], at_once: int, seconds: float
 ) -> Cell:
-    """One cell."""
-    activities, windows = _loaded(server, asked, at_once, seconds)
+    """One cell, of so many seconds: what is on its way at the end is cut off."""
+    played, windows = _loaded(server, asked, at_once, seconds)
+    activities = played.activities
     joules, lasted = sum(w.joules for w in windows), sum(w.seconds for w in windows)
     tokens = sum(a.completion_tokens for a in activities)
     idle = server.attribution.idle_joules
@@ -95,13 +105,14 @@ def measure(
     return Cell(
         directive,
         at_once,
-        len(activities),
+        len(played.ended),
+        len(played.cut),
         sum(a.prompt_tokens for a in activities),
         tokens,
         joules,
         lasted,
         sum(w.uncertainty_joules**2 for w in windows) ** 0.5,
-        joules / len(activities),
+        joules / max(1, tokens) * _mean_length(asked),
         joules / max(1, tokens),
         tokens / lasted,
         joules / lasted,
@@ -109,22 +120,31 @@ def measure(
     )
 
 
-def lone_requests(server: Server, asked: list[Question]) -> dict[str, float]:
-    """Requests one by one, each with a window of its own: the truth that shares are held to."""
+def lone_requests(server: Server, asked: list[Question], seconds: float) -> dict[str, float]:
+    """Requests one by one, each with a window of its own: the truth that shares are held to.
+
+    Those that have not ended after so many seconds, all together, are left out.
+    """
     truth: dict[str, float] = {}
     activities: list[Activity] = []
+    until = time.monotonic() + seconds
     with metered(server.meter, server.window_seconds) as windows:
         for i, question in enumerate(asked):
-            window = Window(server.meter)
-            (activity,) = play(server.url, server.model, 1, _once(question), i)
-            truth[activity.key] = window.close().joules
-            activities.append(activity)
+            window, left = Window(server.meter), max(0.0, until - time.monotonic())
+            played = play_for(server.url, server.model, 1, _once(question), left, i)
+            activities += played.activities
+            if not played.ended:
+                break
+            truth[played.activities[0].key] = window.close().joules
     shares = attributed(server, activities, windows)
-    errors = [shares[key].joules / joules - 1 for key, joules in truth.items()]
+    if not truth:
+        return {"requests": 0}
+    given = {key: shares[key].joules for key in truth}
+    errors = [given[key] / joules - 1 for key, joules in truth.items()]
     return {
         "requests": len(errors),
         "median_error_pct": 100 * float(np.median(np.abs(errors))),
-        "sum_error_pct": 100 * (sum(s.joules for s in shares.values()) / sum(truth.values()) - 1),
+        "sum_error_pct": 100 * (sum(given.values()) / sum(truth.values()) - 1),
     }
 
 
@@ -136,75 +156,23 @@ def mixture(
     Args:
         pure: J a request where all are of one directive.
     """
-    every = [q for questions in asked.values() for q in questions]
-    of = {question: name for name, questions in asked.items() for question in questions}
-    activities, windows = _loaded(server, every, at_once, seconds)
-    shares = attributed(server, activities, windows)
+    # By identity: questions of two directives may be equal.
+    of = {id(question): name for name, questions in asked.items() for question in questions}
+    every = [question for questions in asked.values() for question in questions]
+    played, windows = _loaded(server, every, at_once, seconds)
+    shares = attributed(server, played.activities, windows)
     found: dict[str, Any] = {}
     for name in asked:
-        mine = [
-            shares[a.key].joules + shares[a.key].unmetered_joules
-            for a in activities
-            if of.get(_nearest(a, every)) == name
-        ]
-        joules = float(np.mean(mine)) if mine else float("nan")
+        mine = [activity for question, activity in played.all if of[id(question)] == name]
+        joules = sum(shares[a.key].joules + shares[a.key].unmetered_joules for a in mine)
+        tokens = sum(a.completion_tokens for a in mine)
+        each = joules / tokens * _mean_length(asked[name]) if tokens else float("nan")
         found[name] = {
             "requests": len(mine),
-            "joules_per_request": joules,
-            "against_pure_pct": 100 * (joules / pure[name] - 1),
+            "joules_per_request": each,
+            "against_pure_pct": 100 * (each / pure[name] - 1),
         }
     return found
-
-
-def train(server: Server, seconds: float, lanes: int) -> dict[str, Any]:
-    """PPO on the live vector environment, with metered joules in its reward, for so long."""
-    from stable_baselines3 import PPO
-    from stable_baselines3.common.callbacks import BaseCallback
-
-    from agents.training.sb3 import Lanes
-
-    capped = [
-        Directive(d.name, d.text, None if d.name == "none" else int(np.mean(LENGTHS[d.name][1])))
-        for d in (DEFAULT_CATALOGUE[i] for i in range(len(DEFAULT_CATALOGUE)))
-    ]
-    env = gymnasium.make_vec(
-        "envs.registration:sprout/Llama2Live-v0",
-        num_envs=lanes,
-        vectorization_mode="vector_entry_point",
-        upstream=server.url,
-        model=server.model,
-        catalogue=Catalogue(tuple(capped)),
-        meter=server.meter,
-    )
-    assert isinstance(env, Llama2VectorEnv)
-    rewards: list[float] = []
-    joules: list[float] = []
-    until = time.monotonic() + seconds
-    vector = Lanes(env, gamma=0.0)
-
-    class Watch(BaseCallback):
-        """Keeps what each step gave, and ends in time."""
-
-        def _on_step(self) -> bool:
-            info = vector.last_info
-            rewards.append(float(np.mean(self.locals["rewards"])))
-            joules.append(float(np.mean(info["energy_joules"])))
-            return time.monotonic() < until
-
-    began = time.monotonic()
-    agent = PPO("MlpPolicy", vector, n_steps=4, batch_size=lanes, gamma=0.0, device="cpu", seed=0)
-    agent.learn(1_000_000, callback=Watch())
-    lasted = time.monotonic() - began
-    env.close()
-    tenth = max(1, len(joules) // 10)
-    return {
-        "steps": len(rewards) * lanes,
-        "steps_per_second": len(rewards) * lanes / lasted,
-        "energy_method": attributed_method(server.meter.method),
-        "rewards_finite": bool(np.isfinite(rewards).all()),
-        "joules_per_request_first_tenth": float(np.mean(joules[:tenth])),
-        "joules_per_request_last_tenth": float(np.mean(joules[-tenth:])),
-    }
 
 
 def attributed(
@@ -220,18 +188,18 @@ def attributed(
 
 def _loaded(
     server: Server, asked: list[Question], at_once: int, seconds: float
-) -> tuple[list[Activity], list[EnergyReading]]:
+) -> tuple[Played, list[EnergyReading]]:
     with metered(server.meter, server.window_seconds) as windows:
         ask = timed(seconds, asked, at_once)
-        activities = play(server.url, server.model, at_once, ask, at_once)
-    return activities, windows
+        played = play_for(server.url, server.model, at_once, ask, seconds, at_once)
+    return played, windows
+
+
+def _mean_length(asked: list[Question]) -> float:
+    """Tokens of an answer: there is no end but the cap."""
+    return float(np.mean([question.max_tokens for question in asked]))
 
 
 def _once(question: Question) -> Callable[[], Question | None]:
     left = [question]
     return lambda: left.pop() if left else None
-
-
-def _nearest(activity: Activity, asked: list[Question]) -> Question:
-    """The question that an answer of this length was to: there is no end but the cap."""
-    return min(asked, key=lambda q: abs(q.max_tokens - activity.completion_tokens))

@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from envs.arrays import Float64Array
-
 from experiments.bench.lanes import Lane, Run
 
 

@@ -1,14 +1,15 @@
 """Llamas of a given shape with random weights: they cost what real ones cost, and say nothing.
 
 For measuring energy where no weights are at hand. The tokenizer is the embedded Llama's; tokens
-that it does not know are never likeliest, and there is no end token, so that an answer is as long
-as it is allowed to be.
+that it does not know, or that are no text by themselves, are never likeliest: a stream has a piece
+for each token. There is no end token, so that an answer is as long as it is allowed to be.
 """
 
 import shutil
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from envs.errors import ConfigError
@@ -63,7 +64,7 @@ def random_llama(shape: str, folder: Path, device: str) -> int:
     try:
         with torch.device(device), torch.no_grad():
             model = LlamaForCausalLM(config)
-            model.lm_head.weight[_KNOWN_TOKENS:] = 0
+            model.lm_head.weight[_silent(config.vocab_size)] = 0
     finally:
         torch.set_default_dtype(before)
     model.generation_config.eos_token_id = None
@@ -72,3 +73,11 @@ def random_llama(shape: str, folder: Path, device: str) -> int:
     for name in _TOKENIZER:
         shutil.copyfile(EMBEDDED / name, folder / name)
     return sum(p.numel() * p.element_size() for p in model.parameters())
+
+
+def _silent(size: int) -> list[int]:
+    """Tokens of a vocabulary of this size that are no text by themselves."""
+    tokenizer = Tokenizer.from_file(str(EMBEDDED / "tokenizer.json"))
+    said = [tokenizer.decode([token]) for token in range(_KNOWN_TOKENS)]
+    halves = [token for token, text in enumerate(said) if not text or "\ufffd" in text]
+    return [*halves, *range(_KNOWN_TOKENS, size)]

@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import openai
 from openai import AsyncOpenAI
+from openai.types import CompletionUsage
 
 from envs.energy.meter import EnergyReading, Meter, WindowReader
 from envs.energy.work import Activity
@@ -26,6 +28,41 @@ class Question:
 
     prompt_tokens: int
     max_tokens: int
+
+
+@dataclass(frozen=True)
+class Played:
+    """What was asked in a bounded time, each question with what was seen of its answer.
+
+    Attributes:
+        cut: answers that had begun and not ended; their tokens are counted by the pieces that
+            came, as many a piece as in those that ended, else one.
+    """
+
+    ended: list[tuple[Question, Activity]]
+    cut: list[tuple[Question, Activity]]
+
+    @property
+    def all(self) -> list[tuple[Question, Activity]]:
+        """Those that ended, then those that were cut off."""
+        return [*self.ended, *self.cut]
+
+    @property
+    def activities(self) -> list[Activity]:
+        """Of all that was begun to be answered."""
+        return [activity for _, activity in self.all]
+
+
+@dataclass
+class _Answer:
+    question: Question
+    key: str
+    start: float
+    first: float | None = None
+    last: float = 0.0
+    end: float = 0.0
+    pieces: int = 0
+    usage: CompletionUsage | None = None
 
 
 @contextmanager
@@ -66,14 +103,38 @@ def metered(meter: Meter, window_seconds: float = 1.0) -> Iterator[list[EnergyRe
 def play(
     url: str, model: str, at_once: int, ask: Callable[[], Question | None], seed: int = 0
 ) -> list[Activity]:
-    """Keep `at_once` requests in flight until there is nothing more to ask.
+    """Keep `at_once` requests in flight until there is nothing more to ask, and wait for the last.
 
     Prompts are random words, so that no cache of prefixes spares their reading.
 
     Raises:
         UpstreamError: a request failed, or the server reports no usage.
     """
-    return asyncio.run(_play(url, model, at_once, ask, random.Random(seed)))
+    return play_for(url, model, at_once, ask, None, seed).activities
+
+
+def play_for(
+    url: str,
+    model: str,
+    at_once: int,
+    ask: Callable[[], Question | None],
+    seconds: float | None,
+    seed: int = 0,
+) -> Played:
+    """As `play`, but what has not ended after so many seconds is cut off.
+
+    Raises:
+        UpstreamError: a request failed, or the server reports no usage.
+    """
+    begun: list[_Answer] = []
+    asyncio.run(_play_for(url, model, at_once, ask, seconds, random.Random(seed), begun))
+    ended = [(a.question, _ended(a, a.usage)) for a in begun if a.usage is not None]
+    cut = [a for a in begun if a.usage is None and a.first is not None]
+    pieces = sum(a.pieces for a in begun if a.usage is not None)
+    rate = sum(a.completion_tokens for _, a in ended) / pieces if pieces else 1.0
+    # What a chat template adds.
+    more = round(np.mean([a.prompt_tokens - q.prompt_tokens for q, a in ended])) if ended else 0
+    return Played(ended, [(a.question, _cut(a, more, rate)) for a in cut])
 
 
 def timed(seconds: float, questions: Sequence[Question], seed: int = 0) -> Callable[[], Question]:
@@ -87,20 +148,37 @@ def timed(seconds: float, questions: Sequence[Question], seed: int = 0) -> Calla
     return ask  # type: ignore[return-value]
 
 
+async def _play_for(
+    url: str,
+    model: str,
+    at_once: int,
+    ask: Callable[[], Question | None],
+    seconds: float | None,
+    rng: random.Random,
+    begun: list[_Answer],
+) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await _play(url, model, at_once, ask, rng, begun)
+    except TimeoutError:
+        pass
+
+
 async def _play(
     url: str,
     model: str,
     at_once: int,
     ask: Callable[[], Question | None],
     rng: random.Random,
-) -> list[Activity]:
-    found: list[Activity] = []
+    begun: list[_Answer],
+) -> None:
     client = AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=600)
 
     async def one() -> None:
         """Ask again and again."""
         while (question := ask()) is not None:
-            found.append(await _answer(client, model, question, rng))
+            begun.append(_Answer(question, f"{rng.getrandbits(64):016x}", time.time()))
+            await _answered(client, model, begun[-1], rng)
 
     try:
         async with client, asyncio.TaskGroup() as group:
@@ -110,21 +188,19 @@ async def _play(
         raise UpstreamError(f"a request to {url} failed: {errors.exceptions[0]}") from None
     except* UpstreamError as errors:
         raise UpstreamError(str(errors.exceptions[0])) from None
-    return found
 
 
-async def _answer(
-    client: AsyncOpenAI, model: str, question: Question, rng: random.Random
-) -> Activity:
+async def _answered(client: AsyncOpenAI, model: str, answer: _Answer, rng: random.Random) -> None:
     words = (
         "".join(rng.choices(string.ascii_lowercase, k=_WORD_LETTERS))
-        for _ in range(question.prompt_tokens)
+        for _ in range(answer.question.prompt_tokens)
     )
-    sent, first, pieces, usage = time.time(), None, 0, None
+    text, usage = " ".join(words), None
+    answer.start = time.time()
     stream = await client.chat.completions.create(
         model=model,
-        messages=[{"role": "user", "content": " ".join(words)}],
-        max_tokens=question.max_tokens,
+        messages=[{"role": "user", "content": text}],
+        max_tokens=answer.question.max_tokens,
         temperature=0.0,
         stream=True,
         stream_options={"include_usage": True},
@@ -132,9 +208,24 @@ async def _answer(
     async for chunk in stream:
         usage = chunk.usage or usage
         if chunk.choices and chunk.choices[0].delta.content:
-            pieces += 1
-            first = first or time.time()
+            answer.pieces += 1
+            answer.last = time.time()
+            answer.first = answer.first or answer.last
     if usage is None:
         raise UpstreamError("the server reports no token usage; nothing to account by")
-    key = f"{rng.getrandbits(64):016x}"
-    return Activity(key, sent, first, time.time(), usage.prompt_tokens, usage.completion_tokens)
+    answer.end, answer.usage = time.time(), usage
+
+
+def _ended(answer: _Answer, usage: CompletionUsage) -> Activity:
+    return Activity(
+        *(answer.key, answer.start, answer.first, answer.end),
+        *(usage.prompt_tokens, usage.completion_tokens),
+    )
+
+
+def _cut(answer: _Answer, more: int, rate: float) -> Activity:
+    tokens = min(answer.question.max_tokens, round(answer.pieces * rate))
+    return Activity(
+        *(answer.key, answer.start, answer.first, answer.last),
+        *(answer.question.prompt_tokens + more, tokens),
+    )

@@ -5,10 +5,10 @@ import json
 
 import numpy as np
 import pytest
+from envs.energy.meter.coefficients import read_coefficients
+from envs.energy.meter.simulator import simulate
 
-from envs.energy.coefficients import read_coefficients
 from envs.energy.meter import Window
-from envs.energy.simulator import simulate
 from envs.energy.work import KINDS
 from envs.errors import ConfigError, DataError, MeterError
 from experiments.bench.gpu import floor, savings
@@ -117,7 +117,7 @@ def test_a_damaged_file_of_coefficients_is_named(tmp_path, change, problem):
 def cell(directive, at_once, joules):
     zeros = dict.fromkeys(("prompt_tokens", "completion_tokens", "joules", "seconds"), 1)
     return Cell(
-        directive, at_once, 10, **zeros, uncertainty_joules=0.0, joules_per_request=joules,
+        directive, at_once, 10, 0, **zeros, uncertainty_joules=0.0, joules_per_request=joules,
         joules_per_token=1.0, tokens_per_second=1.0, watts=700.0, off=0.0,
     )  # fmt: skip
 
@@ -126,7 +126,7 @@ def test_savings_are_against_the_request_left_alone_at_the_same_load():
     cells = [cell("none", 1, 10.0), cell("brief", 1, 4.0), cell("none", 8, 5.0)]
     cells.append(cell("brief", 8, 4.0))
     assert savings(cells) == {"brief": {"1": pytest.approx(60), "8": pytest.approx(20)}}
-    from envs.carbon.hardware import find_hardware
+    from envs.carbon.intensity.hardware import find_hardware
 
     # 13.5 GB at 3,350 GB/s are 4 ms, at 700 W 2.8 J a pass, shared by those in it.
     found = floor(cells, 13_500_000_000, find_hardware("h100-sxm"))
