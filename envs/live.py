@@ -20,7 +20,7 @@ DEFAULT_MAX_TOKENS = 192
 class LiveBackend:
     """Sends requests to a live server, all of a call at once, and meters the call as one window.
 
-    The window's joules are split by tokens (`envs.energy.meter.attribute`), so requests
+    The window's joules are split by tokens (`envs.energy.meter.split_by_tokens`), so requests
     that run beside each other share what the server spent.
     """
 

@@ -5,7 +5,7 @@ from experiments.bench.decide import DecideBench
 from experiments.bench.directives import DirectivesBench
 from experiments.bench.env import EnvBench
 from experiments.bench.gateway import GatewayBench
-from experiments.bench.gpu import GpuBench
+from experiments.bench.gpu.command import GpuBench
 from experiments.bench.loop import LoopBench
 from experiments.bench.soak import SoakBench
 from experiments.bench.start import StartBench

@@ -13,8 +13,8 @@ from tokenizers import Tokenizer
 
 from envs.energy.attribution import Attribution
 from envs.errors import UpstreamError
-from experiments.bench import gpu
-from experiments.bench.gpu_runs import Server, lone_requests, measure, mixture, spread
+from experiments.bench.gpu import command as gpu
+from experiments.bench.gpu.runs import Server, lone_requests, measure, mixture, spread
 from experiments.cli import main
 from experiments.llama import random_weights
 from experiments.record.metering import Question, play_for, timed

@@ -5,14 +5,14 @@ import json
 
 import numpy as np
 import pytest
-from envs.energy.meter.coefficients import read_coefficients
-from envs.energy.meter.simulator import simulate
 
+from envs.energy.coefficients import read_coefficients
 from envs.energy.meter import Window
+from envs.energy.simulator import simulate
 from envs.energy.work import KINDS
 from envs.errors import ConfigError, DataError, MeterError
-from experiments.bench.gpu import floor, savings
-from experiments.bench.gpu_runs import LENGTHS, Cell, questions_of
+from experiments.bench.gpu.command import floor, savings
+from experiments.bench.gpu.runs import LENGTHS, Cell, questions_of
 from experiments.cli import main
 from experiments.record.calibrate import idle_watts, levels_of
 from experiments.record.metering import Question, metered, play, timed
@@ -49,7 +49,7 @@ def test_a_live_server_is_calibrated(llama, tmp_path, capsys):
     assert dict(zip(KINDS, made.joules, strict=True)) == pytest.approx(found["joules"])
     assert (tmp_path / "out" / "calibration.png").stat().st_size > 10_000
     # The estimator takes it: of a crowd, each has a smaller share of a pass.
-    rate = hook(tmp_path, coefficients=tmp_path / "out/coefficients.json")._recorder._calibrated
+    rate = hook(tmp_path, coefficients=tmp_path / "out/coefficients.json")._completer._calibrated
     assert rate.cost(20, 50, together=8)[0] < rate.cost(20, 50, together=1)[0]
     # So does the simulator.
     lengths = lambda: (20, 30)  # noqa: E731
@@ -126,7 +126,7 @@ def test_savings_are_against_the_request_left_alone_at_the_same_load():
     cells = [cell("none", 1, 10.0), cell("brief", 1, 4.0), cell("none", 8, 5.0)]
     cells.append(cell("brief", 8, 4.0))
     assert savings(cells) == {"brief": {"1": pytest.approx(60), "8": pytest.approx(20)}}
-    from envs.carbon.intensity.hardware import find_hardware
+    from envs.carbon.hardware import find_hardware
 
     # 13.5 GB at 3,350 GB/s are 4 ms, at 700 W 2.8 J a pass, shared by those in it.
     found = floor(cells, 13_500_000_000, find_hardware("h100-sxm"))

@@ -9,7 +9,7 @@ import numpy as np
 from envs.energy.meter import attributed_method
 from envs.llama2 import Llama2VectorEnv
 from envs.requests.directive import DEFAULT_CATALOGUE, Catalogue, Directive
-from experiments.bench.gpu_runs import LENGTHS, Server
+from experiments.bench.gpu.runs import LENGTHS, Server
 
 
 def train(server: Server, seconds: float, lanes: int) -> dict[str, Any]:

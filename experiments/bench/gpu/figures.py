@@ -9,7 +9,7 @@ import numpy as np
 
 from envs.carbon.hardware import Hardware
 from envs.errors import ConfigError
-from experiments.bench.gpu_runs import Cell
+from experiments.bench.gpu.runs import Cell
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt

@@ -14,8 +14,8 @@ from envs.energy.attribution import Attribution
 from envs.energy.meters.choose import choose_meter
 from envs.energy.meters.flags import MeterFlags
 from envs.outcomes.profile_reader import read_profile
-from experiments.bench.gpu_figures import ML_ENERGY, draw, floor, line, published, savings
-from experiments.bench.gpu_runs import (
+from experiments.bench.gpu.figures import ML_ENERGY, draw, floor, line, published, savings
+from experiments.bench.gpu.runs import (
     Cell,
     Questions,
     Server,
@@ -25,7 +25,7 @@ from experiments.bench.gpu_runs import (
     questions_of,
     spread,
 )
-from experiments.bench.gpu_train import train
+from experiments.bench.gpu.train import train
 from experiments.llama.server import batching, llama_server
 from experiments.record.calibrate import idle_watts, levels_of
 from experiments.settings import Settings, write_json
