@@ -36,7 +36,7 @@ DEFAULT_FLOOR = 0.95
 CALIBRATION_REQUESTS = 16
 
 
-def live_world(
+def live_world(  # noqa: PLR0913, the configuration of an environment
     upstream: str,
     *,
     model: str | None = None,
@@ -101,7 +101,7 @@ def _calibrated(backend: LiveBackend, mean_intensity: float, floors: dict[str, f
     return reward
 
 
-def replay_world(
+def replay_world(  # noqa: PLR0913, the configuration of an environment
     profile: Profile | Path,
     *,
     intensity: Path | None = None,

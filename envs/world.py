@@ -87,7 +87,7 @@ class World:
             default), where training has to see them otherwise.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, the configuration of an environment
         self,
         backend: Backend,
         featurizer: Featurizer,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from experiments.processes import ChildProcess, free_port, start_process
+from experiments.processes import ChildProcess, free_port, loopback, start_process
 
 
 @contextmanager
@@ -35,8 +35,7 @@ def start_hook(
         start_process(
             "the hook",
             [*command, *given, "--admin-port", str(admin_port), "--state", state, *held, *flags],
-            port,
-            "/healthz",
+            loopback(port, "/healthz"),
             log=log,
             # Its flags say it all: settings meant for the caller must not change it.
             environment={k: v for k, v in os.environ.items() if not k.startswith("SPROUT_")},

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 from envs.errors import ConfigError, UpstreamError
 
@@ -51,17 +52,18 @@ class ChildProcess:
 def start_process(
     name: str,
     command: Sequence[str],
-    port: int,
-    health: str,
+    health_url: str,
     *,
     log: Path | None = None,
     folder: Path | None = None,
     environment: Mapping[str, str] | None = None,
     start_seconds: float = 300.0,
 ) -> Iterator[ChildProcess]:
-    """Run `command`, wait until `health` (a path) answers 200, and stop it in the end.
+    """Run a server, wait until `health_url` answers 200, and stop the server in the end.
 
-    `environment` None passes on this process's own.
+    Args:
+        folder: working directory.
+        environment: None passes on this process's own.
 
     Raises:
         UpstreamError: it ended early or was not healthy in time; quotes its last line.
@@ -83,12 +85,17 @@ def start_process(
             start_new_session=True,
             preexec_fn=die_with_parent,
         )
-    url = f"http://{HOST}:{port}"
+    url = urlunsplit((*urlsplit(health_url)[:2], "", "", ""))
     try:
-        _wait(ChildProcess(name, url, process, log, 0.0), url + health, started + start_seconds)
+        _wait(ChildProcess(name, url, process, log, 0.0), health_url, started + start_seconds)
         yield ChildProcess(name, url, process, log, time.monotonic() - started)
     finally:
         _stop(process)
+
+
+def loopback(port: int, path: str) -> str:
+    """URL of a path of a server on this machine."""
+    return f"http://{HOST}:{port}{path}"
 
 
 def free_port(port: int = 0) -> int:

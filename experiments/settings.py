@@ -22,6 +22,7 @@ from pydantic_settings import (
 )
 
 from envs.errors import ConfigError
+from envs.yaml_file import read_yaml
 
 
 class Settings(BaseSettings):
@@ -127,10 +128,7 @@ def _file_settings(arguments: list[str]) -> dict[str, Any]:
             given = arguments[index + 1]
     if not given:
         return {}
-    try:
-        content = yaml.safe_load(Path(given).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"--config {given}: cannot be read ({error})") from error
+    content = read_yaml(Path(given), "give --config a YAML mapping of settings")
     if content is not None and not isinstance(content, dict):
         raise ConfigError(f"--config {given}: give a mapping of settings")
     # Written as flags are or as fields are.
@@ -152,10 +150,7 @@ def floors_by_task(
     try:
         given: Any = dict.fromkeys(tasks, float(floor))
     except ValueError:
-        try:
-            given = yaml.safe_load(Path(floor).read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError) as error:
-            raise ConfigError(f"--floor {floor!r}: neither a ratio nor a YAML file") from error
+        given = read_yaml(Path(floor), "give --floor a ratio or a YAML file of TASK: RATIO lines")
     if not isinstance(given, dict):
         raise ConfigError(f"--floor {floor}: give task: ratio lines")
     missing = [task for task in tasks if task not in given]

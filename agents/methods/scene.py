@@ -114,14 +114,26 @@ class Scene:
         return seen
 
 
+@dataclass(frozen=True)
+class Windows:
+    """Spans of each trace's hours.
+
+    Attributes:
+        starts: first hour of each window; empty takes each trace whole.
+        hours: length of each window.
+    """
+
+    starts: Sequence[int] = ()
+    hours: int = 720
+
+
 def build_scene(
     profile: Profile,
     traces: Sequence[IntensityTrace],
     floors: Mapping[str, float],
     *,
     quality: str,
-    starts: Sequence[int] = (),
-    hours: int = 720,
+    windows: Windows = Windows(),
     mix: Mix | None = None,
     seed: int = 0,
 ) -> Scene:
@@ -132,8 +144,7 @@ def build_scene(
 
     Args:
         floors: by task.
-        starts: first hours of windows in each trace; none takes each trace whole.
-        hours: length of each window.
+        windows: hours of each trace that requests are spread over.
         mix: share of each task by hour of the window, reached by weighting the requests;
             the shares of tasks that are left out go to the others. Default: the
             profile's own shares.
@@ -145,7 +156,7 @@ def build_scene(
     """
     known = ~np.isnan(profile.quality(quality)).any(axis=1)
     order = np.random.default_rng(seed).permutation(np.flatnonzero(known))
-    zone, hour, times = _slots(traces, len(order), starts, hours)
+    zone, hour, times = _slots(traces, len(order), windows)
     chosen = profile.select(order)
     weights = np.ones(len(order))
     own = _own_shares(chosen)
@@ -171,21 +182,22 @@ def build_scene(
 
 
 def _slots(
-    traces: Sequence[IntensityTrace], count: int, starts: Sequence[int], hours: int
+    traces: Sequence[IntensityTrace], count: int, windows: Windows
 ) -> tuple[Int64Array, Int64Array, Float64Array]:
     """Zone, hour of its window and time of each request, each shape (count,)."""
     by_zone = [
-        [t.window_times(start, hours) for start in starts] or [t.window_times(0, len(t.g_per_kwh))]
+        [t.window_times(start, windows.hours) for start in windows.starts]
+        or [t.window_times(0, len(t.g_per_kwh))]
         for t in traces
     ]
-    windows = [times for of_zone in by_zone for times in of_zone]
+    spans = [times for of_zone in by_zone for times in of_zone]
     zone = np.concatenate(
         [np.full(len(times), z) for z, of_zone in enumerate(by_zone) for times in of_zone]
     )
-    hour = np.concatenate([np.arange(len(times)) for times in windows])
+    hour = np.concatenate([np.arange(len(times)) for times in spans])
     taken = ((np.arange(count) + 0.5) * len(zone) / max(1, count)).astype(np.int64)
     # In the middle of the hour: no rounding can move it into the next.
-    times = np.concatenate(windows)[taken] + HOUR_SECONDS / 2
+    times = np.concatenate(spans)[taken] + HOUR_SECONDS / 2
     return zone[taken], hour[taken], times
 
 

@@ -1,25 +1,17 @@
-"""Reads the policy of a stable-baselines3 checkpoint without unpickling anything.
-
-`PPO.load` runs whatever the file's pickles say. The network's weights are a plain state
-dict, which torch loads as tensors only, and the rest of what is needed is readable text.
-"""
+"""The policy of a stable-baselines3 checkpoint, read without unpickling anything."""
 
 import json
 import re
-import zipfile
 from collections.abc import Mapping
-from io import BytesIO
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
-import torch
 
 from agents.policy.network import ACTIVATIONS, CLIP, Policy
+from agents.policy.sb3_archive import WEIGHTS, read_state_dicts
 from envs.errors import DataError
 
-WEIGHTS = "policy.pth"
 ACTOR = re.compile(r"mlp_extractor\.policy_net\.(\d+)\.weight")
 REMEDY = "give a PPO or A2C checkpoint of an MlpPolicy, as model.save() writes it"
 
@@ -34,18 +26,7 @@ def read_policy(path: Path, activation: str | None = None) -> Policy:
         DataError: no checkpoint, a pickle that only code could load, or a network that is no
             perceptron over plain or `agents.training.sb3.Normaliser` observations.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            weights = archive.read(WEIGHTS)
-            described = archive.read("data") if "data" in archive.namelist() else b"{}"
-        state = torch.load(BytesIO(weights), map_location="cpu", weights_only=True)
-    except KeyError as error:
-        raise DataError(path, f"holds no {WEIGHTS}", REMEDY) from error
-    except (OSError, zipfile.BadZipFile, UnpicklingError, RuntimeError, EOFError) as error:
-        problem = str(error).splitlines()[0]
-        raise DataError(path, f"cannot be read as weights ({problem})", REMEDY) from error
-    if not isinstance(state, Mapping):
-        raise DataError(path, f"{WEIGHTS} is no state dict", REMEDY)
+    (state,), described = read_state_dicts(path, (WEIGHTS,), REMEDY)
     return _policy(path, state, activation or _activation(described))
 
 

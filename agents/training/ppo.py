@@ -64,7 +64,7 @@ class Trained:
 class Trainer:
     """Trains one policy: `replay` or `start_from`, then optionally `live`, then `result`."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, the configuration of a training
         self,
         profile: Profile,
         trace: IntensityTrace,
@@ -137,16 +137,17 @@ class Trainer:
     def _keep(self, model: PPO) -> None:
         assert self._checkpoints is not None
         assert self._duals.best is not None
-        save_progress(
-            self._checkpoints,
-            model,
-            self._duals.average,
-            self._duals.best,
-            self._constraint.levels,
-            self.reward.multipliers | self.reward.latency_prices,
-            model.num_timesteps,
-            self._identity(),
+        progress = Progress(
+            steps=model.num_timesteps,
+            levels=dict(self._constraint.levels),
+            multipliers=self.reward.multipliers | self.reward.latency_prices,
+            best=self._duals.best,
+            weights=model.policy.state_dict(),
+            optimiser=model.policy.optimizer.state_dict(),
+            average=self._duals.average,
+            identity=self._identity(),
         )
+        save_progress(self._checkpoints, model, progress)
 
     def start_from(self, policy: Policy, multipliers: Mapping[str, float]) -> None:
         """Go on from a finished policy, in place of the replay.
@@ -198,8 +199,13 @@ class Trainer:
         if (best := self._duals.best) is None:
             raise RuntimeError("nothing has been trained yet")
         return Trained(
-            *(best.policy, self.featurizer, best.found, best.multipliers),
-            *(self._duals.steps, best.kept, self._seconds),
+            policy=best.policy,
+            featurizer=self.featurizer,
+            validation=best.found,
+            multipliers=best.multipliers,
+            steps=self._duals.steps,
+            floors_kept=best.kept,
+            seconds=self._seconds,
         )
 
     def _model(self, world: World, n_steps: int, rate: float) -> PPO:

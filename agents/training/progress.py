@@ -7,10 +7,8 @@ the weights and the optimiser's state are read back, as tensors), `average.pt` (
 
 import json
 import shutil
-import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from io import BytesIO
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -21,10 +19,13 @@ from safetensors.numpy import load_file, save_file
 from stable_baselines3 import PPO
 
 from agents.policy.network import Policy
+from agents.policy.sb3_archive import OPTIMISER, WEIGHTS, read_state_dicts
 from agents.training.lagrangian import Validation
 from envs.errors import DataError
 
 REMEDY = "train anew without --resume"
+# What reading a damaged checkpoint can raise.
+DAMAGE = (OSError, ValueError, KeyError, TypeError, RuntimeError, UnpicklingError, SafetensorError)
 
 
 @dataclass(frozen=True)
@@ -67,32 +68,23 @@ class Progress:
     identity: dict[str, Any]
 
 
-def save_progress(
-    folder: Path,
-    model: PPO,
-    average: Mapping[str, Any],
-    best: Best,
-    levels: Mapping[str, float],
-    multipliers: Mapping[str, float],
-    steps: int,
-    identity: Mapping[str, Any],
-) -> None:
+def save_progress(folder: Path, model: PPO, progress: Progress) -> None:
     """Write a checkpoint in place of the last one; a reader never sees half of it."""
     draft = folder.with_name(f"{folder.name}.new")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     model.save(draft / "latest.zip")
-    torch.save(dict(average), draft / "average.pt")
-    save_file(best.policy.arrays(), draft / "best.safetensors")
+    torch.save(dict(progress.average), draft / "average.pt")
+    save_file(progress.best.policy.arrays(), draft / "best.safetensors")
     state = {
-        "steps": steps,
-        "levels": dict(levels),
-        "multipliers": dict(multipliers),
-        "identity": dict(identity),
+        "steps": progress.steps,
+        "levels": progress.levels,
+        "multipliers": progress.multipliers,
+        "identity": progress.identity,
         "best": {
-            "found": asdict(best.found),
-            "multipliers": best.multipliers,
-            "kept": best.kept,
+            "found": asdict(progress.best.found),
+            "multipliers": progress.best.multipliers,
+            "kept": progress.best.kept,
         },
     }
     (draft / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
@@ -108,31 +100,26 @@ def load_progress(folder: Path, identity: Mapping[str, Any]) -> Progress:
     """
     try:
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        with zipfile.ZipFile(folder / "latest.zip") as archive:
-            weights, optimiser = (
-                torch.load(BytesIO(archive.read(name)), map_location="cpu", weights_only=True)
-                for name in ("policy.pth", "policy.optimizer.pth")
-            )
+        (weights, optimiser), _ = read_state_dicts(
+            folder / "latest.zip", (WEIGHTS, OPTIMISER), REMEDY
+        )
         average = torch.load(folder / "average.pt", map_location="cpu", weights_only=True)
         arrays = load_file(folder / "best.safetensors")
         best = state["best"]
         found = {**best["found"], "share": tuple(best["found"]["share"])}
         progress = Progress(
-            int(state["steps"]),
-            dict(state["levels"]),
-            dict(state["multipliers"]),
-            Best(_policy(arrays), Validation(**found), best["multipliers"], best["kept"]),
-            weights,
-            optimiser,
-            average,
-            state["identity"],
+            steps=int(state["steps"]),
+            levels=dict(state["levels"]),
+            multipliers=dict(state["multipliers"]),
+            best=Best(_policy(arrays), Validation(**found), best["multipliers"], best["kept"]),
+            weights=weights,
+            optimiser=optimiser,
+            average=average,
+            identity=state["identity"],
         )
     except FileNotFoundError as error:
         raise DataError(folder, f"no checkpoint ({error.filename} is missing)", REMEDY) from error
-    except (
-        *(OSError, ValueError, KeyError, TypeError, RuntimeError),
-        *(zipfile.BadZipFile, UnpicklingError, SafetensorError),
-    ) as error:
+    except DAMAGE as error:
         raise DataError(folder, f"the checkpoint is damaged ({error})", REMEDY) from error
     for name, value in json.loads(json.dumps(dict(identity))).items():
         if progress.identity.get(name) != value:

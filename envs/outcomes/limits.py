@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from envs.errors import DataError
+from envs.yaml_file import read_yaml
 
 # Share of requests that may take longer than `p95_seconds`.
 TAIL = 0.05
@@ -34,13 +33,10 @@ def read_limits(path: Path, tasks: Sequence[str]) -> dict[str, Limit]:
     Raises:
         DataError: naming the task and field that is wrong.
     """
-    try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise DataError(path, f"cannot be read ({error})", REMEDY) from error
-    if not isinstance(given, Mapping):
+    rows = read_yaml(path, REMEDY)
+    if not isinstance(rows, Mapping):
         raise DataError(path, "no mapping of tasks", REMEDY)
-    return {str(task): _limit(path, str(task), row, tasks) for task, row in given.items()}
+    return {str(task): _limit(path, str(task), row, tasks) for task, row in rows.items()}
 
 
 def _limit(path: Path, task: str, row: Any, tasks: Sequence[str]) -> Limit:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from envs.errors import DataError
+from envs.yaml_file import read_yaml
 
 Message = Mapping[str, Any]
 # Names travel in HTTP headers and metric labels.
@@ -159,8 +158,4 @@ def read_catalogue(path: Path | None) -> Catalogue:
     """The YAML catalogue at `path`, or the paper's three directives."""
     if path is None:
         return DEFAULT_CATALOGUE
-    try:
-        rows = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise DataError(path, f"cannot be read ({error})", "give a YAML catalogue") from error
-    return Catalogue.from_rows(rows, path)
+    return Catalogue.from_rows(read_yaml(path, "give a YAML catalogue"), path)

@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 
-from experiments.processes import HOST, ChildProcess, free_port, start_process
+from experiments.processes import HOST, ChildProcess, free_port, loopback, start_process
 
 UPSTREAM_VARIABLE = "SPROUT_BENCH_UPSTREAM"
 ANSWER = (
@@ -108,7 +108,9 @@ def canned() -> Iterator[ChildProcess]:
     """The upstream as a process, while the context lasts."""
     port = free_port()
     command = [sys.executable, "-P", "-m", "experiments.bench.canned", str(port)]
-    with start_process("the canned upstream", command, port, "/", start_seconds=30) as started:
+    with start_process(
+        "the canned upstream", command, loopback(port, "/"), start_seconds=30
+    ) as started:
         yield started
 
 

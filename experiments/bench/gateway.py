@@ -17,7 +17,7 @@ from agents.policy.bundle import load_bundle
 from experiments.bench import load
 from experiments.bench.canned import UPSTREAM_VARIABLE, canned
 from experiments.hook_process import start_hook
-from experiments.processes import ChildProcess, free_port, start_process
+from experiments.processes import ChildProcess, free_port, loopback, start_process
 from experiments.settings import Settings, write_json
 
 NGINX = """
@@ -104,7 +104,11 @@ def _hop(upstream: str) -> Iterator[ChildProcess]:
     flags = ["--port", str(port), "--log-level", "warning", "--no-access-log"]
     environment = {**os.environ, UPSTREAM_VARIABLE: upstream}
     with start_process(
-        "the bare hop", [*command, *flags], port, "/", environment=environment, start_seconds=30
+        "the bare hop",
+        [*command, *flags],
+        loopback(port, "/"),
+        environment=environment,
+        start_seconds=30,
     ) as started:
         yield started
 
@@ -117,7 +121,7 @@ def _nginx(upstream: str) -> Iterator[ChildProcess]:
         bare = upstream.removeprefix("http://")
         config.write_text(NGINX.format(folder=folder, upstream=bare, port=port))
         command = ["nginx", "-c", str(config), "-e", f"{folder}/error.log"]
-        with start_process("nginx", command, port, "/", start_seconds=30) as started:
+        with start_process("nginx", command, loopback(port, "/"), start_seconds=30) as started:
             yield started
 
 
@@ -134,8 +138,7 @@ def _litellm(program: str, upstream: str, model: str) -> Iterator[ChildProcess]:
         with start_process(
             "LiteLLM",
             command,
-            port,
-            "/health/liveliness",
+            loopback(port, "/health/liveliness"),
             environment=environment,
             start_seconds=180,
         ) as started:

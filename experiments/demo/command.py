@@ -19,7 +19,7 @@ from envs.requests.request import Request
 from envs.requests.tasks import MODULES
 from envs.requests.workload import generate_requests
 from envs.upstream import Upstream
-from experiments.demo.drive import Arm, drive
+from experiments.demo.drive import Arm, Target, drive
 from experiments.demo.report import Comparison, compare, show, write_report
 from experiments.hook_process import start_hook
 from experiments.llama.server import EMBEDDED, LlamaServer, llama_server
@@ -103,16 +103,9 @@ class Demo(Settings):
         def arm(name: str, url: str, action: int | None) -> Arm:
             """Drive through `url`; what the hook itself uses counts where it takes part."""
             meter = choose_meter(*dict.fromkeys((server.url, url)))
-            return drive(
-                name,
-                url,
-                server.model,
-                requests,
-                intensity,
-                meter,
-                gap_seconds=GAP_SECONDS,
-                directive=None if action is None else DEFAULT_CATALOGUE[action],
-            )
+            directive = None if action is None else DEFAULT_CATALOGUE[action]
+            target = Target(name, url, server.model, directive)
+            return drive(target, requests, intensity, meter, GAP_SECONDS)
 
         length = timedelta(seconds=self.requests * GAP_SECONDS)
         console.print(f"[bold]4/5[/] the same requests straight to the server ({length} an arm)")

@@ -42,28 +42,39 @@ class Arm:
     energy_source: str
 
 
+@dataclass(frozen=True)
+class Target:
+    """Where and how an arm's requests are sent.
+
+    Attributes:
+        name: the arm's name in the report.
+        url: base URL of an OpenAI-compatible server.
+        directive: added by this client, as a caller would; None sends requests as they are.
+    """
+
+    name: str
+    url: str
+    model: str
+    directive: Directive | None = None
+
+
 def drive(
-    name: str,
-    url: str,
-    model: str,
+    target: Target,
     requests: Sequence[Request],
     intensity_g_per_kwh: Float64Array,
     meter: Meter,
-    *,
     gap_seconds: float,
-    directive: Directive | None = None,
 ) -> Arm:
-    """Send request i after i gaps, all through `url`, and meter the whole as one window.
+    """Send request i after i gaps, and meter the whole as one window.
 
     Args:
         intensity_g_per_kwh: of the grid when each request is sent, shape (n,).
-        directive: added by this client, as a caller would; None sends the request as it is.
 
     Raises:
         UpstreamError: a request failed.
     """
     window = Window(meter)
-    answers = asyncio.run(_send_all(name, url, model, requests, gap_seconds, directive))
+    answers = asyncio.run(_send_all(target, requests, gap_seconds))
     energy = window.close()
     prompt = np.array([a.prompt_tokens for a in answers], dtype=np.float64)
     tokens = np.array([a.completion_tokens for a in answers], dtype=np.float64)
@@ -76,7 +87,7 @@ def drive(
     # The device is ours only while it works: idle gaps between requests are left out.
     device = split_by_tokens(busy_seconds(starts, starts + seconds), prompt, tokens)
     return Arm(
-        name,
+        target.name,
         tuple(a.directive for a in answers),
         tokens,
         joules,
@@ -99,29 +110,24 @@ class _Answer:
 
 
 async def _send_all(
-    name: str,
-    url: str,
-    model: str,
-    requests: Sequence[Request],
-    gap_seconds: float,
-    directive: Directive | None,
+    target: Target, requests: Sequence[Request], gap_seconds: float
 ) -> list[_Answer]:
     # Retries would be metered as this arm's own energy.
-    client = AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
+    client = AsyncOpenAI(base_url=f"{target.url}/v1", api_key="none", max_retries=0, timeout=120)
     loop = asyncio.get_running_loop()
     started = loop.time()
     with Progress() as progress:
-        bar = progress.add_task(name, total=len(requests))
+        bar = progress.add_task(target.name, total=len(requests))
 
         async def one(index: int, request: Request) -> _Answer:
             """Wait for the request's turn, send it and time it."""
             await asyncio.sleep(max(0.0, started + index * gap_seconds - loop.time()))
             messages = list(request.messages)
-            if directive is not None:
-                messages = list(directive.messages(request.messages))
+            if target.directive is not None:
+                messages = list(target.directive.messages(request.messages))
             sent = loop.time()
             raw = await client.chat.completions.with_raw_response.create(
-                model=model,
+                model=target.model,
                 messages=messages,  # type: ignore[arg-type]
                 max_tokens=DEFAULT_MAX_TOKENS,
                 temperature=0.0,
@@ -133,14 +139,16 @@ async def _send_all(
             chosen = raw.headers.get("x-sprout-directive")
             usage = answer.usage
             if usage is None:
-                raise UpstreamError(f"{name}: {url} reports no token usage; nothing to account by")
+                raise UpstreamError(
+                    f"{target.name}: {target.url} reports no token usage; nothing to account by"
+                )
             return _Answer(
                 answer.choices[0].message.content or "",
                 usage.prompt_tokens,
                 usage.completion_tokens,
                 sent,
                 seconds,
-                chosen or (directive.name if directive else "none"),
+                chosen or (target.directive.name if target.directive else "none"),
             )
 
         try:
@@ -148,7 +156,9 @@ async def _send_all(
                 tasks = [group.create_task(one(i, r)) for i, r in enumerate(requests)]
         except* openai.OpenAIError as errors:
             first = errors.exceptions[0]
-            raise UpstreamError(f"{name}: a request to {url} failed: {first}") from first
+            raise UpstreamError(
+                f"{target.name}: a request to {target.url} failed: {first}"
+            ) from first
         except* UpstreamError as errors:
             raise UpstreamError(str(errors.exceptions[0])) from None
     return [task.result() for task in tasks]

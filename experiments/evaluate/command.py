@@ -10,7 +10,7 @@ from rich.console import Console
 from agents.methods import METHODS, make_method
 from agents.methods.bundle import Learned
 from agents.methods.method import Method
-from agents.methods.scene import build_scene
+from agents.methods.scene import Windows, build_scene
 from agents.policy.bundle import Bundle, load_bundle
 from agents.policy.bundle_files import sha256_of
 from envs.carbon.csv_traces import chosen_zones
@@ -87,8 +87,7 @@ class Evaluate(Settings):
             traces,
             floors_by_task(self.floor, known, profile.tasks),
             quality=self.quality,
-            starts=self.start,
-            hours=self.hours,
+            windows=Windows(self.start, self.hours),
             mix=mix,
             seed=self.seed,
         )

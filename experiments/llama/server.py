@@ -11,7 +11,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 from envs.errors import ConfigError
-from experiments.processes import HOST, ChildProcess, free_port, start_process
+from experiments.processes import HOST, ChildProcess, free_port, loopback, start_process
 
 EMBEDDED = Path(__file__).parent / "sprout-llama-2m"
 ENGINES = ("transformers", "vllm")
@@ -47,7 +47,7 @@ class LlamaServer:
 
 
 @contextmanager
-def llama_server(
+def llama_server(  # noqa: PLR0913, the configuration of a server
     model: str | Path = EMBEDDED,
     *,
     engine: str = "transformers",
@@ -80,8 +80,7 @@ def llama_server(
     with start_process(
         "the Llama server",
         command,
-        port,
-        "/health",
+        loopback(port, "/health"),
         log=log,
         folder=folder,
         environment=_environment() | _absolute(environment or {}, bool(middleware)),

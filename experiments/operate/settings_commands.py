@@ -98,8 +98,12 @@ class RulesTry(_OnLedger):
                 row = dict(zip(RULE_COLUMNS, values, strict=True))
                 total += 1
                 facts = RequestFacts(
-                    *(row["route"], row["model"] or "", row["task"], row["tenant"]),
-                    *(row["characters"], None),
+                    route=row["route"],
+                    model=row["model"] or "",
+                    task=row["task"],
+                    tenant=row["tenant"],
+                    characters=row["characters"],
+                    headers=None,
                 )
                 if (rule := first_matching(rules, facts)) is not None:
                     found = matched[rule.name]

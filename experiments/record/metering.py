@@ -218,14 +218,22 @@ async def _answered(client: AsyncOpenAI, model: str, answer: _Answer, rng: rando
 
 def _ended(answer: _Answer, usage: CompletionUsage) -> Activity:
     return Activity(
-        *(answer.key, answer.start, answer.first, answer.end),
-        *(usage.prompt_tokens, usage.completion_tokens),
+        key=answer.key,
+        start=answer.start,
+        first=answer.first,
+        end=answer.end,
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
     )
 
 
 def _cut(answer: _Answer, more: int, rate: float) -> Activity:
     tokens = min(answer.question.max_tokens, round(answer.pieces * rate))
     return Activity(
-        *(answer.key, answer.start, answer.first, answer.last),
-        *(answer.question.prompt_tokens + more, tokens),
+        key=answer.key,
+        start=answer.start,
+        first=answer.first,
+        end=answer.last,
+        prompt_tokens=answer.question.prompt_tokens + more,
+        completion_tokens=tokens,
     )

@@ -4,7 +4,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_settings import CliPositionalArg
 
@@ -13,6 +12,7 @@ from agents.policy.bundle import load_bundle
 from agents.training.config import PpoConfig
 from envs.errors import ConfigError
 from envs.outcomes.profile import Profile
+from envs.yaml_file import read_yaml
 from experiments.evaluate.result import judge
 from experiments.settings import write_json
 from experiments.study.figure import draw
@@ -121,11 +121,9 @@ def read_question(path: Path) -> Question:
     Raises:
         ConfigError: it cannot be read, or names the field that is wrong.
     """
+    names = ", ".join(sorted(shipped.stem for shipped in SHIPPED.glob("*.yaml")))
     try:
-        question = Question.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, yaml.YAMLError) as error:
-        names = ", ".join(sorted(shipped.stem for shipped in SHIPPED.glob("*.yaml")))
-        raise ConfigError(f"{path}: cannot be read ({error}); shipped are {names}") from error
+        question = Question.model_validate(read_yaml(path, f"shipped are {names}"))
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from agents.methods.scene import Scene, build_scene
+from agents.methods.scene import Scene, Windows, build_scene
 from agents.training.config import PpoConfig
 from envs.carbon.csv_traces import chosen_zones
 from envs.outcomes.profile import Profile
@@ -71,8 +71,7 @@ class Study(Settings):
             chosen_zones(self.intensity, self.zone),
             floors,
             quality=self.quality,
-            starts=self.start,
-            hours=self.hours,
+            windows=Windows(self.start, self.hours),
             mix=mix,
             seed=seed,
         )

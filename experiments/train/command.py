@@ -123,7 +123,14 @@ class Train(Settings):
         limits = {} if self.latency is None else read_limits(self.latency, profile.tasks)
         vectors = None if self.encoder is None else load_encoder(self.encoder)
         return TrainingJob(
-            *(profile, catalogue, trace, floors, config, self.quality, limits), vectors=vectors
+            profile=profile,
+            catalogue=catalogue,
+            trace=trace,
+            floors=floors,
+            config=config,
+            quality=self.quality,
+            limits=limits,
+            vectors=vectors,
         )
 
     def _hyperparameters(self) -> dict[str, Any]:

@@ -59,4 +59,14 @@ def continuing(
         raise ConfigError(f"--from {folder}: it was trained on other --directives; give those")
     text = bundle.featurizer.text
     vectors = text.vectors if isinstance(text, EncodedProjection) else None
-    return TrainingJob(profile, catalogue, trace, floors, config, quality, limits, bundle, vectors)
+    return TrainingJob(
+        profile=profile,
+        catalogue=catalogue,
+        trace=trace,
+        floors=floors,
+        config=config,
+        quality=quality,
+        limits=limits,
+        start=bundle,
+        vectors=vectors,
+    )

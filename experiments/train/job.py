@@ -80,7 +80,12 @@ class TrainingJob:
             total += self.config.live_steps * (backend is not None)
             watched = _Watched(run, progress, total)
             trainer = Trainer(
-                *(self.profile, self.trace, self.floors, self.config, watched, self.quality),
+                profile=self.profile,
+                trace=self.trace,
+                floors=self.floors,
+                config=self.config,
+                tracker=watched,
+                quality=self.quality,
                 limits=self.limits,
                 checkpoints=out / CHECKPOINT,
                 vectors=self.vectors,

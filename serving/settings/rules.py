@@ -6,10 +6,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from envs.errors import ConfigError
+from envs.yaml_file import read_yaml
 
 Mode = Literal["off", "shadow", "canary", "on"]
 # Strict: `false` is no ratio.
@@ -86,13 +86,10 @@ def read_rules(path: Path) -> tuple[Rule, ...]:
     """Rules of a YAML file, a list.
 
     Raises:
-        ConfigError: naming the file, the rule and the field that is wrong.
+        DataError: the file cannot be read.
+        ConfigError: a rule is wrong; names the file, the rule and the field.
     """
-    try:
-        rows = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"rules {path}: cannot be read ({error})") from error
-    return check_rules(rows or [], str(path))
+    return check_rules(read_yaml(path, "give a YAML list of rules") or [], str(path))
 
 
 def check_rules(rows: Any, source: str) -> tuple[Rule, ...]:

@@ -8,7 +8,7 @@ import pytest
 
 from envs.errors import ConfigError, UpstreamError
 from experiments.llama.server import llama_server
-from experiments.processes import free_port, start_process
+from experiments.processes import free_port, loopback, start_process
 
 WEB = ["-m", "http.server", "--bind", "127.0.0.1"]
 
@@ -16,7 +16,7 @@ WEB = ["-m", "http.server", "--bind", "127.0.0.1"]
 def test_a_child_is_ready_inside_and_gone_outside(tmp_path):
     port = free_port()
     with start_process(
-        "web", [sys.executable, *WEB, str(port)], port, "/", folder=tmp_path
+        "web", [sys.executable, *WEB, str(port)], loopback(port, "/"), folder=tmp_path
     ) as started:
         assert started.process.poll() is None
         assert started.ready_seconds > 0
@@ -27,7 +27,7 @@ def test_a_child_that_dies_at_once_is_quoted():
     port = free_port()
     command = [sys.executable, "-c", "print('no such weights'); raise SystemExit(3)"]
     says = pytest.raises(UpstreamError, match="has ended with 3: no such weights")
-    with says, start_process("web", command, port, "/"):
+    with says, start_process("web", command, loopback(port, "/")):
         pass
 
 
@@ -44,9 +44,9 @@ def test_nothing_is_orphaned_when_the_parent_is_killed(tmp_path):
     port = free_port()
     code = (
         "import sys, time\n"
-        "from experiments.processes import child\n"
+        "from experiments.processes import start_process\n"
         f"command = [sys.executable, *{WEB!r}, '{port}']\n"
-        f"with child('web', command, {port}, '/') as started:\n"
+        f"with start_process('web', command, 'http://127.0.0.1:{port}/') as started:\n"
         "    print(started.process.pid, flush=True)\n"
         "    time.sleep(60)\n"
     )

@@ -1,7 +1,7 @@
 import pytest
 from pydantic import Field, ValidationError
 
-from envs.errors import ConfigError
+from envs.errors import ConfigError, SproutError
 from experiments.cli import main
 from experiments.settings import Settings, floors_by_task, run_command
 
@@ -44,7 +44,7 @@ def test_flags_beat_the_environment_and_it_beats_the_file(tmp_path, monkeypatch)
     ],
 )
 def test_a_wrong_setting_is_named(arguments, said):
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(SproutError, match=said):
         run(*arguments)
 
 

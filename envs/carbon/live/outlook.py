@@ -156,11 +156,7 @@ def open_outlook(source: Source, path: Path, mean_g_per_kwh: float) -> Outlook:
         return empty
     if (kept.zone, kept.kind, kept.source) != (empty.zone, empty.kind, empty.source):
         return empty
-    return Outlook(
-        *(empty.zone, empty.kind, empty.source, mean_g_per_kwh, source.live_seconds),
-        readings=kept.readings,
-        forecasts=kept.forecasts,
-    )
+    return replace(empty, readings=kept.readings, forecasts=kept.forecasts)
 
 
 def _row(point: Point) -> list[Any]:

@@ -29,8 +29,12 @@ class MeterFlags(BaseModel):
         """What they ask for."""
         remote = None
         if self.meter_url is not None:
-            told = self.meter_url, self.meter_query, self.meter_unit, self.meter_seconds
-            remote = RemoteSettings(*told)
+            remote = RemoteSettings(
+                url=self.meter_url,
+                query=self.meter_query,
+                unit=self.meter_unit,
+                tick_seconds=self.meter_seconds,
+            )
         kind = "remote" if self.meter == "auto" and remote is not None else self.meter
         devices = tuple(part.strip() for part in self.meter_devices.split(",") if part.strip())
         return MeterChoice(kind, devices, remote, self.watts_per_core)

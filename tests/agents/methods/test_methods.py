@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from agents.methods import METHODS, make_method
 from agents.methods.bundle import Learned
 from agents.methods.method import ORACLE
-from agents.methods.scene import Scene, build_scene
+from agents.methods.scene import Scene, Windows, build_scene
 from envs.carbon.footprint import footprint_grams
 from envs.carbon.intensity import IntensityTrace
 from envs.errors import BundleError, ConfigError, DataError
@@ -248,7 +248,7 @@ def test_requests_are_spread_evenly_over_all_hours_of_all_zones():
 
 
 def test_a_window_and_a_mix_are_kept():
-    seen = scene(starts=(6,), hours=12, mix=fixed_mix({"easy": 3, "hard": 1}))
+    seen = scene(windows=Windows((6,), 12), mix=fixed_mix({"easy": 3, "hard": 1}))
     assert set(seen.hours) == set(range(12))
     assert np.array_equal(
         seen.intensity[seen.zone == 0], seen.traces[0].g_per_kwh[6:][seen.hours[seen.zone == 0]]
@@ -256,7 +256,7 @@ def test_a_window_and_a_mix_are_kept():
     share = seen.weights[seen.tasks == "easy"].sum() / seen.weights.sum()
     assert share == pytest.approx(0.75)
     with pytest.raises(DataError, match="hours 20 to 40"):
-        scene(starts=(20,), hours=20)
+        scene(windows=Windows((20,), 20))
     with pytest.raises(DataError, match="'other' has no requests"):
         scene(mix=fixed_mix({"easy": 1, "other": 1}))
     # A share of nothing leaves requests, or a whole task, out.

@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from experiments.llama.server import llama_server
-from experiments.processes import free_port, start_process
+from experiments.processes import free_port, loopback, start_process
 from serving.http.relay import Relay
 from serving.ledger.database import Ledger
 from serving.processes.gateway import Gateway
@@ -176,8 +176,7 @@ def test_litellms_proxy_with_the_callback(tmp_path):
         with start_process(
             "LiteLLM",
             [*command, *flags, "--port", str(port)],
-            port,
-            "/health/liveliness",
+            loopback(port, "/health/liveliness"),
             environment=os.environ | given,
             start_seconds=120,
         ) as proxy:

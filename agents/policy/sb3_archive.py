@@ -1,0 +1,52 @@
+"""State dicts of a stable-baselines3 archive, read without unpickling anything.
+
+`PPO.load` runs whatever the archive's pickles say. A state dict holds tensors only, so torch
+can load it safely (`weights_only`).
+"""
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from envs.errors import DataError
+
+WEIGHTS = "policy.pth"
+OPTIMISER = "policy.optimizer.pth"
+# stable-baselines3's own description of the model: JSON that repeats what its pickles hold.
+DESCRIPTION = "data"
+
+
+def read_state_dicts(
+    path: Path, members: Sequence[str], remedy: str
+) -> tuple[list[Mapping[str, Any]], bytes]:
+    """State dicts of an archive's members, and the archive's description (JSON).
+
+    Args:
+        path: a .zip of `model.save`.
+        remedy: what the user should give instead.
+
+    Raises:
+        DataError: the archive is damaged, lacks a member, or a member needs unpickling.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            if missing := [name for name in members if name not in names]:
+                raise DataError(path, f"holds no {missing[0]}", remedy)
+            states = [
+                torch.load(BytesIO(archive.read(name)), map_location="cpu", weights_only=True)
+                for name in members
+            ]
+            described = archive.read(DESCRIPTION) if DESCRIPTION in names else b"{}"
+    except (OSError, zipfile.BadZipFile, UnpicklingError, RuntimeError, EOFError) as error:
+        problem = str(error).splitlines()[0]
+        raise DataError(path, f"cannot be read as weights ({problem})", remedy) from error
+    for name, state in zip(members, states, strict=True):
+        if not isinstance(state, Mapping):
+            raise DataError(path, f"{name} is not a state dict", remedy)
+    return states, described

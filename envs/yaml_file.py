@@ -1,0 +1,23 @@
+"""YAML files that users write, read or refused with one clear error."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from envs.errors import DataError
+
+
+def read_yaml(path: Path, remedy: str) -> Any:
+    """Content of a YAML file; None if the file is empty.
+
+    Args:
+        remedy: what the user should give instead.
+
+    Raises:
+        DataError: the file cannot be read or is not YAML.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise DataError(path, f"cannot be read ({error})", remedy) from error
