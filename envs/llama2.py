@@ -150,6 +150,7 @@ class Llama2VectorEnv(VectorEnv[Float32Array, Int64Array, AnyArray]):
         """Send every lane's request under its action."""
         step = self.world.step(actions)
         info: dict[str, Any] = {**step_info(step), "terms": step.terms}
+        info["energy_method"] = np.full(self.num_envs, step.outcomes.energy_method)
         observations = step.observations
         if step.truncated:
             info["final_obs"] = observations

@@ -101,6 +101,28 @@ class Window:
         self._began = time.time()
         self._started = time.monotonic()
 
+    def read(self) -> EnergyReading | None:
+        """The window's energy so far; None where the counter has not moved.
+
+        Raises:
+            MeterError: the counter cannot be read, or it began anew.
+            UnitError: its power is absurd.
+        """
+        seconds = time.monotonic() - self._started
+        # Counters advance in ticks: a short window may have to wait for the next one.
+        wait = max(TICK_SECONDS, 2 * self._meter.tick_seconds)
+        if self._meter.method != "measured":
+            # Of what counts work alone, none comes after the work.
+            wait = 2 * self._meter.tick_seconds
+        deadline = time.monotonic() + wait
+        while (joules := self._meter.read_joules() - self._joules) == 0:
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(wait / 20)
+        if joules < 0:
+            raise unavailable(self._meter, joules, seconds)
+        return _reading(self._meter, joules, self._began, seconds)
+
     def close(self) -> EnergyReading:
         """The window's energy.
 
@@ -109,20 +131,18 @@ class Window:
                 began anew.
             UnitError: its power is absurd.
         """
-        seconds = time.monotonic() - self._started
-        # Counters advance in ticks: a short window may have to wait for the next one.
-        wait = max(TICK_SECONDS, 2 * self._meter.tick_seconds)
-        deadline = time.monotonic() + wait
-        while (joules := self._meter.read_joules() - self._joules) == 0:
-            if time.monotonic() > deadline:
-                break
-            time.sleep(wait / 20)
-        if joules <= 0:
-            raise MeterError(
-                f"{self._meter.source} read {joules:.3g} J over {seconds:.3f} s of work; "
-                "a meter that does not move, or falls, is unavailable"
-            )
-        return _reading(self._meter, joules, self._began, seconds)
+        reading = self.read()
+        if reading is None:
+            raise unavailable(self._meter, 0.0, time.monotonic() - self._started)
+        return reading
+
+
+def unavailable(meter: Meter, joules: float, seconds: float) -> MeterError:
+    """The error of a counter that rose by `joules` (J, 0 or less) over `seconds` (s) of work."""
+    return MeterError(
+        f"{meter.source} read {joules:.3g} J over {seconds:.3f} s of work; "
+        "a meter that does not move, or falls, is unavailable"
+    )
 
 
 class WindowReader:
@@ -198,12 +218,18 @@ def split_by_tokens(
         Share of each request, shape (n,): in proportion to completion tokens +
         `PREFILL_TOKEN_WEIGHT` x prompt tokens, evenly if no request has any.
     """
-    weights = completion_tokens + PREFILL_TOKEN_WEIGHT * prompt_tokens
-    total = float(weights.sum())
-    if total <= 0:
-        return np.full(len(weights), whole / max(1, len(weights)))
-    shares: Float64Array = whole * (weights / total)
+    weights = token_work(prompt_tokens, completion_tokens)
+    shares: Float64Array = whole * (weights / weights.sum())
     return shares
+
+
+def token_work(prompt_tokens: Float64Array, completion_tokens: Float64Array) -> Float64Array:
+    """The work of each request, in generated tokens, by which joules are split; shape (n,).
+
+    1 for each request if no request has any tokens.
+    """
+    weights: Float64Array = completion_tokens + PREFILL_TOKEN_WEIGHT * prompt_tokens
+    return weights if weights.sum() > 0 else np.ones_like(weights)
 
 
 def busy_seconds(starts: Float64Array, ends: Float64Array) -> float:

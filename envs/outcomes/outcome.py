@@ -33,7 +33,8 @@ class Outcomes:
             because requests that run together also share the device.
         correct: agreement with the reference, 0..1; NaN without a reference.
         preference: judge's preference, 0..1; NaN without a verdict.
-        energy_method: "measured", "attributed", "estimated", or "unlabelled" by its source.
+        energy_method: "measured", "attributed", "estimated", or "unlabelled" by its source; such
+            words joined by "/" where requests differ.
         responses: the answers' texts, nested like the arrays; None if they were not kept.
     """
 
@@ -67,4 +68,5 @@ def concatenate_outcomes(parts: Sequence[Outcomes]) -> Outcomes:
     arrays: dict[str, Any] = {
         name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAYS
     }
-    return Outcomes(**arrays, energy_method=parts[0].energy_method)
+    methods = {method for part in parts for method in part.energy_method.split("/")}
+    return Outcomes(**arrays, energy_method="/".join(sorted(methods)))

@@ -1,11 +1,12 @@
 """`sprout profile`: record a workload's outcomes under every directive from a live server."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 from rich.progress import Progress
 
@@ -29,6 +30,8 @@ from experiments.tracking import tracked
 
 IN_FLIGHT = 32
 WARM_UP = 8
+# Requests that are played at once, and the directive.
+_Turn = tuple[NDArray[Any], int]
 
 
 class ProfileCommand(MeterFlags, Settings):
@@ -87,8 +90,9 @@ def record(
 
     Requests go in blocks of `in_flight`; a block's requests run under one directive
     at a time, each such window metered by itself, so that differences between
-    directives are read, not assumed. Finished windows are kept in `out`.partial, from
-    which a later call goes on.
+    directives are read, not assumed. A window that ends before the meter ticks is carried
+    into the next: one window over both, split by tokens. Finished windows are kept in
+    `out`.partial, from which a later call goes on.
 
     Raises:
         UpstreamError, MeterError: the server or its meter failed; what was recorded stays.
@@ -103,25 +107,46 @@ def record(
     backend.play(warm, np.zeros(len(warm), dtype=np.int64))
     with Progress() as progress, partial.open("a", encoding="utf-8") as journal:
         bar = progress.add_task(label, total=count * len(catalogue), completed=len(kept))
-        for block, start in enumerate(range(0, count, in_flight)):
-            window = np.arange(start, min(start + in_flight, count))
-            # Each block starts with another directive, so that drift favours none.
-            for turn in range(len(catalogue)):
-                action = (block + turn) % len(catalogue)
+        waiting: list[_Turn] = []
+
+        def keep(metered: list[Outcomes]) -> None:
+            """Write those that waited, if the meter has seen them by now."""
+            # Turns that were played again for the meter alone come last.
+            for (window, action), outcomes in zip(waiting, metered, strict=False):
                 name = catalogue[action].name
-                # A window is kept whole or played again: its joules were split over all of it.
-                if all((backend.requests[r].request_id, name) in kept for r in window):
-                    continue
-                outcomes = backend.play(window, np.full(len(window), action))
                 fresh = outcome_rows(backend.requests, window, outcomes, name, model)
                 journal.writelines(json.dumps(row) + "\n" for row in fresh)
-                journal.flush()
-                kept |= {(row["request_id"], row["directive"]): row for row in fresh}
+                kept.update({(row["request_id"], row["directive"]): row for row in fresh})
                 progress.advance(bar, len(window))
+            if metered:
+                journal.flush()
+                waiting.clear()
+
+        for window, action in _turns(count, in_flight, len(catalogue)):
+            name = catalogue[action].name
+            # A window is kept whole or played again: its joules were split over all of it.
+            if all((backend.requests[r].request_id, name) in kept for r in window):
+                continue
+            waiting.append((window, action))
+            keep(backend.carry(window, np.full(len(window), action)))
+        while waiting:
+            # The meter owes the last of it.
+            window, action = waiting[-1]
+            keep(backend.carry(window, np.full(len(window), action)))
     write_profile(out, kept.values())
     profile = read_profile(out, directives=catalogue.names)
     partial.unlink()
     return profile
+
+
+def _turns(count: int, in_flight: int, directives: int) -> Iterator[_Turn]:
+    """Blocks of requests, each under every directive; each begins with another directive.
+
+    So drift favours none.
+    """
+    for block, start in enumerate(range(0, count, in_flight)):
+        for turn in range(directives):
+            yield np.arange(start, min(start + in_flight, count)), (block + turn) % directives
 
 
 def _resumed(

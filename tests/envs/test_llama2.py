@@ -155,6 +155,7 @@ def test_live_lanes_run_together_and_are_metered(llama):
     _, rewards, _, _, info = env.step(actions)
     assert np.isfinite(rewards).all()
     assert (info["energy_joules"] > 0).all()
+    assert set(info["energy_method"]) <= {"attributed", "estimated"}
     assert info["completion_tokens"][0::2].mean() > 3 * info["completion_tokens"][1::2].mean()
 
 

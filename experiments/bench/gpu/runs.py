@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from envs.energy.attribution import Attribution, Share
-from envs.energy.meter import EnergyReading, Meter, Window
+from envs.energy.carry import CarriedWindows
+from envs.energy.meter import EnergyReading, Meter
 from envs.energy.work import Activity
 from experiments.record.metering import Played, Question, metered, play_for, timed
 
@@ -121,21 +122,35 @@ def measure(
 
 
 def lone_requests(server: Server, asked: list[Question], seconds: float) -> dict[str, float]:
-    """Requests one by one, each with a window of its own: the truth that shares are held to.
+    """Ask requests one by one, each with a window of its own: the truth for their shares.
 
-    Those that have not ended after so many seconds, all together, are left out.
+    A request that ends before the meter ticks is asked again, until the meter has ticked.
+
+    Args:
+        seconds: of all requests together; those that have not ended by then are left out.
     """
     truth: dict[str, float] = {}
     activities: list[Activity] = []
+    own = CarriedWindows(server.meter)
     until = time.monotonic() + seconds
     with metered(server.meter, server.window_seconds) as windows:
         for i, question in enumerate(asked):
-            window, left = Window(server.meter), max(0.0, until - time.monotonic())
-            played = play_for(server.url, server.model, 1, _once(question), left, i)
-            activities += played.activities
-            if not played.ended:
+            joules: float | None = None
+            again: list[Activity] = []
+            while joules is None:
+                own.begin()
+                left = max(0.0, until - time.monotonic())
+                # The seed names the request: each try needs one of its own.
+                seed = i + len(asked) * len(again)
+                played = play_for(server.url, server.model, 1, _once(question), left, seed)
+                again += played.activities
+                if not played.ended:
+                    break
+                joules = own.end(1.0)
+            activities += again
+            if joules is None:
                 break
-            truth[played.activities[0].key] = window.close().joules
+            truth |= {activity.key: joules for activity in again}
     shares = attributed(server, activities, windows)
     if not truth:
         return {"requests": 0}

@@ -145,11 +145,11 @@ def test_a_profile_resumes_where_it_was_cut(upstream, tmp_path):
     class Fails(LiveBackend):
         calls = 0
 
-        def play(self, rows, actions):
+        def carry(self, rows, actions):
             Fails.calls += 1
             if Fails.calls == 4:
                 raise UpstreamError("cut")
-            return super().play(rows, actions)
+            return super().carry(rows, actions)
 
     cut = Fails(upstream, choose_meter(upstream.url), DEFAULT_CATALOGUE, requests)
     with pytest.raises(UpstreamError):

@@ -1,0 +1,65 @@
+"""A profile whose windows are shorter than the meter's tick: merged, with no joule lost."""
+
+import json
+
+import pytest
+
+from envs.errors import MeterError
+from envs.live import LiveBackend
+from envs.requests.directive import DEFAULT_CATALOGUE
+from envs.requests.workload import generate_requests
+from experiments.record.profile import record
+from tests.envs.energy.ticking import ticking
+
+REQUESTS = generate_requests(2, seed=0)
+
+
+class Watched(LiveBackend):
+    """Keeps what became of each call."""
+
+    def __init__(self, *given):
+        super().__init__(*given)
+        self.calls = []
+
+    def carry(self, rows, actions):
+        self.calls.append(super().carry(rows, actions))
+        return self.calls[-1]
+
+
+@pytest.mark.parametrize("tick", [0.001, 0.013, 0.03, 0.7])
+def test_blocks_shorter_than_a_tick_are_merged(tick, tmp_path):
+    with ticking(tick, "measured") as (server, meter):
+        server.tokens = lambda asked: 1 + asked % 5
+        backend = Watched(server, meter, DEFAULT_CATALOGUE, REQUESTS)
+        profile = record(backend, DEFAULT_CATALOGUE, "made", tmp_path / "p.parquet", in_flight=1)
+    assert len(profile.requests) == len(REQUESTS)
+    assert (profile.energy_joules > 0).all()
+    # All of it was measured; of windows that held several blocks, by their tokens.
+    assert profile.energy_method == "attributed"
+    metered = [outcomes for call in backend.calls for outcomes in call]
+    assert sum(o.energy_joules.sum() for o in metered) == pytest.approx(meter.read_joules())
+    # The file has what the meter saw, but for the calls that warmed the server up, or woke the
+    # meter at the end.
+    recorded = profile.energy_joules.ravel().tolist()
+    seen = [joules for o in metered for joules in o.energy_joules.tolist()]
+    assert all(any(joules == pytest.approx(one) for one in seen) for joules in recorded)
+    assert len(metered) == len(backend.calls)
+
+
+def test_a_meter_that_stands_still_ends_a_profile_and_keeps_what_it_saw(tmp_path):
+    with ticking(0.01, "measured") as (server, meter):
+        backend = Watched(server, meter, DEFAULT_CATALOGUE, REQUESTS)
+
+        def tokens(asked):
+            # The meter breaks after the fifth call.
+            meter.stands = len(backend.calls) > 4
+            return 20
+
+        server.tokens = tokens
+        with pytest.raises(MeterError, match="does not move"):
+            record(backend, DEFAULT_CATALOGUE, "made", tmp_path / "p.parquet", in_flight=1)
+    lines = (tmp_path / "p.parquet.partial").read_text().splitlines()
+    rows = [json.loads(line) for line in lines[1:]]
+    # The warm-up was the first of the five.
+    assert len(rows) == 4
+    assert all(row["energy_joules"] > 0 for row in rows)

@@ -1,0 +1,50 @@
+"""The hook's meter may tick more slowly than it is read: its joules come in longer windows."""
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from serving import accounts as accounts_module
+from serving.ledger.energy import EnergyAccounts
+from tests.envs.energy.ticking import ticking
+from tests.serving.hooks import config
+
+
+@pytest.mark.parametrize("tick", [0.3, 1.7, 7.0])
+def test_seconds_shorter_than_a_tick_are_carried_into_the_next_window(tick, tmp_path, monkeypatch):
+    with ticking(tick, "measured", accounts_module) as (server, meter):
+        monkeypatch.setattr(accounts_module, "_meter", lambda config, urls: meter)
+        registry = CollectorRegistry()
+        accounts = EnergyAccounts(
+            config(tmp_path, idle_watts=0.0), ["http://127.0.0.1:9"], registry
+        )
+        value = registry.get_sample_value
+        amended = []
+
+        def second(key):
+            sent = server.clock.time()
+            server.chat([{}] * 250)
+            record = {"time": sent, "seconds": 1.0, "decision_id": key, "directive": "none"}
+            record |= {"status": 200, "prompt_tokens": 9, "completion_tokens": 1000}
+            accounts.ended([record])
+            accounts.read()
+            amended.extend(accounts.settle(server.clock.time()))
+
+        first = 0.0
+        for number in range(100):
+            second(f"r{number}")
+            first = first or meter.read_joules() * accounts._windows._ticked
+        amended.extend(accounts.close())
+        # From the first tick that was seen on, every joule, and none beside.
+        measured = value("sprout_meter_joules_total")
+        assert measured == pytest.approx(meter.read_joules() - first)
+        given = value("sprout_attributed_joules_total", {"directive": "none"})
+        assert given + value("sprout_idle_joules_total") == pytest.approx(measured)
+        assert len(amended) > 80
+        assert all(row["energy_joules"] > 0 for row in amended)
+        assert value("sprout_meter_up") == 1
+        # A counter that stands still for long is none.
+        meter.stands = True
+        for number in range(70):
+            second(f"s{number}")
+        assert value("sprout_meter_up") == 0
+        assert value("sprout_meter_joules_total") == measured
