@@ -48,10 +48,11 @@ class Workers(Multiprocess):
         """See `Multiprocess`."""
         for process in self.processes:
             # One that is only starting would be ended by it, and loads them anyway.
-            if (
-                self._runtime / f"{process.pid}{LISTENING_SUFFIX}"
-            ).exists() and process.pid is not None:
-                os.kill(process.pid, signal.SIGHUP)
+            listening = self._runtime / f"{process.pid}{LISTENING_SUFFIX}"
+            if process.pid is not None and listening.exists():
+                # A worker that has ended is replaced, and its successor loads them as it starts.
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGHUP)
 
     def terminate_all(self) -> None:
         """See `Multiprocess`. Who connects from now on is refused, not left waiting."""

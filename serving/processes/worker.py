@@ -59,8 +59,8 @@ class Worker:
         from serving.processes.gateway import Gateway
 
         die_with_parent(self.parent)
-        told = threading.Event()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, told.set)
+        reload_requested = threading.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload_requested.set)
         (self.runtime / f"{os.getpid()}{LISTENING_SUFFIX}").touch()
         # Before the first request: a kill switch that was set must hold from the start.
         deadline = time.monotonic() + SETTINGS_SECONDS
@@ -79,9 +79,7 @@ class Worker:
         self._app = Gateway(hook, Relay(first, by_model, self.config.tls()))
 
         def step() -> None:
-            reload = told.is_set()
-            told.clear()
-            hook.refresh(reload=reload)
+            hook.refresh(reload=take_request(reload_requested))
 
         upkeep = Upkeep([step])
         self._say([d.bundle.version for d in hook.policies.loaded], hook.policies.problems.values())
@@ -117,6 +115,17 @@ class Worker:
             f"{', '.join(versions) or 'none yet'}; metrics and settings at {self.places[1]}",
             flush=True,
         )
+
+
+def take_request(requested: threading.Event) -> bool:
+    """Clear the event if it was set; return whether it was.
+
+    A request that comes after this, also during the load that follows, is seen the next time.
+    """
+    if not requested.is_set():
+        return False
+    requested.clear()
+    return True
 
 
 def refuse(runtime: Path, why: str) -> None:

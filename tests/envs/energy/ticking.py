@@ -5,7 +5,9 @@ from contextlib import contextmanager
 
 import pytest
 
-from envs import carry, energy, live
+from envs import live
+from envs.energy import carry
+from envs.energy import meter as energy
 from envs.upstream import Generation
 
 

@@ -169,7 +169,7 @@ def test_a_profile_resumes_where_it_was_cut(upstream, tmp_path):
     profile = record(backend(upstream, requests), DEFAULT_CATALOGUE, upstream.model, path, 8)
     assert len(profile.requests) == 32
     assert not partial.exists()
-    assert read_profile(path).completion_tokens.shape == (32, 3)
+    assert read_profile(path).outcomes.completion_tokens.shape == (32, 3)
 
 
 @pytest.mark.parametrize("mode", ["offline", ""])

@@ -33,14 +33,14 @@ def test_blocks_shorter_than_a_tick_are_merged(tick, tmp_path):
         backend = Watched(server, meter, DEFAULT_CATALOGUE, REQUESTS)
         profile = record(backend, DEFAULT_CATALOGUE, "made", tmp_path / "p.parquet", in_flight=1)
     assert len(profile.requests) == len(REQUESTS)
-    assert (profile.energy_joules > 0).all()
+    assert (profile.outcomes.energy_joules > 0).all()
     # All of it was measured; of windows that held several blocks, by their tokens.
-    assert profile.energy_method == "attributed"
+    assert profile.outcomes.energy_method == "attributed"
     metered = [outcomes for call in backend.calls for outcomes in call]
     assert sum(o.energy_joules.sum() for o in metered) == pytest.approx(meter.read_joules())
     # The file has what the meter saw, but for the calls that warmed the server up, or woke the
     # meter at the end.
-    recorded = profile.energy_joules.ravel().tolist()
+    recorded = profile.outcomes.energy_joules.ravel().tolist()
     seen = [joules for o in metered for joules in o.energy_joules.tolist()]
     assert all(any(joules == pytest.approx(one) for one in seen) for joules in recorded)
     assert len(metered) == len(backend.calls)

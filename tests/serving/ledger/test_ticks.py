@@ -3,7 +3,7 @@
 import pytest
 from prometheus_client import CollectorRegistry
 
-from serving import accounts as accounts_module
+from serving.ledger import energy as accounts_module
 from serving.ledger.energy import EnergyAccounts
 from tests.envs.energy.ticking import ticking
 from tests.serving.hooks import config

@@ -14,6 +14,7 @@ import threading
 import time
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -22,6 +23,8 @@ import pytest
 from envs.carbon.intensity import iso
 from envs.requests.features import Featurizer
 from serving.ledger.database import Ledger
+from serving.processes.supervisor import Workers
+from serving.processes.worker import LISTENING_SUFFIX, take_request
 from tests import made
 from tests.serving.hooks import CHAT, post, waited
 from tests.serving.launch import serving
@@ -122,13 +125,50 @@ def test_sighup_under_load_loads_the_bundle_and_disturbs_nobody(upstream, folder
             thread.start()
         loaded = 'sprout_bundle_loads_total{result="loaded"}'
         assert waited(lambda: len(statuses) > 20)
+        # One that is only starting is not sent the signal: it loads the bundle anyway.
+        assert waited(lambda: sum(shows(pid) for pid in workers(found)) == 2, 60)
         os.kill(found.process.pid, signal.SIGHUP)
         # Both workers, though nothing in the folder has changed.
-        assert waited(lambda: found.metric(loaded) == 2)
+        assert waited(lambda: found.metric(loaded) == 2, 60)
         stop.set()
         for thread in threads:
             thread.join(10)
     assert set(statuses) == {200}
+
+
+def test_a_signal_that_comes_while_one_is_looked_for_is_not_lost():
+    class Late(threading.Event):
+        """Set just after it was found not to be."""
+
+        def is_set(self):
+            found = super().is_set()
+            self.set()
+            return found
+
+    told = Late()
+    assert not take_request(told)
+    # As one that comes during the load.
+    assert take_request(told)
+    told = threading.Event()
+    told.set()
+    assert take_request(told)
+    assert not take_request(told)
+
+
+def test_sighup_for_a_worker_that_has_just_ended_ends_nobody(tmp_path):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    (tmp_path / f"{ended.pid}{LISTENING_SUFFIX}").touch()
+    gone, alive = SimpleNamespace(pid=ended.pid), SimpleNamespace(pid=os.getpid())
+    (tmp_path / f"{alive.pid}{LISTENING_SUFFIX}").touch()
+    heard = threading.Event()
+    before = signal.signal(signal.SIGHUP, lambda *_: heard.set())
+    try:
+        parent = SimpleNamespace(processes=[gone, alive], _runtime=tmp_path)
+        Workers.handle_hup(parent)
+        assert heard.wait(10)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_worker_that_cannot_start_again_does_not_end_the_others(upstream, folder):
@@ -153,7 +193,12 @@ def test_a_worker_that_cannot_start_again_does_not_end_the_others(upstream, fold
 
 
 def shows(pid):
-    return any("gauge_livemax" in m.path for m in psutil.Process(pid).memory_maps())
+    """Whether it has its settings, and hears SIGHUP."""
+    try:
+        return any("gauge_livemax" in m.path for m in psutil.Process(pid).memory_maps())
+    except psutil.Error:
+        # It has ended.
+        return False
 
 
 def workers(found):
