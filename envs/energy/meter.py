@@ -14,7 +14,7 @@ from envs.plausible import LEAST_WATTS, check_watts
 # processed in one parallel pass. A stated assumption, not a measurement.
 PREFILL_TOKEN_WEIGHT = 0.1
 # NVML's total-energy counter advances every 20 to 100 ms.
-TICK_SECONDS = 0.2
+DEFAULT_TICK_SECONDS = 0.2
 # A counter that stands still for longer is none.
 _STILL_SECONDS = 60.0
 # A counter that ticks so slowly is read from tick to tick.
@@ -110,7 +110,7 @@ class Window:
         """
         seconds = time.monotonic() - self._started
         # Counters advance in ticks: a short window may have to wait for the next one.
-        wait = max(TICK_SECONDS, 2 * self._meter.tick_seconds)
+        wait = max(DEFAULT_TICK_SECONDS, 2 * self._meter.tick_seconds)
         if self._meter.method != "measured":
             # Of what counts work alone, none comes after the work.
             wait = 2 * self._meter.tick_seconds

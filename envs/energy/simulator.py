@@ -21,7 +21,7 @@ PROMPT_TOKENS_A_PASS = 2048
 # Power drifts by clocks and temperature: relative, over seconds.
 DRIFT_RATIO, DRIFT_SECONDS = 0.03, 3.0
 # As NVML's counter does.
-TICK_SECONDS = 0.05
+SIMULATED_TICK_SECONDS = 0.05
 
 
 # Llama-2-13b in half precision on one A100, from its bytes, its arithmetic and its power.
@@ -111,7 +111,7 @@ def simulate(
         for i, (r, end) in enumerate(ended)
     ]
     edges = np.arange(0.0, seconds + 1e-9, window_seconds)
-    seen = np.floor(edges / TICK_SECONDS) * TICK_SECONDS
+    seen = np.floor(edges / SIMULATED_TICK_SECONDS) * SIMULATED_TICK_SECONDS
     idle_joules = (coefficients.idle_watts or 0.0) * window_seconds
     joules = np.diff(np.interp(seen, times, used)) + idle_joules
     windows = [

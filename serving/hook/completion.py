@@ -1,7 +1,5 @@
 """What a request's outcome leaves behind: a journal record and metrics."""
 
-from typing import Any
-
 import orjson
 
 from envs.carbon.intensity import CarbonReading
@@ -9,8 +7,8 @@ from envs.energy.coefficients import Coefficients, read_coefficients
 from serving.hook.answer import AnswerOutcome, Usage
 from serving.hook.policies import Policies
 from serving.ledger.estimate import estimate_coefficients, footprint_model
-from serving.ledger.journal import Journal, JournalFullError
-from serving.ledger.record import Record
+from serving.ledger.journal import Entry, Journal, JournalFullError
+from serving.ledger.record import Amendment, Record
 from serving.settings.hook import HookConfig
 from serving.telemetry.log import log_internal_error
 from serving.telemetry.metrics import Metrics
@@ -53,22 +51,24 @@ class Completer:
         self.write(record)
         self._metrics.finished(record)
 
-    def report(self, row: dict[str, Any], usage: Usage, reading: CarbonReading) -> None:
-        """Write what a caller says of a request's outcome, with what it will have cost."""
+    def report(self, reported: Amendment, usage: Usage, reading: CarbonReading) -> None:
+        """Write the outcome that a caller reports, with an estimate of its cost."""
+        changes = dict(reported.changes)
         if usage.completion_tokens is not None:
             only = self._policies.loaded
             model = only[0].bundle.model if only else None
             cost = self._joules(only[0].bundle.version if only else None, model, usage, 1)
-            row["energy_joules"], row["energy_method"] = cost[0], "estimated"
-            row["tokens_method"] = usage.method
-            row["grams"] = self._site.grams(*cost, reading.g_per_kwh)
-        self.write(row)
-        self._metrics.reported(row)
+            changes["energy_joules"], changes["energy_method"] = cost[0], "estimated"
+            changes["tokens_method"] = usage.method
+            changes["grams"] = self._site.grams(*cost, reading.g_per_kwh)
+        amendment = Amendment(reported.decision_id, changes)
+        self.write(amendment)
+        self._metrics.reported(amendment)
 
-    def write(self, record: Record | dict[str, Any]) -> None:
+    def write(self, entry: Entry) -> None:
         """Write to the journal; what cannot be written is counted."""
         try:
-            self._journal.write(record)
+            self._journal.write(entry)
         except JournalFullError:
             self._metrics.unrecorded.labels("journal_full").inc()
         except Exception as error:

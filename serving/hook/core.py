@@ -18,7 +18,7 @@ from serving.hook.plan import FailedOpenError, NotSteeredError, Plan
 from serving.hook.policies import Policies
 from serving.hook.steering import STEERING_MODES, Steering
 from serving.ledger.in_flight import InFlight
-from serving.ledger.record import Record, new_id
+from serving.ledger.record import Amendment, Record, new_id
 from serving.settings.control import LocalControl
 from serving.settings.hook import HookConfig
 from serving.telemetry.log import log_internal_error
@@ -110,9 +110,9 @@ class Hook:
         if self.traces is not None:
             self.traces.ended(plan.record, plan.trace_parent)
 
-    def report(self, row: dict[str, Any], usage: Usage) -> None:
-        """Record how a request ended that its caller sent to the model without us."""
-        self._completer.report(row, usage, self.grid.current().reading)
+    def report(self, reported: Amendment, usage: Usage) -> None:
+        """Record the outcome of a request that its caller sent to the model itself."""
+        self._completer.report(reported, usage, self.grid.current().reading)
 
     def headers(self, plan: Plan) -> list[tuple[str, str]]:
         """What the answer's headers say; nothing where the mode is off."""

@@ -18,6 +18,7 @@ from serving.http.asgi import (
     respond,
     respond_error,
 )
+from serving.ledger.record import Amendment
 
 DECIDE = "/v1/decide"
 OUTCOME = "/v1/outcome"
@@ -113,7 +114,7 @@ class DecideRoutes:
     def _reported(self, reported: OutcomeReport) -> dict[str, Any]:
         tokens = reported.prompt_tokens, reported.completion_tokens
         usage = Usage(*tokens, None if tokens[1] is None else "reported")
-        row = reported.model_dump(exclude_none=True)
-        row["outcome"] = "completed" if reported.status < 500 else "upstream_failed"
-        self._hook.report(row, usage)
+        changes = reported.model_dump(exclude_none=True, exclude={"decision_id"})
+        changes["outcome"] = "completed" if reported.status < 500 else "upstream_failed"
+        self._hook.report(Amendment(reported.decision_id, changes), usage)
         return {"recorded": True, "time": time.time()}

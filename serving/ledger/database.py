@@ -5,9 +5,10 @@ SQLite or PostgreSQL through SQLAlchemy; the schema's versions are Alembic's
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import fields
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from envs.errors import ConfigError
-from serving.ledger.record import Record
+from serving.ledger.record import Amendment, Record
 from serving.settings.control import Control
 
 METADATA = sa.MetaData()
@@ -48,7 +49,9 @@ CONTROL = sa.Table(
     sa.Column("revision", sa.BigInteger, nullable=False),
     sa.Column("setting", sa.Text, nullable=False),
 )
-_NAMES = frozenset(column.name for column in REQUESTS.columns)
+_NAMES = frozenset(column.name for column in REQUESTS.columns) - {"decision_id"}
+# Values of a record in the order of the columns.
+_VALUES = attrgetter(*(column.name for column in REQUESTS.columns))
 _CONNECT_SECONDS = 2
 
 
@@ -86,7 +89,6 @@ class Ledger:
         insert = (postgresql.insert if kind == "postgresql" else sqlite.insert)(REQUESTS)
         compiled = insert.on_conflict_do_nothing().compile(dialect=self._engine.dialect)
         self._insert = str(compiled)
-        self._order = [column.name for column in REQUESTS.columns]
         self.shown = parsed.render_as_string(hide_password=True)
 
     def migrate(self) -> None:
@@ -105,21 +107,21 @@ class Ledger:
                 if connection.execute(sa.text("PRAGMA journal_mode")).scalar() != "wal":
                     connection.execute(sa.text("PRAGMA journal_mode=WAL"))
 
-    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Records; those already there stay as they are."""
-        whole = [tuple(map(row.get, self._order)) for row in rows]
+    def add(self, records: Sequence[Record]) -> None:
+        """Insert records; those already there stay as they are."""
         with self._engine.begin() as connection:
-            connection.exec_driver_sql(self._insert, whole)
+            connection.exec_driver_sql(self._insert, [_VALUES(record) for record in records])
 
-    def amend(self, rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """Change what is known of records; those that were not there (yet)."""
+    def amend(self, amendments: Iterable[Amendment]) -> list[Amendment]:
+        """Update records; return the amendments whose record is not there yet."""
         missing = []
         with self._engine.begin() as connection:
-            for row in rows:
-                changes = {k: v for k, v in row.items() if k in _NAMES and k != "decision_id"}
-                statement = sa.update(REQUESTS).where(REQUESTS.c.decision_id == row["decision_id"])
-                if not connection.execute(statement.values(**changes)).rowcount:
-                    missing.append(row)
+            for amendment in amendments:
+                changes = {k: v for k, v in amendment.changes.items() if k in _NAMES}
+                found = REQUESTS.c.decision_id == amendment.decision_id
+                statement = sa.update(REQUESTS).where(found).values(**changes)
+                if not connection.execute(statement).rowcount:
+                    missing.append(amendment)
         return missing
 
     def rows(

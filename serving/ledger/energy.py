@@ -7,7 +7,7 @@ request keeps the estimate that it was recorded with.
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from envs.energy.meters.choose import MEASURING, choose_meter, is_local
 from envs.energy.work import KINDS, Activity
 from envs.errors import ConfigError, MeterError
 from serving.ledger.estimate import footprint_model
+from serving.ledger.record import Amendment, Record
 from serving.settings.hook import HookConfig
 
 WINDOW_SECONDS = 1.0
@@ -88,19 +89,19 @@ class EnergyAccounts:
             "sprout_work_joules", "Energy of a unit of work", ("kind",), registry=registry
         )
 
-    def ended(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Requests have been recorded."""
+    def ended(self, records: Sequence[Record]) -> None:
+        """Take over requests that have been recorded."""
         if self._windows is None:
             return
-        for row in rows:
-            activity = _activity(row)
+        for record in records:
+            activity = _activity(record)
             # What ended before all windows that wait keeps its estimate: a journal that a day
             # without its database has left.
             if activity is None or activity.end < self._attribution.open_since:
                 continue
             self._attribution.ended(activity)
-            applied = row.get("directive") if row.get("applied", True) else "none"
-            self._about[activity.key] = str(applied), row.get("intensity_g_per_kwh")
+            applied = record.directive if record.applied else "none"
+            self._about[activity.key] = applied, record.intensity_g_per_kwh
 
     def read(self) -> None:
         """Read the meter, where it is time."""
@@ -127,7 +128,7 @@ class EnergyAccounts:
             self._windows = None
             self._tried = -AGAIN_SECONDS
 
-    def settle(self, until: float) -> list[dict[str, Any]]:
+    def settle(self, until: float) -> list[Amendment]:
         """What is now known better of records; every `SETTLE_SECONDS`.
 
         Args:
@@ -139,7 +140,7 @@ class EnergyAccounts:
         self._settled = now
         return self._amended(self._attribution.settle(until))
 
-    def close(self) -> list[dict[str, Any]]:
+    def close(self) -> list[Amendment]:
         """What is still to be said, at the end."""
         if self._windows is not None and (reading := self._windows.read()) is not None:
             self._attribution.window(reading)
@@ -163,7 +164,7 @@ class EnergyAccounts:
         self._info.labels(meter.method, meter.source, self._config.idle).set(1)
         self._say(None)
 
-    def _amended(self, shares: Sequence[Share]) -> list[dict[str, Any]]:
+    def _amended(self, shares: Sequence[Share]) -> list[Amendment]:
         found, attribution = [], self._attribution
         for share in shares:
             directive, intensity = self._about.pop(share.key, ("none", None))
@@ -173,16 +174,15 @@ class EnergyAccounts:
                 continue
             joules = share.joules + share.unmetered_joules
             attributed = share.method == "attributed" and self._method == "measured"
-            row: dict[str, Any] = {
-                "decision_id": share.key,
+            changes: dict[str, Any] = {
                 "energy_joules": joules,
                 "energy_method": "attributed" if attributed else "estimated",
                 "energy_error_joules": share.error_joules,
             }
             if intensity is not None:
                 seconds = share.device_seconds / share.covered
-                row["grams"] = self._site.grams(joules, seconds, intensity)
-            found.append(row)
+                changes["grams"] = self._site.grams(joules, seconds, intensity)
+            found.append(Amendment(share.key, changes))
         # Counters of the whole follow the settled windows.
         self._joules.inc(max(0.0, attribution.measured_joules - self._counted))
         self._counted = max(self._counted, attribution.measured_joules)
@@ -233,21 +233,20 @@ def _attribution(config: HookConfig) -> Attribution:
     return Attribution(config.idle, prior, config.idle_watts)
 
 
-def _activity(row: Mapping[str, Any]) -> Activity | None:
-    """What the server did for a record's request; None if nothing is known of it."""
-    sent, seconds = float(row["time"]), float(row["seconds"])
-    made, read = row.get("completion_tokens"), row.get("prompt_tokens")
-    if made is None or not row.get("status"):
+def _activity(record: Record) -> Activity | None:
+    """The server's work for a record's request; None if nothing is known of it."""
+    if record.completion_tokens is None or not record.status:
         return None
-    if read is None:
-        read = int(row.get("characters") or 0) // _CHARACTERS_PER_TOKEN
-    first = row.get("seconds_first") if row.get("streamed") else None
-    begun = sent + float(row.get("decision_seconds") or 0.0)
+    prompt_tokens = record.prompt_tokens
+    if prompt_tokens is None:
+        prompt_tokens = record.characters // _CHARACTERS_PER_TOKEN
+    first = record.seconds_first if record.streamed else None
+    sent = record.time + record.decision_seconds
     return Activity(
-        str(row["decision_id"]),
-        begun,
-        None if first is None else max(begun, sent + float(first)),
-        max(begun, sent + seconds),
-        int(read),
-        int(made),
+        key=record.decision_id,
+        start=sent,
+        first=None if first is None else max(sent, record.time + first),
+        end=max(sent, record.time + record.seconds),
+        prompt_tokens=prompt_tokens,
+        completion_tokens=record.completion_tokens,
     )

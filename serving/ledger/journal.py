@@ -1,6 +1,6 @@
 """The append-only journal between the hook and the ledger's database.
 
-One file a writer, one JSON line a record, written before the answer's last byte is released.
+One file a writer, one JSON line an entry, written before the answer's last byte is released.
 A line handed to the kernel outlives the process, however that ends (not the machine: nothing
 is synced to the disk on the way). The keeper reads the lines into the database; a file whose
 writer is gone is deleted once all of it is there.
@@ -11,11 +11,10 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import orjson
 
-from serving.ledger.record import Record
+from serving.ledger.record import Amendment, Record
 
 FOLDER = "journal"
 ROTATE_BYTES = 8 << 20
@@ -24,12 +23,18 @@ FULL_BYTES = 2 << 30
 _FULL_SECONDS = 1.0
 
 
+Entry = Record | Amendment
+# A line is a JSON object with one member, whose name is the entry's kind.
+KINDS: dict[str, type[Record] | type[Amendment]] = {"record": Record, "amendment": Amendment}
+KIND_OF = {entry: kind for kind, entry in KINDS.items()}
+
+
 class JournalFullError(OSError):
     """The journal's folder holds as much as it may."""
 
 
 class Journal:
-    """Writes records; one for each process.
+    """Writes entries; one for each process.
 
     Args:
         folder: the state folder.
@@ -43,13 +48,13 @@ class Journal:
         self._broken = False
         self._full_until = 0.0
 
-    def write(self, record: Record | dict[str, Any]) -> None:
-        """Append one record.
+    def write(self, entry: Entry) -> None:
+        """Append one entry.
 
         Raises:
-            OSError: the disk is full, or the journal; nothing else is harmed by it.
+            OSError: the disk or the journal is full; nothing else is harmed by it.
         """
-        line = orjson.dumps(record) + b"\n"
+        line = orjson.dumps({KIND_OF[type(entry)]: entry}) + b"\n"
         if self._handle is None or self._size > ROTATE_BYTES:
             self._open()
         assert self._handle is not None
@@ -97,7 +102,7 @@ class Tail:
     """Reads one journal file from where it last stopped.
 
     Attributes:
-        damaged: lines that were no record.
+        damaged: lines that were no entry.
     """
 
     def __init__(self, path: Path) -> None:
@@ -105,18 +110,18 @@ class Tail:
         self.damaged = 0
         self._offset = 0
 
-    def batches(self, size: int = 1000) -> Iterator[list[dict[str, Any]]]:
+    def batches(self, size: int = 1000) -> Iterator[list[Entry]]:
         """Whole lines not yet read; a batch counts as read when the next one is asked for."""
         with self.path.open("rb") as file:
             file.seek(self._offset)
-            batch: list[dict[str, Any]] = []
+            batch: list[Entry] = []
             damaged, offset = 0, self._offset
             for line in file:
                 if not line.endswith(b"\n"):
                     break
                 offset += len(line)
-                if (record := _record(line)) is not None:
-                    batch.append(record)
+                if (entry := _entry(line)) is not None:
+                    batch.append(entry)
                 else:
                     damaged += line != b"\n"
                 if len(batch) == size:
@@ -138,9 +143,10 @@ class Tail:
         return True
 
 
-def _record(line: bytes) -> dict[str, Any] | None:
+def _entry(line: bytes) -> Entry | None:
+    """The entry of a line; None if the line is damaged."""
     try:
-        found = orjson.loads(line)
-    except ValueError:
+        ((kind, fields),) = orjson.loads(line).items()
+        return KINDS[kind](**fields)
+    except (ValueError, TypeError, KeyError, AttributeError):
         return None
-    return found if isinstance(found, dict) and "decision_id" in found else None

@@ -8,10 +8,9 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
@@ -20,6 +19,7 @@ from serving.ledger.energy import EnergyAccounts
 from serving.ledger.in_flight import oldest_in_flight
 from serving.ledger.intensity_feed import make_feed
 from serving.ledger.journal import FOLDER, Tail, journal_files
+from serving.ledger.record import Amendment, Record
 from serving.settings.control import Control, LocalControl
 from serving.settings.hook import HookConfig
 
@@ -54,7 +54,7 @@ class Keeper:
         self._lock: int | None = None
         self._migrated = False
         self._tails: dict[Path, Tail] = {}
-        self._late: dict[str, tuple[Mapping[str, Any], int]] = {}
+        self._late: dict[str, tuple[Amendment, int]] = {}
         self._expired = 0.0
         self._away: str | None = None
         self.registry = CollectorRegistry()
@@ -73,7 +73,7 @@ class Keeper:
             registry=self.registry,
         )
         self._accounts = EnergyAccounts(config, urls, self.registry)
-        self._amendments: list[Mapping[str, Any]] = []
+        self._amendments: list[Amendment] = []
         self._feed = make_feed(config, self.registry)
 
     def step(self) -> None:
@@ -149,26 +149,25 @@ class Keeper:
             abandoned = tail.abandoned()
             damaged = tail.damaged
             for batch in tail.batches():
-                new = [row for row in batch if "time" in row]
-                if new:
-                    self.ledger.add(new)
-                    self._rows.inc(len(new))
-                    self._accounts.ended(new)
-                self._amend([row for row in batch if "time" not in row])
+                if records := [entry for entry in batch if isinstance(entry, Record)]:
+                    self.ledger.add(records)
+                    self._rows.inc(len(records))
+                    self._accounts.ended(records)
+                self._amend([entry for entry in batch if isinstance(entry, Amendment)])
             self._damaged.inc(tail.damaged - damaged)
             if abandoned:
                 path.unlink()
                 del self._tails[path]
-        self._amend([row for row, _ in self._late.values()])
+        self._amend([amendment for amendment, _ in self._late.values()])
 
-    def _amend(self, rows: list[Mapping[str, Any]]) -> None:
-        """Outcomes reported later; one may overtake its request on another worker's way."""
-        missing = {row["decision_id"]: row for row in self.ledger.amend(rows)} if rows else {}
-        for row in rows:
-            key = row["decision_id"]
-            _, tries = self._late.pop(key, (row, 0))
+    def _amend(self, amendments: list[Amendment]) -> None:
+        """Apply reported outcomes; one may arrive before its record, from another worker."""
+        missing = {a.decision_id for a in self.ledger.amend(amendments)} if amendments else set()
+        for amendment in amendments:
+            key = amendment.decision_id
+            _, tries = self._late.pop(key, (amendment, 0))
             if key in missing and tries < _LATE_TRIES:
-                self._late[key] = row, tries + 1
+                self._late[key] = amendment, tries + 1
 
     def _amend_energy(self) -> None:
         """Shares of measured joules, in place of the estimates that requests came with."""

@@ -1,10 +1,11 @@
-"""The ledger's record of one request."""
+"""The ledger's record of one request, and amendments to it."""
 
 import os
 import random
 import socket
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 REPLICA = socket.gethostname()
 
@@ -93,3 +94,16 @@ class Record:
     outcome: str = "upstream_failed"
     prompt: str | None = field(default=None, repr=False)
     response: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Amendment:
+    """What became known of a request after its record was written.
+
+    Attributes:
+        decision_id: of the record.
+        changes: new values of the record's fields.
+    """
+
+    decision_id: str
+    changes: dict[str, Any]

@@ -125,7 +125,7 @@ class _ParentServicesServer(threading.Thread):
         """Start the keeper and the admin port, and answer there until closed."""
         try:
             # Here, so that the workers need not wait for it to start.
-            from serving.processes.beside import ParentServices
+            from serving.processes.parent_services import ParentServices
 
             self._beside = ParentServices(*self._given)
         except SproutError as error:

@@ -8,7 +8,6 @@ registry of their own.
 import os
 from collections import Counter as Counted
 from collections import deque
-from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -16,7 +15,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from envs.carbon.intensity import STEPS, CarbonReading
-from serving.ledger.record import Record
+from serving.ledger.record import Amendment, Record
 from serving.settings.rules import Mode
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -36,7 +35,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         # A request is only noted here; it is counted in `flush`, from a thread.
-        self._ended: deque[Record | Mapping[str, Any]] = deque()
+        self._ended: deque[Record | Amendment] = deque()
         self._requests = self._counter(
             "requests_total",
             "Requests by directive in the answer, reason, mode and upstream status",
@@ -96,9 +95,9 @@ class Metrics:
         """A request's outcome is known; the next `flush` shows it."""
         self._ended.append(record)
 
-    def reported(self, row: Mapping[str, Any]) -> None:
+    def reported(self, amendment: Amendment) -> None:
         """The outcome is known of a request whose decision was counted before."""
-        self._ended.append(row)
+        self._ended.append(amendment)
 
     def flush(self, in_flight: int) -> None:
         """Show what has ended. From a thread: the library's locks and files are slow."""
@@ -131,7 +130,8 @@ class Metrics:
         }
         return {key: amount for key, amount in counts.items() if amount is not None}
 
-    def _of_reported(self, row: Mapping[str, Any]) -> dict[tuple[Any, ...], float]:
+    def _of_reported(self, amendment: Amendment) -> dict[tuple[Any, ...], float]:
+        row = amendment.changes
         counts: dict[tuple[Any, ...], float] = {(self._outcomes, row["outcome"]): 1}
         if "energy_joules" in row:
             method = row["energy_method"]

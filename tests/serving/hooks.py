@@ -45,8 +45,14 @@ def records(hook: Hook) -> list[dict[str, Any]]:
     """What the journal holds, oldest first."""
     lines = []
     for path in sorted((hook.config.state / "journal").glob("*.jsonl")):
-        lines += [json.loads(line) for line in path.read_text().splitlines() if line]
+        lines += [entry(json.loads(line)) for line in path.read_text().splitlines() if line]
     return lines
+
+
+def entry(line: dict[str, Any]) -> dict[str, Any]:
+    """A journal line's fields; of an amendment those of the record that it changes."""
+    ((_, fields),) = line.items()
+    return fields | fields.pop("changes", {})
 
 
 def keeper(hook: Hook) -> Keeper:

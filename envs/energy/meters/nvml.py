@@ -11,7 +11,7 @@ from envs.errors import MeterError
 # Armour, SC24, https://arxiv.org/abs/2312.02741).
 ERROR_RATIO = 0.05
 # The counter advances every 20 to 100 ms.
-TICK_SECONDS = 0.1
+COUNTER_TICK_SECONDS = 0.1
 POWER_SECONDS = 0.05
 
 
@@ -48,7 +48,7 @@ class NvmlMeter:
             rest = [handle for handle in handles if handle not in counting]
             watts = (lambda: self._watts(rest)) if rest else None
             self._integral = PowerIntegral(watts, POWER_SECONDS) if watts else None
-            self.tick_seconds = TICK_SECONDS if counting else POWER_SECONDS
+            self.tick_seconds = COUNTER_TICK_SECONDS if counting else POWER_SECONDS
         except pynvml.NVMLError as error:
             raise MeterError(f"NVML: {error}") from error
         kinds = [f"total energy of {len(counting)}"] if counting else []

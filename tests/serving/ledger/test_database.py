@@ -2,15 +2,15 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import asdict, replace
 
-import orjson
 import pytest
 import sqlalchemy as sa
 
 from envs.errors import ConfigError
 from serving.ledger.database import METADATA, Ledger
 from serving.ledger.journal import Journal
-from serving.ledger.record import Record, new_id
+from serving.ledger.record import Amendment, Record, new_id
 from serving.settings.control import Control
 from tests.serving.hooks import config, hook, keeper, records
 
@@ -24,7 +24,8 @@ def ledger(ledger_url):
 
 
 def row(**given):
-    return orjson.loads(orjson.dumps(Record(new_id(), time.time(), "/v1/responses"))) | given
+    fields = {"decision_id": new_id(), "time": time.time(), "route": "/v1/responses"}
+    return Record(**(fields | given))
 
 
 def test_the_migrations_make_what_the_records_need(ledger):
@@ -37,8 +38,8 @@ def test_the_migrations_make_what_the_records_need(ledger):
 def test_a_record_is_kept_whole_and_once(ledger):
     kept = row(grams=0.25, hold_out=True, completion_tokens=7, task="ä'b", status=200)
     ledger.add([kept, row()])
-    ledger.add([kept | {"grams": 9.0}])
-    assert ledger.find(kept["decision_id"]) == kept
+    ledger.add([replace(kept, grams=9.0)])
+    assert ledger.find(kept.decision_id) == asdict(kept)
     assert len(list(ledger.rows(["decision_id"]))) == 2
 
 
@@ -51,7 +52,7 @@ def test_rows_come_by_time(ledger):
 def test_records_are_deleted_by_request_tenant_and_age(ledger):
     one = row(tenant="a")
     ledger.add([one, row(tenant="a"), row(tenant="b"), row(time=5.0)])
-    assert ledger.delete(decision_id=one["decision_id"]) == 1
+    assert ledger.delete(decision_id=one.decision_id) == 1
     assert ledger.delete(tenant="a") == 1
     assert ledger.delete(before=6.0) == 1
     assert [t for (t,) in ledger.rows(["tenant"])] == ["b"]
@@ -137,7 +138,7 @@ def test_an_outcome_may_overtake_its_request(tmp_path):
     made = hook(tmp_path)
     late, early = Journal(made.config.state), Journal(made.config.state)
     kept = keeper(made)
-    early.write({"decision_id": "d" * 32, "status": 200, "completion_tokens": 3})
+    early.write(Amendment("d" * 32, {"status": 200, "completion_tokens": 3}))
     kept.step()
     late.write(Record("d" * 32, 1.0, "/v1/responses", outcome="decided"))
     kept.step()

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import alembic.command
@@ -18,6 +19,7 @@ from serving.ledger import in_flight, migrations
 from serving.ledger.energy import EnergyAccounts, _activity
 from serving.ledger.estimate import estimate_coefficients, footprint_model
 from serving.ledger.in_flight import InFlight, oldest_in_flight
+from serving.ledger.record import Record
 from tests.envs.answering import answering
 from tests.envs.carbon.live.services import HOUR, SECRET, Services, grams
 from tests.envs.energy.meters.devices import Gpu, install
@@ -234,22 +236,22 @@ def test_since_when_requests_are_on_their_way_is_known_to_the_keeper(tmp_path, m
 
 
 def test_a_record_says_what_the_server_did():
-    row = {
-        "decision_id": "d",
-        "time": 100.0,
-        "seconds": 2.0,
-        "decision_seconds": 0.5,
-        "seconds_first": 1.0,
-        "streamed": True,
-        "status": 200,
-        "prompt_tokens": None,
-        "characters": 400,
-        "completion_tokens": 7,
-    }
-    assert _activity(row) == Activity("d", 100.5, 101.0, 102.0, 100, 7)
-    assert _activity(row | {"streamed": False}).first is None
-    assert _activity(row | {"completion_tokens": None}) is None
-    assert _activity(row | {"status": 0}) is None
+    record = Record(
+        decision_id="d",
+        time=100.0,
+        route="/v1/chat/completions",
+        seconds=2.0,
+        decision_seconds=0.5,
+        seconds_first=1.0,
+        streamed=True,
+        status=200,
+        characters=400,
+        completion_tokens=7,
+    )
+    assert _activity(record) == Activity("d", 100.5, 101.0, 102.0, 100, 7)
+    assert _activity(replace(record, streamed=False)).first is None
+    assert _activity(replace(record, completion_tokens=None)) is None
+    assert _activity(replace(record, status=0)) is None
 
 
 def test_estimates_follow_what_the_operator_states(tmp_path):

@@ -5,6 +5,7 @@ from prometheus_client import CollectorRegistry
 
 from serving.ledger import energy as accounts_module
 from serving.ledger.energy import EnergyAccounts
+from serving.ledger.record import Record
 from tests.envs.energy.ticking import ticking
 from tests.serving.hooks import config
 
@@ -23,8 +24,8 @@ def test_seconds_shorter_than_a_tick_are_carried_into_the_next_window(tick, tmp_
         def second(key):
             sent = server.clock.time()
             server.chat([{}] * 250)
-            record = {"time": sent, "seconds": 1.0, "decision_id": key, "directive": "none"}
-            record |= {"status": 200, "prompt_tokens": 9, "completion_tokens": 1000}
+            record = Record(key, sent, "/v1/chat/completions", seconds=1.0, status=200)
+            record.prompt_tokens, record.completion_tokens = 9, 1000
             accounts.ended([record])
             accounts.read()
             amended.extend(accounts.settle(server.clock.time()))
@@ -40,7 +41,7 @@ def test_seconds_shorter_than_a_tick_are_carried_into_the_next_window(tick, tmp_
         given = value("sprout_attributed_joules_total", {"directive": "none"})
         assert given + value("sprout_idle_joules_total") == pytest.approx(measured)
         assert len(amended) > 80
-        assert all(row["energy_joules"] > 0 for row in amended)
+        assert all(amendment.changes["energy_joules"] > 0 for amendment in amended)
         assert value("sprout_meter_up") == 1
         # A counter that stands still for long is none.
         meter.stands = True
