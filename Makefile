@@ -35,6 +35,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	PYTHONPATH=. $(BIN)/lint-imports
+	$(BIN)/python .ci/check_text.py
 
 bench: $(STAMP)
 	$(BIN)/sprout bench loop --json runs/bench-loop/result.json
