@@ -14,7 +14,7 @@ WRONG = {
     "array type is spelled out": {"a.py": "Floats = NDArray[np.float64]\n"},
     "17 Python files side by side": {f"room/m{n}.py": "" for n in range(17)},
     "over 400 lines": {"a.py": "x = 1\n" * 401},
-    "701 words": {"README.md": "word\n" * 701},
+    "702 words": {"README.md": "two words\n" * 351},
     "121 columns": {"docs/a.md": "x" * 121 + "\n"},
     "leads nowhere": {"docs/a.md": "[a page](missing.md)\n"},
 }
