@@ -1,7 +1,7 @@
 """The online hook in front of an OpenAI-compatible server.
 
-`__all__` is the public part. `serving.middleware` is for ASGI servers,
-`serving.litellm_callback` for LiteLLM's proxy.
+`__all__` is the public API. `serving.middleware` is for ASGI servers and
+`serving.litellm_callback` is for LiteLLM's proxy.
 """
 
 from envs import __version__

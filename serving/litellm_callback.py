@@ -1,15 +1,16 @@
 """The hook as a callback of LiteLLM's proxy (extra `litellm`).
 
-Beside the proxy's configuration, a file `sprout_callback.py`:
+Create a file `sprout_callback.py` beside the proxy's configuration:
 
     from serving.litellm_callback import SproutCallback
 
     callback = SproutCallback()
 
-and in the configuration `litellm_settings: {callbacks: sprout_callback.callback}`. Settings come
-from SPROUT_* variables (`serving.settings.hook`).
+Then add `litellm_settings: {callbacks: sprout_callback.callback}` to the configuration. Settings
+come from SPROUT_* variables (`serving.settings.hook`).
 
-What upstream refuses of ours is not sent again as it came: a callback has no say in that.
+If the upstream rejects a steered request, the client receives that error: a callback cannot
+send the original request again.
 """
 
 from collections.abc import AsyncGenerator, Mapping
@@ -28,17 +29,19 @@ ROUTES = {
     "atext_completion": "/v1/completions",
     "aresponses": "/v1/responses",
 }
-# Reaches the later hooks; LiteLLM sends it nowhere.
+# Key in a request's metadata for the plan and the answer. LiteLLM passes it to the later
+# callback methods and does not send it to the model.
 _STATE = "_sprout"
 
 
 class SproutCallback(CustomLogger):
     """Steers and records the requests that a LiteLLM proxy handles.
 
-    The proxy fails a request whose callback raises, so none here does.
+    No method raises: the proxy would fail the request.
 
     Args:
-        hook: None makes one from SPROUT_* variables, kept up by a thread of its own.
+        hook: the hook that decides. None builds one from SPROUT_* variables and refreshes it
+            from its own thread.
 
     Raises:
         ConfigError: the variables are wrong.
@@ -51,18 +54,21 @@ class SproutCallback(CustomLogger):
     async def async_pre_call_hook(
         self, user_api_key_dict: Any, cache: Any, data: dict[str, Any], call_type: Any
     ) -> dict[str, Any] | None:
-        """Before a request goes to the model: what is to go instead, or None."""
+        """Decide a request before the model receives it.
+
+        Returns the request to send, or None to leave it unchanged.
+        """
         try:
             route = ROUTES.get(str(getattr(call_type, "value", call_type)))
             if route is None:
                 return None
             request = data.get("proxy_server_request") or {}
             plan = await self._hook.plan(route, data, _headers(request))
-            place = "litellm_metadata" if route == "/v1/responses" else "metadata"
+            metadata_key = "litellm_metadata" if route == "/v1/responses" else "metadata"
             steered = plan.steered if plan.steered is not None else data
-            steered.setdefault(place, {})[_STATE] = plan, ReportedAnswer(plan.started)
+            steered.setdefault(metadata_key, {})[_STATE] = plan, ReportedAnswer(plan.started)
         except Exception as error:
-            log_internal_error("a request was not decided", error)
+            log_internal_error("LiteLLM callback: the request was not decided", error)
             return None
         return steered
 
@@ -74,18 +80,18 @@ class SproutCallback(CustomLogger):
         request_headers: dict[str, str] | None = None,
         litellm_call_info: dict[str, Any] | None = None,
     ) -> dict[str, str] | None:
-        """What the answer's headers say."""
+        """Return the headers to add to the answer, or None if the request was not decided."""
         try:
-            found = _state(data)
-            return dict(self._hook.headers(found[0])) if found is not None else None
+            state = _state(data)
+            return dict(self._hook.headers(state[0])) if state is not None else None
         except Exception as error:
-            log_internal_error("headers were not made", error)
+            log_internal_error("LiteLLM callback: the answer's headers are missing", error)
             return None
 
     async def async_post_call_success_hook(
         self, data: dict[str, Any], user_api_key_dict: Any, response: Any
     ) -> Any:
-        """A whole answer, before it is sent."""
+        """Record a complete answer before it is sent."""
         self._finish(data, response, "completed", 200)
         return response
 
@@ -96,7 +102,7 @@ class SproutCallback(CustomLogger):
         user_api_key_dict: Any,
         traceback_str: str | None = None,
     ) -> None:
-        """The model's server failed, or refused."""
+        """Record a request that the upstream rejected or failed to answer."""
         status = getattr(original_exception, "status_code", 0)
         code = int(status) if str(status).isdigit() else 0
         outcome = "completed" if 400 <= code < 500 else "upstream_failed"
@@ -105,40 +111,41 @@ class SproutCallback(CustomLogger):
     async def async_post_call_streaming_iterator_hook(
         self, user_api_key_dict: Any, response: Any, request_data: dict[str, Any]
     ) -> AsyncGenerator[Any, None]:
-        """A streamed answer, piece by piece."""
-        outcome, last = "client_left", None
-        found = _state(request_data)
+        """Pass on a streamed answer and record its outcome."""
+        outcome, usage_piece = "client_left", None
+        state = _state(request_data)
         try:
             async for piece in response:
-                if found is not None:
-                    found[1].piece()
-                last = piece if _usage(piece).method is not None else last
+                if state is not None:
+                    state[1].piece()
+                usage_piece = piece if _usage(piece).method is not None else usage_piece
                 yield piece
             outcome = "completed"
         except Exception:
             outcome = "upstream_broke"
             raise
         finally:
-            self._finish(request_data, last, outcome, 200)
+            self._finish(request_data, usage_piece, outcome, 200)
 
     def _finish(self, data: dict[str, Any], response: Any, outcome: str, status: int) -> None:
         try:
-            found = _state(data)
-            if found is not None:
-                plan, told = found
-                told.status, told.usage = status, _usage(response)
-                told.text = _text(response)
-                self._hook.finish(plan, told, outcome)
+            state = _state(data)
+            if state is not None:
+                plan, answer = state
+                answer.status, answer.usage = status, _usage(response)
+                answer.text = _text(response)
+                self._hook.finish(plan, answer, outcome)
         except Exception as error:
-            log_internal_error("an outcome was not recorded", error)
+            log_internal_error("LiteLLM callback: the outcome was not recorded", error)
 
 
 def _state(data: Mapping[str, Any]) -> tuple[Plan, ReportedAnswer] | None:
-    for place in ("litellm_metadata", "metadata"):
-        held = data.get(place)
-        if isinstance(held, dict) and isinstance(held.get(_STATE), tuple):
-            found: tuple[Plan, ReportedAnswer] = held[_STATE]
-            return found
+    """Return what `async_pre_call_hook` stored with a request, or None."""
+    for metadata_key in ("litellm_metadata", "metadata"):
+        metadata = data.get(metadata_key)
+        if isinstance(metadata, dict) and isinstance(metadata.get(_STATE), tuple):
+            state: tuple[Plan, ReportedAnswer] = metadata[_STATE]
+            return state
     return None
 
 
@@ -148,18 +155,19 @@ def _headers(request: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _usage(answer: Any) -> Usage:
-    """Usage of a whole answer or of a stream's last piece."""
+    """Return the usage of a complete answer or of one piece of a stream."""
     usage = getattr(answer, "usage", None) or getattr(
         getattr(answer, "response", None), "usage", None
     )
     counts = [
-        next((n for k in kinds if isinstance(n := getattr(usage, k, None), int)), None)
-        for kinds in (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
+        next((n for name in names if isinstance(n := getattr(usage, name, None), int)), None)
+        for names in (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
     ]
     return Usage(counts[0], counts[1], None if counts[1] is None else "reported")
 
 
 def _text(answer: Any) -> str | None:
+    """Return the text of an answer's first choice, or None."""
     choices = getattr(answer, "choices", None)
     if not choices:
         return None

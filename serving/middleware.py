@@ -1,7 +1,7 @@
-"""The hook as pure ASGI middleware, round the gateway's relay or a server's own application.
+"""The hook as pure ASGI middleware, around the gateway's relay or a model server's application.
 
-`vllm serve MODEL --middleware serving.middleware.SproutMiddleware` puts it into vLLM, with
-settings from SPROUT_* variables (`serving.settings.hook`; SPROUT_POLICY names the bundle).
+`vllm serve MODEL --middleware serving.middleware.SproutMiddleware` adds the hook to vLLM. Its
+settings come from SPROUT_* variables (`serving.settings.hook`); SPROUT_POLICY names the bundle.
 """
 
 import asyncio
@@ -26,16 +26,21 @@ from serving.http.asgi import (
     header,
 )
 
-# Answers to a request that the server found wrong: perhaps because of what we added.
+# Status codes by which the upstream rejects a request as invalid. The directive may be the cause.
 REFUSED_STATUSES = frozenset((400, 413, 422))
-_OWN = OWN_HEADERS.encode()
+_OWN_HEADER_PREFIX = OWN_HEADERS.encode()
 
 
 class SproutMiddleware:
-    """Steers the OpenAI requests that pass; everything else passes untouched.
+    """ASGI middleware that steers OpenAI requests and passes everything else on untouched.
+
+    If the application rejects a steered request as invalid (`REFUSED_STATUSES`), the original
+    request is sent instead.
 
     Args:
-        hook: None makes one from SPROUT_* variables, kept up by a thread of its own.
+        app: the application to wrap.
+        hook: the hook that decides. None builds one from SPROUT_* variables and refreshes it
+            from its own thread.
 
     Raises:
         ConfigError: the variables are wrong.
@@ -46,21 +51,21 @@ class SproutMiddleware:
         self._hook = embedded() if hook is None else hook
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one ASGI connection."""
+        """Handle one ASGI connection."""
         if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in APIS:
             await self._app(scope, receive, send)
             return
-        parts, more = await self._body(receive)
+        parts, more = await self._read_body(receive)
         if parts is None:
             return
         raw = b"".join(parts)
         plan = await self._hook.plan(scope["path"], raw, decoded_headers(scope))
-        steered = self._steered(plan)
+        steered = self._steered_body(plan)
         exchange = _Exchange(self._hook, plan, send)
         try:
             if steered is not None:
                 await self._app(
-                    _private(scope, len(steered)),
+                    _forwarded_scope(scope, len(steered)),
                     _replayed(steered, False, receive, exchange),
                     exchange.send,
                 )
@@ -68,26 +73,29 @@ class SproutMiddleware:
                     return
                 self._hook.withdraw(plan, "refused")
                 exchange = _Exchange(self._hook, plan, send)
-            await self._app(_private(scope), _replayed(raw, more, receive, exchange), exchange.send)
+            await self._app(
+                _forwarded_scope(scope), _replayed(raw, more, receive, exchange), exchange.send
+            )
         except asyncio.CancelledError:
-            exchange.left = True
+            exchange.client_left = True
             raise
         finally:
             exchange.end_early()
 
-    def _steered(self, plan: Plan) -> bytes | None:
-        """The body to send in place of what came, if any."""
+    def _steered_body(self, plan: Plan) -> bytes | None:
+        """Return the steered body as JSON, or None to send the original body."""
         try:
             return None if plan.steered is None else orjson.dumps(plan.steered)
         except TypeError:
-            # Nested more deeply than can be written, though it could be read.
+            # orjson parses deeper nesting than it can write.
             self._hook.withdraw(plan, "unwritable")
             return None
 
-    async def _body(self, receive: Receive) -> tuple[list[bytes] | None, bool]:
-        """The body's beginning, as far as it would be decided, and whether there is more.
+    async def _read_body(self, receive: Receive) -> tuple[list[bytes] | None, bool]:
+        """Read the body until it ends or exceeds the size that the hook decides.
 
-        None if the client left, or took too long.
+        Returns the parts and whether more follow. The parts are None if the client
+        disconnected or took too long.
         """
         event = await receive()
         if event["type"] == "http.disconnect":
@@ -109,7 +117,13 @@ class SproutMiddleware:
 
 
 class _Exchange:
-    """One answer on its way to the client, watched."""
+    """Sends one answer to the client, observes it and records its outcome.
+
+    Attributes:
+        answer: the observer of the answer.
+        refused: whether the application rejected the steered request; nothing was sent then.
+        client_left: whether the client disconnected.
+    """
 
     def __init__(self, hook: Hook, plan: Plan, send: Send) -> None:
         self._hook = hook
@@ -117,10 +131,10 @@ class _Exchange:
         self._send = send
         self.answer: Answer = hook.answer(plan)
         self.refused = False
-        self.left = False
+        self.client_left = False
 
     async def send(self, event: Event) -> None:
-        """Pass an event of the answer on, with our headers; see its end."""
+        """Forward an event of the answer with the hook's headers; record a complete answer."""
         kind = event["type"]
         if kind == "http.response.start":
             status = event["status"]
@@ -133,8 +147,8 @@ class _Exchange:
                 header(headers, b"content-type") or b"",
                 header(headers, b"content-length"),
             )
-            said = self._hook.headers(self._plan)
-            headers += [(name.encode(), value.encode()) for name, value in said]
+            hook_headers = self._hook.headers(self._plan)
+            headers += [(name.encode(), value.encode()) for name, value in hook_headers]
             event = {**event, "headers": headers}
         elif self.refused:
             return
@@ -142,26 +156,30 @@ class _Exchange:
             more = event.get("more_body", False)
             piece = self.answer.feed(event.get("body", b""), more)
             if self.answer.complete:
-                self._end("completed" if self.answer.status < 500 else "upstream_failed")
+                self._finish("completed" if self.answer.status < 500 else "upstream_failed")
             if not piece and more:
                 return
             event = {**event, "body": piece}
         await self._send(event)
 
     def end_early(self) -> None:
-        """The application is done; if the answer is not, say why."""
-        if self.left:
-            self._end("client_left")
+        """Record why the answer is incomplete; no effect if its outcome is already recorded."""
+        if self.client_left:
+            self._finish("client_left")
         else:
-            self._end("upstream_broke" if self.answer.status else "upstream_failed")
+            self._finish("upstream_broke" if self.answer.status else "upstream_failed")
 
-    def _end(self, outcome: str) -> None:
+    def _finish(self, outcome: str) -> None:
         self._hook.finish(self._plan, self.answer, outcome)
 
 
-def _private(scope: Scope, length: int | None = None) -> Scope:
-    """The request's head without our private headers, and with its body's new length."""
-    headers = [pair for pair in scope["headers"] if not pair[0].startswith(_OWN)]
+def _forwarded_scope(scope: Scope, length: int | None = None) -> Scope:
+    """Return the scope without the hook's own headers.
+
+    Args:
+        length: size of a replaced body, bytes; None if the body is the original.
+    """
+    headers = [pair for pair in scope["headers"] if not pair[0].startswith(_OWN_HEADER_PREFIX)]
     if length is not None:
         framing = (b"content-length", b"transfer-encoding")
         headers = [pair for pair in headers if pair[0] not in framing]
@@ -170,17 +188,16 @@ def _private(scope: Scope, length: int | None = None) -> Scope:
 
 
 def _replayed(body: bytes, more: bool, receive: Receive, exchange: _Exchange) -> Receive:
-    """`receive` with `body` in place of what has been read of it."""
+    """Return a `receive` that first delivers `body`, then the events not read yet."""
     first: list[Any] = [{"type": "http.request", "body": body, "more_body": more}]
 
     async def replay() -> Event:
-        """The body that was read, then what comes."""
         if first:
-            found: Event = first.pop()
-            return found
+            first_event: Event = first.pop()
+            return first_event
         event = await receive()
         if event["type"] == "http.disconnect":
-            exchange.left = True
+            exchange.client_left = True
         return event
 
     return replay

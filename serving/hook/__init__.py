@@ -1,1 +1,1 @@
-"""The framework-free core: decide a request, rewrite it, watch its answer, record it."""
+"""The framework-free core: decides a request, rewrites it, observes its answer, records it."""

@@ -1,4 +1,4 @@
-"""Puts a hook together from its settings, and keeps it up to date from a thread."""
+"""Builds a hook from its settings and refreshes it from a background thread."""
 
 import atexit
 import threading
@@ -29,13 +29,18 @@ EVERY_SECONDS = 0.5
 
 
 class Environment(HookConfig, BaseSettings):
-    """The hook's settings from SPROUT_* variables, for shapes without a command line."""
+    """The hook's settings from SPROUT_* variables, for use without a command line."""
 
     model_config = SettingsConfigDict(env_prefix="SPROUT_", env_ignore_empty=True)
 
 
 class Upkeep:
-    """Calls functions twice a second from a thread of its own."""
+    """A background thread that calls functions every `EVERY_SECONDS`.
+
+    Args:
+        steps: the functions, called in this order. An exception is logged and does not stop
+            the thread.
+    """
 
     def __init__(self, steps: Sequence[Callable[[], None]]) -> None:
         self._steps = steps
@@ -44,7 +49,7 @@ class Upkeep:
         self._thread.start()
 
     def close(self) -> None:
-        """End, after the round that is under way."""
+        """Stop the thread and wait until its current round has ended."""
         self._stop.set()
         self._thread.join()
 
@@ -54,17 +59,18 @@ class Upkeep:
                 try:
                     step()
                 except Exception as error:
-                    log_internal_error("upkeep failed; it is tried again", error)
+                    log_internal_error("upkeep failed; the next round tries again", error)
 
 
 def make_hook(config: HookConfig, memory: Path | None = None) -> Hook:
-    """A hook; nothing keeps it up yet.
+    """Build a hook. The caller must call `Hook.refresh` regularly.
 
     Args:
-        memory: file of the conversations that this machine's workers share.
+        memory: file of the conversation memory that this machine's workers share; None keeps
+            the memory in this process.
 
     Raises:
-        ConfigError, DataError: settings or the intensity trace are wrong.
+        ConfigError, DataError: the settings or the intensity trace are wrong.
     """
     grid = make_grid(config)
     control = LocalControl(config.state, config.initial_control())
@@ -76,7 +82,7 @@ def make_hook(config: HookConfig, memory: Path | None = None) -> Hook:
 
 
 def make_grid(config: HookConfig) -> Grid:
-    """The grid, from a trace or from the file that a live source's feed keeps.
+    """Build the grid from a trace, or from the file that the keeper fills from a live source.
 
     Raises:
         ConfigError, DataError: the trace or the source's settings are wrong.
@@ -87,7 +93,7 @@ def make_grid(config: HookConfig) -> Grid:
         return Grid(outlook, time.time, config.outlook, read_outlook, config.intensity_max_age)
     path = Path(config.intensity) if config.intensity is not None else None
     trace = read_trace(path, config.zone)
-    # A file of one's own may be behind: its readings then have an age.
+    # An operator's own file may end before the present: its last reading then has an age.
     clock = trace_clock(trace, config.clock_start, config.clock_speed, strict=path is None)
     return Grid(
         trace,
@@ -99,10 +105,10 @@ def make_grid(config: HookConfig) -> Grid:
 
 
 def embedded(config: HookConfig | None = None) -> Hook:
-    """A hook inside another server's process, kept up by a thread.
+    """Build a hook inside another server's process, with a background thread that refreshes it.
 
     Args:
-        config: None reads SPROUT_* variables.
+        config: the settings; None reads SPROUT_* variables.
 
     Raises:
         ConfigError: the settings are wrong.
@@ -112,7 +118,8 @@ def embedded(config: HookConfig | None = None) -> Hook:
             config = Environment()  # type: ignore[call-arg]
         except ValueError as error:
             raise ConfigError(f"SPROUT_* variables: {error}") from error
-    # Loads the database's libraries, which the gateway's workers never need.
+    # Imported here because it loads the database's libraries, which the gateway's workers
+    # do not need.
     from serving.ledger.keeper import Keeper
 
     config.make_state()
@@ -132,15 +139,17 @@ def embedded(config: HookConfig | None = None) -> Hook:
 def trace_clock(
     trace: IntensityTrace, start: str | None, speed: float = 1.0, *, strict: bool = True
 ) -> Callable[[], float]:
-    """Unix seconds now, by the wall clock or by a clock that an experiment started.
+    """Return a function that gives the time in the trace, Unix seconds.
 
     Args:
-        start: ISO 8601 UTC at which the experiment's clock starts now; None is real time.
-        speed: experiment seconds per second.
-        strict: refuse a trace that ends before the present.
+        start: ISO 8601 time, UTC unless it has an offset, at which an experiment's clock starts
+            now; None uses real time.
+        speed: experiment seconds per real second.
+        strict: also refuse a trace that ends before the present in real time.
 
     Raises:
-        ConfigError: `start` is no time, or the trace does not cover the present.
+        ConfigError: `start` is not a time, `speed` is given without `start`, or the trace does
+            not cover the clock's present.
     """
     if start is None:
         if speed != 1.0:
@@ -149,18 +158,20 @@ def trace_clock(
     else:
         try:
             moment = datetime.fromisoformat(start)
-            begun = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+            start_time = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
         except ValueError as error:
-            raise ConfigError(f"--clock-start {start!r}: give ISO 8601, UTC") from error
+            raise ConfigError(
+                f"--clock-start {start!r}: not an ISO 8601 time; give e.g. 2024-01-02T00:00 (UTC)"
+            ) from error
         clock = WallClock(speed)
 
         def now() -> float:
-            return begun + clock.elapsed_seconds()
+            return start_time + clock.elapsed_seconds()
 
-    late = now() >= trace.end and (strict or start is not None)
-    if late or now() < trace.start:
+    ended = now() >= trace.end and (strict or start is not None)
+    if ended or now() < trace.start:
         raise ConfigError(
             f"{trace.source} covers {iso(trace.start)} to {iso(trace.end)}, not {iso(now())}; "
-            "give a current trace, or --clock-start within it"
+            "give a current trace, or set --clock-start to a time within this one"
         )
     return now

@@ -1,7 +1,8 @@
-"""The framework-free core: observe a request, decide, rewrite it, observe the outcome.
+"""The framework-free core: decide and rewrite a request, observe its answer, record the outcome.
 
-`plan` before a request goes to the model, `finish` once, when its answer is complete or has
-failed. Neither ever raises: what fails in us leaves the request as it came, and is counted.
+Call `Hook.plan` before a request goes to the model, and `Hook.finish` once its answer is
+complete or has failed. Neither raises: if the hook fails, the request passes on unchanged and
+the failure is counted.
 """
 
 import time
@@ -30,7 +31,16 @@ SCHEMA_VERSION = 1
 
 
 class Hook:
-    """Decides requests and records them."""
+    """Decides requests and records them.
+
+    Attributes:
+        config: the hook's settings.
+        policies: the policy bundles in use.
+        grid: the carbon intensity.
+        control: the operators' settings, as this replica last read them.
+        metrics: Prometheus metrics.
+        traces: exporter of OpenTelemetry spans; None exports none.
+    """
 
     def __init__(
         self,
@@ -55,7 +65,13 @@ class Hook:
     async def plan(
         self, route: str, body: bytes | Mapping[str, Any], headers: Mapping[str, str]
     ) -> Plan:
-        """Decide one request of a route in `APIS`; headers in lower case."""
+        """Decide one request; never raises, except when cancelled.
+
+        Args:
+            route: a route in `APIS`.
+            body: the request's body, parsed or not.
+            headers: with names in lower case.
+        """
         started = time.perf_counter()
         control = self.control.now
         record = Record(new_id(), time.time(), route, mode=control.mode)
@@ -65,30 +81,34 @@ class Hook:
         try:
             if control.mode != "off":
                 await self._steering.decide(plan, control, body, headers)
-        except NotSteeredError as why:
-            record.reason = str(why)
-        except FailedOpenError as why:
-            self._fail_open(record, str(why))
+        except NotSteeredError as error:
+            record.reason = str(error)
+        except FailedOpenError as error:
+            self._fail_open(record, str(error))
         except TooLateError:
             self._fail_open(record, "deadline")
         except Exception as error:
-            # Whatever it was, it is ours: the request goes on as it came.
+            # Any other error is a fault of the hook and must not fail the request.
             self.withdraw(plan, "failed")
-            log_internal_error("a decision failed; its request went through untouched", error)
+            log_internal_error("a decision failed; the request passes on unchanged", error)
         except BaseException:
-            # The caller has given up meanwhile.
+            # Cancelled: the caller will not call `finish`.
             self._in_flight.end(record.decision_id)
             raise
         record.decision_seconds = time.perf_counter() - started
         return plan
 
     def withdraw(self, plan: Plan, reason: str) -> None:
-        """What we changed will not do: the request is sent on as it came."""
+        """Discard the changes of a plan, so that the original request is sent.
+
+        Args:
+            reason: reason code of the failure.
+        """
         plan.steered, plan.asked_usage = None, False
         self._fail_open(plan.record, reason)
 
     def answer(self, plan: Plan) -> Answer:
-        """A watch over the answer to a planned request."""
+        """Return an observer of the answer to a planned request."""
         estimates = self.config.estimates and plan.record.mode in STEERING_MODES
         return Answer(
             plan.started,
@@ -100,7 +120,13 @@ class Hook:
         )
 
     def finish(self, plan: Plan, answer: AnswerOutcome, outcome: str) -> None:
-        """Record a request's end, before the answer's last byte is released; once."""
+        """Record the outcome of a request; only the first call has an effect.
+
+        Call it before the answer's last byte is sent, so that every complete answer is recorded.
+
+        Args:
+            outcome: see `serving.ledger.record.Record.outcome`.
+        """
         if plan.finished:
             return
         plan.finished = True
@@ -111,15 +137,15 @@ class Hook:
             self.traces.ended(plan.record, plan.trace_parent)
 
     def report(self, reported: Amendment, usage: Usage) -> None:
-        """Record the outcome of a request that its caller sent to the model itself."""
+        """Record the outcome of a request that the caller sent to the model itself."""
         self._completer.report(reported, usage, self.grid.current().reading)
 
     def headers(self, plan: Plan) -> list[tuple[str, str]]:
-        """What the answer's headers say; nothing where the mode is off."""
+        """Return the headers to add to the answer, none if the mode is "off"."""
         record = plan.record
         if record.mode == "off":
             return []
-        said = {
+        values = {
             "directive": record.directive if record.applied else "none",
             "probability": f"{record.probability if record.applied else 1.0:.6f}",
             "reason": record.reason,
@@ -128,24 +154,26 @@ class Hook:
             "schema-version": str(SCHEMA_VERSION),
         }
         if record.policy_version is not None:
-            said["policy-version"] = record.policy_version
+            values["policy-version"] = record.policy_version
         if record.intensity_g_per_kwh is not None:
-            said["intensity"] = f"{record.intensity_g_per_kwh:.1f}"
-            said["intensity-age"] = f"{record.intensity_age_seconds or 0.0:.0f}"
-            said["intensity-step"] = record.intensity_step or ""
-            said["intensity-kind"] = record.intensity_kind or ""
-        return [(OWN_HEADERS + name, value) for name, value in said.items()]
+            values["intensity"] = f"{record.intensity_g_per_kwh:.1f}"
+            values["intensity-age"] = f"{record.intensity_age_seconds or 0.0:.0f}"
+            values["intensity-step"] = record.intensity_step or ""
+            values["intensity-kind"] = record.intensity_kind or ""
+        return [(OWN_HEADERS + name, value) for name, value in values.items()]
 
     @property
     def in_flight(self) -> int:
-        """Requests planned and not yet finished."""
+        """Number of requests planned and not yet finished."""
         return len(self._in_flight)
 
     def refresh(self, *, reload: bool = False) -> None:
-        """Take over what has changed: operators' settings, bundles, carbon intensity.
+        """Read changed files again: operators' settings, policy bundles, carbon intensity.
+
+        Also publishes metrics and spans. Blocks on files, so call it outside the event loop.
 
         Args:
-            reload: load the bundles even if they seem unchanged.
+            reload: load the bundles even if their files seem unchanged.
         """
         reloads = self.control.now.reloads
         self.control.refresh()
@@ -153,12 +181,12 @@ class Hook:
         try:
             self.grid.refresh()
         except (SproutError, OSError) as error:
-            log_internal_error(f"intensity not read, the last known stays: {error}")
+            log_internal_error(f"carbon intensity not read; the last one stays in use: {error}")
         self._in_flight.publish()
         self.publish_metrics()
 
     def publish_metrics(self) -> None:
-        """Set the metrics that no request sets."""
+        """Set the metrics that no request sets, and publish those of finished requests."""
         reading = self.grid.current().reading
         self.metrics.intensity.set(reading.g_per_kwh)
         self.metrics.intensity_age.set(reading.age_seconds)
@@ -177,10 +205,10 @@ class Hook:
         for folder, problem in self.policies.problems.items():
             if known_problems.get(folder) != problem:
                 self.metrics.reloads.labels("refused").inc()
-                log_internal_error(f"bundle refused, what was loaded stays: {problem}")
+                log_internal_error(f"bundle refused; the loaded one stays in use: {problem}")
 
     def close(self) -> None:
-        """Let go of threads and files."""
+        """Stop the threads and close the files."""
         self._steering.close()
         self._completer.close()
         self._in_flight.close()

@@ -18,7 +18,7 @@ class DeadlineRunner:
     """Runs deciders in the event loop while they are quick, else in a thread.
 
     Args:
-        deadline: seconds.
+        deadline: longest time that a decision may take, s.
     """
 
     def __init__(self, deadline: float) -> None:

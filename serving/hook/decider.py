@@ -15,12 +15,14 @@ from serving.hook.grid import GridState
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One request as a policy is asked about it.
+    """The input of one decision.
 
     Attributes:
-        task: its task tag, if the caller sent one.
-        in_flight: other requests at the server.
-        floor: least quality relative to L0 that the caller or a rule asks for; None if none does.
+        messages: the request's content as chat messages.
+        task: the request's task tag; None if the caller sent none.
+        in_flight: number of other requests at the server.
+        floor: least quality, relative to L0 (no directive), that the caller or a rule demands;
+            None if neither does.
         grid: the carbon intensity now.
     """
 
@@ -33,12 +35,12 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A policy's answer.
+    """The output of one decision.
 
     Attributes:
         observation: the policy's input, shape (1, n_features).
-        steerable: whether the request leaves the length of its answer to the policy.
-        probabilities: of each directive.
+        steerable: False if the request itself states how long its answer must be.
+        probabilities: probability of each directive.
     """
 
     observation: Float32Array
@@ -77,7 +79,7 @@ class Decider:
         featurizer, grid = self.bundle.featurizer, question.grid
         part = featurizer.request(question.messages, question.task)[None]
         if grid is not self._grid:
-            # Computed once for all requests that meet the same state of the grid.
+            # Computed once for all requests with the same grid state.
             self._grid, self._context = grid, featurizer.context(grid.moment)
         context = self._context.copy()
         context[0, 0] = min(question.in_flight, self._most_load)
@@ -88,9 +90,9 @@ class Decider:
     ) -> list[float]:
         """Probability of each directive.
 
-        Where `floor` is above the floor that the policy was trained to keep, L0 is mixed in
-        until their mean quality reaches it. With weight w on L0 (quality 1) and 1 - w on the
-        policy (quality f), the mean is w + (1 - w) f.
+        If `floor` is above the floor f that the policy was trained to keep, the policy is mixed
+        with L0 until the mean quality reaches `floor`. With weight w on L0 (quality 1) and
+        1 - w on the policy (quality f), the mean is w + (1 - w) f.
         """
         probabilities = self.bundle.policy.probabilities_of(observation[0])
         if not sum(probabilities) > 0:
@@ -102,7 +104,7 @@ class Decider:
         return probabilities
 
     def kept_floor(self, task: str | None) -> float:
-        """The floor that the policy was trained to keep: the task's own, else the lowest."""
+        """Return the floor that the policy was trained to keep: the task's own, else the lowest."""
         if task in self._floors:
             return float(self._floors[task])
         return float(min(self._floors.values(), default=0.0))

@@ -11,7 +11,7 @@ from envs.carbon.intensity import CarbonReading, Kind
 from envs.requests.moment import Moment
 from serving.settings.hook import MAX_AGE_SECONDS
 
-# The state of the grid is cached for this long: features of grid and hour change more slowly.
+# The state of the grid is cached for this time: its features change more slowly.
 _CACHE_SECONDS = 1.0
 
 
@@ -20,13 +20,13 @@ class IntensityView(Protocol):
 
     @property
     def kind(self) -> Kind:
-        """Signal and scope of all its figures."""
+        """Signal and scope of all its intensities."""
 
     def reading(self, now: float, max_age_seconds: float) -> CarbonReading:
-        """The best reading for `now`, first by `STEPS`; never raises."""
+        """Return the reading for `now` from the earliest of `STEPS` that has one; never raises."""
 
     def places(self, reading: CarbonReading) -> tuple[float, float]:
-        """Place of a reading in the trailing day's range and among the coming day's hours."""
+        """Return a reading's `Moment.recent_place` and `Moment.coming_place`."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class GridState:
     """The grid at one time.
 
     Attributes:
-        reading: the best one there is, with its age and its step.
-        moment: context of one request now, with no load.
+        reading: the best available carbon intensity, with its age and step.
+        moment: the same as context of one request, with no other request in flight.
     """
 
     reading: CarbonReading
@@ -46,11 +46,13 @@ class Grid:
     """Current state of a grid.
 
     Args:
-        now: clock of the experiment, Unix seconds.
+        view: the carbon intensity at the start.
+        now: clock, Unix seconds; an experiment may start it at another time.
         path: file that `view` was read from; `load` reads it again when it changes. None if
             there is no such file.
-        max_age_seconds: a last known reading that is older gives way to the mean, so decisions
-            never use stale readings.
+        load: reads the file.
+        max_age_seconds: a last known reading older than this is replaced by the mean, so
+            decisions never use stale readings.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class Grid:
         self._path = path
         self._load = load
         self._max_age = max_age_seconds
-        # None makes the first `refresh` read the file: it may have changed since it was read.
+        # None makes the first `refresh` read the file: it may have changed since `view` was read.
         self._stamp: tuple[int, int] | None = None
         self._state: GridState | None = None
         self._state_time = 0.0
@@ -94,7 +96,7 @@ class Grid:
         """Read the file again if it has changed.
 
         Raises:
-            SproutError, OSError: it cannot be read; the state stays as it was.
+            SproutError, OSError: the file cannot be read; the old view stays in use.
         """
         stamp = self._file_stamp()
         if self._path is None or self._load is None or stamp in (None, self._stamp):

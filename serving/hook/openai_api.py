@@ -1,7 +1,8 @@
 """The OpenAI requests that can be steered: chat completions, completions, responses.
 
-Each says what a body asks, whether a directive is safe in it, and how one is added:
-after the caller's own system text, so that a server's prefix cache keeps hitting.
+A class for each route reads a body's messages, tells whether a directive is safe, and adds a
+directive. The directive goes after the caller's own system text, so that the server's prefix
+cache of that text still hits.
 """
 
 import re
@@ -14,7 +15,8 @@ from envs.requests.directive import SYSTEM_ROLES, Directive, Message
 
 Body = Mapping[str, Any]
 
-# A machine parses the answer, or it continues a text: a directive could break them.
+# With one of these fields, a program parses the answer or the answer continues a text. A
+# directive could break either.
 UNSAFE_FIELDS = frozenset(
     (
         *("tools", "functions", "response_format", "structured_outputs", "guided_json"),
@@ -22,44 +24,47 @@ UNSAFE_FIELDS = frozenset(
         *("continue_final_message", "echo", "prompt_logprobs", "audio", "suffix"),
     )
 )
-# Whole numbers that may be beyond 64 bits: written anew they would be others.
+# Integers that may exceed 64 bits: orjson would read them as floats and write other digits.
 UNKEPT = re.compile(rb"[:\[,]\s*-?\d{19}")
 
 
 class Api(Protocol):
-    """One route's requests; a body that is none raises KeyError, TypeError or ValueError."""
+    """The requests of one route.
+
+    The methods raise KeyError, TypeError, ValueError or AttributeError if the body is malformed.
+    """
 
     def messages(self, body: Body) -> Sequence[Message]:
-        """What is asked, as chat messages."""
+        """Return the request's content as chat messages."""
 
     def safe(self, body: Body) -> bool:
-        """Whether a directive can do no harm to the answer's form."""
+        """Return whether a directive cannot break the format of the answer."""
 
     def steer(self, body: Body, directive: Directive) -> dict[str, Any]:
-        """The body with a directive's text and cap; the caller's own is not changed."""
+        """Return a copy of the body with the directive's text and token cap."""
 
 
 class Chat:
     """POST /v1/chat/completions (https://platform.openai.com/docs/api-reference/chat)."""
 
     def messages(self, body: Body) -> Sequence[Message]:
-        """See `Api`."""
+        """Return the messages of the body."""
         return _mappings(body["messages"])
 
     def safe(self, body: Body) -> bool:
-        """See `Api`."""
+        """Return False for tools, fixed formats and texts to continue."""
         messages = body["messages"]
         return (
             bool(messages)
-            and _plain(body)
-            # A tool's turn belongs to an agent's loop; a last word of the assistant's is a
-            # text to be continued.
+            and _has_no_unsafe_field(body)
+            # A tool message is part of an agent's loop. A last message by the assistant is a
+            # text to continue.
             and not any(m.get("role") in ("tool", "function") for m in messages)
             and messages[-1].get("role") != "assistant"
         )
 
     def steer(self, body: Body, directive: Directive) -> dict[str, Any]:
-        """See `Api`."""
+        """Add the directive to the system text and lower the token cap."""
         return directive.body(body)
 
 
@@ -67,87 +72,94 @@ class Responses:
     """POST /v1/responses (https://platform.openai.com/docs/api-reference/responses)."""
 
     def messages(self, body: Body) -> Sequence[Message]:
-        """See `Api`."""
-        asked = body["input"]
-        turns = [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
-        said = [turn for turn in _mappings(turns) if "content" in turn]
+        """Return the instructions as a system message, then the input's messages."""
+        request_input = body["input"]
+        items = (
+            [{"role": "user", "content": request_input}]
+            if isinstance(request_input, str)
+            else request_input
+        )
+        messages = [item for item in _mappings(items) if "content" in item]
         if instructions := body.get("instructions"):
-            said = [{"role": "system", "content": instructions}, *said]
-        return said
+            messages = [{"role": "system", "content": instructions}, *messages]
+        return messages
 
     def safe(self, body: Body) -> bool:
-        """See `Api`."""
-        form = (body.get("text") or {}).get("format") or {}
-        turns = body["input"]
+        """Return False for tools, fixed formats, prompt templates and agents' items."""
+        text_format = (body.get("text") or {}).get("format") or {}
+        items = body["input"]
         return (
-            bool(turns)
-            and _plain(body)
+            bool(items)
+            and _has_no_unsafe_field(body)
             and not body.get("prompt")
-            and form.get("type", "text") == "text"
-            # Items that are no messages are an agent's: calls, their outputs, reasoning.
-            and (isinstance(turns, str) or all("content" in turn for turn in turns))
+            and text_format.get("type", "text") == "text"
+            # Items that are not messages come from an agent: calls, their outputs, reasoning.
+            and (isinstance(items, str) or all("content" in item for item in items))
             and isinstance(body.get("instructions") or "", str)
         )
 
     def steer(self, body: Body, directive: Directive) -> dict[str, Any]:
-        """See `Api`."""
-        asked = body["input"]
+        """Add the directive to the leading system messages, else to the instructions."""
+        items = body["input"]
         if not directive.text:
             steered = dict(body)
-        elif isinstance(asked, list) and asked[0].get("role") in SYSTEM_ROLES:
-            steered = {**body, "input": directive.messages(asked, "input_text")}
+        elif isinstance(items, list) and items[0].get("role") in SYSTEM_ROLES:
+            steered = {**body, "input": directive.messages(items, "input_text")}
         else:
             steered = {**body, "instructions": directive.after(body.get("instructions"))}
         return directive.capped(steered, ("max_output_tokens",))
 
 
 class Completions:
-    """POST /v1/completions with one prompt in Llama 2's chat form; others are left alone.
+    """POST /v1/completions with one prompt in Llama 2's chat format; others are not steered.
 
-    The form is [INST] <<SYS>> system <</SYS>> user [/INST] answer ... (Touvron et al., 2023,
+    The format is [INST] <<SYS>> system <</SYS>> user [/INST] answer ... (Touvron et al., 2023,
     https://github.com/meta-llama/llama, `llama/generation.py`).
     """
 
     def messages(self, body: Body) -> Sequence[Message]:
-        """See `Api`; none for several prompts, or for one in tokens."""
+        """Return a prompt's system and user text; empty for several prompts or token ids."""
         prompt = body["prompt"]
         if not isinstance(prompt, str):
             return []
-        before, system, asked = _parts(prompt)
-        user = {"role": "user", "content": _MARKS.sub("\n", before + asked).strip()}
+        before, system, after = _split_system(prompt)
+        user = {"role": "user", "content": _MARKS.sub("\n", before + after).strip()}
         return [{"role": "system", "content": system.strip()}, user] if system else [user]
 
     def safe(self, body: Body) -> bool:
-        """See `Api`."""
+        """Return whether the body has one prompt in chat format and no fixed format."""
         prompt = body["prompt"]
         return (
             isinstance(prompt, str)
             and "[INST]" in prompt
             and prompt.rstrip().endswith("[/INST]")
-            and _plain(body)
+            and _has_no_unsafe_field(body)
         )
 
     def steer(self, body: Body, directive: Directive) -> dict[str, Any]:
-        """See `Api`."""
+        """Add the directive to the system text, which is created if there is none."""
         steered = prompt = body["prompt"]
         if directive.text:
-            before, system, asked = _parts(prompt)
+            before, system, after = _split_system(prompt)
             if not system:
-                before, asked = prompt.split("[INST]", 1)
-                before, asked = f"{before}[INST] ", asked.lstrip()
-            own = directive.after(system.rstrip() or None).lstrip()
-            steered = f"{before}<<SYS>>\n{own}\n<</SYS>>\n\n{asked}"
+                before, after = prompt.split("[INST]", 1)
+                before, after = f"{before}[INST] ", after.lstrip()
+            steered_system = directive.after(system.rstrip() or None).lstrip()
+            steered = f"{before}<<SYS>>\n{steered_system}\n<</SYS>>\n\n{after}"
         return directive.capped({**body, "prompt": steered}, ("max_tokens",))
 
 
 _MARKS = re.compile(r"<s>|</s>|\[/?INST\]")
 
 
-def _parts(prompt: str) -> tuple[str, str, str]:
-    """What stands before the system text, the system text, and what follows it."""
+def _split_system(prompt: str) -> tuple[str, str, str]:
+    """Split a prompt into the text before the system text, the system text, and the rest.
+
+    A prompt without system text is returned as the first part.
+    """
     before, mark, rest = prompt.partition("<<SYS>>")
-    system, end, asked = rest.partition("<</SYS>>")
-    return (before, system, asked.lstrip()) if mark and end else (prompt, "", "")
+    system, end, after = rest.partition("<</SYS>>")
+    return (before, system, after.lstrip()) if mark and end else (prompt, "", "")
 
 
 APIS: Mapping[str, Api] = {
@@ -158,22 +170,26 @@ APIS: Mapping[str, Api] = {
 
 
 def parse_body(raw: bytes | Body) -> Body:
-    """A body as it came, or as another server has read it already.
+    """Return a request's body as an object.
+
+    Args:
+        raw: the bytes received, or the object if another server has parsed it already.
 
     Raises:
-        ValueError, TypeError: no JSON, or no object.
+        ValueError: the bytes are not JSON.
+        TypeError: the JSON is not an object.
     """
     body = orjson.loads(raw) if isinstance(raw, bytes) else raw
     if not isinstance(body, Mapping):
-        raise TypeError("a body that is no object")
+        raise TypeError("the body is not a JSON object")
     return body
 
 
 def count_characters(messages: Sequence[Message]) -> int:
-    """Length of what is asked.
+    """Return the total length of the messages' texts, characters.
 
     Raises:
-        TypeError: a content is neither text nor parts.
+        TypeError: a message's content is neither text nor a list of parts.
     """
     count = 0
     for message in messages:
@@ -183,24 +199,24 @@ def count_characters(messages: Sequence[Message]) -> int:
         elif isinstance(content, list):
             count += sum(len(str(p.get("text", ""))) for p in content if isinstance(p, dict))
         elif content is not None:
-            raise TypeError("a content that is neither text nor parts")
+            raise TypeError("a message's content is neither text nor a list of parts")
     return count
 
 
 def opening(messages: Sequence[Message]) -> Sequence[Message]:
-    """A conversation's beginning, the same in all its turns: to the first of the user's."""
-    for place, message in enumerate(messages):
+    """Return the messages up to the user's first one, the same in all turns of a conversation."""
+    for index, message in enumerate(messages):
         if message.get("role") == "user":
-            return messages[: place + 1]
+            return messages[: index + 1]
     return messages
 
 
-def _plain(body: Body) -> bool:
-    # Fields that are there but empty ask for nothing.
+def _has_no_unsafe_field(body: Body) -> bool:
+    # An empty field has no effect.
     return UNSAFE_FIELDS.isdisjoint(body) or not any(body.get(field) for field in UNSAFE_FIELDS)
 
 
-def _mappings(turns: Any) -> list[Message]:
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise TypeError("messages that are no list of objects")
-    return turns
+def _mappings(items: Any) -> list[Message]:
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise TypeError("the messages are not a list of objects")
+    return items

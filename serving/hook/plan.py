@@ -19,9 +19,12 @@ class Plan:
     """How one request is forwarded.
 
     Attributes:
-        steered: the body to send; None sends the body that came.
+        record: the request's record, completed at its end.
+        started: `time.perf_counter()` at the request's arrival.
+        steered: the body to send; None sends the original body.
         asked_usage: whether the body asks for a usage chunk that the client did not ask for.
-        trace_parent: the caller's span (https://www.w3.org/TR/trace-context/).
+        trace_parent: the caller's span (https://www.w3.org/TR/trace-context/); None if unknown.
+        finished: whether the outcome is recorded.
     """
 
     record: Record

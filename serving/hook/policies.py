@@ -1,4 +1,4 @@
-"""The policy bundles in use, by the model that each was trained for; loaded anew in place."""
+"""The policy bundles in use, one per model; changed bundles are loaded while serving."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,14 +11,17 @@ from serving.hook.decider import Decider
 
 
 class Policies:
-    """Deciders of bundle folders. A folder without a sound bundle leaves what was there.
+    """Deciders of the bundles in some folders.
+
+    If a folder's bundle becomes invalid, the bundle loaded before stays in use.
 
     Args:
-        kind: of the carbon intensity that they will see; a policy that was trained on another
-            is refused. None takes any.
+        folders: one bundle in each.
+        kind: kind of carbon intensity that decisions will use; a policy trained on another
+            kind is refused. None accepts any kind.
 
     Attributes:
-        problems: by folder, what is wrong with what lies there now.
+        problems: for each folder whose current bundle is refused, the reason.
     """
 
     def __init__(self, folders: Sequence[Path], kind: Kind | None = None) -> None:
@@ -31,19 +34,22 @@ class Policies:
         self.refresh()
 
     def for_model(self, model: object) -> Decider | None:
-        """The decider for a model's name."""
+        """Return the decider for a model's name, or None if no bundle is for that model."""
         return self._by_model.get(model) if isinstance(model, str) else None
 
     @property
     def loaded(self) -> tuple[Decider, ...]:
-        """All that are in use."""
+        """All deciders in use."""
         return tuple(self._by_folder.values())
 
     def refresh(self, *, force: bool = False) -> bool:
-        """Load what has changed; whether something is new. May take tens of milliseconds.
+        """Load the bundles that have changed; return whether any was loaded.
 
-        A bundle is taken whole or not at all: its hashes are verified first, and requests
-        see the old one until the new one stands.
+        May take tens of milliseconds. A bundle replaces the old one only when it is completely
+        loaded and its hashes are verified; until then requests use the old one.
+
+        Args:
+            force: load all bundles, changed or not.
         """
         changed = False
         for folder in self._folders:
@@ -57,7 +63,7 @@ class Policies:
                 self.problems[folder] = str(error)
                 continue
             except Exception as error:
-                # Whatever a folder holds, serving goes on.
+                # No content of a folder may stop serving.
                 self.problems[folder] = f"{folder}: {type(error).__name__}: {error}"
                 continue
             self.problems.pop(folder, None)
@@ -68,17 +74,18 @@ class Policies:
 
     def _checked(self, folder: Path) -> Bundle:
         bundle = load_bundle(folder)
-        trained = bundle.intensity_kind
-        if self._kind is not None and trained not in (None, self._kind):
+        trained_kind = bundle.intensity_kind
+        if self._kind is not None and trained_kind not in (None, self._kind):
             raise BundleError(
-                f"{folder}: trained on {trained} carbon intensity, but the grid's is {self._kind}; "
-                "the two must not be mixed: train on the other, or change the source"
+                f"{folder}: trained on {trained_kind} carbon intensity, but the grid's is "
+                f"{self._kind}; train on {self._kind} intensity, or change the intensity source"
             )
         return bundle
 
 
 def _stamp(folder: Path) -> tuple[int, int, int] | None:
-    # The manifest is written last, and replaced in one step.
+    """Return values that change when a bundle is replaced, or None if there is no bundle."""
+    # The manifest suffices: it is written last, in one atomic step.
     try:
         stat = (folder / MANIFEST).stat()
     except OSError:

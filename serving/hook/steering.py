@@ -1,4 +1,4 @@
-"""Decides what a request is sent with: which policy applies, its directive, and the new body."""
+"""Decides how a request is sent: which policy applies, which directive, and the new body."""
 
 import base64
 import hashlib
@@ -28,7 +28,7 @@ _LONGEST_NAME = 200
 
 @dataclass(frozen=True, slots=True)
 class _Context:
-    """One request while it is decided; `record` is filled in on the way."""
+    """One request while it is decided; the decision fills in `record`."""
 
     record: Record
     messages: Sequence[Message]
@@ -39,7 +39,13 @@ class _Context:
 
 
 class Steering:
-    """Fills in plans."""
+    """Decides requests and fills in their plans.
+
+    Attributes:
+        config: the hook's settings.
+        policies: the policy bundles in use.
+        grid: the carbon intensity.
+    """
 
     def __init__(
         self, config: HookConfig, policies: Policies, grid: Grid, memory: ConversationMemory
@@ -71,7 +77,8 @@ class Steering:
 
         Raises:
             NotSteeredError: the request must not be steered.
-            FailedOpenError, TooLateError, Exception: no decision could be made.
+            FailedOpenError, TooLateError: no decision could be made.
+            Exception: an internal error; no decision was made.
         """
         record, api = plan.record, APIS[plan.record.route]
         if isinstance(raw, bytes) and len(raw) > self.config.decided_bytes:
@@ -119,7 +126,7 @@ class Steering:
             record.task = task[:_LONGEST_NAME]
         if self._tenant_header and (tenant := headers.get(self._tenant_header)) is not None:
             if self._tenant_header == "authorization":
-                # A secret: the record keeps a keyed hash, which only tells tenants apart.
+                # A secret: the record keeps only a keyed hash, enough to tell tenants apart.
                 key = bytes.fromhex(salt)
                 tenant = hashlib.blake2b(tenant.encode(), digest_size=8, key=key).hexdigest()
             record.tenant = tenant[:_LONGEST_NAME]
@@ -189,7 +196,7 @@ class Steering:
         )
 
     def _floor(self, context: _Context) -> float | None:
-        """Highest floor that a rule or the caller demands; None if neither does."""
+        """Return the highest floor that a rule or the caller demands; None if neither does."""
         rule, floors = context.rule, []
         if rule is not None and rule.floor is not None:
             floors.append(rule.floor)
@@ -198,7 +205,7 @@ class Steering:
             try:
                 floors.append(min(1.0, max(0.0, float(header))))
             except ValueError:
-                # An unreadable floor was meant to ask for more quality.
+                # The caller wanted a floor, but the value is unreadable: use the highest.
                 floors.append(1.0)
         return max(floors, default=None)
 
@@ -226,7 +233,7 @@ def _matching_rule(control: Control, record: Record, headers: Mapping[str, str])
 
 
 def _forced(record: Record, directive: str, names: Sequence[str]) -> int:
-    """Index of the directive that a rule forces."""
+    """Return the index of the directive that a rule forces, and note the reason."""
     if directive not in names:
         raise FailedOpenError("unknown_directive")
     record.reason = "rule"
@@ -234,7 +241,7 @@ def _forced(record: Record, directive: str, names: Sequence[str]) -> int:
 
 
 def _ask_usage(plan: Plan, body: Mapping[str, Any]) -> None:
-    """Ask the upstream for a stream's usage, where the client did not ask itself."""
+    """Ask the upstream for a stream's usage, unless the client sent stream options itself."""
     if plan.record.route == "/v1/responses" or body.get("stream_options") is not None:
         return
     plan.steered = {**(plan.steered or body), "stream_options": {"include_usage": True}}

@@ -1,4 +1,4 @@
-"""The admin application: metrics, health, and the operators' settings; on a port of its own."""
+"""The admin application, on its own port: metrics, health and the operators' settings."""
 
 import asyncio
 import hmac
@@ -36,15 +36,16 @@ _HIDDEN = {"salt"}
 
 
 class Admin:
-    """ASGI application over a keeper's ledger.
+    """ASGI application that serves a keeper's ledger and settings.
 
-    Open: /metrics, /healthz, and /openapi.json, which describes all of them. With the token as
-    `Authorization: Bearer`: GET and PATCH /v1/control, POST /v1/reload, GET
-    /v1/savings?hours=24, GET and DELETE /v1/requests/ID.
+    Routes without a token: /metrics, /healthz, and /openapi.json, which describes all routes.
+    Routes with the token as `Authorization: Bearer`: GET and PATCH /v1/control, POST
+    /v1/reload, GET /v1/savings?hours=24, GET and DELETE /v1/requests/ID.
 
     Args:
+        keeper: the keeper of this replica's ledger.
         metrics: folder of the workers' metrics.
-        token: None refuses all that needs one.
+        token: the admin token; None refuses all routes that need it.
     """
 
     def __init__(self, keeper: Keeper, metrics: str, token: str | None) -> None:
@@ -53,21 +54,23 @@ class Admin:
         self._token = token.encode() if token else None
         self._routes: dict[tuple[str, str], Callable[[Scope, bytes], Awaitable[Any]]] = {
             ("GET", "/v1/control"): self._control,
-            ("PATCH", "/v1/control"): self._change,
+            ("PATCH", "/v1/control"): self._change_control,
             ("POST", "/v1/reload"): self._reload,
             ("GET", "/v1/savings"): self._savings,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one ASGI connection."""
+        """Handle one ASGI connection."""
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1003})
             return
         if scope["type"] != "http":
-            raise ValueError(f"scope {scope['type']!r}: only http is answered here")
+            raise ValueError(
+                f"ASGI scope {scope['type']!r}: the admin application serves only http"
+            )
         path = scope["path"]
         if path in _OPEN and scope["method"] not in ("GET", "HEAD"):
-            await _refuse(send, ["GET", "HEAD"])
+            await _refuse_method(send, ["GET", "HEAD"])
         elif path == "/healthz":
             await respond(send, 200, b'{"status":"ok"}\n')
         elif path == OPENAPI:
@@ -76,34 +79,34 @@ class Admin:
             text = await asyncio.to_thread(render_all, self._metrics)
             text += generate_latest(self._keeper.registry)
             await respond(send, 200, text, CONTENT_TYPE.encode())
-        elif not self._known(scope):
-            why = "" if self._token else f"; set {TOKEN_VARIABLE} where the hook starts"
+        elif not self._authorized(scope):
+            hint = "" if self._token else f"; the hook must be started with {TOKEN_VARIABLE} set"
             await respond_error(
-                send, 401, f"give the admin token as Authorization: Bearer{why}", "auth"
+                send, 401, f"send the admin token as Authorization: Bearer{hint}", "auth"
             )
         else:
             body = await read_body(receive, _LONGEST_BYTES)
             if body is None:
                 await respond_error(
-                    send, 413, f"a body of more than {_LONGEST_BYTES} bytes", "too_large"
+                    send, 413, f"the body exceeds {_LONGEST_BYTES} bytes", "too_large"
                 )
             else:
                 await self._answer(scope, body, send)
 
-    def _known(self, scope: Scope) -> bool:
-        given = decoded_headers(scope).get("authorization", "").encode("latin-1")
-        return self._token is not None and hmac.compare_digest(given, b"Bearer " + self._token)
+    def _authorized(self, scope: Scope) -> bool:
+        header = decoded_headers(scope).get("authorization", "").encode("latin-1")
+        return self._token is not None and hmac.compare_digest(header, b"Bearer " + self._token)
 
     async def _answer(self, scope: Scope, body: bytes, send: Send) -> None:
         handler = self._routes.get((scope["method"], scope["path"]))
         if handler is None and scope["path"].startswith("/v1/requests/"):
             handler = {"GET": self._request, "DELETE": self._delete}.get(scope["method"])
         if handler is None:
-            allowed = [m for m, p in self._routes if p == scope["path"]]
+            allowed = [method for method, path in self._routes if path == scope["path"]]
             if scope["path"].startswith("/v1/requests/"):
                 allowed = ["GET", "DELETE"]
             if allowed:
-                await _refuse(send, allowed)
+                await _refuse_method(send, allowed)
             else:
                 await respond_error(send, 404, "no such admin route", "not_found")
             return
@@ -112,69 +115,70 @@ class Admin:
         except KeyError as error:
             await respond_error(send, 404, str(error.args[0]), "not_found")
         except (ConfigError, ValueError) as error:
-            await respond_error(send, 422, _said(error), "invalid_request_error")
+            await respond_error(send, 422, _message(error), "invalid_request_error")
         except sa.exc.SQLAlchemyError as error:
-            message = f"the ledger is away: {type(error).__name__}"
+            message = f"the ledger's database is unavailable: {type(error).__name__}"
             await respond_error(send, 503, message, "ledger_error")
 
     async def _control(self, scope: Scope, body: bytes) -> Any:
-        found = await asyncio.to_thread(self._keeper.ledger.control)
-        return found.model_dump(mode="json", exclude=_HIDDEN)
+        control = await asyncio.to_thread(self._keeper.ledger.control)
+        return control.model_dump(mode="json", exclude=_HIDDEN)
 
-    async def _change(self, scope: Scope, body: bytes) -> Any:
+    async def _change_control(self, scope: Scope, body: bytes) -> Any:
         changes = orjson.loads(body)
         if not isinstance(changes, dict) or not changes or set(changes) - SETTABLE:
-            raise ValueError(f"give an object with some of {', '.join(sorted(SETTABLE))}")
+            raise ValueError(f"body: give an object with some of {', '.join(sorted(SETTABLE))}")
         if "rules" in changes:
             changes["rules"] = check_rules(changes["rules"], "given")
-        return await self._set(**changes)
+        return await self._set_control(**changes)
 
     async def _reload(self, scope: Scope, body: bytes) -> Any:
-        now = await asyncio.to_thread(self._keeper.ledger.control)
-        return await self._set(reloads=now.reloads + 1)
+        control = await asyncio.to_thread(self._keeper.ledger.control)
+        return await self._set_control(reloads=control.reloads + 1)
 
-    async def _set(self, **changes: Any) -> Any:
-        new = await asyncio.to_thread(lambda: self._keeper.ledger.set_control(**changes))
-        return new.model_dump(mode="json", exclude=_HIDDEN)
+    async def _set_control(self, **changes: Any) -> Any:
+        control = await asyncio.to_thread(lambda: self._keeper.ledger.set_control(**changes))
+        return control.model_dump(mode="json", exclude=_HIDDEN)
 
     async def _savings(self, scope: Scope, body: bytes) -> Any:
         query = parse_qs(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
         if unknown := set(query) - {"hours"}:
-            raise ValueError(f"{min(unknown)!r}: this takes hours")
+            raise ValueError(f"query parameter {min(unknown)!r}: unknown; give only hours")
         try:
             hours = float(query.get("hours", ["24"])[-1])
         except ValueError:
             hours = -1.0
         if not 0 < hours <= 24 * 3660:
-            raise ValueError("hours: a number above 0")
-        until = time.time()
-        since = until - 3600 * hours
-        rows = self._keeper.ledger.rows(COLUMNS, since, until)
-        found = await asyncio.to_thread(lambda: estimate_savings(rows))
-        return {"since": since, "until": until, **found}
+            raise ValueError(f"hours: give a number above 0 and at most {24 * 3660}")
+        now = time.time()
+        since = now - 3600 * hours
+        rows = self._keeper.ledger.rows(COLUMNS, since, now)
+        savings = await asyncio.to_thread(lambda: estimate_savings(rows))
+        return {"since": since, "until": now, **savings}
 
     async def _request(self, scope: Scope, body: bytes) -> Any:
-        key = scope["path"].rsplit("/", 1)[-1]
-        found = await asyncio.to_thread(lambda: self._keeper.ledger.find(key))
-        if found is None:
+        decision_id = scope["path"].rsplit("/", 1)[-1]
+        row = await asyncio.to_thread(lambda: self._keeper.ledger.find(decision_id))
+        if row is None:
             raise KeyError("no such decision in the ledger (yet)")
-        return found
+        return row
 
     async def _delete(self, scope: Scope, body: bytes) -> Any:
-        key = scope["path"].rsplit("/", 1)[-1]
-        count = await asyncio.to_thread(lambda: self._keeper.ledger.delete(decision_id=key))
+        decision_id = scope["path"].rsplit("/", 1)[-1]
+        count = await asyncio.to_thread(lambda: self._keeper.ledger.delete(decision_id=decision_id))
         if not count:
             raise KeyError("no such decision in the ledger (yet)")
         return {"deleted": count}
 
 
-async def _refuse(send: Send, allowed: Sequence[str]) -> None:
-    headers = [(b"allow", ", ".join(allowed).encode())]
-    await respond(send, 405, b'{"error":{"message":"method"}}', headers=headers)
+async def _refuse_method(send: Send, allowed: Sequence[str]) -> None:
+    methods = ", ".join(allowed).encode()
+    body = b'{"error":{"message":"use ' + methods + b'"}}'
+    await respond(send, 405, body, headers=[(b"allow", methods)])
 
 
-def _said(error: Exception) -> str:
+def _message(error: Exception) -> str:
     if isinstance(error, ValidationError):
-        found = error.errors(include_url=False, include_input=False)[0]
-        return f"{'.'.join(str(part) for part in found['loc'])}: {found['msg']}"
+        first_error = error.errors(include_url=False, include_input=False)[0]
+        return f"{'.'.join(str(part) for part in first_error['loc'])}: {first_error['msg']}"
     return str(error)

@@ -1,4 +1,4 @@
-"""Words of ASGI 3 (https://asgi.readthedocs.io), and answers of our own."""
+"""Types of ASGI 3 (https://asgi.readthedocs.io), and helpers to read requests and respond."""
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -13,28 +13,37 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 JSON = b"application/json"
-# A body that comes more slowly than this is no longer waited for.
+# A request body must arrive within this time, s.
 BODY_SECONDS = 300.0
 
 
 async def respond(
     send: Send, status: int, body: bytes, kind: bytes = JSON, headers: Headers | None = None
 ) -> None:
-    """Send a whole answer."""
-    own = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
+    """Send a complete response.
+
+    Args:
+        kind: Content-Type.
+        headers: further headers.
+    """
+    framing = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
     await send(
-        {"type": "http.response.start", "status": status, "headers": [*own, *(headers or ())]}
+        {"type": "http.response.start", "status": status, "headers": [*framing, *(headers or ())]}
     )
     await send({"type": "http.response.body", "body": body})
 
 
 async def respond_error(send: Send, status: int, message: str, kind: str) -> None:
-    """Send an error in the form of OpenAI's."""
+    """Send an error in the format of OpenAI's API.
+
+    Args:
+        kind: value of the error's `type`.
+    """
     await respond(send, status, orjson.dumps({"error": {"message": message, "type": kind}}))
 
 
-async def read_body(receive: Receive, most: int) -> bytes | None:
-    """A request's body; None if it is longer than `most` bytes, or the client left."""
+async def read_body(receive: Receive, limit: int) -> bytes | None:
+    """Return a request's body; None if it exceeds `limit` bytes or the client disconnected."""
     parts, size = [], 0
     while True:
         event = await receive()
@@ -42,17 +51,17 @@ async def read_body(receive: Receive, most: int) -> bytes | None:
             return None
         parts.append(event.get("body", b""))
         size += len(parts[-1])
-        if size > most:
+        if size > limit:
             return None
         if not event.get("more_body"):
             return b"".join(parts)
 
 
 def decoded_headers(scope: Scope) -> dict[str, str]:
-    """Headers by their names in lower case; of a repeated one the last."""
+    """Return the headers by name, in lower case; the last value of a repeated header."""
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
 
 
 def header(headers: Headers, name: bytes) -> bytes | None:
-    """A header's value; names in lower case."""
+    """Return a header's value, or None if it is absent; all names are in lower case."""
     return next((value for key, value in headers if key == name), None)

@@ -1,4 +1,4 @@
-"""`POST /v1/decide` and `POST /v1/outcome`: for callers who send to the model themselves."""
+"""`POST /v1/decide` and `POST /v1/outcome`, for callers that call the model themselves."""
 
 import time
 from typing import Annotated, Any
@@ -29,7 +29,7 @@ Seconds = Annotated[float, Field(ge=0, le=1e7, allow_inf_nan=False, strict=True)
 
 
 class DecideRequest(BaseModel):
-    """What /v1/decide takes: the request as it would be sent to `route`."""
+    """Body of POST /v1/decide: a request, as the caller would send it to `route`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -38,7 +38,7 @@ class DecideRequest(BaseModel):
 
 
 class OutcomeReport(BaseModel):
-    """What /v1/outcome takes: how a decided request ended."""
+    """Body of POST /v1/outcome: how a decided request ended; times in seconds."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -51,37 +51,38 @@ class OutcomeReport(BaseModel):
 
 
 class DecideRoutes:
-    """ASGI application of both routes."""
+    """ASGI application that serves both routes."""
 
     def __init__(self, hook: Hook) -> None:
         self._hook = hook
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
+        """Handle one request."""
         if scope["method"] != "POST":
             headers = [(b"allow", b"POST")]
             await respond(send, 405, b'{"error":{"message":"use POST"}}', headers=headers)
             return
         raw = await read_body(receive, _LONGEST_BYTES)
         if raw is None:
-            await respond_error(
-                send, 413, f"a body of more than {_LONGEST_BYTES} bytes", "too_large"
-            )
+            await respond_error(send, 413, f"the body exceeds {_LONGEST_BYTES} bytes", "too_large")
             return
         try:
-            # Parsed by itself: what refuses deep nesting here would not, there.
-            given = orjson.loads(raw)
+            # orjson, not pydantic's parser: only orjson refuses bodies that are nested too deeply.
+            parsed = orjson.loads(raw)
             if UNKEPT.search(raw):
-                raise ValueError("a whole number of 19 digits or more could not be kept exactly")
+                raise ValueError(
+                    "body: an integer of 19 digits or more cannot be kept exactly; use fewer"
+                )
             answer = (
-                await self._decided(DecideRequest.model_validate(given), decoded_headers(scope))
+                await self._decide(DecideRequest.model_validate(parsed), decoded_headers(scope))
                 if scope["path"] == DECIDE
-                else self._reported(OutcomeReport.model_validate(given))
+                else self._record_outcome(OutcomeReport.model_validate(parsed))
             )
         except ValidationError as error:
-            found = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(str(part) for part in found["loc"]) or "body"
-            await respond_error(send, 422, f"{place}: {found['msg']}", "invalid_request_error")
+            first_error = error.errors(include_url=False, include_input=False)[0]
+            field = ".".join(str(part) for part in first_error["loc"]) or "body"
+            message = f"{field}: {first_error['msg']}"
+            await respond_error(send, 422, message, "invalid_request_error")
             return
         except ValueError as error:
             await respond_error(send, 400, str(error), "invalid_request_error")
@@ -91,11 +92,11 @@ class DecideRoutes:
         except TypeError:
             await respond_error(send, 422, "body: nested too deeply", "invalid_request_error")
 
-    async def _decided(self, asked: DecideRequest, headers: dict[str, str]) -> dict[str, Any]:
-        if asked.route not in APIS:
-            raise ValueError(f"route {asked.route[:80]!r}; one of {', '.join(APIS)}")
+    async def _decide(self, request: DecideRequest, headers: dict[str, str]) -> dict[str, Any]:
+        if request.route not in APIS:
+            raise ValueError(f"route {request.route[:80]!r}: give one of {', '.join(APIS)}")
         hook = self._hook
-        plan = await hook.plan(asked.route, asked.body, headers)
+        plan = await hook.plan(request.route, request.body, headers)
         answer = ReportedAnswer(plan.started)
         hook.finish(plan, answer, "decided")
         record = plan.record
@@ -108,13 +109,13 @@ class DecideRoutes:
             "policy_version": record.policy_version,
             "intensity_g_per_kwh": record.intensity_g_per_kwh,
             "intensity_age_seconds": record.intensity_age_seconds,
-            "body": plan.steered if plan.steered is not None else asked.body,
+            "body": plan.steered if plan.steered is not None else request.body,
         }
 
-    def _reported(self, reported: OutcomeReport) -> dict[str, Any]:
-        tokens = reported.prompt_tokens, reported.completion_tokens
+    def _record_outcome(self, outcome: OutcomeReport) -> dict[str, Any]:
+        tokens = outcome.prompt_tokens, outcome.completion_tokens
         usage = Usage(*tokens, None if tokens[1] is None else "reported")
-        changes = reported.model_dump(exclude_none=True, exclude={"decision_id"})
-        changes["outcome"] = "completed" if reported.status < 500 else "upstream_failed"
-        self._hook.report(Amendment(reported.decision_id, changes), usage)
+        changes = outcome.model_dump(exclude_none=True, exclude={"decision_id"})
+        changes["outcome"] = "completed" if outcome.status < 500 else "upstream_failed"
+        self._hook.report(Amendment(outcome.decision_id, changes), usage)
         return {"recorded": True, "time": time.time()}

@@ -1,6 +1,6 @@
-"""Our own routes as an OpenAPI 3.1 document (https://spec.openapis.org/oas/v3.1.1).
+"""The hook's own routes as an OpenAPI 3.1 document (https://spec.openapis.org/oas/v3.1.1).
 
-What clients send to the model is upstream's to describe.
+The routes of the model are not included: the upstream defines them.
 """
 
 from functools import cache
@@ -32,41 +32,46 @@ _HOURS = {
 
 @cache
 def document() -> dict[str, Any]:
-    """The document; deciding and reporting is at the gateway's port, the rest at the admin's."""
-    _, found = models_json_schema(
+    """Return the document.
+
+    /v1/decide and /v1/outcome are on the gateway's port, the other routes on the admin port.
+    """
+    _, definitions = models_json_schema(
         [(model, "validation") for model in _MODELS], ref_template=_REFERENCE
     )
-    schemas = found["$defs"] | {"Error": _ERROR}
-    own = schemas["Control"]["properties"]
+    schemas = definitions["$defs"] | {"Error": _ERROR}
+    control_properties = schemas["Control"]["properties"]
     schemas["Changes"] = {
         "type": "object",
-        "properties": {name: own[name] for name in sorted(SETTABLE)},
+        "properties": {name: control_properties[name] for name in sorted(SETTABLE)},
         "additionalProperties": False,
         "minProperties": 1,
     }
-    # The salt is not shown.
-    own.pop("salt")
-    refused = {"400": "no JSON", "413": "too long", "422": "a field is wrong"}
-    away = {"503": "the ledger is away"}
+    # The salt is secret, so the admin application does not return it.
+    control_properties.pop("salt")
+    refused = {"400": "not JSON", "413": "body too long", "422": "a field is wrong"}
+    away = {"503": "the ledger's database is unavailable"}
     unknown = {"404": "not in the ledger (yet)"}
     return {
         "openapi": "3.1.0",
         "info": {"title": "Sprout-RL hook", "version": str(SCHEMA_VERSION)},
         "paths": {
             DECIDE: {"post": _operation("Decide a request", refused, "Asked", token=False)},
-            OUTCOME: {"post": _operation("Report its outcome", refused, "Reported", token=False)},
-            "/healthz": {"get": _operation("Whether it answers", {}, token=False)},
+            OUTCOME: {"post": _operation("Report an outcome", refused, "Reported", token=False)},
+            "/healthz": {"get": _operation("Check health", {}, token=False)},
             "/v1/control": {
-                "get": _operation("What operators have set", away, answer="Control"),
-                "patch": _operation("Change it", refused | away, "Changes", "Control"),
+                "get": _operation("Get the operators' settings", away, answer="Control"),
+                "patch": _operation("Change settings", refused | away, "Changes", "Control"),
             },
-            "/v1/reload": {"post": _operation("Load the bundles anew", away, answer="Control")},
+            "/v1/reload": {"post": _operation("Reload the bundles", away, answer="Control")},
             "/v1/savings": {
-                "get": _operation("Carbon saved", {"422": "hours"} | away, parameters=[_HOURS])
+                "get": _operation(
+                    "Estimate savings", {"422": "hours is wrong"} | away, parameters=[_HOURS]
+                )
             },
             "/v1/requests/{decision_id}": {
-                "get": _operation("A request's record", unknown | away, parameters=[_ID]),
-                "delete": _operation("Delete it", unknown | away, parameters=[_ID]),
+                "get": _operation("Get a record", unknown | away, parameters=[_ID]),
+                "delete": _operation("Delete a record", unknown | away, parameters=[_ID]),
             },
         },
         "components": {
@@ -85,9 +90,17 @@ def _operation(
     parameters: list[dict[str, Any]] | None = None,
     token: bool = True,
 ) -> dict[str, Any]:
+    """Return one operation of the document.
+
+    Args:
+        errors: description for each error status.
+        body: schema of the request's body; None if there is no body.
+        answer: schema of a successful response; None allows any object.
+        token: whether the operation needs the admin token.
+    """
     if token:
-        errors = {"401": "without the admin token", "413": "too long", **errors}
-    responses = {"200": _content("as asked", answer)}
+        errors = {"401": "admin token missing", "413": "body too long", **errors}
+    responses = {"200": _content("success", answer)}
     responses |= {status: _content(text, "Error") for status, text in errors.items()}
     operation: dict[str, Any] = {"summary": summary, "responses": responses}
     if body is not None:

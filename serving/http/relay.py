@@ -1,4 +1,4 @@
-"""Relays requests to upstream servers and their answers back, byte for byte as they come."""
+"""Relays requests to upstream servers and streams the unchanged answers back."""
 
 import asyncio
 import ssl
@@ -12,7 +12,8 @@ from yarl import URL
 
 from serving.http.asgi import Headers, Receive, Scope, Send, respond_error
 
-# RFC 9110, section 7.6.1, and what belongs to one hop only.
+# Headers that an intermediary must not forward (RFC 9110, section 7.6.1), and headers that
+# belong to one connection.
 HOP_HEADERS = frozenset(
     (
         *(b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te"),
@@ -20,20 +21,21 @@ HOP_HEADERS = frozenset(
         b"proxy-connection",
     )
 )
-_ANSWER_HOP = HOP_HEADERS - {b"content-length"}
+_ANSWER_HOP_HEADERS = HOP_HEADERS - {b"content-length"}
 _AUTO_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+# Larger bodies are not parsed for their model; the default upstream receives them.
 _MODEL_BYTES = 1 << 20
-# Until it is looked whether the client is still there.
+# Time after the request before the relay watches for the client's disconnect.
 PATIENCE_SECONDS = 0.05
 
 
 class Relay:
-    """ASGI application over one upstream, or several by model.
+    """ASGI application that relays to one upstream, or to one per model.
 
     Args:
-        upstream: base URL.
-        by_model: base URLs of models that others serve.
-        tls: for https upstreams; default verifies against the system's authorities.
+        upstream: base URL of the default upstream.
+        by_model: base URL for each model that another upstream serves.
+        tls: for https upstreams; None verifies against the system's certificate authorities.
     """
 
     def __init__(
@@ -43,22 +45,22 @@ class Relay:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._upstream = upstream.rstrip("/")
-        self._by_model = {m: url.rstrip("/") for m, url in (by_model or {}).items()}
+        self._by_model = {model: url.rstrip("/") for model, url in (by_model or {}).items()}
         self._tls = tls
         self._session: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
-        """Make the client."""
+        """Open the HTTP client; needs a running event loop."""
         connector = aiohttp.TCPConnector(
             limit=0,
-            # Idle connections end before a server's own limit (uvicorn: 5 s), so that no
-            # request is sent into one that is just being closed.
+            # Close idle connections before the server does (uvicorn: after 5 s), so that no
+            # request goes to a connection that the server is just closing.
             keepalive_timeout=3,
             ssl=self._tls if self._tls is not None else True,
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
-            # One client's cookies are not another's.
+            # Clients share this session, but must not share cookies.
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
             auto_decompress=False,
@@ -66,7 +68,7 @@ class Relay:
         )
 
     async def close(self) -> None:
-        """End its connections."""
+        """Close the connections to the upstreams."""
         if self._session is not None:
             await self._session.close()
 
@@ -76,50 +78,52 @@ class Relay:
         if event["type"] == "http.disconnect":
             return
         body, more = event.get("body", b""), event.get("more_body", False)
-        upstream = self._of(body, more)
-        leaving = _DisconnectWatcher(receive)
+        upstream = self._upstream_for(body, more)
+        watcher = _DisconnectWatcher(receive)
         if more:
-            data: Any = _rest(body, receive, leaving.watch)
+            data: Any = _streamed_body(body, receive, watcher.watch)
         else:
             data = body or None
-            leaving.watch()
-        began = False
+            watcher.watch()
+        answer_started = False
         try:
-            async with await self._ask(scope, upstream, data) as response:
-                began = True
+            async with await self._request(scope, upstream, data) as response:
+                answer_started = True
                 await _pass_on(response, send)
         except asyncio.CancelledError:
-            # A client that left needs no answer; upstream's work has been stopped.
-            if not leaving.gone:
+            # A disconnected client needs no answer. Closing the upstream connection has
+            # stopped the upstream's work.
+            if not watcher.disconnected:
                 raise
-            leaving.task.uncancel()
+            watcher.task.uncancel()
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            if began:
-                # Bytes are out: break the connection, as upstream alone would have.
+            if answer_started:
+                # The client may have part of the answer: break the connection, as the
+                # upstream did.
                 raise UpstreamBrokeError(type(error).__name__) from None
             message = f"upstream did not answer: {type(error).__name__}"
             await respond_error(send, 502, message, "upstream_error")
         finally:
-            leaving.stop()
+            watcher.stop()
 
-    def _of(self, body: bytes, more: bool) -> str:
+    def _upstream_for(self, body: bytes, more: bool) -> str:
         if not self._by_model or more or len(body) > _MODEL_BYTES:
             return self._upstream
         try:
             model = orjson.loads(body)["model"]
         except (ValueError, TypeError, KeyError, IndexError):
             return self._upstream
-        named = model if isinstance(model, str) else ""
-        return self._by_model.get(named, self._upstream)
+        name = model if isinstance(model, str) else ""
+        return self._by_model.get(name, self._upstream)
 
-    async def _ask(self, scope: Scope, upstream: str, data: Any) -> aiohttp.ClientResponse:
+    async def _request(self, scope: Scope, upstream: str, data: Any) -> aiohttp.ClientResponse:
         assert self._session is not None
         path = scope.get("raw_path") or scope["path"].encode()
         url = upstream + path.decode("ascii")
         if query := scope.get("query_string"):
             url += "?" + query.decode("ascii")
         headers = [
-            (name.decode("latin-1"), _text(value))
+            (name.decode("latin-1"), _decoded(value))
             for name, value in scope["headers"]
             if name not in HOP_HEADERS
         ]
@@ -142,77 +146,85 @@ def _url(url: str) -> URL:
 
 
 class UpstreamBrokeError(Exception):
-    """Upstream's answer ended before it was complete; the client's connection is broken too."""
+    """The upstream's answer ended early; raising this breaks the client's connection too."""
 
 
 async def _pass_on(response: aiohttp.ClientResponse, send: Send) -> None:
-    headers = _relayed(response)
+    headers = _relayed_headers(response)
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    left = response.content_length
+    bytes_left = response.content_length
     async for piece in response.content.iter_any():
-        if left is not None:
-            left -= len(piece)
-        await send({"type": "http.response.body", "body": piece, "more_body": left != 0})
-        if left == 0:
+        if bytes_left is not None:
+            bytes_left -= len(piece)
+        await send({"type": "http.response.body", "body": piece, "more_body": bytes_left != 0})
+        if bytes_left == 0:
             return
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def _rest(begun: bytes, receive: Receive, then: Callable[[], None]) -> AsyncIterator[bytes]:
-    """A long body, as it comes."""
-    yield begun
+async def _streamed_body(
+    first: bytes, receive: Receive, on_end: Callable[[], None]
+) -> AsyncIterator[bytes]:
+    """Yield a long request body piece by piece, then call `on_end`."""
+    yield first
     more = True
     while more:
         event = await receive()
         if event["type"] == "http.disconnect":
-            raise ConnectionResetError("the client left")
+            raise ConnectionResetError("the client disconnected during its request body")
         more = event.get("more_body", False)
         yield event.get("body", b"")
-    then()
+    on_end()
 
 
 class _DisconnectWatcher:
-    """Cancels the task that made it when the client leaves."""
+    """Cancels the task that created this object when the client disconnects.
+
+    Attributes:
+        task: the task to cancel.
+        disconnected: whether the client disconnected.
+    """
 
     def __init__(self, receive: Receive) -> None:
         task = asyncio.current_task()
         assert task is not None
         self.task = task
-        self.gone = False
+        self.disconnected = False
         self._receive = receive
-        self._watch: asyncio.Task[None] | None = None
-        self._later: asyncio.TimerHandle | None = None
+        self._watch_task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def watch(self) -> None:
-        """Begin, once the request's body has been received."""
-        # Not at once: most answers of a fast server need no task beside them.
-        self._later = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._begin)
+        """Start watching; call this once the request's body has been received."""
+        # Delayed, because most answers of a fast server are complete before the task is needed.
+        self._timer = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._begin)
 
     def stop(self) -> None:
-        """End; harmless when not begun."""
-        if self._later is not None:
-            self._later.cancel()
-        if self._watch is not None:
-            self._watch.cancel()
+        """Stop watching; no effect if `watch` was not called."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._watch_task is not None:
+            self._watch_task.cancel()
 
     def _begin(self) -> None:
-        self._watch = asyncio.ensure_future(self._wait())
+        self._watch_task = asyncio.ensure_future(self._wait())
 
     async def _wait(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             continue
-        self.gone = True
+        self.disconnected = True
         self.task.cancel()
 
 
-def _relayed(response: aiohttp.ClientResponse) -> Headers:
-    # The length of a 304 is that of a body which does not come.
-    dropped = HOP_HEADERS if response.status == 304 else _ANSWER_HOP
+def _relayed_headers(response: aiohttp.ClientResponse) -> Headers:
+    # A 304 answer has no body: its Content-Length describes a body that is not sent.
+    dropped = HOP_HEADERS if response.status == 304 else _ANSWER_HOP_HEADERS
     return [(n.lower(), v) for n, v in response.raw_headers if n.lower() not in dropped]
 
 
-def _text(value: bytes) -> str:
-    # The client library writes headers as UTF-8; what is not UTF-8 is kept readable.
+def _decoded(value: bytes) -> str:
+    # aiohttp encodes headers as UTF-8, so UTF-8 values stay the same. Other values are taken
+    # as Latin-1.
     try:
         return value.decode()
     except UnicodeDecodeError:

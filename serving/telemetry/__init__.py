@@ -1,1 +1,1 @@
-"""What operators watch: metrics, traces, and the log of internal errors."""
+"""Observability for operators: metrics, traces and the log of internal errors."""

@@ -1,8 +1,8 @@
 """Prometheus metrics of the hook, in base units.
 
-With several workers the values live in files that all of them share (the client library's
-multiprocess mode, chosen by PROMETHEUS_MULTIPROC_DIR before its import); alone, in a
-registry of their own.
+Several workers keep the values in shared files: the client library's multiprocess mode, which
+PROMETHEUS_MULTIPROC_DIR enables if it is set before the library's import. A single process keeps
+the values in its own registry.
 """
 
 import os
@@ -24,66 +24,85 @@ FAIL_OPEN = (
     *("refused", "unwritable"),
 )
 UNRECORDED = ("journal_full", "write_failed")
-_DECISION = (5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 5e-3, 2e-2, 0.1)
-_REQUEST = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
-_FIRST = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+# Upper bounds of histogram buckets, s.
+_DECISION_BUCKETS = (5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 5e-3, 2e-2, 0.1)
+_REQUEST_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_FIRST_BYTE_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
 class Metrics:
-    """The hook's metrics."""
+    """The hook's metrics of this process.
+
+    Attributes:
+        registry: the registry of all these metrics.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        # A request is only noted here; it is counted in `flush`, from a thread.
+        # Finished requests wait here until `flush`, in another thread, counts them.
         self._ended: deque[Record | Amendment] = deque()
         self._requests = self._counter(
             "requests_total",
-            "Requests by directive in the answer, reason, mode and upstream status",
+            "Requests by applied directive, reason, mode and upstream status",
             *("directive", "reason", "mode", "status"),
         )
         self.fail_open = self._counter(
-            "fail_open_total", "Requests passed on untouched because the hook failed", "reason"
+            "fail_open_total", "Requests passed on unchanged because the hook failed", "reason"
         )
-        self._outcomes = self._counter("outcomes_total", "Requests by how they ended", "outcome")
+        self._outcomes = self._counter("outcomes_total", "Requests by outcome", "outcome")
         self.unrecorded = self._counter(
-            "unrecorded_total", "Requests that are missing from the ledger", "reason"
+            "unrecorded_total", "Records that could not be written to the journal", "reason"
         )
-        self._tokens = self._counter("tokens_total", "Tokens of answers", "directive", "kind")
+        self._tokens = self._counter(
+            "tokens_total", "Tokens of prompts and answers", "directive", "kind"
+        )
         self._joules = self._counter(
-            "request_energy_joules_total", "Energy of requests", "directive", "method"
+            "request_energy_joules_total", "Energy of requests, J", "directive", "method"
         )
-        self._grams = self._counter("emissions_grams_total", "gCO2e of requests", "directive")
-        self._in_flight = self._gauge("requests_in_flight", "Requests at upstream now", "livesum")
+        self._grams = self._counter(
+            "emissions_grams_total", "Emissions of requests, gCO2e", "directive"
+        )
+        self._in_flight = self._gauge("requests_in_flight", "Requests in flight now", "livesum")
         self._decision = self._histogram(
-            "decision_duration_seconds", "Time to parse, decide and rewrite", _DECISION
+            "decision_duration_seconds",
+            "Time to parse, decide and rewrite a request",
+            _DECISION_BUCKETS,
         )
         self._seconds = self._histogram(
-            "request_duration_seconds", "From arrival to the answer's last byte", _REQUEST
+            "request_duration_seconds",
+            "Time from a request's arrival to the answer's last byte",
+            _REQUEST_BUCKETS,
         )
         self._first = self._histogram(
-            "time_to_first_byte_seconds", "From arrival to the answer's first piece", _FIRST
+            "time_to_first_byte_seconds",
+            "Time from a request's arrival to the answer's first byte",
+            _FIRST_BYTE_BUCKETS,
         )
         self.intensity = self._gauge(
-            "carbon_intensity_grams_per_kwh", "Carbon intensity that decisions use", "livemax"
+            "carbon_intensity_grams_per_kwh",
+            "Carbon intensity that decisions use, gCO2e/kWh",
+            "livemax",
         )
         self.intensity_age = self._gauge(
-            "carbon_intensity_age_seconds", "How long it has been out of date", "livemax"
+            "carbon_intensity_age_seconds",
+            "Time since the hour of the carbon intensity ended",
+            "livemax",
         )
         self._grid = self._gauge(
             "carbon_intensity_info",
-            "1 for how the intensity was come by now, and its kind",
+            "1 for the step that the carbon intensity came from, and its zone and kind",
             "livemax",
             *("step", "zone", "signal", "scope"),
         )
         self.reloads = self._counter(
-            "bundle_loads_total", "Policy bundles found in place of others", "result"
+            "bundle_loads_total", "Changed policy bundles, loaded or refused", "result"
         )
         self._policy = self._gauge(
-            "policy_info", "1 for policy bundles in use", "livemax", "version", "model"
+            "policy_info", "1 for each policy bundle in use", "livemax", "version", "model"
         )
-        self._mode = self._gauge("mode_info", "1 for the mode that is set", "livemax", "mode")
-        self._shown: set[tuple[str, str]] = set()
-        # There from the start: the first of them must be seen as a rise.
+        self._mode = self._gauge("mode_info", "1 for the mode in use", "livemax", "mode")
+        self._shown_policies: set[tuple[str, str]] = set()
+        # Create these series at 0: Prometheus sees the first event only as a rise from there.
         for reason in FAIL_OPEN:
             self.fail_open.labels(reason)
         for reason in UNRECORDED:
@@ -92,32 +111,38 @@ class Metrics:
             self.reloads.labels(result)
 
     def finished(self, record: Record) -> None:
-        """A request's outcome is known; the next `flush` shows it."""
+        """Take a finished request; the next `flush` counts it."""
         self._ended.append(record)
 
     def reported(self, amendment: Amendment) -> None:
-        """The outcome is known of a request whose decision was counted before."""
+        """Take the reported outcome of a request whose decision is already counted."""
         self._ended.append(amendment)
 
     def flush(self, in_flight: int) -> None:
-        """Show what has ended. From a thread: the library's locks and files are slow."""
+        """Count the finished requests.
+
+        Call it outside the event loop: the client library's locks and files are slow.
+
+        Args:
+            in_flight: requests now in flight.
+        """
         self._in_flight.set(in_flight)
         counts: Counted[tuple[Any, ...]] = Counted()
-        # Those that end meanwhile wait for the next time.
+        # Requests that finish meanwhile wait for the next call.
         for _ in range(len(self._ended)):
             ended = self._ended.popleft()
             if isinstance(ended, Record):
-                counts.update(self._of(ended))
+                counts.update(self._record_counts(ended))
                 self._decision.observe(ended.decision_seconds)
                 self._seconds.observe(ended.seconds)
                 if ended.seconds_first is not None:
                     self._first.observe(ended.seconds_first)
             else:
-                counts.update(self._of_reported(ended))
+                counts.update(self._amendment_counts(ended))
         for (metric, *labels), amount in counts.items():
             metric.labels(*labels).inc(amount)
 
-    def _of(self, record: Record) -> dict[tuple[Any, ...], float]:
+    def _record_counts(self, record: Record) -> dict[tuple[Any, ...], float]:
         directive = record.directive if record.applied else "none"
         status, method = str(record.status), record.energy_method or "estimated"
         counts: dict[tuple[Any, ...], float | None] = {
@@ -130,36 +155,40 @@ class Metrics:
         }
         return {key: amount for key, amount in counts.items() if amount is not None}
 
-    def _of_reported(self, amendment: Amendment) -> dict[tuple[Any, ...], float]:
-        row = amendment.changes
-        counts: dict[tuple[Any, ...], float] = {(self._outcomes, row["outcome"]): 1}
-        if "energy_joules" in row:
-            method = row["energy_method"]
-            counts[self._joules, "reported", method] = row["energy_joules"]
-            counts[self._grams, "reported"] = row["grams"]
+    def _amendment_counts(self, amendment: Amendment) -> dict[tuple[Any, ...], float]:
+        changes = amendment.changes
+        counts: dict[tuple[Any, ...], float] = {(self._outcomes, changes["outcome"]): 1}
+        if "energy_joules" in changes:
+            method = changes["energy_method"]
+            counts[self._joules, "reported", method] = changes["energy_joules"]
+            counts[self._grams, "reported"] = changes["grams"]
         return counts
 
     def mode(self, now: str) -> None:
-        """Show the mode."""
+        """Set the gauge of the mode."""
         for mode in get_args(Mode):
             self._mode.labels(mode).set(mode == now)
 
     def grid(self, reading: CarbonReading) -> None:
-        """Show how the intensity was come by."""
+        """Set the gauge of the step that the carbon intensity came from."""
         for step in STEPS:
             labels = step, reading.zone, reading.signal, reading.scope
             self._grid.labels(*labels).set(step == reading.step)
 
     def policies(self, in_use: list[tuple[str, str]]) -> None:
-        """Show (version, model) of the bundles in use."""
-        for version, model in self._shown - set(in_use):
+        """Set the gauge of the bundles in use.
+
+        Args:
+            in_use: (version, model) of each bundle.
+        """
+        for version, model in self._shown_policies - set(in_use):
             self._policy.labels(version, model).set(0)
         for version, model in in_use:
             self._policy.labels(version, model).set(1)
-        self._shown |= set(in_use)
+        self._shown_policies |= set(in_use)
 
     def render(self) -> bytes:
-        """The exposition text of this process alone."""
+        """Return the metrics of this process in Prometheus' text format."""
         return generate_latest(self.registry)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -175,13 +204,13 @@ class Metrics:
 
 
 def render_all(folder: str) -> bytes:
-    """The exposition text over all workers that share `folder`."""
+    """Return the metrics of all workers that share `folder`, in Prometheus' text format."""
     registry = CollectorRegistry()
     MultiProcessCollector(registry, folder)  # type: ignore[no-untyped-call]
     return generate_latest(registry)
 
 
 def forget(pid: int, folder: str) -> None:
-    """A worker has ended: its gauges no longer count."""
+    """Remove the gauges of a worker that has ended."""
     if os.path.isdir(folder):
         mark_process_dead(pid, folder)  # type: ignore[no-untyped-call]

@@ -1,8 +1,8 @@
-"""OpenTelemetry spans of requests, by the GenAI conventions; the extra `otel`.
+"""OpenTelemetry spans of requests, by the GenAI semantic conventions (extra `otel`).
 
-https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/. A span is made when its
-request has ended, in a thread: nothing is added to a request's way. It is a child of the
-caller's span (`traceparent`, which upstream gets as it came). No text of a request is in it.
+https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/. A background thread makes each
+span after its request has ended, so spans add no latency. A span is a child of the caller's span
+(header `traceparent`, which the upstream receives unchanged). Spans contain no request text.
 """
 
 import threading
@@ -13,22 +13,24 @@ from envs.errors import ConfigError
 from serving.ledger.record import Record
 
 _OPERATIONS = {"/v1/completions": "text_completion"}
-# Between two flushes; beyond them the oldest are forgotten.
-_MOST = 50_000
+# Most requests that wait for a flush; if there are more, the oldest are dropped.
+_MAX_WAITING = 50_000
 _NANOSECONDS = 1e9
-# For all tries: a collector that is away holds nothing up for longer, not even the end.
+# For all attempts of one export, and for shutdown: an unreachable collector must not delay either
+# for longer, s.
 _TIMEOUT_SECONDS = 3
 
 
 class Traces:
-    """Sends a span a request to a collector.
+    """Sends one span per request to a collector.
 
     Args:
-        endpoint: OTLP over HTTP, e.g. http://127.0.0.1:4318/v1/traces. The variables that
-            OpenTelemetry defines (OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER ...) hold as well.
+        endpoint: URL of the collector, OTLP over HTTP, e.g. http://127.0.0.1:4318/v1/traces.
+            OpenTelemetry's own variables (OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER ...) also
+            apply.
 
     Raises:
-        ConfigError: the extra is not installed.
+        ConfigError: the extra `otel` is not installed.
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -43,22 +45,26 @@ class Traces:
             raise ConfigError(
                 f"--otlp: package {error.name!r} is not installed; pip install 'sprout-rl[otel]'"
             ) from error
-        named = Resource({"service.name": "sprout"}).merge(OTELResourceDetector().detect())
-        self._provider = TracerProvider(resource=named, shutdown_on_exit=False)
+        resource = Resource({"service.name": "sprout"}).merge(OTELResourceDetector().detect())
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(
             BatchSpanProcessor(OTLPSpanExporter(endpoint, timeout=_TIMEOUT_SECONDS))
         )
         self._tracer = self._provider.get_tracer("sprout-rl")
         self._context = TraceContextTextMapPropagator()
         self._kind, self._error = SpanKind.CLIENT, StatusCode.ERROR
-        self._ended: deque[tuple[Record, str | None]] = deque(maxlen=_MOST)
+        self._ended: deque[tuple[Record, str | None]] = deque(maxlen=_MAX_WAITING)
 
     def ended(self, record: Record, parent: str | None) -> None:
-        """A request's outcome is known; `parent` is its traceparent."""
+        """Take a finished request; the next `flush` makes its span.
+
+        Args:
+            parent: the request's `traceparent` header; None if it had none.
+        """
         self._ended.append((record, parent))
 
     def flush(self) -> None:
-        """Make the spans of what has ended. From a thread."""
+        """Make the spans of finished requests; call it outside the event loop."""
         for _ in range(len(self._ended)):
             record, parent = self._ended.popleft()
             operation = _OPERATIONS.get(record.route, "chat")
@@ -74,16 +80,16 @@ class Traces:
             span.end(int((record.time + record.seconds) * _NANOSECONDS))
 
     def close(self) -> None:
-        """Send what is left, as long as that takes no longer than it may."""
+        """Send the remaining spans; give up after `_TIMEOUT_SECONDS`."""
         self.flush()
-        ending = threading.Thread(target=self._provider.shutdown, daemon=True)
-        ending.start()
-        ending.join(_TIMEOUT_SECONDS)
+        shutdown = threading.Thread(target=self._provider.shutdown, daemon=True)
+        shutdown.start()
+        shutdown.join(_TIMEOUT_SECONDS)
 
 
 def _attributes(record: Record, operation: str) -> dict[str, Any]:
     failed = record.outcome not in ("completed", "decided")
-    found = {
+    attributes = {
         "gen_ai.operation.name": operation,
         "gen_ai.provider.name": "openai",
         "gen_ai.request.model": record.model,
@@ -106,4 +112,4 @@ def _attributes(record: Record, operation: str) -> dict[str, Any]:
         "sprout.energy_method": record.energy_method,
         "sprout.emissions_grams": record.grams,
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in attributes.items() if value is not None}
