@@ -56,8 +56,14 @@ def document() -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "Sprout-RL hook", "version": str(SCHEMA_VERSION)},
         "paths": {
-            DECIDE: {"post": _operation("Decide a request", refused, "Asked", token=False)},
-            OUTCOME: {"post": _operation("Report an outcome", refused, "Reported", token=False)},
+            DECIDE: {
+                "post": _operation("Decide a request", refused, DecideRequest.__name__, token=False)
+            },
+            OUTCOME: {
+                "post": _operation(
+                    "Report an outcome", refused, OutcomeReport.__name__, token=False
+                )
+            },
             "/healthz": {"get": _operation("Check health", {}, token=False)},
             "/v1/control": {
                 "get": _operation("Get the operators' settings", away, answer="Control"),

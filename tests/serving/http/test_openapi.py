@@ -39,6 +39,22 @@ def urls(tmp_path_factory):
     kept.close()
 
 
+def references(part):
+    """All `$ref`s in a part of a document."""
+    if isinstance(part, dict):
+        yield from ([part["$ref"]] if "$ref" in part else [])
+        part = list(part.values())
+    for inner in part if isinstance(part, list) else []:
+        yield from references(inner)
+
+
+def test_every_reference_of_the_document_resolves():
+    schemas = document()["components"]["schemas"]
+    used = {reference.removeprefix("#/components/schemas/") for reference in references(document())}
+    assert used <= set(schemas)
+    assert {"DecideRequest", "OutcomeReport", "Control"} <= used
+
+
 schema = schemathesis.openapi.from_dict(document())
 
 
