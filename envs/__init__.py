@@ -1,13 +1,14 @@
-"""The world: requests, directives, carbon, energy, quality, the environments.
+"""The simulated and live world: requests, directives, carbon, energy, quality, environments.
 
-`__all__` is the public part. `envs.registration` registers the Gymnasium environments.
+The public names are those in `__all__`; each is imported when it is first used.
+`envs.registration` registers the Gymnasium environments.
 """
 
 from envs.lazy import public
 
 __version__ = "0.1.0"
 
-_HOMES = {
+_MODULES = {
     "Arrivals": "envs.requests.arrivals",
     "Catalogue": "envs.requests.directive",
     "Directive": "envs.requests.directive",
@@ -33,5 +34,5 @@ _HOMES = {
     "uniform_mix": "envs.requests.mix",
     "write_profile": "envs.outcomes.profile",
 }
-__all__ = ["__version__", *_HOMES]
-__getattr__ = public(_HOMES)
+__all__ = ["__version__", *_MODULES]
+__getattr__ = public(_MODULES)

@@ -1,4 +1,4 @@
-"""Aliases of NumPy array types, named by what their elements are."""
+"""Aliases of NumPy array types, named after their element type."""
 
 from typing import Any
 

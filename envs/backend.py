@@ -1,4 +1,4 @@
-"""The seam between the environments and where outcomes come from: recorded or live."""
+"""The interface between the environments and the source of outcomes, recorded or live."""
 
 from typing import Protocol
 
@@ -8,17 +8,29 @@ from envs.requests.request import Request
 
 
 class Backend(Protocol):
-    """Plays requests under directives."""
+    """Returns the outcomes of requests under directives, from a live server or a profile."""
 
     @property
     def requests(self) -> tuple[Request, ...]:
-        """The workload that rows refer to."""
+        """The workload. Row i refers to its i-th request."""
 
     def in_flight(self, lanes: int) -> AnyArray:
-        """Requests at the server when each of `lanes` simultaneous ones is sent, shape (lanes,)."""
+        """Return the number of other requests at the server when each lane sends its own.
+
+        Args:
+            lanes: number of requests sent simultaneously.
+
+        Returns:
+            One count per lane, shape (lanes,).
+        """
 
     def play(self, rows: AnyArray, actions: AnyArray) -> Outcomes:
-        """Outcomes of requests `rows` under directives `actions`, each shape (n,), at once."""
+        """Return the outcomes of n requests that are sent at the same time.
+
+        Args:
+            rows: index of each request in `requests`, shape (n,).
+            actions: index of the directive for each request, shape (n,).
+        """
 
     def close(self) -> None:
-        """Free what it holds; it is not used afterwards."""
+        """Release the backend's resources; the backend must not be used afterwards."""

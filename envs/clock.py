@@ -1,4 +1,4 @@
-"""Experiment time: stepped, or the wall clock run faster than time."""
+"""Experiment time: a fixed step per request, or the wall clock multiplied by a speed."""
 
 import time
 from typing import Protocol
@@ -8,60 +8,60 @@ class Clock(Protocol):
     """Seconds of experiment time since the last restart."""
 
     def rewind(self) -> None:
-        """Forget all that has been: what follows is as after construction."""
+        """Return to the state after construction."""
 
     def restart(self) -> None:
-        """Begin again at 0."""
+        """Set the elapsed time to 0."""
 
     def advance(self) -> None:
-        """One more request has been handled."""
+        """Record that one more request has been handled."""
 
     def elapsed_seconds(self) -> float:
-        """Experiment seconds since `restart`."""
+        """Return the experiment time since `restart`, s."""
 
 
 class SteppedClock:
-    """Every request takes the same experiment time: deterministic."""
+    """A deterministic clock: every request takes the same experiment time."""
 
     def __init__(self, step_seconds: float) -> None:
         self._step_seconds = step_seconds
         self._steps = 0
 
     def rewind(self) -> None:
-        """See `Clock`."""
+        """Set the elapsed time to 0: the clock has no other state."""
         self.restart()
 
     def restart(self) -> None:
-        """See `Clock`."""
+        """Set the elapsed time to 0."""
         self._steps = 0
 
     def advance(self) -> None:
-        """See `Clock`."""
+        """Move on by one step."""
         self._steps += 1
 
     def elapsed_seconds(self) -> float:
-        """See `Clock`."""
+        """Return the number of steps since `restart`, times the step length, s."""
         return self._steps * self._step_seconds
 
 
 class WallClock:
-    """Real time multiplied by `speed` (1 = as it passes)."""
+    """Real time multiplied by `speed` (1 = real time)."""
 
     def __init__(self, speed: float = 1.0) -> None:
         self._speed = speed
         self._started = time.monotonic()
 
     def rewind(self) -> None:
-        """See `Clock`."""
+        """Set the elapsed time to 0: the clock has no other state."""
         self.restart()
 
     def restart(self) -> None:
-        """See `Clock`."""
+        """Set the elapsed time to 0."""
         self._started = time.monotonic()
 
     def advance(self) -> None:
-        """Nothing: real time passes by itself."""
+        """Do nothing: real time passes by itself."""
 
     def elapsed_seconds(self) -> float:
-        """See `Clock`."""
+        """Return the real time since `restart`, times the speed, s."""
         return (time.monotonic() - self._started) * self._speed

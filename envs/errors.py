@@ -1,9 +1,9 @@
-"""The error tree. Each message names the thing that is wrong and what would be right.
+"""The error tree. Each message names the file, flag or field, what is wrong, and the remedy.
 
 SproutError
 ├── ConfigError      a setting, flag or environment variable
-├── DataError        a file we read: profile, trace, catalogue
-├── UnitError        a value that can only be in another unit
+├── DataError        a data file: profile, trace, catalogue
+├── UnitError        a value that must be in another unit
 ├── BundleError      a policy bundle
 ├── MeterError       an energy meter
 └── UpstreamError    the LLM server
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 class SproutError(Exception):
-    """Base of all errors that a user can cause or mend."""
+    """Base class of all errors that a user can cause or correct."""
 
 
 class ConfigError(SproutError):
@@ -25,7 +25,7 @@ class DataError(SproutError):
 
     Args:
         source: the file.
-        problem: what is wrong, with row and field where they are known.
+        problem: what is wrong, with row and field if they are known.
         remedy: what would be right.
     """
 
@@ -34,7 +34,7 @@ class DataError(SproutError):
 
 
 class UnitError(SproutError):
-    """A value is absurd: it is in another unit than the one asked for."""
+    """A value is implausible in the expected unit, so it must be in another unit."""
 
 
 class BundleError(SproutError):
@@ -46,4 +46,4 @@ class MeterError(SproutError):
 
 
 class UpstreamError(SproutError):
-    """The LLM server refused, failed, or cannot be reached."""
+    """The LLM server refused a request, failed, or cannot be reached."""

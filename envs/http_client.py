@@ -1,4 +1,4 @@
-"""HTTP GET of other people's services: bounded in time and size, and silent about secrets."""
+"""HTTP GET from external services, with limits on time and size and no secrets in errors."""
 
 import base64
 import time
@@ -8,15 +8,16 @@ from urllib.parse import urlsplit
 from envs.errors import SproutError
 
 MOST_BYTES = 8 << 20
-_PIECE_BYTES = 1 << 16
+_CHUNK_BYTES = 1 << 16
 
 
 class FetchError(SproutError):
-    """No answer, or none of use.
+    """A GET gave no response, or none that can be used.
 
     Attributes:
-        status: HTTP status; None where there was no answer.
-        retry_after_seconds: how long the service asks to be left alone; None if it does not.
+        status: HTTP status; None if there was no response.
+        retry_after_seconds: seconds that the service asks clients to wait before the next
+            request; None if it asks for no wait.
     """
 
     def __init__(
@@ -28,31 +29,31 @@ class FetchError(SproutError):
 
 
 class Fetcher:
-    """Gets bodies. Neither headers, queries nor bodies are in its errors.
+    """Fetches response bodies. Errors contain no headers, query strings or bodies.
 
     Args:
-        timeout_seconds: for all of an answer, the slowest body included.
+        timeout_seconds: limit for the whole response, including a slow body.
     """
 
     def __init__(self, timeout_seconds: float = 10.0) -> None:
-        # Here: the hook's workers, which fetch nothing, start sooner without it.
+        # Imported here, so that the hook's workers, which fetch nothing, start sooner.
         import urllib3
 
         self._timeout = timeout_seconds
         self._urllib3 = urllib3
-        # Trying again is the caller's: it knows when an answer is of use.
+        # No retries here: only the caller knows how long a response is still useful.
         self._pool = urllib3.PoolManager(retries=False, maxsize=2)
 
     def get(self, url: str, headers: Mapping[str, str] | None = None) -> bytes:
-        """The body of a 200; empty for 204.
+        """Return the body of a 200 response; empty for 204.
 
         Raises:
-            FetchError: no connection, another status, too late or too long.
+            FetchError: no connection, another status, or a response too late or too long.
         """
-        where = self.shown(url)
+        safe_url = self.shown(url)
         deadline = time.monotonic() + self._timeout
         try:
-            answer = self._pool.request(
+            response = self._pool.request(
                 "GET",
                 url,
                 headers=dict(headers or {}),
@@ -61,29 +62,34 @@ class Fetcher:
                 redirect=False,
             )
         except (self._urllib3.exceptions.HTTPError, ValueError) as error:
-            # Their texts repeat the whole URL.
-            raise FetchError(f"{where}: {type(error).__name__}") from None
+            # The texts of these errors contain the whole URL.
+            raise FetchError(f"{safe_url}: {type(error).__name__}") from None
         try:
-            if answer.status not in (200, 204):
-                wait = self._seconds(answer.headers.get("retry-after"))
-                raise FetchError(f"{where} answered {answer.status}", answer.status, wait)
+            if response.status not in (200, 204):
+                wait_seconds = self._seconds(response.headers.get("retry-after"))
+                raise FetchError(
+                    f"{safe_url} answered {response.status}", response.status, wait_seconds
+                )
             body = bytearray()
-            # What has come, not as much as was asked for: a body that drips is noticed.
-            while piece := answer.read1(_PIECE_BYTES):
-                body += piece
+            # read1 returns the bytes that have arrived instead of waiting for a full chunk, so
+            # the deadline also applies to a body that arrives slowly.
+            while chunk := response.read1(_CHUNK_BYTES):
+                body += chunk
                 if len(body) > MOST_BYTES:
-                    raise FetchError(f"{where}: more than {MOST_BYTES >> 20} MiB")
+                    raise FetchError(f"{safe_url}: the response exceeds {MOST_BYTES >> 20} MiB")
                 if time.monotonic() > deadline:
-                    raise FetchError(f"{where}: not complete in {self._timeout:g} s")
-            answer.release_conn()
+                    raise FetchError(
+                        f"{safe_url}: the response was not complete after {self._timeout:g} s"
+                    )
+            response.release_conn()
             return bytes(body)
         except (self._urllib3.exceptions.HTTPError, ValueError) as error:
-            raise FetchError(f"{where}: {type(error).__name__}") from None
+            raise FetchError(f"{safe_url}: {type(error).__name__}") from None
         finally:
-            answer.close()
+            response.close()
 
     def _seconds(self, retry_after: str | None) -> float | None:
-        """Retry-After in s (RFC 9110, 10.2.3); None where it is absent or of no use."""
+        """Return Retry-After in s (RFC 9110, 10.2.3); None if it is absent or invalid."""
         if retry_after is None:
             return None
         try:
@@ -93,15 +99,15 @@ class Fetcher:
 
     @staticmethod
     def shown(url: str) -> str:
-        """A URL without what may be secret in it: user, password, query."""
+        """Return the URL without the parts that may be secret: user, password, query."""
         try:
             parts = urlsplit(url)
             port = f":{parts.port}" if parts.port else ""
         except ValueError:
-            return "a URL that is none"
+            return "an invalid URL"
         return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}"
 
 
 def basic_auth(user: str, password: str) -> str:
-    """The value of an Authorization header (RFC 7617)."""
+    """Return the value of an Authorization header for Basic authentication (RFC 7617)."""
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()

@@ -1,20 +1,20 @@
-"""Public names of a package, each imported when it is first used (PEP 562)."""
+"""Lazy public names of a package: each is imported when it is first used (PEP 562)."""
 
 import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def public(homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """A module's `__getattr__` that imports public names from their home modules.
+def public(modules: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return a package's `__getattr__`, which imports each public name from its module.
 
     Args:
-        homes: module of each name.
+        modules: public name -> full name of the module that defines it.
     """
 
     def lookup(name: str) -> Any:
-        if name not in homes:
-            raise AttributeError(f"no public name {name!r}; one of {', '.join(homes)}")
-        return getattr(importlib.import_module(homes[name]), name)
+        if name not in modules:
+            raise AttributeError(f"no public name {name!r}; one of {', '.join(modules)}")
+        return getattr(importlib.import_module(modules[name]), name)
 
     return lookup

@@ -1,4 +1,4 @@
-"""Live: outcomes from a real server, metered and scored."""
+"""The live backend: outcomes from a real server, metered and scored."""
 
 import time
 from collections.abc import Sequence
@@ -21,11 +21,12 @@ DEFAULT_MAX_TOKENS = 192
 
 
 class LiveBackend:
-    """Sends requests to a live server, all of a call at once, and meters the call as one window.
+    """Sends the requests of each call to a live server together, and meters them as one window.
 
-    The window's joules are split by tokens (`envs.energy.meter.split_by_tokens`), so requests
-    that run beside each other share what the server spent. A call that ends before the meter
-    ticks is carried into the next window (`envs.energy.carry`).
+    The window's joules are split among its requests by tokens
+    (`envs.energy.meter.split_by_tokens`), so concurrent requests share the server's energy. If
+    a call ends before the meter ticks, its work is carried into the next window
+    (`envs.energy.carry`).
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class LiveBackend:
     ) -> None:
         self._upstream = upstream
         self._windows = CarriedWindows(meter)
-        self._waiting: list[_Call] = []
+        self._unmetered: list[_Call] = []
         self._catalogue = catalogue
         self._requests = tuple(requests)
         self._max_tokens = max_tokens
@@ -49,50 +50,52 @@ class LiveBackend:
         return self._requests
 
     def in_flight(self, lanes: int) -> AnyArray:
-        """0, 1, 2 ...: the requests of a call are sent one after another without waiting."""
+        """Return 0, 1, 2, ...: a call sends its requests one after another without waiting."""
         return np.arange(lanes)
 
     def play(self, rows: AnyArray, actions: AnyArray) -> Outcomes:
-        """Send, wait for all, meter and score.
+        """Send the requests, wait for all answers, and return their metered, scored outcomes.
 
-        Where the meter did not tick meanwhile, energy is estimated by the joules a token of its
-        windows so far. Before its first window the requests are sent again until it has ticked.
+        If the meter did not tick during the call, energy is estimated from the J per unit of
+        work of all windows so far. Before the first complete window, the requests are sent
+        again until the meter has ticked.
 
         Raises:
             UpstreamError: the server failed.
-            MeterError: the meter failed, or stood still for clearly longer than its tick.
+            MeterError: the meter failed, or its counter stood still much longer than its tick.
         """
         while not (outcomes := self.carry(rows, actions)):
             if (rate := self._windows.known) is not None:
-                # Given out now, its work stays in the window that goes on.
-                return self._waiting.pop().outcomes(rate, "estimated")
+                # Return the call now; its work still counts in the window, which stays open.
+                return self._unmetered.pop().outcomes(rate, "estimated")
         return outcomes[-1]
 
     def carry(self, rows: AnyArray, actions: AnyArray) -> list[Outcomes]:
-        """As `play`, but what the meter did not see waits for it: nothing is estimated.
+        """Send the requests as `play` does, but wait for the meter instead of estimating.
 
         Returns:
-            Outcomes of the calls that waited and of this one, the oldest first, at their shares
-            of one window; none where this one waits too.
+            Outcomes of each call since the meter last ticked, oldest first, with one window's
+            joules split among them. Empty if the meter has not ticked during this call either:
+            a later call then returns its outcomes.
 
         Raises:
-            UpstreamError, MeterError: as `play`; what waited is lost.
+            UpstreamError, MeterError: as for `play`; the outcomes of waiting calls are lost.
         """
         try:
             self._windows.begin()
             call = self._send(rows, actions)
-            self._waiting.append(call)
+            self._unmetered.append(call)
             rate = self._windows.end(float(call.work.sum()))
         except BaseException:
-            # What the server did for a call that failed must not be billed to others.
-            self._waiting.clear()
+            # The server's work for a failed call must not be billed to other calls.
+            self._unmetered.clear()
             self._windows.drop()
             raise
         if rate is None:
             return []
         method = attributed_method(self._windows.meter.method)
-        outcomes = [call.outcomes(rate, method) for call in self._waiting]
-        self._waiting.clear()
+        outcomes = [call.outcomes(rate, method) for call in self._unmetered]
+        self._unmetered.clear()
         return outcomes
 
     def _send(self, rows: AnyArray, actions: AnyArray) -> "_Call":
@@ -108,7 +111,7 @@ class LiveBackend:
         return _Call(requests, answers, time.monotonic() - started)
 
     def conditions(self) -> dict[str, Any]:
-        """What a recording must have in common to be one: meter and cap on tokens."""
+        """Return the conditions that all parts of one recording must share."""
         return {"meter": self._windows.meter.source, "max_tokens": self._max_tokens}
 
     def close(self) -> None:
@@ -118,7 +121,11 @@ class LiveBackend:
 
 @dataclass(frozen=True)
 class _Call:
-    """Requests that were sent at once, their answers, and the s until the last of them."""
+    """Requests that were sent together, and their answers.
+
+    Attributes:
+        seconds: s from sending the requests to the end of the last answer.
+    """
 
     requests: list[Request]
     answers: list[Generation]
@@ -126,18 +133,21 @@ class _Call:
 
     @property
     def prompt(self) -> Float64Array:
+        """Prompt tokens of each request, shape (n,)."""
         return np.array([a.prompt_tokens for a in self.answers], dtype=np.float64)
 
     @property
     def completion(self) -> Float64Array:
+        """Generated tokens of each request, shape (n,)."""
         return np.array([a.completion_tokens for a in self.answers], dtype=np.float64)
 
     @property
     def work(self) -> Float64Array:
+        """Work of each request, in generated tokens, shape (n,)."""
         return token_work(self.prompt, self.completion)
 
     def outcomes(self, joules_per_work: float, method: str) -> Outcomes:
-        """What it cost at so many J a unit of work, scored."""
+        """Return the scored outcomes, with energy from the work and `joules_per_work`."""
         scores = [
             correctness(request.task, answer.text, request.reference)
             for request, answer in zip(self.requests, self.answers, strict=True)
@@ -156,7 +166,7 @@ class _Call:
 
 
 class Recording:
-    """A backend that keeps what was played on another."""
+    """A backend that forwards to another backend and records everything it plays."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -166,15 +176,15 @@ class Recording:
 
     @property
     def requests(self) -> tuple[Request, ...]:
-        """The other's."""
+        """The recorded backend's workload."""
         return self._backend.requests
 
     def in_flight(self, lanes: int) -> AnyArray:
-        """The other's."""
+        """Return the recorded backend's number of requests in flight per lane."""
         return self._backend.in_flight(lanes)
 
     def play(self, rows: AnyArray, actions: AnyArray) -> Outcomes:
-        """Play and keep."""
+        """Play the requests on the recorded backend, and record and return their outcomes."""
         outcomes = self._backend.play(rows, actions)
         self._rows.append(rows)
         self._actions.append(actions)
@@ -182,7 +192,7 @@ class Recording:
         return outcomes
 
     def played(self) -> tuple[list[Request], Int64Array, Outcomes]:
-        """Requests, directives and outcomes so far, one of each a request.
+        """Return the requests, directive indices and outcomes so far, one entry per request.
 
         Raises:
             ValueError: nothing has been played.
@@ -191,5 +201,5 @@ class Recording:
         return [self.requests[row] for row in rows], actions, concatenate_outcomes(self._outcomes)
 
     def close(self) -> None:
-        """Close the other."""
+        """Close the recorded backend."""
         self._backend.close()

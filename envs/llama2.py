@@ -1,4 +1,4 @@
-"""The Gymnasium environments over `envs.world.World`: one request a step, or many."""
+"""The Gymnasium environments around `envs.world.World`: scalar and vector."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from envs.world import Step, World
 
 
 def observation_space(featurizer: Featurizer) -> Any:
-    """The Box of a featurizer's observations."""
+    """Return the Box space of a featurizer's observations."""
     return spaces.Box(featurizer.low, featurizer.high, dtype=np.float32)
 
 
@@ -30,14 +30,16 @@ class Llama2Env(gymnasium.Env[Float32Array, np.int64]):
     | 1 | brief | Always answer briefly. |
     | 2 | very_brief | Always answer very briefly. |
 
-    A request that says itself how long its answer is to be (`own_length`) is answered
-    at L0 whatever the action; `action_masks()` tells which actions count.
+    Action 0 is L0: it leaves the request unchanged. A request that states the length of
+    its own answer (`own_length`) is always answered at L0; `action_masks()` returns which
+    actions have an effect.
 
     ## Observation Space
-    `Box` of float32, shape (n_features,): the prompt's structure, what a trained bundle's
-    featurizer foretells from its words (none without one), the task's tag (one `task=`
-    component a known task), then the context, and with a bundle's featurizer what each
-    directive would spare now (one `spared=` component each but L0).
+    `Box` of float32, shape (n_features,), in this order: the prompt's structure; the
+    predictions that a trained bundle's featurizer makes from the prompt's words (only with
+    such a featurizer); the task's tag (one `task=` component per known task); the context;
+    and the saving that the featurizer predicts now for each directive except L0 (one
+    `spared=` component each, only with a trained featurizer).
 
     | Name | Unit | Low | High | Meaning |
     |---|---|---|---|---|
@@ -63,21 +65,22 @@ class Llama2Env(gymnasium.Env[Float32Array, np.int64]):
     | hour_cos | cos | -1 | 1 | hour of day (UTC), as an angle |
 
     ## Rewards
-    The sum of `info["terms"]`: `footprint` (minus the request's gCO2e over the mean
-    L0 footprint), `quality` (the task's multiplier times the margin of quality over
-    the floor, relative to L0), `latency` (0 unless a task has a limit). See `envs.outcomes.reward`.
+    The sum of `info["terms"]`: `footprint` (minus the request's gCO2e divided by the mean
+    L0 footprint), `quality` (the task's multiplier times the margin of quality over the
+    floor, both relative to L0), and `latency` (0 unless a task has a limit). See
+    `envs.outcomes.reward`.
 
     ## Starting State
     A request drawn from the workload (uniformly, or by a mix of tasks), at a random
     hour of the trace.
 
     ## Episode End
-    Never terminated; truncated after `episode_requests` requests (default 64).
+    Episodes never terminate; they are truncated after `episode_requests` requests (default 64).
 
     ## Arguments
-    `world`: the backend (live or replay), workload, trace, clock and reward. Through
-    `gymnasium.make("envs.registration:sprout/Llama2Live-v0", upstream=URL)`, see
-    `envs.registration` for what else can be given.
+    `world`: the backend (live or replay), workload, trace, clock and reward.
+    `gymnasium.make("envs.registration:sprout/Llama2Live-v0", upstream=URL)` builds the
+    world from keyword arguments; `envs.registration` lists them.
 
     ## Version History
     * v0: initial version.
@@ -87,7 +90,7 @@ class Llama2Env(gymnasium.Env[Float32Array, np.int64]):
 
     def __init__(self, world: World) -> None:
         if world.lanes != 1:
-            raise ValueError("Llama2Env takes a world of one lane")
+            raise ValueError(f"Llama2Env takes a world of one lane, not {world.lanes}")
         self.world = world
         self.observation_space = observation_space(world.featurizer)
         self.action_space = spaces.Discrete(world.n_directives)
@@ -95,14 +98,17 @@ class Llama2Env(gymnasium.Env[Float32Array, np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Float32Array, dict[str, Any]]:
-        """Begin an episode; see the class."""
+        """Begin an episode; return its first observation and an empty info."""
         super().reset(seed=seed)
         return self.world.reset(seed)[0], {}
 
     def step(self, action: np.int64) -> tuple[Float32Array, float, bool, bool, dict[str, Any]]:
-        """Send one request under `action`; see the class."""
+        """Send one request under `action`; return the next observation and the reward.
+
+        `info` holds the request's outcome (`step_info`), without unknown qualities.
+        """
         step = self.world.step(np.array([action]))
-        # A quality that is unknown is left out: NaN equals nothing, not even itself.
+        # Leave out unknown qualities: NaN is not equal to itself.
         info = {
             name: values[0] for name, values in step_info(step).items() if values[0] == values[0]
         }
@@ -111,7 +117,7 @@ class Llama2Env(gymnasium.Env[Float32Array, np.int64]):
         return step.observations[0], float(step.rewards[0]), False, step.truncated, info
 
     def action_masks(self) -> BoolArray:
-        """Which actions the request allows, shape (n_directives,)."""
+        """Return a mask of the actions that the request allows, shape (n_directives,)."""
         mask: BoolArray = self.world.action_masks()[0]
         return mask
 
@@ -121,11 +127,11 @@ class Llama2Env(gymnasium.Env[Float32Array, np.int64]):
 
 
 class Llama2VectorEnv(VectorEnv[Float32Array, Int64Array, AnyArray]):
-    """Many lanes of `Llama2Env` at once: one call sends all lanes' requests together.
+    """Many lanes of `Llama2Env`: one step sends the requests of all lanes together.
 
-    On a live server its batching is used; on a replay a step is array arithmetic.
-    Autoreset is in the same step: the returned observations begin the next episode
-    and the last ones are `info["final_obs"]`.
+    A live server can batch them; on a replay, a step is array arithmetic. Autoreset
+    happens in the same step: when an episode ends, the returned observations are the first
+    of the next episode, and the last of the ended episode are in `info["final_obs"]`.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
@@ -147,7 +153,7 @@ class Llama2VectorEnv(VectorEnv[Float32Array, Int64Array, AnyArray]):
     def step(
         self, actions: Int64Array
     ) -> tuple[Float32Array, AnyArray, AnyArray, AnyArray, dict[str, Any]]:
-        """Send every lane's request under its action."""
+        """Send each lane's request under its action; begin the next episode when this one ends."""
         step = self.world.step(actions)
         info: dict[str, Any] = {**step_info(step), "terms": step.terms}
         info["energy_method"] = np.full(self.num_envs, step.outcomes.energy_method)
@@ -155,11 +161,12 @@ class Llama2VectorEnv(VectorEnv[Float32Array, Int64Array, AnyArray]):
         if step.truncated:
             info["final_obs"] = observations
             observations = self.world.reset()
-        flags = np.full(self.num_envs, step.truncated)
-        return observations, step.rewards, np.zeros(self.num_envs, dtype=bool), flags, info
+        terminated = np.zeros(self.num_envs, dtype=bool)
+        truncated = np.full(self.num_envs, step.truncated)
+        return observations, step.rewards, terminated, truncated, info
 
     def action_masks(self) -> BoolArray:
-        """Which actions each lane's request allows, shape (lanes, n_directives)."""
+        """Return a mask of the actions that each lane's request allows, (lanes, n_directives)."""
         return self.world.action_masks()
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -168,7 +175,7 @@ class Llama2VectorEnv(VectorEnv[Float32Array, Int64Array, AnyArray]):
 
 
 def step_info(step: Step) -> dict[str, AnyArray]:
-    """What a step reports beside the reward; arrays of shape (lanes,)."""
+    """Return the `info` arrays of a step, each of shape (lanes,): outcomes, gCO2e, intensity."""
     outcomes = step.outcomes
     return {
         "completion_tokens": outcomes.completion_tokens,

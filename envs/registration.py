@@ -1,8 +1,9 @@
 """Registers the environments with Gymnasium: `gymnasium.make("envs.registration:sprout/...")`.
 
-`sprout/Llama2Live-v0` talks to a live server, `sprout/Llama2Replay-v0` replays a
-profile. Both exist in scalar form and, through `gymnasium.make_vec`, as one vector
-environment whose requests are in flight together.
+`sprout/Llama2Live-v0` sends requests to a live server; `sprout/Llama2Replay-v0` replays a
+profile. `gymnasium.make` returns the scalar form. `gymnasium.make_vec` returns one vector
+environment, whose requests are in flight together. Keyword arguments of the environments are
+those of `live_world` and `replay_world`.
 """
 
 from collections.abc import Sequence
@@ -51,16 +52,23 @@ def live_world(  # noqa: PLR0913, the configuration of an environment
     episode_requests: int = 64,
     meter: Meter | None = None,
 ) -> World:
-    """A world on a live server.
+    """Return a world that sends its requests to a live server.
 
     Args:
         upstream: URL of an OpenAI-compatible server on this machine.
-        requests: the workload; default 50 generated requests a task.
-        profile: gives the reward its L0 references; without it a few requests are
-            sent at L0 first and quality under L0 is taken as 1.
-        clock_speed: experiment seconds per second.
-        lanes: requests in flight together.
-        meter: of the server's energy; default the best there is.
+        model: name of the model; None for the server's first model.
+        requests: the workload; None for 50 generated requests per task.
+        profile: profile whose L0 means are the reward's references. If None,
+            `CALIBRATION_REQUESTS` requests are first sent at L0 to measure the reference
+            footprint, and the mean quality under L0 is assumed to be 1.
+        intensity: CSV of a carbon-intensity trace; None for the shipped synthetic day.
+        zone: grid zone; needed only if the CSV holds several zones.
+        catalogue: the directives to choose among.
+        floor: least ratio of a task's quality to its quality under L0.
+        clock_speed: experiment seconds per real second.
+        lanes: number of requests in flight together.
+        episode_requests: requests per lane in an episode.
+        meter: meter of the server's energy; None to let `choose_meter` choose one.
 
     Raises:
         UpstreamError, MeterError: the server or its meter cannot be reached.
@@ -113,14 +121,20 @@ def replay_world(  # noqa: PLR0913, the configuration of an environment
     mix: Mix | Path | str | None = None,
     arrivals: Path | str | None = None,
 ) -> World:
-    """A world that replays a profile.
+    """Return a world that replays a profile.
 
     Args:
-        step_seconds: experiment time from a request to the next, if they come evenly.
-        mix: shares of tasks by hour of the trace (`envs.requests.mix`), or a CSV of them; default
-            the profile's own.
-        arrivals: CSV of a service's arrivals, which then give the times and the load in
-            flight (`envs.requests.arrivals`); the load is 0 without it.
+        profile: the profile, or the path of its Parquet file.
+        intensity: CSV of a carbon-intensity trace; None for the shipped synthetic day.
+        zone: grid zone; needed only if the CSV holds several zones.
+        floor: least ratio of a task's quality to its quality under L0.
+        step_seconds: experiment time between two requests, s; not used with `arrivals`.
+        lanes: number of independent streams of requests.
+        episode_requests: requests per lane in an episode.
+        mix: shares of tasks by hour of the trace (`envs.requests.mix`), or a CSV of them;
+            None to draw every request of the profile equally often.
+        arrivals: CSV of a service's arrivals, which set the times of requests and the load
+            in flight (`envs.requests.arrivals`); None for even times and a load of 0.
     """
     recorded = profile if isinstance(profile, Profile) else read_profile(profile)
     clock: Clock = SteppedClock(step_seconds)
@@ -128,8 +142,8 @@ def replay_world(  # noqa: PLR0913, the configuration of an environment
     if arrivals is not None:
         tokens = max(1.0, float(recorded.outcomes.completion_tokens[:, 0].sum()))
         seconds_per_token = float(recorded.outcomes.device_seconds[:, 0].sum()) / tokens
-        clock = arriving = ArrivalClock(read_arrivals(Path(arrivals), seconds_per_token))
-        load = arriving.in_flight
+        clock = arrival_clock = ArrivalClock(read_arrivals(Path(arrivals), seconds_per_token))
+        load = arrival_clock.in_flight
     trace = read_trace(intensity, zone)
     floors = dict.fromkeys(recorded.tasks, floor)
     return World(

@@ -1,4 +1,4 @@
-"""Replay: outcomes from a recorded profile. Deterministic."""
+"""The replay backend: outcomes from a recorded profile. Deterministic."""
 
 from collections.abc import Callable
 
@@ -11,10 +11,11 @@ from envs.requests.request import Request
 
 
 class ReplayBackend:
-    """Looks outcomes up in a profile.
+    """Looks up outcomes in a profile.
 
     Args:
-        load: requests in flight now, from a trace of arrivals; default none, and it says 0.
+        load: returns the number of requests in flight now, from an arrival trace; None for
+            a constant load of 0.
     """
 
     def __init__(self, profile: Profile, load: Callable[[], float] | None = None) -> None:
@@ -27,12 +28,12 @@ class ReplayBackend:
         return self._profile.requests
 
     def in_flight(self, lanes: int) -> AnyArray:
-        """The trace's load, or zeros: a profile records none."""
+        """Return the arrival trace's load for every lane, or 0: a profile records no load."""
         return np.full(lanes, self._load() if self._load else 0.0)
 
     def play(self, rows: AnyArray, actions: AnyArray) -> Outcomes:
-        """The recorded outcomes."""
+        """Return the recorded outcomes of requests `rows` under `actions`, each shape (n,)."""
         return self._profile.outcomes_of(rows, actions)
 
     def close(self) -> None:
-        """Nothing to free."""
+        """Do nothing: a profile holds no resources."""

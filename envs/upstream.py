@@ -1,4 +1,4 @@
-"""The LLM server seen from outside: an OpenAI-compatible chat client, many requests at once."""
+"""A client of the upstream LLM server: OpenAI-compatible chat, many requests at once."""
 
 import asyncio
 import os
@@ -18,7 +18,13 @@ API_KEY_VARIABLE = "SPROUT_UPSTREAM_API_KEY"
 
 @dataclass(frozen=True)
 class Generation:
-    """One answer: text, token counts as the server reports them, and seconds until complete."""
+    """One answer of the server.
+
+    Attributes:
+        text: the answer's text.
+        prompt_tokens, completion_tokens: tokens, as the server counts them.
+        latency_seconds: s from sending the request to the complete answer.
+    """
 
     text: str
     prompt_tokens: int
@@ -29,8 +35,13 @@ class Generation:
 class Upstream:
     """A synchronous client that keeps many requests in flight.
 
-    Use as a context manager, or `open` and `close` it. The key, if any, is read from
-    the environment variable SPROUT_UPSTREAM_API_KEY and sent nowhere but upstream.
+    Use it as a context manager, or call `open` and `close`. The API key, if any, is read from
+    the environment variable SPROUT_UPSTREAM_API_KEY and sent only to the upstream.
+
+    Args:
+        url: base URL of the server, without /v1.
+        model: name of the model; None for the first one that the server lists.
+        timeout_seconds: limit for each request, s.
 
     Attributes:
         completion_tokens: generated tokens received so far.
@@ -46,13 +57,13 @@ class Upstream:
         self._session: aiohttp.ClientSession | None = None
 
     def open(self) -> Self:
-        """Start the client's own thread and connections."""
+        """Start the client's background thread and HTTP session."""
         self._portal = self._portal_context.__enter__()
         self._portal.call(self._connect)
         return self
 
     def close(self) -> None:
-        """End them; harmless when done twice."""
+        """End the thread and the session. A second call has no effect."""
         if self._portal is None or self._session is None:
             return
         self._portal.call(self._session.close)
@@ -80,15 +91,15 @@ class Upstream:
 
     @property
     def model(self) -> str:
-        """The model asked for; the server's first one unless it was named.
+        """Name of the model to use: the given one, or the first one that the server lists.
 
         Raises:
             UpstreamError: the server lists no model.
         """
         if self._model is None:
-            listed = self._call("GET", "/v1/models", None)
+            models = self._call("GET", "/v1/models", None)
             try:
-                self._model = str(listed["data"][0]["id"])
+                self._model = str(models["data"][0]["id"])
             except (AttributeError, IndexError, KeyError, TypeError) as error:
                 raise UpstreamError(
                     f"{self.url}/v1/models lists no model; name one with --model"
@@ -96,23 +107,24 @@ class Upstream:
         return self._model
 
     def chat(self, chats: Sequence[Mapping[str, Any]]) -> list[Generation]:
-        """Send chat bodies all at once and wait for all answers, in order.
+        """Send all chats at once, wait for all answers, and return them in the same order.
 
         Args:
-            chats: bodies without `model`; greedy decoding is asked for.
+            chats: chat-completions bodies. `model`, and `temperature` 0 for greedy decoding,
+                are added unless a body has them.
 
         Raises:
-            UpstreamError: any of them failed; names the URL and the cause.
+            UpstreamError: a request failed; the message names the URL and the cause.
         """
         model = self.model
         bodies = [{"model": model, "temperature": 0.0, **chat} for chat in chats]
         if self._portal is None:
-            raise UpstreamError(f"{self.url}: the client is closed")
+            raise UpstreamError(f"{self.url}: the client is closed; open it first")
         return self._portal.call(self._gather, bodies)
 
     async def _gather(self, bodies: Sequence[Mapping[str, Any]]) -> list[Generation]:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._guarded(body)) for body in bodies]
+            tasks = [group.create_task(self._answer_or_error(body)) for body in bodies]
         results = [task.result() for task in tasks]
         for result in results:
             if isinstance(result, UpstreamError):
@@ -121,7 +133,7 @@ class Upstream:
         self.completion_tokens += sum(answer.completion_tokens for answer in answers)
         return answers
 
-    async def _guarded(self, body: Mapping[str, Any]) -> Generation | UpstreamError:
+    async def _answer_or_error(self, body: Mapping[str, Any]) -> Generation | UpstreamError:
         started = time.monotonic()
         try:
             answer = await self._json("POST", "/v1/chat/completions", body)
@@ -136,11 +148,14 @@ class Upstream:
                 time.monotonic() - started,
             )
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            return UpstreamError(f"{self.url}: answer lacks {error}; is it OpenAI-compatible?")
+            cause = f"{type(error).__name__}: {error}"
+            return UpstreamError(
+                f"{self.url}: malformed answer ({cause}); is the server OpenAI-compatible?"
+            )
 
     def _call(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:
         if self._portal is None:
-            raise UpstreamError(f"{self.url}: the client is closed")
+            raise UpstreamError(f"{self.url}: the client is closed; open it first")
         return self._portal.call(self._json, method, path, body)
 
     async def _json(self, method: str, path: str, body: Mapping[str, Any] | None) -> Any:

@@ -1,7 +1,7 @@
-"""The core of the environments: lanes of requests met by directives. NumPy only.
+"""The core of the environments: lanes of requests, answered under directives. NumPy only.
 
-The scalar and the vector environment are two faces of this one class, so they
-cannot drift apart.
+The scalar and the vector environment both wrap this one class, so their behaviour cannot
+drift apart.
 """
 
 from collections.abc import Sequence
@@ -24,19 +24,27 @@ from envs.requests.request import Request
 def request_parts(
     featurizer: Featurizer, requests: Sequence[Request], task_tags: bool = True
 ) -> Float32Array:
-    """The requests' own part of their observations, shape (n, features before context)."""
+    """Return the part of each observation that depends only on the request, not on the context.
+
+    The shape is (n, features before context). Task tags are 0 unless `task_tags` is true.
+    """
     return np.stack(
         [featurizer.request(r.messages, r.task if task_tags else None) for r in requests]
     )
 
 
 def both_parts(featurizer: Featurizer, requests: Sequence[Request]) -> Float32Array:
-    """`request_parts` without and with the task's tag, shape (2, n, features before context)."""
+    """Return `request_parts` without and with task tags, (2, n, features before context)."""
     return np.stack([request_parts(featurizer, requests, tags) for tags in (False, True)])
 
 
 def moment_on(trace: IntensityTrace, times: Float64Array, in_flight: AnyArray) -> Moment:
-    """The moments of requests sent at times (Unix seconds) of a trace."""
+    """Return the context of n requests, with carbon intensity from a trace.
+
+    Args:
+        times: when the requests are sent, Unix seconds, shape (n,).
+        in_flight: other requests at the server, shape (n,).
+    """
     return Moment(
         in_flight=in_flight,
         g_per_kwh=trace.at(times),
@@ -48,17 +56,17 @@ def moment_on(trace: IntensityTrace, times: Float64Array, in_flight: AnyArray) -
 
 @dataclass(frozen=True)
 class Step:
-    """What one step of all lanes gave; arrays of shape (lanes,) unless said.
+    """Results of one step of all lanes. Arrays have shape (lanes,) unless noted otherwise.
 
     Attributes:
-        observations: of the next requests, shape (lanes, n_features).
+        observations: observations of the next requests, shape (lanes, n_features).
         rewards: sum of `terms`.
-        truncated: the episode's last request has been answered.
-        terms: named addends of the reward.
-        outcomes: what the requests cost and were worth.
-        grams: their footprint, gCO2e.
-        intensity: gCO2e/kWh when they were sent.
-        rows: which requests they were.
+        truncated: True if the episode's last request has been answered.
+        terms: the reward's addends by name.
+        outcomes: costs and qualities of the answered requests.
+        grams: footprint of the answered requests, gCO2e.
+        intensity: carbon intensity when these requests were sent, gCO2e/kWh.
+        rows: index of each answered request in the backend's workload.
     """
 
     observations: Float32Array
@@ -74,17 +82,17 @@ class Step:
 class World:
     """`lanes` independent streams of requests drawn from a backend's workload.
 
-    An episode is `episode_requests` requests a lane and starts at a random hour of
-    the trace. Observations come from `featurizer`, rewards from `reward`. Each lane has
-    random numbers of its own, so that lane i of many, under seed s, is the one lane of a
-    world under seed s + i.
+    An episode has `episode_requests` requests per lane and starts at a random hour of the
+    trace. Observations come from `featurizer`, rewards from `reward`. Each lane has its own
+    random numbers: lane i of a world with seed s behaves like the only lane of a world with
+    seed s + i.
 
     Args:
-        mix: shares of tasks by hour of the trace; default: every request equally often.
-        tag_share: share of requests whose observation shows their task; training hides
-            some tags, so that the policy also serves clients who send none.
-        parts: what is observed of the requests themselves, as `both_parts` gives it (the
-            default), where training has to see them otherwise.
+        mix: shares of tasks by hour of the trace; None to draw every request equally often.
+        tag_share: share of requests whose observation shows their task, 0..1; training hides
+            some tags, so that the policy also works for clients that send none.
+        parts: the requests' part of the observations, in the shape of `both_parts`; None to
+            use `both_parts`. Training passes its own for cross-fitted predictions.
     """
 
     def __init__(  # noqa: PLR0913, the configuration of an environment
@@ -124,41 +132,51 @@ class World:
         self._count = 0
 
     def reset(self, seed: int | Sequence[int | None] | None = None) -> Float32Array:
-        """Begin an episode in every lane; observations of shape (lanes, n_features).
+        """Begin an episode in every lane; return observations, shape (lanes, n_features).
 
         Args:
-            seed: s seeds lane i with s + i; a sequence seeds each lane; None goes on.
+            seed: an integer s seeds lane i with s + i; a sequence gives each lane's seed.
+                None, also within the sequence, continues a lane's random numbers.
         """
         if seed is not None:
             seeds = [seed + i for i in range(self.lanes)] if isinstance(seed, int) else seed
             self._clock.rewind()
-            for lane, own in enumerate(seeds):
-                if own is not None:
-                    self._rngs[lane] = np.random.default_rng(own)
-        # All of an episode's random numbers at once: a lane's own, yet few calls.
+            for lane, lane_seed in enumerate(seeds):
+                if lane_seed is not None:
+                    self._rngs[lane] = np.random.default_rng(lane_seed)
+        # Each lane draws all random numbers of the episode in one call, for speed.
         size = 3 * (self._episode_requests + 1) + 1
-        drawn = np.stack([rng.random(size) for rng in self._rngs])
-        hours = drawn[:, 0] * len(self.trace.g_per_kwh)
+        randoms = np.stack([rng.random(size) for rng in self._rngs])
+        start_hours = randoms[:, 0] * len(self.trace.g_per_kwh)
         self._chances = np.ascontiguousarray(
-            drawn[:, 1:].reshape(self.lanes, 3, -1).transpose(1, 2, 0)
+            randoms[:, 1:].reshape(self.lanes, 3, -1).transpose(1, 2, 0)
         )
-        self._starts = hours * HOUR_SECONDS
+        self._starts = start_hours * HOUR_SECONDS
         self._clock.restart()
         self._count = 0
         self._draw()
         return self._observe()
 
     def step(self, actions: Int64Array) -> Step:
-        """Answer every lane's request under its directive and draw the next ones."""
+        """Answer each lane's request under its directive, then draw the next requests.
+
+        Args:
+            actions: index of the directive for each lane, shape (lanes,).
+
+        Raises:
+            ValueError: an action is out of range, or the episode is over.
+        """
         actions = np.asarray(actions, dtype=np.int64)
         if (
             actions.shape != (self.lanes,)
             or actions.min() < 0
             or actions.max() >= self.n_directives
         ):
-            raise ValueError(f"actions {actions!r}: one of 0..{self.n_directives - 1} per lane")
+            raise ValueError(
+                f"actions {actions!r}: give one of 0..{self.n_directives - 1} per lane"
+            )
         if self._count >= self._episode_requests:
-            raise ValueError("the episode is over: reset begins the next one")
+            raise ValueError("the episode is over: call reset to begin the next one")
         rows = self._rows
         actions = np.where(self._steerable, actions, 0)
         intensity = self.trace.at(self._times)
@@ -180,21 +198,22 @@ class World:
         )
 
     def action_masks(self) -> BoolArray:
-        """Which directives each lane's request allows, shape (lanes, n_directives).
+        """Return a mask of the directives that each lane's request allows, (lanes, n_directives).
 
-        Those that it forbids are played as L0. (The name is sb3-contrib's.)
+        A directive that the request does not allow is played as L0. (sb3-contrib expects this
+        method name.)
         """
         masks = np.repeat(self._steerable[:, None], self.n_directives, axis=1)
         masks[:, 0] = True
         return masks
 
     def _draw(self) -> None:
-        # An episode that runs past the trace's end goes on at its start.
+        # An episode that reaches the end of the trace continues at the trace's start.
         elapsed = self._starts + self._clock.elapsed_seconds()
         self._times = self.trace.start + elapsed % (self.trace.end - self.trace.start)
-        of_task, of_prompt, of_tag = self._chances[:, self._count]
-        self._rows = self._draws.rows(of_task, of_prompt, self.trace.hour(self._times))
-        self._tagged = (of_tag < self._tag_share).astype(np.int64)
+        task_chance, prompt_chance, tag_chance = self._chances[:, self._count]
+        self._rows = self._draws.rows(task_chance, prompt_chance, self.trace.hour(self._times))
+        self._tagged = (tag_chance < self._tag_share).astype(np.int64)
 
     def _observe(self) -> Float32Array:
         moment = moment_on(self.trace, self._times, self.backend.in_flight(self.lanes))
@@ -205,7 +224,7 @@ class World:
 
 
 class _Draws:
-    """Turns uniform random numbers into requests, all alike or by a mix of tasks."""
+    """Maps uniform random numbers to requests, equally likely or by a mix of tasks."""
 
     def __init__(self, tasks: StrArray, mix: Mix | None) -> None:
         names, counts = np.unique(tasks, return_counts=True)
@@ -214,13 +233,18 @@ class _Draws:
         self._firsts = np.concatenate([[0], np.cumsum(counts)[:-1]])
         self._mix = None if mix is None else mix.aligned([str(name) for name in names])
 
-    def rows(self, of_task: Float64Array, of_prompt: Float64Array, hours: Int64Array) -> Int64Array:
-        """Requests for random numbers in 0..1 and hours of the trace, each shape (n,)."""
+    def rows(
+        self, task_chance: Float64Array, prompt_chance: Float64Array, hours: Int64Array
+    ) -> Int64Array:
+        """Return the index of n requests, for random numbers in 0..1 and hours of the trace.
+
+        Every array has shape (n,).
+        """
         if self._mix is None:
-            return (of_prompt * len(self._order)).astype(np.int64)
+            return (prompt_chance * len(self._order)).astype(np.int64)
         edges = np.cumsum(self._mix.at(hours), axis=1)
         edges /= edges[:, -1:]
-        task = (of_task[:, None] >= edges).sum(axis=1)
-        place = (of_prompt * self._counts[task]).astype(np.int64)
-        drawn: Int64Array = self._order[self._firsts[task] + place]
-        return drawn
+        task = (task_chance[:, None] >= edges).sum(axis=1)
+        offset = (prompt_chance * self._counts[task]).astype(np.int64)
+        rows: Int64Array = self._order[self._firsts[task] + offset]
+        return rows

@@ -1,4 +1,4 @@
-"""YAML files that users write, read or refused with one clear error."""
+"""Reading of YAML files that users write, with one clear error when a file cannot be read."""
 
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,10 @@ from envs.errors import DataError
 
 
 def read_yaml(path: Path, remedy: str) -> Any:
-    """Content of a YAML file; None if the file is empty.
+    """Return the content of a YAML file, or None if the file is empty.
 
     Args:
-        remedy: what the user should give instead.
+        remedy: what the user should give instead; it ends the error message.
 
     Raises:
         DataError: the file cannot be read or is not YAML.

@@ -1,1 +1,1 @@
-"""What requests cost and were worth: profiles of outcomes, floors, limits, the reward."""
+"""Costs and qualities of answered requests: profiles, floors, latency limits, the reward."""

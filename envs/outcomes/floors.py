@@ -1,4 +1,4 @@
-"""Floors that follow the grid: full quality where it is clean, less where it is dirty."""
+"""Quality floors that follow the grid: full in clean hours, lower in dirty hours."""
 
 from dataclasses import dataclass
 
@@ -13,16 +13,17 @@ BANDS = ("clean", "middling", "dirty")
 
 @dataclass(frozen=True)
 class FloorSchedule:
-    """How floors yield to the grid's intensity I: floor * (1 - slack * place(I)).
+    """Lowers floors with the grid's intensity I: floor * (1 - slack * place(I)).
 
-    SPROUT's floor (Li et al., EMNLP 2024) with place(I) = (I - Imin) / (Imax - Imin) and
-    slack = xi. A mean over all hours would turn that into one constant floor; so it binds in
-    each band of intensities by itself, at the band's mean place.
+    This is SPROUT's floor (Li et al., EMNLP 2024) with place(I) = (I - Imin) / (Imax - Imin)
+    and slack = xi. A constraint on the mean over all hours would amount to one constant floor.
+    Therefore each band of intensities has a constraint of its own, with the floor at the band's
+    mean place.
 
     Attributes:
-        slack: 0 keeps floors constant.
-        edges: intensities between the bands, gCO2e/kWh, rising.
-        places: mean place in each band, shape (bands,), 0..1.
+        slack: relative reduction of floors at the highest intensity, 0..1; 0 keeps them constant.
+        edges: intensities between the bands, gCO2e/kWh, ascending.
+        places: mean place of each band, shape (bands,), 0..1.
     """
 
     slack: float = 0.0
@@ -30,17 +31,17 @@ class FloorSchedule:
     places: tuple[float, ...] = (0.0,)
 
     def names(self, task: str) -> tuple[str, ...]:
-        """What a task's constraint is called in each band; the task itself if there is one."""
+        """Return the names of a task's constraints by band; with one band, the task's name."""
         if not self.edges:
             return (task,)
         return tuple(f"{task}, {band}" for band in BANDS)
 
     def band(self, intensity_g_per_kwh: Float64Array) -> Int64Array:
-        """The band of each intensity, of its shape."""
+        """Return the band index of each intensity, in the shape of the input."""
         return np.searchsorted(self.edges, intensity_g_per_kwh, side="right").astype(np.int64)
 
     def floor(self, floor: float, band: int) -> float:
-        """A floor in a band."""
+        """Return the lowered floor in a band."""
         return floor * (1 - self.slack * self.places[band])
 
 
@@ -48,10 +49,12 @@ CONSTANT_FLOORS = FloorSchedule()
 
 
 def floor_schedule(trace: IntensityTrace, slack: float) -> FloorSchedule:
-    """Floors that yield by `slack` over a trace's range, in thirds of its hours.
+    """Return a schedule that lowers floors by up to `slack` over a trace's intensity range.
+
+    Each of the three bands holds a third of the trace's hours.
 
     Raises:
-        ConfigError: the trace has no three bands.
+        ConfigError: the trace's intensities vary too little for three bands.
     """
     if slack == 0:
         return CONSTANT_FLOORS
@@ -60,8 +63,8 @@ def floor_schedule(trace: IntensityTrace, slack: float) -> FloorSchedule:
     edges = tuple(float(edge) for edge in np.quantile(intensity, (1 / 3, 2 / 3)))
     if not low < edges[0] < edges[1] < high:
         raise ConfigError(
-            f"floor slack {slack}: a third or more of zone {trace.zone}'s hours are alike, so that "
-            "floors have no dirtier and cleaner hours to follow; leave it at 0"
+            f"floor slack {slack}: a third or more of zone {trace.zone}'s hours are alike, so "
+            "there are no cleaner and dirtier hours for floors to follow; give a slack of 0"
         )
     places = (intensity - low) / (high - low)
     bands = FloorSchedule(slack, edges).band(intensity)

@@ -1,4 +1,4 @@
-"""Outcomes: what (request, directive) pairs cost and were worth, as arrays."""
+"""Outcomes of (request, directive) pairs, costs and qualities, as arrays."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,18 +23,20 @@ ARRAYS = (
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Outcomes of n requests; every array has shape (n,), in a profile of D directives (n, D).
+    """Outcomes of n requests.
+
+    Every array has shape (n,), or (n, D) in a profile of D directives.
 
     Attributes:
         prompt_tokens, completion_tokens: tokens, as the server counts them.
-        energy_joules: J, as `energy_method` says.
-        latency_seconds: s from sending to the last byte, as the client waits.
-        device_seconds: s of the device's time; under batching, a share of the batch's time,
+        energy_joules: energy, J; `energy_method` states its origin.
+        latency_seconds: s from sending the request to the last byte, measured at the client.
+        device_seconds: s of the device's time. Under batching, a share of the batch's time,
             because requests that run together also share the device.
         correct: agreement with the reference, 0..1; NaN without a reference.
         preference: judge's preference, 0..1; NaN without a verdict.
-        energy_method: "measured", "attributed", "estimated", or "unlabelled" by its source; such
-            words joined by "/" where requests differ.
+        energy_method: "measured", "attributed", "estimated", or "unlabelled" if the source does
+            not state it; several of these, joined by "/", if the requests differ.
         responses: the answers' texts, nested like the arrays; None if they were not kept.
     """
 
@@ -57,14 +59,14 @@ class Outcomes:
         return len(self.energy_joules)
 
     def select(self, index: Int64Array) -> "Outcomes":
-        """Outcomes of some of the requests."""
+        """Return the outcomes of the requests at the given indices."""
         arrays: dict[str, Any] = {name: getattr(self, name)[index] for name in ARRAYS}
         responses = None if self.responses is None else tuple(self.responses[i] for i in index)
         return replace(self, **arrays, responses=responses)
 
 
 def concatenate_outcomes(parts: Sequence[Outcomes]) -> Outcomes:
-    """Outcomes one after another; their texts are left out."""
+    """Return the outcomes concatenated in order, without the answers' texts."""
     arrays: dict[str, Any] = {
         name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAYS
     }

@@ -1,4 +1,4 @@
-"""The profile: outcomes of a workload under every directive, one Parquet row a pair."""
+"""The profile: outcomes of a workload under every directive, one Parquet row per pair."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -43,9 +43,10 @@ class Profile:
 
     Attributes:
         requests: the R requests.
-        directives: the D directive names; column 0 is the untouched request.
-        outcomes: arrays of shape (R, D); qualities are NaN where they are unknown.
-        tokens_method: "counted" by the server, or "derived" from seconds by a fitted line.
+        directives: the D directive names; column 0 is L0, the unchanged request.
+        model: name of the model that answered.
+        outcomes: arrays of shape (R, D); unknown qualities are NaN.
+        tokens_method: "counted" (by the server), or "derived" (from seconds, by a fitted line).
     """
 
     requests: tuple[Request, ...]
@@ -60,24 +61,24 @@ class Profile:
         return tuple(sorted({request.task for request in self.requests}))
 
     def quality(self, kind: str) -> Float64Array:
-        """The (R, D) array of `correct` or `preference`."""
+        """Return the (R, D) array of a quality: `correct` or `preference`."""
         if kind not in QUALITIES:
-            raise ValueError(f"quality {kind!r}: one of {', '.join(QUALITIES)}")
+            raise ValueError(f"quality {kind!r}: give one of {', '.join(QUALITIES)}")
         array: Float64Array = getattr(self.outcomes, kind)
         return array
 
     def with_quality(self, kind: str, scores: Float64Array) -> "Profile":
-        """The profile with another (R, D) array of `correct` or `preference`."""
+        """Return the profile with a quality, `correct` or `preference`, replaced by `scores`."""
         if kind == "correct":
             return replace(self, outcomes=replace(self.outcomes, correct=scores))
         return replace(self, outcomes=replace(self.outcomes, preference=scores))
 
     def rows_of(self, task: str) -> BoolArray:
-        """Mask of the requests of a task, shape (R,)."""
+        """Return a mask of the task's requests, shape (R,)."""
         return np.array([request.task == task for request in self.requests], dtype=np.bool_)
 
     def select(self, rows: Any) -> "Profile":
-        """The profile of some of the requests, by index or mask."""
+        """Return the profile of the requests that `rows`, indices or a mask, selects."""
         index = np.arange(len(self.requests))[rows]
         return replace(
             self,
@@ -86,24 +87,31 @@ class Profile:
         )
 
     def split(self, share_ratio: float, salt: str) -> tuple["Profile", "Profile"]:
-        """The other prompts, and a random share of the prompts, chosen by prompt hash.
+        """Split the prompts at random, by prompt hash, into the rest and a share.
 
-        A prompt falls on the same side of a `salt` in every profile that holds it.
+        With the same `salt`, a prompt falls on the same side in every profile.
+
+        Args:
+            share_ratio: size of the share, 0..1.
+            salt: text that selects one of many possible splits.
+
+        Returns:
+            The profile of the remaining prompts, and the profile of the share.
         """
-        chosen = np.array(
+        in_split = np.array(
             [in_share(request.prompt_hash, share_ratio, salt) for request in self.requests],
             dtype=np.bool_,
         )
-        return self.select(~chosen), self.select(chosen)
+        return self.select(~in_split), self.select(in_split)
 
     def outcomes_of(self, rows: Any, actions: Any) -> Outcomes:
-        """Recorded outcomes of requests `rows` under `actions`, each shape (n,)."""
+        """Return the recorded outcomes of requests `rows` under `actions`, each shape (n,)."""
         arrays = {name: getattr(self.outcomes, name)[rows, actions] for name in ARRAYS}
         return Outcomes(**arrays, energy_method=self.outcomes.energy_method)
 
 
 def fingerprint(profile: Profile) -> str:
-    """SHA-256 over the profile's prompts and outcomes."""
+    """Return the SHA-256 of the profile's prompts and outcomes, in hexadecimal."""
     digest = hashlib.sha256()
     for request in profile.requests:
         digest.update(request.prompt_hash.encode())
@@ -113,16 +121,16 @@ def fingerprint(profile: Profile) -> str:
 
 
 def profile_table(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
-    """Outcome rows (mappings with SCHEMA's fields) as a table.
+    """Return outcome rows (mappings with SCHEMA's fields) as a table.
 
-    Without `device_seconds` a request is taken to have had the device to itself for its
-    `latency_seconds`.
+    A row without `device_seconds` gets its `latency_seconds`: the request is assumed to have
+    used the device alone.
     """
-    whole = [{"device_seconds": row.get("latency_seconds"), **row} for row in rows]
-    return pa.Table.from_pylist(whole, schema=SCHEMA)
+    complete = [{"device_seconds": row.get("latency_seconds"), **row} for row in rows]
+    return pa.Table.from_pylist(complete, schema=SCHEMA)
 
 
 def write_profile(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write outcome rows as Parquet; see `profile_table`."""
+    """Write outcome rows, with the fields that `profile_table` takes, as Parquet."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(profile_table(rows), path)

@@ -1,4 +1,4 @@
-"""Reads a profile strictly: what is wrong is named by file, row and field; nothing is guessed."""
+"""A strict reader of profiles: errors name the file, row and field, and nothing is guessed."""
 
 import json
 from collections.abc import Sequence
@@ -28,22 +28,23 @@ def read_profile(
 
     Args:
         path: the Parquet file.
-        model: which model's rows; needed only where the file holds several that were
-            run under more than one directive.
-        directives: names in action order; default: as they first occur, `none` first.
+        model: name of the model whose rows to read. It may be None unless the file holds
+            several models with rows of more than one directive.
+        directives: names in action order; None for the order of their first rows, after `none`.
 
     Raises:
-        DataError: naming file, row and field: unreadable file, missing column, wrong
-            type, empty text, NaN or negative cost, quality outside 0..1, duplicate row,
-            a request without one of the directives or with two tasks or prompts.
-        UnitError: energies that can only be in another unit than joules.
+        DataError: the file is unreadable; a column is missing or has a wrong type; a text is
+            empty; a cost is NaN or negative; a quality is outside 0..1; a row occurs twice; or a
+            request lacks a directive or has two tasks or prompts. The message names the file,
+            row and field.
+        UnitError: the energies must be in another unit than joules.
     """
     if not path.exists():
         raise DataError(path, "no such file", REMEDY)
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(path, f"no readable Parquet ({error})", REMEDY) from error
+        raise DataError(path, f"not a readable Parquet file ({error})", REMEDY) from error
     return check_table(path, table, model, directives)
 
 
@@ -53,43 +54,47 @@ def check_table(
     model: str | None = None,
     directives: Sequence[str] | None = None,
 ) -> Profile:
-    """The profile in a table that came from `path`; as `read_profile`."""
+    """Check a table that was read from `path` and return its profile, as `read_profile` does."""
     if table.num_rows == 0:
         raise DataError(path, "holds no rows", "record some with `sprout profile`")
-    columns = _of_model(path, _columns(path, table), model)
+    columns = _rows_of_model(path, _columns(path, table), model)
     names = list(dict.fromkeys(columns["directive"]))
     if directives is None:
         if "none" not in names:
             raise DataError(
-                path, f"no row of directive 'none' among {names}", "record requests left alone too"
+                path,
+                f"no row of directive 'none', only of {names}",
+                "record every request without a directive too",
             )
         names.sort(key=lambda name: name != "none")
     else:
         unknown = set(names) - set(directives)
         if unknown:
-            raise DataError(path, f"directive {sorted(unknown)}", f"expected {list(directives)}")
+            raise DataError(
+                path, f"unknown directives {sorted(unknown)}", f"expected {list(directives)}"
+            )
         names = list(directives)
-    return _assembled(path, columns, tuple(names))
+    return _assemble(path, columns, tuple(names))
 
 
 def _columns(path: Path | str, table: pa.Table) -> Columns:
-    have = set(table.column_names)
-    prompt = "messages" if "messages" in have else "prompt"
+    available = set(table.column_names)
+    prompt = "messages" if "messages" in available else "prompt"
     required = (*TEXTS, prompt, *COSTS)
-    missing = [repr(name) for name in required if name not in have]
+    missing = [repr(name) for name in required if name not in available]
     if missing:
         verb = "column {} is" if len(missing) == 1 else "columns {} are"
         raise DataError(
             path,
             f"{verb.format(', '.join(missing))} missing",
-            f"required are {', '.join(required)}; others may be {_others(required)}",
+            f"required are {', '.join(required)}; optional are {_others(required)}",
         )
-    # Errors give the file's own row, also after another model's rows are left out.
+    # Keep the row numbers of the file for errors: other models' rows are dropped below.
     columns: Columns = {"row": list(range(table.num_rows))}
     for name in (*TEXTS, prompt):
-        kind = table.schema.field(name).type
-        if not _is_text(kind):
-            raise DataError(path, f"column {name!r} is {kind}", "it must be text")
+        column_type = table.schema.field(name).type
+        if not _is_text(column_type):
+            raise DataError(path, f"column {name!r} is {column_type}", "it must be text")
         columns[name] = table[name].to_pylist()
         empty = next((i for i, text in enumerate(columns[name]) if not text), None)
         if empty is not None:
@@ -100,8 +105,8 @@ def _columns(path: Path | str, table: pa.Table) -> Columns:
         ]
     for name in (*COSTS, *QUALITIES):
         columns[name] = _numbers(path, table, name)
-    # Without batching a request has the device to itself for as long as it takes.
-    device = "device_seconds" if "device_seconds" in have else "latency_seconds"
+    # Default: without batching, a request uses the device alone for its whole latency.
+    device = "device_seconds" if "device_seconds" in available else "latency_seconds"
     columns["device_seconds"] = _numbers(path, table, device)
     for name in OPTIONAL:
         columns[name] = _optional(path, table, name)
@@ -115,61 +120,64 @@ def _others(required: Sequence[str]) -> str:
 def _optional(path: Path | str, table: pa.Table, name: str) -> list[Any]:
     if name not in table.column_names:
         return [None] * table.num_rows
-    kind = table.schema.field(name).type
-    whole = name == "difficulty"
-    right = pa.types.is_integer(kind) if whole else _is_text(kind)
-    if not (right or pa.types.is_null(kind)):
-        must = "a whole number" if whole else "text"
-        raise DataError(path, f"column {name!r} is {kind}", f"it must be {must}, or null")
+    column_type = table.schema.field(name).type
+    is_integer = name == "difficulty"
+    fits = pa.types.is_integer(column_type) if is_integer else _is_text(column_type)
+    if not (fits or pa.types.is_null(column_type)):
+        expected = "a whole number" if is_integer else "text"
+        raise DataError(
+            path, f"column {name!r} is {column_type}", f"it must be {expected}, or null"
+        )
     values: list[Any] = table[name].to_pylist()
     return values
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+def _is_text(column_type: pa.DataType) -> bool:
+    return bool(pa.types.is_string(column_type) or pa.types.is_large_string(column_type))
 
 
 def _numbers(path: Path | str, table: pa.Table, name: str) -> list[Any]:
     if name not in table.column_names:
         return [float("nan")] * table.num_rows
-    kind = table.schema.field(name).type
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
-        raise DataError(path, f"column {name!r} is {kind}", "it must be a number")
+    column_type = table.schema.field(name).type
+    checks = (pa.types.is_integer, pa.types.is_floating, pa.types.is_null)
+    if not any(check(column_type) for check in checks):
+        raise DataError(path, f"column {name!r} is {column_type}", "it must be a number")
     values = np.array(
         [np.nan if v is None else v for v in table[name].to_pylist()], dtype=np.float64
     )
     with np.errstate(invalid="ignore"):
         if name not in QUALITIES:
-            wrong, right = ~(values >= 0) | np.isinf(values), "0 or more"
+            wrong, expected = ~(values >= 0) | np.isinf(values), "0 or more"
         else:
-            wrong, right = (values < 0) | (values > 1), "0 to 1, or null"
+            wrong, expected = (values < 0) | (values > 1), "0 to 1, or null"
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
-        raise DataError(path, f"row {row} {name} is {values[row]}", f"it must be {right}")
+        raise DataError(path, f"row {row} {name} is {values[row]}", f"it must be {expected}")
     numbers: list[Any] = values.tolist()
     return numbers
 
 
-def _of_model(path: Path | str, columns: Columns, model: str | None) -> Columns:
+def _rows_of_model(path: Path | str, columns: Columns, model: str | None) -> Columns:
     models = sorted(set(columns["model"]))
     if model is None:
-        played = set(zip(columns["model"], columns["directive"], strict=True))
-        several = [name for name in models if sum(m == name for m, _ in played) > 1]
-        candidates = several or models
+        pairs = set(zip(columns["model"], columns["directive"], strict=True))
+        with_several = [name for name in models if sum(m == name for m, _ in pairs) > 1]
+        candidates = with_several or models
         if len(candidates) > 1:
             raise DataError(path, f"holds models {candidates}", "name one of them")
         model = candidates[0]
     if model not in models:
         raise DataError(path, f"holds no model {model!r}", f"name one of {models}")
-    keep = [i for i, name in enumerate(columns["model"]) if name == model]
-    return {name: [values[i] for i in keep] for name, values in columns.items()}
+    rows = [i for i, name in enumerate(columns["model"]) if name == model]
+    return {name: [values[i] for i in rows] for name, values in columns.items()}
 
 
 def chat_of(path: Path | str, row: int, text: str) -> tuple[dict[str, Any], ...]:
-    """A row's chat, from its JSON.
+    """Return a row's chat from its JSON text.
 
     Raises:
-        DataError: it is none.
+        DataError: the text is not a chat.
     """
     try:
         chat = json.loads(text)
@@ -178,7 +186,7 @@ def chat_of(path: Path | str, row: int, text: str) -> tuple[dict[str, Any], ...]
     if not isinstance(chat, list) or not chat or not all(map(_is_message, chat)):
         raise DataError(
             path,
-            f"row {row} messages is no chat",
+            f"row {row} messages is not a chat",
             "give a JSON list of messages with role and content",
         )
     return tuple(chat)
@@ -192,24 +200,24 @@ def _is_message(message: Any) -> bool:
     )
 
 
-def _assembled(path: Path | str, columns: Columns, names: tuple[str, ...]) -> Profile:
-    place: dict[str, int] = {}
+def _assemble(path: Path | str, columns: Columns, names: tuple[str, ...]) -> Profile:
+    index_of: dict[str, int] = {}
     requests: list[Request] = []
-    first_row: list[int] = []
+    first_rows: list[int] = []
     texts = columns["messages"]
     for row, request_id in enumerate(columns["request_id"]):
-        if request_id in place:
-            first = place[request_id]
+        if request_id in index_of:
+            first_row = first_rows[index_of[request_id]]
             for name, values in (("task", columns["task"]), ("prompt", texts)):
-                if values[row] != values[first_row[first]]:
+                if values[row] != values[first_row]:
                     raise DataError(
                         path,
-                        f"row {columns['row'][row]}: {request_id!r} has another {name} than before",
+                        f"row {columns['row'][row]}: {request_id!r} has another {name} than above",
                         "give every request its own request_id",
                     )
         else:
-            first_row.append(row)
-            place[request_id] = len(requests)
+            first_rows.append(row)
+            index_of[request_id] = len(requests)
             requests.append(
                 Request(
                     request_id,
@@ -225,10 +233,10 @@ def _assembled(path: Path | str, columns: Columns, names: tuple[str, ...]) -> Pr
     for row, (request_id, name) in enumerate(
         zip(columns["request_id"], columns["directive"], strict=True)
     ):
-        cell = place[request_id], column_of[name]
+        cell = index_of[request_id], column_of[name]
         if row_at[cell] >= 0:
-            where = f"row {columns['row'][row]}: request {request_id!r} directive {name!r}"
-            raise DataError(path, f"{where} twice", "give it once")
+            pair = f"request {request_id!r} directive {name!r}"
+            raise DataError(path, f"row {columns['row'][row]}: {pair} twice", "give it once")
         row_at[cell] = row
     if (row_at < 0).any():
         r, d = np.argwhere(row_at < 0)[0]
@@ -244,14 +252,16 @@ def _assembled(path: Path | str, columns: Columns, names: tuple[str, ...]) -> Pr
         )
     responses = None
     if None not in columns["response"]:
-        responses = tuple(tuple(columns["response"][i] for i in line) for line in row_at)
-    methods = {method or "unlabelled" for method in columns["energy_method"]}
-    counted = {method or "counted" for method in columns["tokens_method"]}
-    outcomes = Outcomes(**arrays, energy_method="/".join(sorted(methods)), responses=responses)
+        responses = tuple(tuple(columns["response"][i] for i in cells) for cells in row_at)
+    energy_methods = {method or "unlabelled" for method in columns["energy_method"]}
+    tokens_methods = {method or "counted" for method in columns["tokens_method"]}
+    outcomes = Outcomes(
+        **arrays, energy_method="/".join(sorted(energy_methods)), responses=responses
+    )
     return Profile(
         requests=tuple(requests),
         directives=names,
         model=columns["model"][0],
         outcomes=outcomes,
-        tokens_method="/".join(sorted(counted)),
+        tokens_method="/".join(sorted(tokens_methods)),
     )

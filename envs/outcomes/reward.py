@@ -1,4 +1,4 @@
-"""The reward: carbon emitted, against quality kept above each task's floor."""
+"""The reward: less carbon, with each task's quality above its floor."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,48 +14,52 @@ from envs.outcomes.profile import Profile
 
 
 def untagged(task: str) -> str:
-    """The name of a task's requests that do not show it."""
+    """Return the name of a task's constraint for requests without a task tag."""
     return f"{task} (untagged)"
 
 
 def overshoots(task: str, limit: Limit, seconds: Float64Array) -> dict[str, Float64Array]:
-    """By how much each request exceeds each limit; a limit is kept if the mean is at most 0.
+    """Return each request's excess over each limit; a limit holds if its mean excess is <= 0.
 
     Args:
-        seconds: any shape.
+        seconds: latencies, s, any shape.
 
     Returns:
-        "TASK mean": latency over its limit, less 1; "TASK p95": 1 where it is too long,
-        else 0, less the share that may be. Each of the shape of `seconds`.
+        "TASK mean": latency / limit - 1. "TASK p95": 1 if the latency exceeds the limit, else 0,
+        minus the share of requests that may exceed it. Each has the shape of `seconds`.
     """
-    found = {}
+    excess = {}
     if limit.mean_seconds is not None:
-        found[f"{task} mean"] = seconds / limit.mean_seconds - 1
+        excess[f"{task} mean"] = seconds / limit.mean_seconds - 1
     if limit.p95_seconds is not None:
-        found[f"{task} p95"] = (seconds > limit.p95_seconds).astype(np.float64) - TAIL
-    return found
+        excess[f"{task} p95"] = (seconds > limit.p95_seconds).astype(np.float64) - TAIL
+    return excess
 
 
 @dataclass
 class Reward:
-    """reward = -footprint/footprint_ref + lambda_task * (quality/quality_L0_task - floor_task)
-    - the price of what a task's latency takes beyond its limits, if it has any
-    (PPO-Lagrangian: Ray et al., "Benchmarking Safe Exploration", 2019, with one multiplier a
-    task and constraint).
+    """The reward of answered requests:
+
+    reward = -footprint/footprint_ref + lambda_task * (quality/quality_L0_task - floor_task)
+    - latency_price * latency overshoot, summed over the task's latency limits, if any
+    (PPO-Lagrangian: Ray et al., "Benchmarking Safe Exploration", 2019, with one Lagrange
+    multiplier per task and constraint). Training changes only the multipliers and the latency
+    prices.
 
     Attributes:
-        footprint_ref_grams: one constant, the mean L0 footprint at mean intensity, so that
-            a dirty hour weighs more.
-        quality_l0: per task, mean quality under L0; tasks not in it have no quality term.
-        floors: per task, the least ratio of quality to L0's.
-        floor_schedule: how they follow the grid.
-        multipliers: per task (and band, by `floor_schedule.names`), lambda >= 0, default 1; the one
-            part that training changes.
-            `untagged(task)` is the key for requests that do not show their task, which are
-            harder to tell apart and pay a price of their own (default the task's).
+        footprint_ref_grams: the mean L0 footprint at mean intensity, gCO2e; a constant, so that
+            dirty hours weigh more.
+        quality_l0: task -> mean quality under L0; other tasks have no quality term.
+        floors: task -> least ratio of quality to the quality under L0.
+        multipliers: constraint name, from `floor_schedule.names`, -> Lagrange multiplier >= 0,
+            default 1. `untagged(name)` is the key for requests without a task tag, which are
+            harder to tell apart and have their own multiplier (default: that of `name`).
         quality: "correct" or "preference".
-        limits: per task, on latency.
-        latency_prices: by the names of `overshoots`, >= 0, default 0.
+        pue: power usage effectiveness of the data centre.
+        embodied_g_per_second: embodied carbon per second of the device's time, gCO2e/s.
+        limits: task -> latency limits.
+        latency_prices: name, as in `overshoots`, -> Lagrange multiplier >= 0, default 0.
+        floor_schedule: how the floors follow the grid's intensity.
     """
 
     footprint_ref_grams: float
@@ -70,13 +74,13 @@ class Reward:
     floor_schedule: FloorSchedule = CONSTANT_FLOORS
 
     def set_prices(self, prices: Mapping[str, float]) -> None:
-        """Move multipliers and latency prices, by their names."""
+        """Set the given latency prices and Lagrange multipliers, by constraint name."""
         for name, price in prices.items():
-            own = self.latency_prices if name in self.latency_prices else self.multipliers
-            own[name] = price
+            target = self.latency_prices if name in self.latency_prices else self.multipliers
+            target[name] = price
 
     def grams(self, outcomes: Outcomes, intensity_g_per_kwh: Float64Array) -> Float64Array:
-        """Footprint of each outcome, gCO2e, shape (n,)."""
+        """Return the footprint of each outcome, gCO2e, shape (n,)."""
         return footprint_grams(
             outcomes.energy_joules,
             outcomes.device_seconds,
@@ -92,27 +96,29 @@ class Reward:
         intensity_g_per_kwh: Float64Array,
         tagged: BoolArray,
     ) -> dict[str, Float64Array]:
-        """The named addends, each of shape (n,); their sum is the reward.
+        """Return the reward's addends by name, each of shape (n,); their sum is the reward.
 
         Args:
-            tasks: of each request, shape (n,).
-            tagged: whether its observation showed that task, shape (n,).
+            tasks: task of each request, shape (n,).
+            outcomes: outcomes of the n requests.
+            intensity_g_per_kwh: carbon intensity for each request, gCO2e/kWh, shape (n,).
+            tagged: whether the observation included the task tag, shape (n,).
         """
         bands = self.floor_schedule.band(intensity_g_per_kwh)
         return {
             "footprint": -self.grams(outcomes, intensity_g_per_kwh) / self.footprint_ref_grams,
-            "quality": self._kept(tasks, getattr(outcomes, self.quality), bands, tagged),
-            "latency": self._latency(tasks, outcomes.latency_seconds),
+            "quality": self._quality_term(tasks, getattr(outcomes, self.quality), bands, tagged),
+            "latency": self._latency_term(tasks, outcomes.latency_seconds),
         }
 
-    def _kept(
+    def _quality_term(
         self,
         tasks: StrArray,
         quality: Float64Array,
         bands: Int64Array,
         tagged: BoolArray,
     ) -> Float64Array:
-        kept = np.zeros(len(quality))
+        term = np.zeros(len(quality))
         for task in np.unique(tasks):
             reference = self.quality_l0.get(task, 0.0)
             if reference <= 0:
@@ -122,10 +128,10 @@ class Reward:
                 price = self.multipliers.get(name, 1.0)
                 weight = np.where(tagged[rows], price, self.multipliers.get(untagged(name), price))
                 floor = self.floor_schedule.floor(self.floors.get(task, 0.0), band)
-                kept[rows] = weight * np.nan_to_num(quality[rows] / reference - floor)
-        return kept
+                term[rows] = weight * np.nan_to_num(quality[rows] / reference - floor)
+        return term
 
-    def _latency(self, tasks: StrArray, seconds: Float64Array) -> Float64Array:
+    def _latency_term(self, tasks: StrArray, seconds: Float64Array) -> Float64Array:
         term = np.zeros(len(seconds))
         for task, limit in self.limits.items():
             rows = tasks == task
@@ -140,7 +146,14 @@ def reward_from_profile(
     floors: dict[str, float],
     quality: str = "correct",
 ) -> Reward:
-    """A reward whose references are the profile's L0 means."""
+    """Return a reward with the profile's L0 means as references.
+
+    Args:
+        mean_intensity_g_per_kwh: carbon intensity of the reference footprint, gCO2e/kWh.
+        floors: task -> least ratio of quality to the quality under L0. Floors of tasks without
+            a known quality are dropped.
+        quality: "correct" or "preference".
+    """
     scores = profile.quality(quality)[:, 0]
     grams = footprint_grams(
         float(profile.outcomes.energy_joules[:, 0].mean()),
@@ -152,5 +165,5 @@ def reward_from_profile(
         known = scores[profile.rows_of(task) & ~np.isnan(scores)]
         if known.size:
             means[task] = float(known.mean())
-    kept = {task: floors[task] for task in means if task in floors}
-    return Reward(grams, means, kept, dict.fromkeys(kept, 1.0), quality)
+    used_floors = {task: floors[task] for task in means if task in floors}
+    return Reward(grams, means, used_floors, dict.fromkeys(used_floors, 1.0), quality)

@@ -1,1 +1,1 @@
-"""What a client asks: chats, directives, tasks, and the features that a policy sees."""
+"""The requests of clients: chats, directives, tasks, and the features that a policy observes."""

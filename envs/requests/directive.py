@@ -1,4 +1,4 @@
-"""Generation directives and their catalogue. The index in the catalogue is the action."""
+"""Generation directives and their catalogue. A directive's index in the catalogue is its action."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,21 +10,22 @@ from envs.errors import DataError
 from envs.yaml_file import read_yaml
 
 Message = Mapping[str, Any]
-# Names travel in HTTP headers and metric labels.
+# Directive names appear in HTTP headers and metric labels.
 _NAME = re.compile(r"[\w.-]+", re.ASCII)
 SYSTEM_ROLES = ("system", "developer")
-# Names of the cap on generated tokens in a chat-completions body.
+# Fields of a chat-completions body that cap the generated tokens.
 CHAT_CAPS = ("max_completion_tokens", "max_tokens")
 
 
 @dataclass(frozen=True)
 class Directive:
-    """What is added to a request to steer its answer.
+    """An addition to a request that steers its answer.
 
-    `text` goes after the caller's own system text; `max_tokens` lowers, never
-    raises, the caller's cap on generated tokens. Discouraged words are part of
-    the format (DESIGN: catalogue) and refused until an upstream is known to
-    support them.
+    Attributes:
+        name: letters, digits, "_", "." and "-".
+        text: instruction placed after the caller's own system text; empty for none.
+        max_tokens: upper limit for the caller's cap on generated tokens, tokens; it lowers
+            the cap and never raises it. None leaves the cap unchanged.
     """
 
     name: str
@@ -32,13 +33,13 @@ class Directive:
     max_tokens: int | None = None
 
     def messages(self, messages: Sequence[Message], part: str = "text") -> list[dict[str, Any]]:
-        """The chat with this directive added; the caller's messages are not changed.
+        """Return a copy of the chat with this directive added.
 
-        It goes to the end of the system texts that the chat begins with, so that whatever
-        a server has cached of them stays of use.
+        The directive is appended to the last of the chat's leading system messages, so that
+        a server's cached prefix of these messages stays valid.
 
         Args:
-            part: type of a text among a message's parts.
+            part: the `type` of a text part, for messages whose content is a list of parts.
         """
         chat = [dict(message) for message in messages]
         if not self.text:
@@ -56,45 +57,50 @@ class Directive:
             last["content"] = self.after(content)
         return chat
 
-    def after(self, own: str | None) -> str:
-        """The directive's text after the caller's own, if any."""
-        return f"{own} {self.text}" if own else self.text
+    def after(self, caller_text: str | None) -> str:
+        """Return the caller's text, if any, followed by the directive's text."""
+        return f"{caller_text} {self.text}" if caller_text else self.text
 
     def body(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """A chat-completions body with this directive added."""
+        """Return the chat-completions body with this directive added."""
         return self.capped({**body, "messages": self.messages(body["messages"])}, CHAT_CAPS)
 
     def capped(self, body: dict[str, Any], fields: Sequence[str]) -> dict[str, Any]:
-        """The body with its cap on generated tokens lowered to the directive's, if higher.
+        """Return the body with its cap on generated tokens lowered to the directive's.
+
+        A cap that is already lower stays as it is.
 
         Args:
-            fields: the cap's names; the first that the caller gave counts, else the last.
+            fields: possible fields of the cap. The first one that the body sets is used; if it
+                sets none, the last one is added.
         """
         if self.max_tokens is None:
             return body
         field = next((name for name in fields if body.get(name) is not None), fields[-1])
-        asked = body.get(field)
-        if asked is not None and int(asked) <= self.max_tokens:
+        cap = body.get(field)
+        if cap is not None and int(cap) <= self.max_tokens:
             return body
         return {**body, field: self.max_tokens}
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The directives that a policy chooses among; index 0 leaves the request alone."""
+    """The directives that a policy chooses among. Index 0 leaves the request unchanged."""
 
     directives: tuple[Directive, ...]
 
     def __post_init__(self) -> None:
         names = self.names
         if len(names) < 2 or len(set(names)) != len(names):
-            raise DataError("catalogue", f"names {list(names)}", "give two or more, all different")
+            raise DataError(
+                "catalogue", f"directive names {list(names)}", "give two or more, all different"
+            )
         first = self.directives[0]
         if first.text or first.max_tokens is not None:
             raise DataError(
                 "catalogue",
                 f"the first directive {first.name!r} changes the request",
-                "the first must have an empty text and no max_tokens",
+                "give it an empty text and no max_tokens",
             )
 
     @property
@@ -109,7 +115,7 @@ class Catalogue:
         return self.directives[action]
 
     def to_rows(self) -> list[dict[str, Any]]:
-        """Plain rows, as YAML and the policy bundle hold them."""
+        """Return plain rows, in the format of the YAML catalogue and the policy bundle."""
         return [
             {"name": d.name, "text": d.text}
             | ({} if d.max_tokens is None else {"max_tokens": d.max_tokens})
@@ -118,22 +124,29 @@ class Catalogue:
 
     @classmethod
     def from_rows(cls, rows: Any, source: Path | str) -> "Catalogue":
-        """Build from plain rows; a wrong field is named with its row."""
+        """Build the catalogue from plain rows.
+
+        Args:
+            source: file that the rows come from, for error messages.
+
+        Raises:
+            DataError: a row or field is wrong; the message names the row and field.
+        """
         if not isinstance(rows, list):
-            raise DataError(source, "not a list of directives", "give rows with name and text")
+            raise DataError(source, "is not a list of directives", "give rows with name and text")
         directives = []
         for number, row in enumerate(rows, 1):
-            known = isinstance(row, dict) and "name" in row
-            if not known or set(row) - {"name", "text", "max_tokens"}:
+            named = isinstance(row, dict) and "name" in row
+            if not named or set(row) - {"name", "text", "max_tokens"}:
                 raise DataError(
                     source,
                     f"directive {number} has fields {row!r}",
-                    "it takes name, text and optionally max_tokens",
+                    "give name, text and optionally max_tokens",
                 )
             name, text = row["name"], row.get("text", "")
             if not isinstance(name, str) or not _NAME.fullmatch(name):
                 raise DataError(
-                    source, f"directive {number} name {name!r}", "use letters, digits, _ . -"
+                    source, f"directive {number} name {name!r}", "use only letters, digits, _ . -"
                 )
             if not isinstance(text, str):
                 raise DataError(source, f"directive {number} text {text!r}", "give text")
@@ -155,7 +168,7 @@ DEFAULT_CATALOGUE = Catalogue(
 
 
 def read_catalogue(path: Path | None) -> Catalogue:
-    """The YAML catalogue at `path`, or the paper's three directives."""
+    """Return the YAML catalogue at `path`, or the paper's three directives if `path` is None."""
     if path is None:
         return DEFAULT_CATALOGUE
     return Catalogue.from_rows(read_yaml(path, "give a YAML catalogue"), path)

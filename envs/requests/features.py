@@ -1,7 +1,7 @@
-"""What the policy sees: the one definition of the observation.
+"""The single definition of the observation that the policy receives. NumPy only.
 
-The same code observes in training and in serving, from the chat's text alone, so
-that nothing the policy relies on is missing when a request arrives. NumPy only.
+Training and serving share this code. The request's features come from the chat's text and an
+optional task tag alone, so every feature that training used is available in serving.
 """
 
 from collections.abc import Sequence
@@ -23,16 +23,16 @@ CONTEXT = (
     Feature("hour_cos", "cos", -1, 1, "hour of day (UTC), as an angle"),
 )
 
-# Names of learned features that foretell logarithms of energy under each directive.
+# Prefix of learned features that predict the logarithm of the energy under a directive.
 LOG_ENERGY = "log_energy="
-# gCO2e/kWh: the unit of intensity in what directives spare.
+# Unit of intensity in the `spared=` features, gCO2e/kWh.
 SPARED_PER = 100.0
 
-# Groups of features, by what they come from.
+# Groups of features, by their source.
 GROUPS = ("structure", "text", "tags", "load", "carbon")
-# What is of two of them: of text and carbon.
+# Group of the `spared=` features, which belong to both "text" and "carbon".
 SPARED = "spared"
-# What of the carbon a forecast tells.
+# Group of the carbon features that come from a forecast.
 FORECAST = "forecast"
 
 
@@ -40,9 +40,9 @@ class Featurizer:
     """Turns chats and context into observations of float32, shape (n_features,).
 
     Args:
-        tasks: the task tags that the policy knows; any other tag, or none, leaves
-            all their components 0.
-        text: learned features of the text, from training; default none.
+        tasks: the task tags that the policy knows. For any other tag, or none, all tag
+            components are 0.
+        text: learned features of the text, from training; None for no such features.
     """
 
     def __init__(self, tasks: Sequence[str], text: TextFeatures | None = None) -> None:
@@ -51,7 +51,7 @@ class Featurizer:
         learned = () if text is None else tuple(text.features)
         tags = tuple(Feature(f"task={t}", "0/1", 0, 1, "the request's task tag") for t in tasks)
         energies = [i for i, f in enumerate(learned) if f.name.startswith(LOG_ENERGY)]
-        # What each directive would spare now: both sides of the choice in one number.
+        # Each one combines predicted energy and carbon intensity in one number.
         spared = tuple(
             _spared_feature(learned[i].name.removeprefix(LOG_ENERGY)) for i in energies[1:]
         )
@@ -61,10 +61,10 @@ class Featurizer:
         self._untagged = [0.0] * len(tasks)
         self.low = np.array([f.low for f in self.features], dtype=np.float32)
         self.high = np.array([f.high for f in self.features], dtype=np.float32)
-        own = self._learned.stop + len(tags)
+        context_start = self._learned.stop + len(tags)
         self._energies = np.array(energies, dtype=np.intp) + len(STRUCTURE)
-        self._context = slice(own, own + len(CONTEXT))
-        self._bounds = self.low[:own], self.high[:own]
+        self._context = slice(context_start, context_start + len(CONTEXT))
+        self._bounds = self.low[:context_start], self.high[:context_start]
         self._context_bounds = self.low[self._context], self.high[self._context]
 
     @property
@@ -74,24 +74,28 @@ class Featurizer:
 
     @property
     def groups(self) -> dict[str, Int64Array]:
-        """Places of each of `GROUPS`, of `SPARED` and of `FORECAST` among the components."""
-        places = np.arange(len(self.features))
+        """Component indices of each group in `GROUPS`, and of `SPARED` and `FORECAST`."""
+        indices = np.arange(len(self.features))
         first, last = self._context.start, self._context.stop
         return {
-            "structure": places[: len(STRUCTURE)],
-            "text": np.concatenate([places[self._learned], places[last:]]),
-            "tags": places[self._learned.stop : first],
-            "load": places[first : first + 1],
-            "carbon": places[first + 1 :],
-            SPARED: places[last:],
-            FORECAST: places[self.names.index("coming_place")][None],
+            "structure": indices[: len(STRUCTURE)],
+            "text": np.concatenate([indices[self._learned], indices[last:]]),
+            "tags": indices[self._learned.stop : first],
+            "load": indices[first : first + 1],
+            "carbon": indices[first + 1 :],
+            SPARED: indices[last:],
+            FORECAST: indices[self.names.index("coming_place")][None],
         }
 
     def request(self, messages: Sequence[Message], task: str | None) -> Float32Array:
-        """The request's part, shape (features before context,).
+        """Return the request's part of the observation, shape (features before context,).
+
+        Args:
+            messages: the chat.
+            task: the request's task tag; None if the client sent none.
 
         Raises:
-            ValueError: a message is not a mapping with text or parts.
+            ValueError: a message's content is neither text nor a list of parts.
         """
         reading = read_chat(messages)
         learned = () if self.text is None else self.text.measure(reading).tolist()
@@ -103,9 +107,13 @@ class Featurizer:
         return part
 
     def steerable(self, observations: Float32Array) -> BoolArray:
-        """Whether each request may be given a directive, shape (n, n_features) -> (n,).
+        """Return whether each request may be given a directive, shape (n,).
 
-        Not one that says itself how long its answer is to be: that wish goes before ours.
+        A request that states the length of its own answer may not: the caller's wish has
+        priority.
+
+        Args:
+            observations: shape (n, n_features).
         """
         mask: BoolArray = observations[:, OWN_LENGTH] < 0.5
         return mask
@@ -115,19 +123,20 @@ class Featurizer:
         parts: Float32Array,
         moment: Moment,
     ) -> Float32Array:
-        """Observations of n requests at a moment of each, shape (n, n_features).
+        """Return the observations of n requests, shape (n, n_features).
 
         Args:
-            parts: of `request`, shape (n, features before context).
+            parts: the requests' parts from `request`, shape (n, features before context).
+            moment: context of each request.
         """
         return self.join(parts, self.context(moment), moment.g_per_kwh)
 
     def context(self, moment: Moment) -> Float32Array:
-        """Context features, shape (n, len(CONTEXT)); the first column is the load."""
+        """Return the context features, shape (n, len(CONTEXT)); the first column is the load."""
         angle = 2 * np.pi * (np.asarray(moment.time) % 86400) / 86400
         columns = (
             moment.in_flight,
-            # Intensity and predicted energies are logarithms: their product is then a sum.
+            # A logarithm, like the predicted energies, so that their product is a sum.
             np.log1p(moment.g_per_kwh),
             moment.recent_place,
             moment.coming_place,
@@ -141,22 +150,26 @@ class Featurizer:
         return np.minimum(np.maximum(context, low), high)
 
     def join(self, parts: Float32Array, context: Float32Array, g_per_kwh: AnyArray) -> Float32Array:
-        """Observations from requests' parts and their context, shape (n, n_features)."""
+        """Join requests' parts and their context to observations, shape (n, n_features)."""
         spared = self._spared(parts, g_per_kwh)
         return np.concatenate((parts, context, spared), axis=1)
 
     def at_intensity(self, observations: Float32Array, g_per_kwh: AnyArray) -> Float32Array:
-        """The same requests on another grid, shape (n, n_features); intensities (n,)."""
-        moved = observations.copy()
-        moved[:, self.names.index("log_intensity")] = np.log1p(g_per_kwh)
-        moved[:, self._context.stop :] = self._spared(observations, g_per_kwh)
-        return moved
+        """Return the observations with other carbon intensities, shape (n, n_features).
+
+        Args:
+            g_per_kwh: the other intensities, gCO2e/kWh, shape (n,).
+        """
+        changed = observations.copy()
+        changed[:, self.names.index("log_intensity")] = np.log1p(g_per_kwh)
+        changed[:, self._context.stop :] = self._spared(observations, g_per_kwh)
+        return changed
 
     def _spared(self, parts: Float32Array, g_per_kwh: AnyArray) -> Float32Array:
-        """What each directive would spare, shape (n, directives foretold less L0)."""
+        """Return the predicted saving of each directive except L0, shape (n, directives - 1)."""
         energy = np.exp(parts.take(self._energies, axis=1))
-        grid = np.asarray(g_per_kwh, dtype=np.float32)[:, None] / SPARED_PER
-        spared: Float32Array = (energy[:, :1] - energy[:, 1:]) * grid
+        intensity = np.asarray(g_per_kwh, dtype=np.float32)[:, None] / SPARED_PER
+        spared: Float32Array = (energy[:, :1] - energy[:, 1:]) * intensity
         return spared
 
 

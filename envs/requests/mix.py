@@ -1,4 +1,4 @@
-"""Workload mixes: which share of the requests each task has, hour by hour."""
+"""Workload mixes: the share of each task in the requests, hour by hour."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -10,14 +10,14 @@ import numpy as np
 from envs.arrays import Float64Array, Int64Array
 from envs.errors import DataError
 
-# SPROUT draws a new share every N(24, 4.8) hours (Li et al., 2024, section 5.1).
+# SPROUT draws new shares every N(24, 4.8) hours (Li et al., 2024, section 5.1).
 BLOCK_HOURS_MEAN, BLOCK_HOURS_DEVIATION = 24.0, 4.8
 SUM_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
 class Mix:
-    """Shares of tasks by hour; it repeats after its last hour.
+    """Shares of tasks by hour. The mix repeats after its last hour.
 
     Attributes:
         tasks: T task names.
@@ -28,11 +28,14 @@ class Mix:
     shares: Float64Array
 
     def at(self, hours: Int64Array) -> Float64Array:
-        """Shares in the given hours since the mix's start, shape (n, T)."""
+        """Return the shares at n hours since the mix's start, shape (n, T)."""
         return self.shares[hours % len(self.shares)]
 
     def aligned(self, tasks: Sequence[str], source: str = "the mix") -> "Mix":
-        """The mix with its columns in the order of `tasks`; tasks it lacks have share 0.
+        """Return the mix with its columns in the order of `tasks`; new tasks get a share of 0.
+
+        Args:
+            source: origin of the mix; it begins the error message.
 
         Raises:
             DataError: the mix gives a share to a task that is not among `tasks`.
@@ -48,12 +51,12 @@ class Mix:
 
 
 def uniform_mix(tasks: Sequence[str]) -> Mix:
-    """Every task the same share at all hours."""
+    """Return a mix that gives every task the same share at all hours."""
     return Mix(tuple(tasks), np.full((1, len(tasks)), 1 / len(tasks)))
 
 
 def fixed_mix(shares: Mapping[str, float]) -> Mix:
-    """The same shares at all hours, scaled to sum to 1."""
+    """Return a mix with the same shares at all hours, scaled to sum to 1."""
     values = np.array([list(shares.values())], dtype=np.float64)
     if not np.isfinite(values).all() or values.min() < 0 or values.sum() <= 0:
         raise ValueError(f"shares {dict(shares)}: give numbers of 0 or more, not all 0")
@@ -61,19 +64,19 @@ def fixed_mix(shares: Mapping[str, float]) -> Mix:
 
 
 def read_mix(path: Path) -> Mix:
-    """Read a CSV with a column `hour` (0, 1, 2, ...) and one column a task.
+    """Read a CSV with a column `hour` (0, 1, 2, ...) and one column of shares per task.
 
     Raises:
-        DataError: naming file, row and field: hours that do not count up from 0, shares
-            that are not numbers of 0 or more, or a row that does not sum to 1.
+        DataError: hours do not count up from 0, a share is not a number of 0 or more, or a row
+            does not sum to 1. The message names the file, row and field.
     """
     header, rows = _table(path)
     if header[:1] != ["hour"] or len(header) < 2:
         raise DataError(path, f"columns {header}", "give hour,TASK,TASK,...")
     tasks = tuple(header[1:])
     if len(set(tasks)) < len(tasks):
-        twice = next(task for task in tasks if tasks.count(task) > 1)
-        raise DataError(path, f"column {twice!r} twice", "give every task once")
+        repeated = next(task for task in tasks if tasks.count(task) > 1)
+        raise DataError(path, f"column {repeated!r} twice", "give every task once")
     shares = np.array([_numbers(path, n, header, row) for n, row in enumerate(rows, 2)])
     if (shares[:, 0] != np.arange(len(shares))).any():
         row = int(np.flatnonzero(shares[:, 0] != np.arange(len(shares)))[0])
@@ -82,40 +85,42 @@ def read_mix(path: Path) -> Mix:
     wrong = np.flatnonzero(abs(shares.sum(axis=1) - 1) > SUM_TOLERANCE)
     if wrong.size:
         total = shares[wrong[0]].sum()
-        raise DataError(path, f"row {wrong[0] + 2} sums to {total:g}", "shares sum to 1")
+        raise DataError(path, f"row {wrong[0] + 2} sums to {total:g}", "shares must sum to 1")
     return Mix(tasks, shares / shares.sum(axis=1, keepdims=True))
 
 
 def read_job_counts(path: Path, column: str = "job_name") -> Float64Array:
-    """Hourly job counts of a cluster trace, shape (hours,), from one column of a CSV.
+    """Read hourly job counts of a cluster trace from one column of a CSV, shape (hours,).
 
     Raises:
-        DataError: the column is missing or a count is no positive number.
+        DataError: the column is missing or a count is not a positive number.
     """
     header, rows = _table(path)
     if column not in header:
         raise DataError(path, f"column {column!r} is missing", f"columns are {header}")
-    place = header.index(column)
+    index = header.index(column)
     counts = np.array(
-        [_numbers(path, n, [column], row[place : place + 1])[0] for n, row in enumerate(rows, 2)]
+        [_numbers(path, n, [column], row[index : index + 1])[0] for n, row in enumerate(rows, 2)]
     )
     if counts.min() <= 0:
         row = int(counts.argmin())
-        raise DataError(path, f"row {row + 2} {column} is {counts[row]:g}", "counts are positive")
+        raise DataError(path, f"row {row + 2} {column} is {counts[row]:g}", "give counts above 0")
     return counts
 
 
 def mix_from_job_counts(counts: Float64Array, tasks: Sequence[str], hours: int, seed: int) -> Mix:
-    """A random mix made as SPROUT's: each task follows the job counts from its own start.
+    """Return a random mix constructed like SPROUT's, from the job counts of a cluster.
 
-    Shares are the tasks' counts in a row of the job series, scaled to sum to 1; the next
-    row is taken, and so new shares, after each N(24, 4.8) hours. (The published mix reads
-    the series of Alibaba's PAI trace in just this way, from rows 684, 559, 835, 763, 1033
-    and 277.)
+    Each task reads the job series from its own random start row. The tasks' counts, scaled to
+    sum to 1, are their shares. Every N(24, 4.8) hours, all tasks move on by one row. (The
+    published mix reads the series of Alibaba's PAI trace in this way, from rows 684, 559, 835,
+    763, 1033 and 277.)
 
     Args:
-        counts: jobs an hour, from `read_job_counts`.
-        hours: length of the mix.
+        counts: jobs per hour, from `read_job_counts`.
+        tasks: task names.
+        hours: length of the mix, h.
+        seed: seed of the starts and block lengths.
     """
     rng = np.random.default_rng(seed)
     starts = rng.integers(0, len(counts), len(tasks))

@@ -1,4 +1,4 @@
-"""The context of requests when they are sent: load, carbon intensity and time."""
+"""The context of requests at the time they are sent: load, carbon intensity and time."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,11 @@ class Moment:
     """Context of n requests; every array has shape (n,).
 
     Attributes:
-        in_flight: other requests at the server.
-        g_per_kwh: carbon intensity of the grid.
-        recent_place: place of the intensity in the range of the trailing day, 0..1.
-        coming_place: share of the coming day's hours that are cleaner, 0..1.
-        time: Unix seconds.
+        in_flight: number of other requests at the server.
+        g_per_kwh: carbon intensity of the grid, gCO2e/kWh.
+        recent_place: position of the intensity in the trailing 24 hours' range, 0 (lowest) to 1.
+        coming_place: share of the next 24 hours that are cleaner, 0..1.
+        time: when the request is sent, Unix seconds.
     """
 
     in_flight: AnyArray

@@ -1,4 +1,4 @@
-"""A learned linear reading of a chat: what its words and structure foretell. NumPy only."""
+"""Learned features of a chat: linear predictions from its words and structure. NumPy only."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,29 +14,29 @@ from envs.requests.structure import STRUCTURE, Feature, Reading
 
 
 class TextFeatures(Protocol):
-    """Learned features of a chat's text: the seam for slower, better encoders."""
+    """Learned features of a chat's text: the interface for other, more accurate encoders."""
 
     @property
     def features(self) -> Sequence[Feature]:
-        """What the components are."""
+        """Name, unit and bounds of each component."""
 
     def measure(self, reading: Reading) -> Float32Array:
-        """One chat, shape (len(features),)."""
+        """Return the features of one chat, shape (len(features),)."""
 
 
 @dataclass(frozen=True)
 class WordProjection:
-    """Linear in which words a chat has and in its structure.
+    """A linear projection of the set of a chat's words and of its structure.
 
-    With x the words' inverse document frequencies, scaled to length 1 (binary tf-idf;
-    Salton & Buckley, 1988) and s the structure: y = bias + x @ words + s @ structure.
+    With x the inverse document frequencies of the chat's words, scaled to length 1 (binary
+    tf-idf; Salton & Buckley, 1988), and s the structure: y = bias + x @ words + s @ structure.
 
     Attributes:
-        vocabulary: the V words that count, in lower case.
-        features: the K components.
-        idf: shape (V,).
-        words: shape (V, K).
-        structure: shape (len(STRUCTURE), K).
+        vocabulary: the V known words, in lower case; other words are ignored.
+        features: the K components of y.
+        idf: inverse document frequency of each word, shape (V,).
+        words: weights of the words, shape (V, K).
+        structure: weights of the structure, shape (len(STRUCTURE), K).
         bias: shape (K,).
     """
 
@@ -48,12 +48,15 @@ class WordProjection:
     bias: Float32Array
 
     @cached_property
-    def _place(self) -> dict[str, int]:
-        return {word: place for place, word in enumerate(self.vocabulary)}
+    def _row_of(self) -> dict[str, int]:
+        return {word: row for row, word in enumerate(self.vocabulary)}
 
     @cached_property
     def _rows(self) -> Float32Array:
-        """Rows of idf * words, and idf squared: one sum gives the product and the length."""
+        """The rows idf * words, with idf**2 as the last column, shape (V, K + 1).
+
+        One sum over a chat's rows gives both x @ words, not yet scaled, and the squared length.
+        """
         return np.column_stack([self.idf[:, None] * self.words, self.idf**2]).astype(np.float32)
 
     @cached_property
@@ -61,20 +64,20 @@ class WordProjection:
         return np.vstack([self.structure, self.bias]).astype(np.float32)
 
     def measure(self, reading: Reading) -> Float32Array:
-        """See `TextFeatures`."""
-        place = self._place
-        known: Float32Array = np.array([*reading.structure, 1.0], dtype=np.float32).dot(
+        """Return y of one chat, shape (K,)."""
+        row_of = self._row_of
+        values: Float32Array = np.array([*reading.structure, 1.0], dtype=np.float32).dot(
             self._affine
         )
-        if found := [place[word] for word in reading.words if word in place]:
-            sums = np.add.reduce(self._rows.take(found, axis=0), axis=0)
+        if rows := [row_of[word] for word in reading.words if word in row_of]:
+            sums = np.add.reduce(self._rows.take(rows, axis=0), axis=0)
             if (squared := sums.item(-1)) > 0:
                 sums *= 1 / math.sqrt(squared)
-                known += sums[:-1]
-        return known
+                values += sums[:-1]
+        return values
 
     def arrays(self) -> dict[str, Float32Array]:
-        """Named tensors, as the policy bundle stores them."""
+        """Return the named tensors that the policy bundle stores."""
         return {
             "text.idf": self.idf,
             "text.words": self.words,
@@ -84,25 +87,33 @@ class WordProjection:
 
 
 class Vectors(Protocol):
-    """Turns a text into a vector of fixed width, as a language model's embedding does."""
+    """Maps a text to a vector of fixed width, like a language model's embedding.
+
+    Attributes:
+        width: number of components of each vector.
+    """
 
     width: int
 
     def warm(self, texts: Sequence[str]) -> None:
-        """Texts that will be asked for again and again."""
+        """Prepare for texts whose vectors will be requested repeatedly."""
 
     def vector(self, text: str) -> Float32Array:
-        """Shape (width,)."""
+        """Return the vector of a text, shape (width,)."""
 
     def save(self, folder: Path) -> list[str]:
-        """Write what makes the vectors into a folder; names of the files."""
+        """Write the encoder's files into a folder; return their names."""
 
 
 @dataclass(frozen=True)
 class EncodedProjection:
-    """A word projection, and what a text's vector adds to it: y = words(y) + v @ weights.
+    """A word projection plus a linear projection of the text's vector v.
+
+    y = words.measure(...) + v @ weights.
 
     Attributes:
+        words: the word projection.
+        vectors: maps a text to its vector v.
         weights: shape (vectors.width, K).
     """
 
@@ -112,28 +123,31 @@ class EncodedProjection:
 
     @property
     def features(self) -> tuple[Feature, ...]:
-        """See `TextFeatures`."""
+        """The K components, the same as the word projection's."""
         return self.words.features
 
     def measure(self, reading: Reading) -> Float32Array:
-        """See `TextFeatures`."""
-        found: Float32Array = (
+        """Return y of one chat, shape (K,)."""
+        values: Float32Array = (
             self.words.measure(reading) + self.vectors.vector(reading.text) @ self.weights
         )
-        return found
+        return values
 
     def arrays(self) -> dict[str, Float32Array]:
-        """Named tensors, as the policy bundle stores them."""
+        """Return the named tensors that the policy bundle stores."""
         return {**self.words.arrays(), "text.vectors": self.weights}
 
 
 def word_projection(
     vocabulary: Sequence[str], features: Sequence[Feature], tensors: Mapping[str, Float32Array]
 ) -> WordProjection:
-    """A projection from its stored parts.
+    """Build a projection from its stored parts.
+
+    Args:
+        tensors: the arrays that `WordProjection.arrays` returned.
 
     Raises:
-        ValueError: a tensor is missing or its shape does not fit.
+        ValueError: a tensor is missing or has the wrong shape, or a word occurs twice.
     """
     size, width = len(vocabulary), len(features)
     shapes = {
@@ -144,7 +158,7 @@ def word_projection(
     }
     for name, shape in shapes.items():
         if name not in tensors or tensors[name].shape != shape:
-            raise ValueError(f"tensor {name} is missing or not of shape {shape}")
+            raise ValueError(f"tensor {name} is missing or does not have shape {shape}")
     if len(set(vocabulary)) != size:
-        raise ValueError("the vocabulary names a word twice")
+        raise ValueError("the vocabulary contains a word twice")
     return WordProjection(tuple(vocabulary), tuple(features), *(tensors[name] for name in shapes))

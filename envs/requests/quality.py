@@ -1,13 +1,14 @@
-"""Correctness by rule: does an answer agree with its reference?"""
+"""Rules that decide whether an answer agrees with its reference."""
 
 import json
 import re
 from collections.abc import Callable
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
-# An option's letter, from the surest form to the weakest: "answer is (B)", "B)", "B". Of the
-# first the last one counts, since a model may correct itself; of the others the first, since
-# models name their choice before they discuss the rest.
+# Forms of an option's letter, from the most to the least certain: "answer is (B)", "B)", "B",
+# with the index of the match that counts. It is the last one for "answer is", because a model
+# may correct itself. It is the first one otherwise, because a model names its choice before it
+# discusses the other options.
 _LETTERS = (
     (re.compile(r"(?i:answer(?: is)?):? *\(?([A-H])\b"), -1),
     (re.compile(r"\b([A-H])\)"), 0),
@@ -17,35 +18,36 @@ _WORD = re.compile(r"[^\W_]+")
 
 
 def last_number(answer: str, references: list[str]) -> bool:
-    """The last number in the answer equals a reference (gsm8k's rule)."""
-    found = _NUMBER.findall(answer)
-    if not found:
+    """Return whether the last number in the answer equals a reference's (gsm8k's rule)."""
+    numbers = _NUMBER.findall(answer)
+    if not numbers:
         return False
-    value = float(found[-1].replace(",", ""))
-    known = [number for r in references for number in _NUMBER.findall(r)[-1:]]
-    return any(value == float(number.replace(",", "")) for number in known)
+    value = float(numbers[-1].replace(",", ""))
+    expected = [number for r in references for number in _NUMBER.findall(r)[-1:]]
+    return any(value == float(number.replace(",", "")) for number in expected)
 
 
 def option_letter(answer: str, references: list[str]) -> bool:
-    """The option named, in the surest form that occurs, is a reference.
+    """Return whether the option letter that the answer names is a reference.
 
-    An answer that names no letter is right if it contains a reference's text.
+    The letter is read from the most certain form that occurs in the answer. An answer without
+    a letter is correct if it contains a reference's text.
     """
-    for form, place in _LETTERS:
-        found = form.findall(answer)
-        if found:
-            return found[place] in references
+    for form, index in _LETTERS:
+        letters = form.findall(answer)
+        if letters:
+            return letters[index] in references
     return contains(answer, [text for text in references if len(text) > 1])
 
 
 def last_word(answer: str, references: list[str]) -> bool:
-    """The last word equals a reference, whatever its case."""
-    found = _WORD.findall(answer.lower())
-    return bool(found) and found[-1] in [r.lower() for r in references]
+    """Return whether the answer's last word equals a reference, ignoring case."""
+    words = _WORD.findall(answer.lower())
+    return bool(words) and words[-1] in [r.lower() for r in references]
 
 
 def contains(answer: str, references: list[str]) -> bool:
-    """Any reference occurs in the answer as whole words, whatever its case."""
+    """Return whether any reference occurs in the answer as whole words, ignoring case."""
     words = " ".join(_WORD.findall(answer.lower()))
     return any(
         f" {' '.join(_WORD.findall(reference.lower()))} " in f" {words} "
@@ -64,9 +66,10 @@ RULES: dict[str, Callable[[str, list[str]], bool]] = {
 
 
 def correctness(task: str, answer: str, reference: str | None) -> float:
-    """1.0 or 0.0 by the task's rule (`contains` for tasks not in RULES); NaN without reference.
+    """Return 1.0 if the answer is correct by the task's rule, 0.0 if not, NaN without reference.
 
-    A reference that is a JSON list holds alternatives, any of which will do.
+    Tasks that are not in RULES use `contains`. A reference that is a JSON list holds
+    alternatives; the answer has to agree with one of them.
     """
     if reference is None:
         return float("nan")
@@ -75,5 +78,5 @@ def correctness(task: str, answer: str, reference: str | None) -> float:
         try:
             references = [str(item) for item in json.loads(reference)]
         except ValueError:
-            pass  # a text that happens to begin so
+            pass  # not JSON, but a plain text that begins with "["
     return float(RULES.get(task, contains)(answer, references))

@@ -1,4 +1,4 @@
-"""A request as the environments and the profile know it."""
+"""A request in the form that the environments and the profile use."""
 
 import hashlib
 import json
@@ -11,9 +11,13 @@ from envs.requests.directive import Message
 class Request:
     """One chat to be answered.
 
-    `reference` is the known answer (a JSON list holds alternatives) or None;
-    `difficulty` is the generating task's own grade, for analysis only: no policy
-    ever sees it.
+    Attributes:
+        request_id: identifier that is unique within a workload.
+        task: the task's name.
+        messages: the chat.
+        reference: the known answer, or a JSON list of alternatives; None if unknown.
+        difficulty: the generating task's difficulty grade; None if it has none. It is for
+            analysis only: no policy observes it.
     """
 
     request_id: str
@@ -24,19 +28,23 @@ class Request:
 
     @property
     def messages_json(self) -> str:
-        """Canonical JSON of the chat."""
+        """The chat as canonical JSON."""
         return json.dumps(list(self.messages), ensure_ascii=False, sort_keys=True)
 
     @property
     def prompt_hash(self) -> str:
-        """SHA-256 of the chat: the identity by which splits and overlaps are decided."""
+        """SHA-256 of the chat. Splits and overlaps between data sets are decided by this hash."""
         return hashlib.sha256(self.messages_json.encode()).hexdigest()
 
 
 def in_share(prompt_hash: str, share_ratio: float, salt: str) -> bool:
-    """Whether a prompt belongs to a random share, decided by its hash alone.
+    """Return whether a prompt belongs to a random share of prompts, by its hash alone.
 
-    The same prompt always falls on the same side, whatever file it comes from.
+    The same prompt falls on the same side in every file.
+
+    Args:
+        share_ratio: size of the share, 0..1.
+        salt: text that selects one of many possible shares.
     """
     digest = hashlib.sha256(f"{salt}:{prompt_hash}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64 < share_ratio

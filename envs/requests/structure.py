@@ -1,7 +1,8 @@
-"""What can be read off a chat's form: lengths, numbers, kinds of question. NumPy only.
+"""Structural features of a chat: lengths, numbers, kinds of question. NumPy only.
 
-Words are read once, here, for the structure and for whatever is learned on top
-(`envs.requests.projection`): the whole observation has to cost microseconds.
+The chat is split into words only once, here. The structural and the learned features
+(`envs.requests.projection`) share these words, because an observation may only take
+microseconds.
 """
 
 import math
@@ -12,14 +13,14 @@ from dataclasses import dataclass
 
 from envs.requests.directive import SYSTEM_ROLES, Message
 
-# Of a longer text only the beginning and the end are read: what is asked stands there.
+# Of a longer text only the beginning and the end are read: the question usually stands there.
 HEAD_CHARACTERS = 3000
 TAIL_CHARACTERS = 1000
 
 
 @dataclass(frozen=True)
 class Feature:
-    """One component of the observation."""
+    """One component of the observation, with its unit, bounds and meaning."""
 
     name: str
     unit: str
@@ -45,7 +46,7 @@ STRUCTURE = (
     Feature("system", "0/1", 0, 1, "the caller sent a system text"),
 )
 
-# Words end at these. A translation is several times faster than a regular expression.
+# Word separators. `str.translate` is several times faster here than a regular expression.
 _ENDS = str.maketrans(dict.fromkeys(string.punctuation + "“”‘’—–…«»¿¡。，、？！：", " "))
 _OPTION = re.compile(r"[A-H]\)")
 _EXPLAIN = frozenset(("why", "explain", "describe", "prove", "reason", "steps", "step"))
@@ -79,12 +80,12 @@ _OWN_LENGTH = re.compile(
 
 @dataclass(frozen=True)
 class Reading:
-    """A chat, read once.
+    """The text, words and structure of a chat.
 
     Attributes:
-        text: what was read of the messages that are not system texts.
-        words: its different words and numbers, in lower case.
-        structure: one for each of STRUCTURE, not yet cut to the features' bounds.
+        text: the part of the messages that was read, without system messages.
+        words: the distinct words and numbers of `text`, in lower case.
+        structure: one value per feature of STRUCTURE, not yet clipped to the feature's bounds.
     """
 
     text: str
@@ -93,36 +94,36 @@ class Reading:
 
 
 def read_chat(messages: Sequence[Message]) -> Reading:
-    """Read a chat.
+    """Return the text, words and structure of a chat.
 
     Raises:
-        ValueError: a message is not a mapping with text or parts.
+        ValueError: a message's content is neither text nor a list of parts.
     """
-    whole, system = _text(messages)
-    text = whole
-    if len(whole) > HEAD_CHARACTERS + TAIL_CHARACTERS:
-        text = f"{whole[:HEAD_CHARACTERS]}\n{whole[-TAIL_CHARACTERS:]}"
+    full_text, system = _texts(messages)
+    text = full_text
+    if len(full_text) > HEAD_CHARACTERS + TAIL_CHARACTERS:
+        text = f"{full_text[:HEAD_CHARACTERS]}\n{full_text[-TAIL_CHARACTERS:]}"
     lower = text.lower()
     words = lower.translate(_ENDS).split()
-    # In the order of the text: a set's differs from process to process.
-    different = dict.fromkeys(words).keys()
+    # In the order of the text: the order of a set differs between processes.
+    distinct = dict.fromkeys(words).keys()
     structure = [
-        math.log1p(len(whole) / 4),
+        math.log1p(len(full_text) / 4),
         math.log1p(len(words)),
         math.log1p(text.count(".") + text.count("!") + text.count("\n")),
         sum(map(str.isdecimal, words)),
         len(_OPTION.findall(text)) if ")" in text else 0,
         text.count("?"),
         "how many" in lower or "how much" in lower,
-        not different.isdisjoint(_EXPLAIN) or ("how" in different and _asks_how(lower)),
-        not different.isdisjoint(_WRITE),
-        not different.isdisjoint(_FORMAT),
-        _own_length(different, lower) or _own_length(_words(system).keys(), system),
+        not distinct.isdisjoint(_EXPLAIN) or ("how" in distinct and _asks_how(lower)),
+        not distinct.isdisjoint(_WRITE),
+        not distinct.isdisjoint(_FORMAT),
+        _own_length(distinct, lower) or _own_length(_words(system).keys(), system),
         _has_code(text),
         len(messages),
         bool(system),
     ]
-    return Reading(text, different, structure)
+    return Reading(text, distinct, structure)
 
 
 def _words(lower: str) -> dict[str, None]:
@@ -130,7 +131,7 @@ def _words(lower: str) -> dict[str, None]:
 
 
 def _own_length(words: KeysView[str], lower: str) -> bool:
-    # The pattern only where one of its words is: it costs as much as all the rest.
+    # Check for the pattern's words first: the pattern takes as long as all other features.
     return not words.isdisjoint(_LENGTH_WORDS) and bool(_OWN_LENGTH.search(lower))
 
 
@@ -149,8 +150,8 @@ def _has_code(text: str) -> bool:
     )
 
 
-def _text(messages: Sequence[Message]) -> tuple[str, str]:
-    """What is asked, and the caller's system texts in lower case."""
+def _texts(messages: Sequence[Message]) -> tuple[str, str]:
+    """Return the text of all other messages, and the system messages in lower case."""
     texts: list[str] = []
     systems: list[str] = []
     for message in messages:
@@ -160,7 +161,7 @@ def _text(messages: Sequence[Message]) -> tuple[str, str]:
         if content is None:
             continue
         if not isinstance(content, str):
-            raise ValueError("a message's content is neither text nor parts")
-        of_system = message.get("role") in SYSTEM_ROLES
-        (systems if of_system else texts).append(content)
+            raise ValueError("a message's content is neither text nor a list of parts")
+        is_system = message.get("role") in SYSTEM_ROLES
+        (systems if is_system else texts).append(content)
     return "\n".join(texts), "\n".join(systems)[:HEAD_CHARACTERS].lower()

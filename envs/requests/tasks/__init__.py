@@ -1,8 +1,7 @@
-"""Verifiable tasks that the project generates: the workload of the embedded Llama.
+"""Generated tasks with verifiable answers: the workload of the embedded Llama.
 
-Each task is one module with a `TASK` name, the tuple of its `DIFFICULTIES` and
-`sample(difficulty, rng) -> Problem`. Add a task by writing such a module and
-listing it here.
+Each task is one module with a `TASK` name, a tuple of `DIFFICULTIES` and a function
+`sample(difficulty, rng) -> Problem`. To add a task, write such a module and list it here.
 """
 
 from envs.requests.tasks import arithmetic, choice, recall, sequence

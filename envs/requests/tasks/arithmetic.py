@@ -1,8 +1,8 @@
 """Arithmetic word problems of 1 to 5 additions and subtractions within 0..99.
 
-Difficulty is the number of operations. The brief solution shows a working of one
-or two operations and states the bare result of a longer one, as people do when
-told to be brief; in one go a small model gets long chains wrong.
+Difficulty is the number of operations. The brief solution shows the working of one or two
+operations. For more, it states only the result, as people do when told to be brief; without
+intermediate steps, a small model gets long chains wrong.
 """
 
 import numpy as np
@@ -22,7 +22,7 @@ CONNECTORS = ("First", "Then", "Next", "Later", "Finally")
 
 
 def sample(difficulty: int, rng: np.random.Generator) -> Problem:
-    """Draw one problem of `difficulty` operations; every value stays in 0..99."""
+    """Draw one problem with `difficulty` operations; every intermediate value is in 0..99."""
     name, item = rng.choice(NAMES), rng.choice(ITEMS)
     values = [int(rng.integers(5, 60))]
     clauses: list[str] = []
@@ -60,6 +60,7 @@ def sample(difficulty: int, rng: np.random.Generator) -> Problem:
 
 
 def _brief(values: list[int], operations: list[str], result: str) -> str:
+    """Return the brief solution: the working if it is short, else only the result."""
     if len(operations) > 2:
         return result
     pieces = [f"{op} = {after}" for op, after in zip(operations, values[1:], strict=True)]

@@ -1,7 +1,7 @@
-"""Multiple choice over the knowledge base, answered by an option's letter.
+"""Multiple-choice questions about the knowledge base, answered by an option's letter.
 
-Difficulty 1 offers two options, difficulty 2 offers four. Options are written
-value first, "heron A)", so that naming the value leads to its letter.
+Difficulty 1 offers two options, difficulty 2 offers four. The value of an option comes before
+its letter, "heron A)", so that a model that generates the value goes on to the letter.
 """
 
 import numpy as np
@@ -25,14 +25,14 @@ def sample(difficulty: int, rng: np.random.Generator) -> Problem:
     options = [answer, *(str(v) for v in rng.choice(others, n_options - 1, replace=False))]
     options = [options[i] for i in rng.permutation(n_options)]
     letter = LETTERS[options.index(answer)]
-    listed = " ".join(f"{v} {mark})" for v, mark in zip(options, LETTERS, strict=False))
-    question = f"{rng.choice(OPENINGS)}Which is the {kind} of {town}? {listed}"
-    looked_at = " ".join(
+    option_list = " ".join(f"{v} {mark})" for v, mark in zip(options, LETTERS, strict=False))
+    question = f"{rng.choice(OPENINGS)}Which is the {kind} of {town}? {option_list}"
+    verdicts = " ".join(
         f"{v} {mark}) is {'right' if mark == letter else 'wrong'}."
         for v, mark in zip(options, LETTERS, strict=False)
     )
     full = (
-        f"The {kind} of {town} is {answer}. {looked_at} So it is {answer} {letter}). "
+        f"The {kind} of {town} is {answer}. {verdicts} So it is {answer} {letter}). "
         f"The answer is {letter}."
     )
     return Problem(

@@ -1,7 +1,7 @@
-"""The small invented knowledge base that `recall` and `choice` ask about.
+"""The small invented knowledge base behind the questions of `recall` and `choice`.
 
-Towns have four attributes; people live in towns. The facts are drawn once from
-a fixed seed, so that every process agrees on them without a data file.
+Towns have four attributes; people live in towns. The facts are drawn from a fixed seed, so
+every process has the same facts without a data file.
 """
 
 from functools import cache
@@ -27,13 +27,13 @@ VALUES = {
 
 @cache
 def attributes() -> dict[tuple[str, str], str]:
-    """Value of each (town, attribute)."""
+    """Return the value of each (town, attribute)."""
     rng = np.random.default_rng(2024)
     return {(town, kind): str(rng.choice(VALUES[kind])) for town in TOWNS for kind in VALUES}
 
 
 @cache
 def homes() -> dict[str, str]:
-    """Town of each person."""
+    """Return the home town of each person."""
     rng = np.random.default_rng(2025)
     return dict(zip(PEOPLE, (str(town) for town in rng.permutation(TOWNS)), strict=True))

@@ -5,11 +5,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Problem:
-    """A question whose answer can be checked by rule.
+    """A question whose answer can be checked by a rule.
 
-    `solutions` holds one text per level of the default catalogue (`none`,
-    `brief`, `very_brief`): what the embedded Llama is trained to say under it.
-    `difficulty` counts reasoning steps; what a step is, the task's module says.
+    Attributes:
+        task: the task's name.
+        difficulty: number of reasoning steps, as the task's module defines them.
+        question: the prompt.
+        reference: the correct answer.
+        solutions: directive name (`none`, `brief`, `very_brief` of the default catalogue) ->
+            the answer that the embedded Llama is trained to give under this directive.
     """
 
     task: str

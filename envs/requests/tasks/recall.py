@@ -1,7 +1,7 @@
-"""Recall of a small knowledge base.
+"""Questions that recall facts of the knowledge base.
 
-Difficulty is the number of facts to chain: 1 asks for a town's attribute, 2 for
-an attribute of the town where somebody lives.
+Difficulty is the number of facts to chain: 1 asks for an attribute of a town, 2 for an
+attribute of the town where a person lives.
 """
 
 import numpy as np
@@ -33,20 +33,20 @@ FORMS = (
 
 
 def sample(difficulty: int, rng: np.random.Generator) -> Problem:
-    """Draw one question over `difficulty` chained facts."""
+    """Draw one question that chains `difficulty` facts."""
     kind = str(rng.choice(list(VALUES)))
     opening, form = str(rng.choice(OPENINGS)), str(rng.choice(FORMS))
     if difficulty == 1:
         town = str(rng.choice(TOWNS))
-        subject, chain, terse = town, "", ""
+        subject, full_prefix, brief_prefix = town, "", ""
     else:
         person = str(rng.choice(PEOPLE))
         town = homes()[person]
         subject = f"the town of {person}"
-        chain, terse = f"{person} lives in {town}. ", f"{town}: "
+        full_prefix, brief_prefix = f"{person} lives in {town}. ", f"{town}: "
     answer = attributes()[town, kind]
     full = (
-        f"You ask about the {kind} of {subject}. {chain}{town} is a town that I know. "
+        f"You ask about the {kind} of {subject}. {full_prefix}{town} is a town that I know. "
         f"The {kind} of {town} is {answer}. So the answer is {answer}."
     )
     return Problem(
@@ -54,5 +54,5 @@ def sample(difficulty: int, rng: np.random.Generator) -> Problem:
         difficulty,
         opening + form.format(kind=kind, subject=subject),
         answer,
-        {"none": full, "brief": f"{terse}{kind} {answer}", "very_brief": answer},
+        {"none": full, "brief": f"{brief_prefix}{kind} {answer}", "very_brief": answer},
     )

@@ -1,7 +1,7 @@
 """Sequence manipulation: edit a list of words, then name its first or last item.
 
-Difficulty is 1 + the number of edits: 1 asks at once, 5 after four edits. The
-brief solution writes every second list only.
+Difficulty is 1 + the number of edits: 1 asks about the original list, 5 about the list after
+four edits. The brief solution shows only every second list.
 """
 
 from collections.abc import Callable
@@ -29,26 +29,28 @@ EDITS: dict[str, Callable[[Items], Items]] = {
 
 
 def sample(difficulty: int, rng: np.random.Generator) -> Problem:
-    """Draw a list of 6 to 8 words and `difficulty` - 1 edits."""
+    """Draw one question with a list of 6 to 8 words and `difficulty` - 1 edits."""
     items = [str(w) for w in rng.choice(WORDS, int(rng.integers(6, 9)), replace=False)]
-    states: list[Items] = [items]
+    lists: list[Items] = [items]
     edits: list[str] = []
     for _ in range(difficulty - 1):
         edit = str(rng.choice([e for e in EDITS if not edits or e != edits[-1]]))
         edits.append(edit)
-        states.append(EDITS[edit](states[-1]))
+        lists.append(EDITS[edit](lists[-1]))
     end = str(rng.choice(["first", "last"]))
-    answer = states[-1][0 if end == "first" else -1]
-    told = "".join(f" {lead} {edit}." for lead, edit in zip(LEADS, edits, strict=False))
-    question = f"List: {' '.join(items)}.{told} What is the {end} item?"
-    shown = [" ".join(state) for state in states]
+    answer = lists[-1][0 if end == "first" else -1]
+    instructions = "".join(f" {lead} {edit}." for lead, edit in zip(LEADS, edits, strict=False))
+    question = f"List: {' '.join(items)}.{instructions} What is the {end} item?"
+    list_texts = [" ".join(words) for words in lists]
     steps = "".join(
-        f" {lead} {edit}: {state}."
-        for lead, edit, state in zip(LEADS, edits, shown[1:], strict=False)
+        f" {lead} {edit}: {text}."
+        for lead, edit, text in zip(LEADS, edits, list_texts[1:], strict=False)
     )
-    full = f"The list is {shown[0]}.{steps} The {end} item is {answer}. The answer is {answer}."
-    kept = [state for index, state in enumerate(shown[1:], 1) if index % 2 == 0]
-    brief = ". ".join([*kept, f"{end} {answer}"])
+    full = (
+        f"The list is {list_texts[0]}.{steps} The {end} item is {answer}. The answer is {answer}."
+    )
+    every_second = [text for index, text in enumerate(list_texts[1:], 1) if index % 2 == 0]
+    brief = ". ".join([*every_second, f"{end} {answer}"])
     return Problem(
         TASK,
         difficulty,
