@@ -44,7 +44,7 @@ class Llama2Env(gymnasium.Env[Float32Array, np.int64]):
     | Name | Unit | Low | High | Meaning |
     |---|---|---|---|---|
     | log_tokens | ln(1+tokens) | 0 | 16 | prompt tokens, estimated at 4 characters each |
-    | log_words | ln(1+words) | 0 | 16 | words and numbers of what is read |
+    | log_words | ln(1+words) | 0 | 16 | words and numbers in the part that is read |
     | log_sentences | ln(1+n) | 0 | 12 | full stops, exclamation marks and lines |
     | numbers | count | 0 | 32 | numbers written in digits |
     | options | count | 0 | 16 | options marked by a letter, as (A) or A) |
@@ -53,7 +53,7 @@ class Llama2Env(gymnasium.Env[Float32Array, np.int64]):
     | explain | 0/1 | 0 | 1 | asks why or how, or for an explanation or steps |
     | write | 0/1 | 0 | 1 | asks to write, list, summarise or translate |
     | format | 0/1 | 0 | 1 | asks for JSON, a table, or another fixed format |
-    | own_length | 0/1 | 0 | 1 | says how long the answer is to be: it is left alone |
+    | own_length | 0/1 | 0 | 1 | states the length of its own answer: never steered |
     | code | 0/1 | 0 | 1 | contains code |
     | turns | count | 0 | 32 | messages of the chat |
     | system | 0/1 | 0 | 1 | the caller sent a system text |

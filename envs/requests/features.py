@@ -174,5 +174,5 @@ class Featurizer:
 
 
 def _spared_feature(name: str) -> Feature:
-    meaning = f"energy foretold to be spared by {name}, to the mean under L0, times intensity"
+    meaning = f"predicted energy saved by {name}, relative to the mean under L0, times intensity"
     return Feature(f"spared={name}", f"{SPARED_PER:g} gCO2e/kWh", -2000, 2000, meaning)

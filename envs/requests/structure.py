@@ -31,7 +31,7 @@ class Feature:
 
 STRUCTURE = (
     Feature("log_tokens", "ln(1+tokens)", 0, 16, "prompt tokens, estimated at 4 characters each"),
-    Feature("log_words", "ln(1+words)", 0, 16, "words and numbers of what is read"),
+    Feature("log_words", "ln(1+words)", 0, 16, "words and numbers in the part that is read"),
     Feature("log_sentences", "ln(1+n)", 0, 12, "full stops, exclamation marks and lines"),
     Feature("numbers", "count", 0, 32, "numbers written in digits"),
     Feature("options", "count", 0, 16, "options marked by a letter, as (A) or A)"),
@@ -40,7 +40,7 @@ STRUCTURE = (
     Feature("explain", "0/1", 0, 1, "asks why or how, or for an explanation or steps"),
     Feature("write", "0/1", 0, 1, "asks to write, list, summarise or translate"),
     Feature("format", "0/1", 0, 1, "asks for JSON, a table, or another fixed format"),
-    Feature("own_length", "0/1", 0, 1, "says how long the answer is to be: it is left alone"),
+    Feature("own_length", "0/1", 0, 1, "states the length of its own answer: never steered"),
     Feature("code", "0/1", 0, 1, "contains code"),
     Feature("turns", "count", 0, 32, "messages of the chat"),
     Feature("system", "0/1", 0, 1, "the caller sent a system text"),
