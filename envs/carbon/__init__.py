@@ -1,1 +1,1 @@
-"""Carbon intensity of the grid, from files or live sources, and the footprint of work."""
+"""Carbon intensity of the grid, from files or live sources, and the footprint of requests."""

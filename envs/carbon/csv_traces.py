@@ -1,4 +1,4 @@
-"""Reads hourly traces of carbon intensity from CSV files and chooses among their zones."""
+"""Read hourly traces of carbon intensity from CSV files, and select zones."""
 
 import csv
 import itertools
@@ -28,75 +28,87 @@ ELECTRICITY_MAPS_VALUE = "Carbon Intensity gCO₂eq/kWh (direct)"
 EVERY_HOUR = (
     "give every hour once, in order, in UTC (local time skips or repeats one when clocks change)"
 )
-REMEDY = f"give {','.join(PLAIN)} or an Electricity Maps hourly export"
+REMEDY = f"give the columns {','.join(PLAIN)}, or an hourly export of Electricity Maps"
 
 
 def synthetic_day() -> IntensityTrace:
-    """The shipped, generated trace: made up, not a measurement of any grid."""
+    """Return the shipped synthetic trace, which is generated and measures no real grid."""
     path = Path(str(files("envs") / "data" / "synthetic_intensity.csv"))
     return read_traces([path])["SYNTHETIC"]
 
 
 def read_trace(path: Path | None, zone: str | None = None) -> IntensityTrace:
-    """One zone's trace from a file or folder of CSVs; None means the synthetic day.
+    """Read one zone's trace.
+
+    Args:
+        path: CSV file or folder of CSV files; None means the synthetic day.
+        zone: zone to read; None if the files hold only one.
 
     Raises:
-        DataError: the file is wrong, or holds several zones and none was named.
+        DataError: a file is wrong, or the files hold several zones and none was named.
     """
     if path is None:
         return synthetic_day()
     traces = chosen_zones([path], zone)
     if len(traces) > 1:
         names = ", ".join(sorted(trace.zone for trace in traces))
-        raise DataError(path, "several zones", f"name one of {names} with --zone")
+        raise DataError(path, "holds several zones", f"name one of {names} with --zone")
     return traces[0]
 
 
 def chosen_trace(paths: Sequence[Path], zone: str | None) -> IntensityTrace:
-    """One zone's trace, or those of all zones joined; no path means the synthetic day.
+    """Read one zone's trace, or the joined traces of all zones if `zone` is None.
+
+    Args:
+        paths: CSV files or folders of CSV files; empty means the synthetic day.
+        zone: zone to read; None means all zones.
 
     Raises:
-        DataError: a file is wrong, the zone is not there, or the zones cannot be joined.
+        DataError: a file is wrong, the zone is missing, or the zones cannot be joined.
     """
     return join_traces(chosen_zones(paths, zone)) if paths else synthetic_day()
 
 
 def chosen_zones(paths: Sequence[Path], zone: str | None) -> list[IntensityTrace]:
-    """One zone's trace, or each zone's by itself.
+    """Read the trace of one zone, or of each zone if `zone` is None.
 
     Raises:
-        DataError: a file is wrong, or the zone is not there.
+        DataError: a file is wrong, or the zone is missing.
     """
     traces = read_traces(paths)
     if zone is None:
         return list(traces.values())
     if zone not in traces:
-        given = ", ".join(str(path) for path in paths)
+        sources = ", ".join(str(path) for path in paths)
         names = ", ".join(sorted(traces))
-        raise DataError(given, f"no zone {zone!r}", f"name one of {names} with --zone")
+        raise DataError(sources, f"there is no zone {zone!r}", f"name one of {names} with --zone")
     return [traces[zone]]
 
 
 def read_traces(paths: Iterable[Path]) -> dict[str, IntensityTrace]:
-    """Traces by zone, from CSV files in either format or folders of them.
+    """Read all traces, by zone.
+
+    Args:
+        paths: CSV files in either format, or folders of such files.
 
     Raises:
-        DataError: naming file, row and field: missing columns, times out of order,
-            twice or missing, values that are not numbers or negative, unlike kinds.
-        UnitError: a value that no grid has.
+        DataError: columns are missing; times are out of order, repeated or missing; values are
+            negative or no numbers; or a zone mixes kinds of intensity. The message names the
+            file, and the row and field if there is one.
+        UnitError: no grid has such a value.
     """
-    rows: dict[str, list[_Hour]] = {}
+    hours_by_zone: dict[str, list[_Hour]] = {}
     for path in paths:
-        found = sorted(path.glob("*.csv")) if path.is_dir() else [path]
-        if not found:
-            raise DataError(path, "holds no CSV", REMEDY)
-        for file in found:
-            read = list(_rows(file))
-            if not read:
-                raise DataError(file, "holds no hours", REMEDY)
-            for zone, hour in read:
-                rows.setdefault(zone, []).append(hour)
-    return {zone: _trace(zone, hours) for zone, hours in rows.items()}
+        csv_paths = sorted(path.glob("*.csv")) if path.is_dir() else [path]
+        if not csv_paths:
+            raise DataError(path, "holds no CSV files", REMEDY)
+        for csv_path in csv_paths:
+            rows = list(_rows(csv_path))
+            if not rows:
+                raise DataError(csv_path, "holds no hours", REMEDY)
+            for zone, hour in rows:
+                hours_by_zone.setdefault(zone, []).append(hour)
+    return {zone: _trace(zone, hours) for zone, hours in hours_by_zone.items()}
 
 
 class _Hour(NamedTuple):
@@ -108,6 +120,7 @@ class _Hour(NamedTuple):
 
 
 def _rows(path: Path) -> Iterable[tuple[str, _Hour]]:
+    """Yield the zone and the values of each row."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream)
@@ -117,7 +130,7 @@ def _rows(path: Path) -> Iterable[tuple[str, _Hour]]:
             elif {ELECTRICITY_MAPS_TIME, "Zone Id", ELECTRICITY_MAPS_VALUE} <= columns:
                 time, zone, value = ELECTRICITY_MAPS_TIME, "Zone Id", ELECTRICITY_MAPS_VALUE
             else:
-                raise DataError(path, f"columns {sorted(columns)}", REMEDY)
+                raise DataError(path, f"the columns are {sorted(columns)}", REMEDY)
             for number, row in enumerate(reader, 2):
                 flag = (row.get("Data Estimated") or "").lower()
                 yield (
@@ -139,7 +152,7 @@ def _time(path: Path, number: int, field: str, text: str | None) -> float:
         moment = datetime.fromisoformat((text or "").strip())
     except ValueError as error:
         raise DataError(
-            path, f"row {number} {field} {text!r} is no time", "give ISO 8601 in UTC"
+            path, f"row {number} {field} {text!r} is not a time", "give ISO 8601 times in UTC"
         ) from error
     if moment.tzinfo is not None and moment.utcoffset() != UTC.utcoffset(None):
         raise DataError(path, f"row {number} {field} {text!r} is not UTC", "give UTC times")
@@ -152,37 +165,41 @@ def _value(path: Path, number: int, field: str, text: str | None) -> float:
     except ValueError:
         value = float("nan")
     if not 0 <= value < float("inf"):
-        raise DataError(path, f"row {number} {field} {text!r}", "give gCO2e/kWh, 0 or more")
+        raise DataError(
+            path,
+            f"row {number} {field} {text!r} is not an intensity",
+            "give a number of gCO2e/kWh, 0 or more",
+        )
     check_intensity(value, f"{path}: row {number} {field}")
     return value
 
 
 def _kind(path: Path, number: int, row: Mapping[str, str | None]) -> Kind:
-    """What a row says of itself in columns `signal` and `scope`; without them average direct."""
-    found = []
-    for field, known in (("signal", SIGNALS), ("scope", SCOPES)):
-        text = (row.get(field) or known[0]).strip()
-        if text not in known:
-            said = f"row {number} {field} {text!r}"
-            raise DataError(path, said, f"give one of {', '.join(known)}")
-        found.append(text)
-    return Kind(*found)
+    """Return the kind in a row's columns `signal` and `scope`; by default average direct."""
+    values = []
+    for field, allowed in (("signal", SIGNALS), ("scope", SCOPES)):
+        text = (row.get(field) or allowed[0]).strip()
+        if text not in allowed:
+            problem = f"row {number} {field} {text!r} is unknown"
+            raise DataError(path, problem, f"give one of {', '.join(allowed)}")
+        values.append(text)
+    return Kind(*values)
 
 
 def _trace(zone: str, hours: list[_Hour]) -> IntensityTrace:
     for former, latter in itertools.pairwise(hours):
         before, after, path = former.time, latter.time, latter.file
         if latter.kind != former.kind:
-            found = f"zone {zone}: {iso(after)} is {latter.kind}, {iso(before)} {former.kind}"
-            raise DataError(path, found, "give each kind a file of its own")
+            problem = f"zone {zone}: {iso(after)} is {latter.kind}, {iso(before)} {former.kind}"
+            raise DataError(path, problem, "put each kind of intensity into its own file")
         if after == before + HOUR_SECONDS:
             continue
-        where = f"zone {zone}: {iso(after)} follows {iso(before)}"
+        order = f"zone {zone}: {iso(after)} follows {iso(before)}"
         if after > before:
             missing = iso(before + HOUR_SECONDS)
-            raise DataError(path, f"{where}: hour {missing} is missing", EVERY_HOUR)
-        wrong = "twice" if after == before else "out of order"
-        raise DataError(path, f"{where}: {wrong}", EVERY_HOUR)
+            raise DataError(path, f"{order}: hour {missing} is missing", EVERY_HOUR)
+        problem = "the hour is given twice" if after == before else "the hours are out of order"
+        raise DataError(path, f"{order}: {problem}", EVERY_HOUR)
     source, kind = hours[0].file, hours[0].kind
     mean = sum(hour.value for hour in hours) / len(hours)
     check_mean_intensity(mean, f"{source}: zone {zone}")

@@ -1,4 +1,4 @@
-"""The footprint of requests: operational + embodied carbon (SCI, ISO/IEC 21031)."""
+"""Carbon footprint of requests: operational + embodied carbon (SCI, ISO/IEC 21031)."""
 
 from dataclasses import dataclass
 from typing import TypeVar
@@ -23,14 +23,16 @@ Number = TypeVar("Number", float, Float64Array)
 
 @dataclass(frozen=True)
 class FootprintModel:
-    """What a request's joules and seconds emit, but for the grid.
+    """Site parameters that turn a request's joules and seconds into emissions.
+
+    The grid's intensity is not part of the model, because it changes over time.
 
     Attributes:
         pue: power usage effectiveness of the site, 1 or more.
-        embodied_grams: gCO2e of making all that serves; all its devices together.
-        life_seconds: s over which that is spread (SCI's EL).
-        reserved_ratio: share of it that is reserved for this service (SCI's RR / ToR).
-        source: whose figures these are.
+        embodied_grams: emissions from making all serving devices together, gCO2e.
+        life_seconds: life over which the embodied emissions are spread, s (SCI's EL).
+        reserved_ratio: fraction of the devices reserved for this service (SCI's RR / ToR).
+        source: origin of the figures.
     """
 
     pue: float = 1.0
@@ -40,20 +42,20 @@ class FootprintModel:
     source: str = "SPROUT: one A100 server over 5 years"
 
     def __post_init__(self) -> None:
-        fits = self.pue >= 1 and self.embodied_grams >= 0 and self.life_seconds > 0
-        if not (fits and 0 < self.reserved_ratio <= 1):
+        valid = self.pue >= 1 and self.embodied_grams >= 0 and self.life_seconds > 0
+        if not (valid and 0 < self.reserved_ratio <= 1):
             raise ConfigError(
-                f"site {self}: give a PUE of 1 or more, a life above 0, and a reserved share above "
-                "0 and up to 1"
+                f"site {self}: give a PUE of 1 or more, embodied grams of 0 or more, a life above "
+                "0, and a reserved share above 0 and up to 1"
             )
 
     @property
     def embodied_g_per_second(self) -> float:
-        """gCO2e of a second of device time: TE x RS / EL."""
+        """Embodied emissions per second of device time, gCO2e/s: TE x RS / EL."""
         return self.embodied_grams * self.reserved_ratio / self.life_seconds
 
     def grams(self, energy_joules: Number, device_seconds: Number, g_per_kwh: Number) -> Number:
-        """gCO2e; see `footprint_grams`."""
+        """Return the footprint of requests at this site, gCO2e, by `footprint_grams`."""
         return footprint_grams(
             energy_joules,
             device_seconds,
@@ -66,7 +68,7 @@ class FootprintModel:
 def make_footprint_model(
     device: Hardware, count: int = 1, *, pue: float, life_years: float, reserved_ratio: float = 1.0
 ) -> FootprintModel:
-    """A site of `count` devices of the catalogue, each with its share of a server."""
+    """Return the model of a site with `count` devices, each with its share of a server."""
     return FootprintModel(
         pue,
         count * device.embodied_grams,
@@ -84,18 +86,19 @@ def footprint_grams(
     pue: float = 1.0,
     embodied_g_per_second: float = EMBODIED_G_PER_SECOND,
 ) -> Number:
-    """gCO2e of a request: C = I * PUE * E + k1 * T (SPROUT equation 1; SCI, ISO/IEC 21031).
+    """Return a request's gCO2e: C = I * PUE * E + k1 * T (SPROUT equation 1; SCI, ISO/IEC 21031).
 
     SCI = (O + M) per R, with O = E * I and M = TE * (TiR / EL) * (RR / ToR).
 
     Args:
         energy_joules: E, J.
-        latency_seconds: T, s of the device's time (SCI's TiR).
-        intensity_g_per_kwh: I, gCO2e/kWh, of the place; no offsets.
+        latency_seconds: T, device time, s (SCI's TiR).
+        intensity_g_per_kwh: I, location-based intensity without offsets, gCO2e/kWh.
         pue: power usage effectiveness of the site, >= 1.
         embodied_g_per_second: k1, the device's manufacturing carbon per second of its life.
 
-    Warns (`envs.plausible.UnitWarning`) where joules and seconds make an absurd power.
+    Warns:
+        `envs.plausible.UnitWarning`: joules and seconds imply an absurd power.
     """
     joules, seconds = float(np.sum(energy_joules)), float(np.sum(latency_seconds))
     if joules and seconds > 0:
@@ -107,12 +110,15 @@ def footprint_grams(
 def per_functional_unit(
     grams: float, requests: int, tokens: float, correct: float | None
 ) -> dict[str, float]:
-    """SCI by functional unit R: gCO2e a request, 1,000 generated tokens, a correct answer.
+    """Return SCI per functional unit R: gCO2e per request, 1,000 generated tokens, correct answer.
+
+    A unit with a count of 0 is left out.
 
     Args:
-        correct: number of correct answers; None where nobody knows.
-
-    A unit of which there is none is left out.
+        grams: total footprint, gCO2e.
+        requests: number of requests.
+        tokens: number of generated tokens.
+        correct: number of correct answers; None if unknown.
     """
     units = {
         "request": float(requests),

@@ -1,4 +1,4 @@
-"""Carbon intensity: readings, and hourly traces of a zone."""
+"""Carbon intensity of the grid: single readings, and hourly traces of a zone."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,14 +13,13 @@ from envs.arrays import Float64Array, Int64Array, StrArray
 from envs.errors import DataError
 
 HOUR_SECONDS = 3600.0
-# The recent range in which an intensity is placed: trailing, so that live code can have it.
+# An intensity is placed in the range of this many trailing hours, which live code knows as well.
 RECENT_HOURS = 24
-# The hours to come among which it is placed, where they are foretold.
+# An intensity is also placed among this many hours to come, if there is a forecast.
 COMING_HOURS = 24
 UNKNOWN_PLACE = 0.5
 
-
-# How a reading was come by, the best first; each next one where those before it fail.
+# Origin of a reading, the best first; each step is used only if those before it fail.
 Step = Literal["live", "forecast", "last_known", "yearly_mean"]
 STEPS: tuple[Step, ...] = get_args(Step)
 SIGNALS, SCOPES = ("average", "marginal"), ("direct", "lifecycle")
@@ -28,11 +27,11 @@ SIGNALS, SCOPES = ("average", "marginal"), ("direct", "lifecycle")
 
 @dataclass(frozen=True)
 class Kind:
-    """What kind of figure an intensity is; figures of unlike kinds must not meet.
+    """Kind of an intensity figure; figures of different kinds must not be mixed.
 
     Attributes:
-        signal: "average" of all that is generated, or "marginal": of what one more kWh takes.
-        scope: "direct" emissions of plants that run, or "lifecycle" with building them and fuel.
+        signal: "average" over all generation, or "marginal": the emissions of one more kWh.
+        scope: "direct" emissions of running plants, or "lifecycle", with construction and fuel.
     """
 
     signal: str
@@ -44,18 +43,17 @@ class Kind:
 
 @dataclass(frozen=True)
 class CarbonReading:
-    """Carbon intensity at a time and place, with what kind of figure it is.
+    """Carbon intensity at one time and place, with the kind and origin of the figure.
 
     Attributes:
-        g_per_kwh: gCO2e per kWh.
-        time: start of the hour it holds for, Unix seconds UTC.
-        age_seconds: 0 within that hour; else how long ago it ended.
-        zone: the grid's name.
-        signal: "average" or "marginal".
-        scope: "direct" or "lifecycle".
-        method: "measured", "estimated", "forecast", "mean", or "unstated" by its source.
-        source: who says so.
-        step: how it was come by.
+        g_per_kwh: intensity, gCO2e/kWh.
+        time: start of the hour (or shorter period) that the figure holds for, Unix seconds UTC.
+        age_seconds: time since the end of that period, s; 0 within the period.
+        zone: name of the grid.
+        signal, scope: kind of the figure, see `Kind`.
+        method: "measured", "estimated", "forecast", "mean", or "unstated" by the source.
+        source: name of the service or file.
+        step: origin of the figure, one of `STEPS`.
     """
 
     g_per_kwh: float
@@ -70,7 +68,7 @@ class CarbonReading:
 
     @property
     def kind(self) -> Kind:
-        """Average or marginal, direct or lifecycle."""
+        """Kind of the figure: average or marginal, direct or lifecycle."""
         return Kind(self.signal, self.scope)
 
 
@@ -79,10 +77,12 @@ class IntensityTrace:
     """Hourly carbon intensity of one zone.
 
     Attributes:
-        start: Unix seconds UTC of the first hour.
-        g_per_kwh: shape (hours,), gCO2e/kWh.
-        methods: shape (hours,), "measured" or "estimated" where the source says which,
-            else "unstated".
+        zone: name of the grid.
+        start: start of the first hour, Unix seconds UTC.
+        g_per_kwh: intensity of each hour, gCO2e/kWh, shape (hours,).
+        methods: "measured", "estimated" or "unstated" by the source, shape (hours,).
+        source: name of the file.
+        signal, scope: kind of the figures, see `Kind`.
     """
 
     zone: str
@@ -95,50 +95,49 @@ class IntensityTrace:
 
     @property
     def end(self) -> float:
-        """Unix seconds at which the last hour ends."""
+        """End of the last hour, Unix seconds."""
         return self.start + HOUR_SECONDS * len(self.g_per_kwh)
 
     @property
     def kind(self) -> Kind:
-        """Average or marginal, direct or lifecycle."""
+        """Kind of the figures: average or marginal, direct or lifecycle."""
         return Kind(self.signal, self.scope)
 
     @property
     def sha256(self) -> str:
-        """Digest of its hours' intensities."""
+        """SHA-256 digest of the hourly intensities, in hexadecimal."""
         return hashlib.sha256(np.ascontiguousarray(self.g_per_kwh).tobytes()).hexdigest()
 
     def hour(self, times: Float64Array) -> Int64Array:
-        """Row of each time (Unix seconds).
+        """Return the index of the hour that holds each time (Unix seconds).
 
         Raises:
             DataError: a time lies outside the trace.
         """
         rows = np.floor((np.asarray(times) - self.start) / HOUR_SECONDS).astype(np.int64)
         if rows.size and (rows.min() < 0 or rows.max() >= len(self.g_per_kwh)):
-            asked = float(np.min(times)) if rows.min() < 0 else float(np.max(times))
-            raise DataError(
-                self.source,
-                f"no intensity for {iso(asked)}: it covers {iso(self.start)} to {iso(self.end)}",
-                "start the clock within the trace or give a longer one",
-            )
+            outside = float(np.min(times)) if rows.min() < 0 else float(np.max(times))
+            problem = f"no intensity for {iso(outside)}: the trace covers "
+            problem += f"{iso(self.start)} to {iso(self.end)}"
+            remedy = "start the clock within the trace or give a longer trace"
+            raise DataError(self.source, problem, remedy)
         return rows
 
     def window_times(self, start_hour: int, hours: int) -> Float64Array:
-        """Unix seconds at which each hour of a window begins, shape (hours,).
+        """Return the start of each hour in a window, Unix seconds, shape (hours,).
 
         Args:
-            start_hour: hours from the trace's start.
+            start_hour, hours: start of the window from the trace's start, and its length.
 
         Raises:
             DataError: the trace does not cover the window.
         """
-        have = len(self.g_per_kwh)
-        if start_hour < 0 or hours < 1 or start_hour + hours > have:
+        available = len(self.g_per_kwh)
+        if start_hour < 0 or hours < 1 or start_hour + hours > available:
             raise DataError(
                 self.source,
                 f"zone {self.zone}: hours {start_hour} to {start_hour + hours} asked for, but the "
-                f"trace has {have}, from {iso(self.start)} to {iso(self.end)}",
+                f"trace has {available}, from {iso(self.start)} to {iso(self.end)}",
                 "give a window within it or a longer trace",
             )
         return self.start + HOUR_SECONDS * np.arange(
@@ -146,18 +145,18 @@ class IntensityTrace:
         )
 
     def at(self, times: Float64Array) -> Float64Array:
-        """Intensity at each time (Unix seconds), gCO2e/kWh."""
+        """Return the intensity at each time (Unix seconds), gCO2e/kWh."""
         return self.g_per_kwh[self.hour(times)]
 
     def recent_place(self, times: Float64Array) -> Float64Array:
-        """Where each time's intensity lies in the trailing day's range: 0 lowest, 1 highest.
+        """Return each intensity's place in the trailing day's range: 0 lowest, 1 highest.
 
-        0.5 where the range is empty, as in a trace's first hour.
+        An empty range, as in a trace's first hour, gives 0.5.
         """
-        return self._places[self.hour(times)]
+        return self._recent_places[self.hour(times)]
 
     @cached_property
-    def _places(self) -> Float64Array:
+    def _recent_places(self) -> Float64Array:
         padded = np.concatenate([np.full(RECENT_HOURS - 1, np.nan), self.g_per_kwh])
         windows = np.lib.stride_tricks.sliding_window_view(padded, RECENT_HOURS)
         low, high = np.nanmin(windows, axis=1), np.nanmax(windows, axis=1)
@@ -165,14 +164,14 @@ class IntensityTrace:
         return np.where(high > low, (self.g_per_kwh - low) / span, 0.5)
 
     def coming_place(self, times: Float64Array) -> Float64Array:
-        """Share of the coming day's hours that are cleaner than each time's.
+        """Return the fraction of the coming day's hours that are cleaner than each time's hour.
 
-        The trace's own, as a perfect forecast would have it; `UNKNOWN_PLACE` in its last hour.
+        The trace itself is the forecast, a perfect one; its last hour has `UNKNOWN_PLACE`.
         """
-        return self._coming[self.hour(times)]
+        return self._coming_places[self.hour(times)]
 
     @cached_property
-    def _coming(self) -> Float64Array:
+    def _coming_places(self) -> Float64Array:
         padded = np.concatenate([self.g_per_kwh, np.full(COMING_HOURS, np.nan)])
         windows = np.lib.stride_tricks.sliding_window_view(padded[1:], COMING_HOURS)
         known = (~np.isnan(windows)).sum(axis=1)
@@ -180,14 +179,18 @@ class IntensityTrace:
         return np.where(known > 0, cleaner / np.maximum(known, 1), UNKNOWN_PLACE)
 
     def reading(self, now: float, max_age_seconds: float = float("inf")) -> CarbonReading:
-        """The reading for `now`; else the last one before it; too old, the mean. Never raises."""
+        """Return the reading for `now` (Unix seconds); never raise.
+
+        After the trace's end this is the last hour's reading until it is older than
+        `max_age_seconds`, then the trace's mean.
+        """
         row = int((now - self.start) // HOUR_SECONDS)
         row = min(max(row, 0), len(self.g_per_kwh) - 1)
-        begun = self.start + HOUR_SECONDS * row
-        age = max(0.0, now - begun - HOUR_SECONDS)
-        known = CarbonReading(
+        hour_start = self.start + HOUR_SECONDS * row
+        age = max(0.0, now - hour_start - HOUR_SECONDS)
+        reading = CarbonReading(
             g_per_kwh=float(self.g_per_kwh[row]),
-            time=begun,
+            time=hour_start,
             age_seconds=age,
             zone=self.zone,
             signal=self.signal,
@@ -197,46 +200,46 @@ class IntensityTrace:
             step="last_known" if age else "live",
         )
         if age <= max_age_seconds:
-            return known
+            return reading
         mean = float(self.g_per_kwh.mean())
-        return replace(known, g_per_kwh=mean, method="mean", step="yearly_mean")
+        return replace(reading, g_per_kwh=mean, method="mean", step="yearly_mean")
 
     def places(self, reading: CarbonReading) -> tuple[float, float]:
-        """Of a reading of this trace, its recent and its coming place; unknown for a mean."""
+        """Return a reading's recent and coming place; `UNKNOWN_PLACE` if the trace cannot tell."""
         if reading.step == "yearly_mean":
             return UNKNOWN_PLACE, UNKNOWN_PLACE
-        at = np.array([reading.time])
-        coming = self.coming_place(at)[0] if reading.step == "live" else UNKNOWN_PLACE
-        return float(self.recent_place(at)[0]), float(coming)
+        times = np.array([reading.time])
+        coming = self.coming_place(times)[0] if reading.step == "live" else UNKNOWN_PLACE
+        return float(self.recent_place(times)[0]), float(coming)
 
 
 def iso(seconds: float) -> str:
-    """Unix seconds as ISO 8601 UTC."""
+    """Return Unix seconds as ISO 8601 in UTC, to the minute."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%MZ")
 
 
 def join_traces(traces: Sequence[IntensityTrace]) -> IntensityTrace:
-    """Traces of whole days one after another, so that training sees the hours of all of them.
+    """Concatenate traces of whole days, so that training sees the hours of all zones.
 
-    Times go on from the first trace's start; hours of day are kept.
+    Times continue from the first trace's start, and each value keeps its hour of the day.
 
     Raises:
-        DataError: a trace before the last has no whole number of days, or begins at another
-            hour of the day, or is of another kind.
+        DataError: a trace before the last is not a whole number of days long, or a trace begins
+            at another hour of the day or is of another kind than the first.
     """
     first = traces[0]
     for trace in traces[:-1]:
         if len(trace.g_per_kwh) % 24:
-            found = f"zone {trace.zone} has {len(trace.g_per_kwh)} hours"
-            raise DataError(trace.source, found, "give whole days to join zones, or name a --zone")
+            problem = f"zone {trace.zone} has {len(trace.g_per_kwh)} hours"
+            raise DataError(trace.source, problem, "give whole days to join zones, or one --zone")
     for trace in traces[1:]:
         if trace.kind != first.kind:
-            found = f"zone {trace.zone} is {trace.kind}, {first.zone} is {first.kind}"
-            raise DataError(trace.source, found, "join intensities of one kind")
+            problem = f"zone {trace.zone} is {trace.kind}, {first.zone} is {first.kind}"
+            raise DataError(trace.source, problem, "join only intensities of one kind")
         if (trace.start - first.start) % (24 * HOUR_SECONDS):
-            found = f"zone {trace.zone} begins at {iso(trace.start)}, {first.zone} at "
-            found += iso(first.start)
-            raise DataError(trace.source, found, "begin zones at the same hour to join them")
+            starts = iso(trace.start), iso(first.start)
+            problem = f"zone {trace.zone} begins at {starts[0]}, {first.zone} at {starts[1]}"
+            raise DataError(trace.source, problem, "give zones that begin at the same hour of day")
     return replace(
         first,
         zone="+".join(trace.zone for trace in traces),

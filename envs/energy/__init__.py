@@ -1,1 +1,1 @@
-"""Joules: meters, the work that requests cause, and the attribution of one to the other."""
+"""Energy in joules: meters, the work that requests cause, and the split of one by the other."""

@@ -1,7 +1,7 @@
-"""What a server's work costs: joules and seconds of each kind of work, as measured or stated.
+"""Cost coefficients of a server: joules and seconds of each kind of work, measured or stated.
 
-Made by `sprout calibrate` or on line by `envs.energy.attribution`; used by estimates before a
-request is measured, and by the simulated server.
+`sprout calibrate` measures coefficients, and `envs.energy.attribution` fits its own online. They
+serve to estimate requests before these are measured, and to run the simulated server.
 """
 
 import json
@@ -17,27 +17,27 @@ from envs.errors import DataError
 from envs.plausible import check_joules_per_token, check_watts
 
 SCHEMA = 1
-# Least squares over SPROUT's published outcomes (Li et al., EMNLP 2024, artifact), which were
-# recorded one request at a time: what a pass costs cannot be told from what its token costs.
+# Least squares over SPROUT's published outcomes (Li et al., EMNLP 2024, artifact). They were
+# recorded one request at a time, so the costs of a pass and of its token cannot be separated.
 JOULES_PER_TOKEN = 5.91
 SECONDS_PER_TOKEN = 0.0238
-# Of a prompt token against a generated one, in the same data.
+# Cost of a prompt token relative to a generated token, in the same data.
 PREFILL_WEIGHT = 0.002
 
 
 @dataclass(frozen=True)
 class Coefficients:
-    """Cost of a unit of each of `envs.energy.work.KINDS`.
+    """Cost of one unit of each of `envs.energy.work.KINDS`.
 
     Attributes:
-        joules: J each, above idle power, shape (len(KINDS),).
-        seconds: s of the server's time each, same shape.
-        joules_error: standard errors of `joules`; None where they are stated, not fitted.
-        idle_watts: W while nothing is in flight; None where not known.
-        source: whose they are.
+        joules: energy per unit above idle power, J, shape (len(KINDS),).
+        seconds: server time per unit, s, same shape.
+        source: origin of the coefficients.
+        joules_error: standard errors of `joules`, J; None if `joules` are stated, not fitted.
+        idle_watts: power with no request in flight, W; None if unknown.
 
     Raises:
-        UnitError: a request of 100 tokens would take absurd joules, or watts.
+        UnitError: the cost of a request of 100 tokens implies absurd joules or watts.
     """
 
     joules: Float64Array
@@ -55,29 +55,33 @@ class Coefficients:
     def cost(
         self, prompt_tokens: float, completion_tokens: float, together: float = 1.0
     ) -> tuple[float, float]:
-        """J and s of a request, answered with `together` - 1 others on the whole."""
-        looked = completion_tokens * (prompt_tokens + completion_tokens / 2) / CONTEXT_TOKENS
-        shares = completion_tokens / max(1.0, together)
-        done = np.array([prompt_tokens, completion_tokens, looked, shares])
-        return float(self.joules @ done), float(self.seconds @ done)
+        """Return a request's energy (J) and server time (s).
+
+        Args:
+            together: mean number of concurrent requests, this request included.
+        """
+        context = completion_tokens * (prompt_tokens + completion_tokens / 2) / CONTEXT_TOKENS
+        passes = completion_tokens / max(1.0, together)
+        work = np.array([prompt_tokens, completion_tokens, context, passes])
+        return float(self.joules @ work), float(self.seconds @ work)
 
     def write(self, path: Path) -> None:
-        """Write as JSON."""
-        found: dict[str, Any] = {"schema": SCHEMA}
+        """Write the coefficients as JSON."""
+        content: dict[str, Any] = {"schema": SCHEMA}
         for name, value in asdict(self).items():
             is_array = isinstance(value, np.ndarray)
-            found[name] = dict(zip(KINDS, value.tolist(), strict=True)) if is_array else value
+            content[name] = dict(zip(KINDS, value.tolist(), strict=True)) if is_array else value
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def token_coefficients(
     joules_per_token: float, seconds_per_token: float, source: str
 ) -> Coefficients:
-    """So much a generated token, whatever else happens.
+    """Return coefficients that charge generated tokens only.
 
     Raises:
-        UnitError: the figure is absurd in joules.
+        UnitError: `joules_per_token` is absurd in joules.
     """
     return Coefficients(
         np.array([0.0, joules_per_token, 0.0, 0.0]),
@@ -87,7 +91,7 @@ def token_coefficients(
 
 
 def default_coefficients() -> Coefficients:
-    """Llama-2-13b-chat on one A100-class GPU, one request at a time."""
+    """Return the coefficients of Llama-2-13b-chat on one A100-class GPU, one request at a time."""
     weights = np.array([PREFILL_WEIGHT, 1.0, 0.0, 0.0])
     return Coefficients(
         JOULES_PER_TOKEN * weights,
@@ -97,10 +101,10 @@ def default_coefficients() -> Coefficients:
 
 
 def read_coefficients(path: Path) -> Coefficients:
-    """Read what `Coefficients.write` wrote.
+    """Read a file written by `Coefficients.write`.
 
     Raises:
-        DataError: the file is missing or wrong; names the field.
+        DataError: the file is missing or wrong; the message names the field.
         UnitError: a value is absurd in joules or watts.
     """
     remedy = "give the file that sprout calibrate wrote"
@@ -109,11 +113,13 @@ def read_coefficients(path: Path) -> Coefficients:
     except (OSError, ValueError) as error:
         raise DataError(path, f"cannot be read ({error})", remedy) from error
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        raise DataError(path, f"no coefficients of schema {SCHEMA}", remedy)
+        raise DataError(path, f"is not a coefficients file with schema {SCHEMA}", remedy)
     joules, seconds = (_array(path, content.get(name), name) for name in ("joules", "seconds"))
     errors, idle = content.get("joules_error"), content.get("idle_watts")
     if idle is not None and not (isinstance(idle, int | float) and idle >= 0):
-        raise DataError(path, f"idle_watts {idle!r}", "give watts, 0 or more, or leave it out")
+        raise DataError(
+            path, f"idle_watts is {idle!r}", "give idle_watts in W, 0 or more, or leave it out"
+        )
     return Coefficients(
         joules,
         seconds,
@@ -123,14 +129,16 @@ def read_coefficients(path: Path) -> Coefficients:
     )
 
 
-def _array(path: Path, given: Any, name: str) -> Float64Array:
-    remedy = f"give {', '.join(KINDS)}, each 0 or more"
-    if not isinstance(given, dict) or set(given) != set(KINDS):
-        raise DataError(path, f"{name} {given!r}", remedy)
+def _array(path: Path, costs: Any, name: str) -> Float64Array:
+    remedy = f"give {name} for each of {', '.join(KINDS)}, each 0 or more"
+    if not isinstance(costs, dict) or set(costs) != set(KINDS):
+        raise DataError(path, f"{name} is {costs!r}", remedy)
     try:
-        values = np.array([float(given[kind]) for kind in KINDS])
+        values = np.array([float(costs[kind]) for kind in KINDS])
     except (TypeError, ValueError) as error:
-        raise DataError(path, f"{name}: {error}", remedy) from error
+        raise DataError(
+            path, f"{name} holds a value that is not a number ({error})", remedy
+        ) from error
     if not (np.isfinite(values).all() and (values >= 0).all()):
-        raise DataError(path, f"{name} {given!r}", remedy)
+        raise DataError(path, f"{name} is {costs!r}", remedy)
     return values

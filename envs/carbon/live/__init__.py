@@ -1,1 +1,1 @@
-"""Live sources of carbon intensity, and what is known of a grid from them."""
+"""Live sources of carbon intensity, and the outlook on a grid that they give."""

@@ -1,4 +1,4 @@
-"""The live source that is asked for, its secrets from the environment."""
+"""Creation of the configured live source, with its secrets from the environment."""
 
 import os
 from dataclasses import dataclass
@@ -19,12 +19,13 @@ SERVICES: tuple[Service, ...] = get_args(Service)
 
 @dataclass(frozen=True)
 class SourceSettings:
-    """A live source.
+    """Settings of a live source.
 
     Attributes:
-        zone: the service's own name for it.
-        url: its address; default its public one.
-        kind: of the figures; a service that gives another is refused.
+        service: name of the service.
+        zone: the service's own name for the zone; None if unset, which only "uk" accepts.
+        url: base URL of the service; None means its public URL.
+        kind: required kind of intensity; a service of another kind is refused.
     """
 
     service: Service
@@ -34,43 +35,48 @@ class SourceSettings:
 
 
 def make_source(asked: SourceSettings) -> Source:
-    """The source.
+    """Create the live source for these settings.
 
     Raises:
-        ConfigError: a zone, an address or a secret is missing, or the service gives no such
-            kind of figure.
+        ConfigError: the zone, the URL or a secret is missing, or the service gives another kind
+            of intensity.
     """
     if asked.kind.signal not in SIGNALS or asked.kind.scope not in SCOPES:
-        raise ConfigError(f"intensity {asked.kind}: one of {SIGNALS} and one of {SCOPES}")
-    source = _made(asked)
+        raise ConfigError(
+            f"intensity {asked.kind}: give --intensity-signal {' or '.join(SIGNALS)}, and "
+            f"--intensity-scope {' or '.join(SCOPES)}"
+        )
+    source = _create(asked)
     if source.kind != asked.kind:
         raise ConfigError(
-            f"--intensity {asked.service} gives {source.kind} intensity, not {asked.kind}; say so "
-            f"with --intensity-signal {source.kind.signal} --intensity-scope {source.kind.scope}"
+            f"--intensity {asked.service} gives {source.kind} intensity, not {asked.kind}; accept "
+            f"it with --intensity-signal {source.kind.signal} --intensity-scope {source.kind.scope}"
         )
     return source
 
 
-def _made(asked: SourceSettings) -> Source:
-    if asked.service == "uk":
-        return CarbonIntensityUk(asked.zone or "GB", asked.url or uk.URL)
-    if asked.zone is None:
-        raise ConfigError(f"--intensity {asked.service}: name the zone with --zone")
-    if asked.service == "electricity-maps":
+def _create(settings: SourceSettings) -> Source:
+    if settings.service == "uk":
+        return CarbonIntensityUk(settings.zone or "GB", settings.url or uk.URL)
+    if settings.zone is None:
+        raise ConfigError(f"--intensity {settings.service}: name the zone with --zone")
+    if settings.service == "electricity-maps":
         token = _secret(electricity_maps.TOKEN_VARIABLE)
         return ElectricityMaps(
-            asked.zone, asked.kind.scope, token, asked.url or electricity_maps.URL
+            settings.zone, settings.kind.scope, token, settings.url or electricity_maps.URL
         )
-    if asked.service == "watttime":
+    if settings.service == "watttime":
         user, password = _secret(watttime.USER_VARIABLE), _secret(watttime.PASSWORD_VARIABLE)
-        return WattTime(asked.zone, user, password, asked.url or watttime.URL)
-    if asked.url is None:
+        return WattTime(settings.zone, user, password, settings.url or watttime.URL)
+    if settings.url is None:
         raise ConfigError("--intensity carbon-aware: give the endpoint with --intensity-url")
-    return CarbonAware(asked.zone, asked.kind, asked.url)
+    return CarbonAware(settings.zone, settings.kind, settings.url)
 
 
 def _secret(variable: str) -> str:
-    found = os.environ.get(variable, "").strip()
-    if not found:
-        raise ConfigError(f"set the environment variable {variable}")
-    return found
+    secret = os.environ.get(variable, "").strip()
+    if not secret:
+        raise ConfigError(
+            f"environment variable {variable} is missing; set it to the service's secret"
+        )
+    return secret

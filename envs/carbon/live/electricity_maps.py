@@ -1,4 +1,4 @@
-"""Electricity Maps, API v3 (https://app.electricitymaps.com/docs)."""
+"""Carbon intensity from Electricity Maps, API v3 (https://app.electricitymaps.com/docs)."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -14,11 +14,16 @@ TOKEN_VARIABLE = "SPROUT_ELECTRICITY_MAPS_TOKEN"  # noqa: S105
 
 
 class ElectricityMaps:
-    """Average intensity, hourly; direct or over the plants' life, as asked.
+    """Average intensity of a zone by hours, direct or lifecycle.
 
-    Where a service is not told a zone, or knows none by the name, it may answer for the place
-    that the question came from. So that is asked not to be done, and the answer's zone and
-    kind are compared with what was asked for.
+    Without a zone, or with an unknown one, the service may answer for the caller's own location.
+    Each request therefore disables that lookup, and each answer's zone and kind are checked.
+
+    Args:
+        zone: the service's name for the zone.
+        scope: "direct" or "lifecycle".
+        token: secret API token.
+        url: base URL of the service.
     """
 
     name = "Electricity Maps"
@@ -32,55 +37,64 @@ class ElectricityMaps:
         self._fetcher = Fetcher()
 
     def readings(self, since: float, now: float) -> list[Point]:
-        """See `Source`; the service keeps the last 24 hours at hand."""
-        where, answer = self._ask("latest")
+        """Return readings as in `Source.readings`; the service keeps only the last 24 hours."""
+        where, answer = self._get("latest")
         latest = self._point(where, answer)
         if latest.start <= since:
             return [latest]
-        # What is known of the present must not wait for the past; that is asked for again.
+        # A failure of the history must not withhold the present; the next call asks again.
         with suppress(FetchError):
-            where, answer = self._ask("history")
+            where, answer = self._get("history")
             rows = [row for row in rows_of(where, answer, "history") if _has_value(row)]
             past = [self._point(where, row) for row in rows]
             return [*(p for p in past if p.start >= since), latest]
         return [latest]
 
     def forecast(self, now: float) -> list[Point]:
-        """See `Source`."""
-        where, answer = self._ask("forecast")
-        self._check(where, answer, whole=False)
+        """Return the zone's forecast, as in `Source.forecast`."""
+        where, answer = self._get("forecast")
+        self._check(where, answer, scope_required=False)
         return [
             point(where, row.get("datetime"), HOUR_SECONDS, row.get("carbonIntensity"), "forecast")
             for row in rows_of(where, answer, "forecast")
             if _has_value(row)
         ]
 
-    def _ask(self, what: str) -> tuple[str, Any]:
-        asked = {
+    def _get(self, endpoint: str) -> tuple[str, Any]:
+        """Return the URL without secrets, for messages, and the parsed answer."""
+        parameters = {
             "zone": self.zone,
             "emissionFactorType": self.kind.scope,
             "disableCallerLookup": "true",
         }
-        url = f"{self._url}/v3/carbon-intensity/{what}"
-        body = self._fetcher.get(f"{url}?{urlencode(asked)}", {"auth-token": self._token})
+        url = f"{self._url}/v3/carbon-intensity/{endpoint}"
+        body = self._fetcher.get(f"{url}?{urlencode(parameters)}", {"auth-token": self._token})
         where = self._fetcher.shown(url)
         return where, parse_json(where, body)
 
     def _point(self, where: str, row: Any) -> Point:
-        self._check(where, row, whole=True)
+        self._check(where, row, scope_required=True)
         method = "estimated" if row.get("isEstimated") else "measured"
         return point(where, row.get("datetime"), HOUR_SECONDS, row.get("carbonIntensity"), method)
 
-    def _check(self, where: str, answer: Any, *, whole: bool) -> None:
+    def _check(self, where: str, answer: Any, *, scope_required: bool) -> None:
+        """Raise MalformedError unless the answer is for the requested zone and scope.
+
+        Args:
+            scope_required: whether an answer that does not state its scope is refused.
+        """
         if not isinstance(answer, Mapping):
-            raise MalformedError(f"{where}: the answer is no object")
+            raise MalformedError(f"{where}: the answer is not a JSON object")
         if answer.get("zone") != self.zone:
             raise MalformedError(
                 f"{where}: asked for zone {self.zone}, answered for {str(answer.get('zone'))[:40]}"
             )
-        kind = answer.get("emissionFactorType", None if whole else self.kind.scope)
-        if kind != self.kind.scope:
-            raise MalformedError(f"{where}: asked for {self.kind.scope}, answered {str(kind)[:40]}")
+        default = None if scope_required else self.kind.scope
+        scope = answer.get("emissionFactorType", default)
+        if scope != self.kind.scope:
+            raise MalformedError(
+                f"{where}: asked for {self.kind.scope}, answered {str(scope)[:40]}"
+            )
 
 
 def _has_value(row: Mapping[str, Any]) -> bool:

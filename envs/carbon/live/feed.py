@@ -1,4 +1,4 @@
-"""Keeps an outlook up to date from a live source, in a thread of its own."""
+"""A thread that keeps an outlook up to date from a live source."""
 
 import logging
 import random
@@ -14,14 +14,14 @@ from envs.carbon.live.outlook import open_outlook
 from envs.carbon.live.source import MalformedError, Point, Source
 from envs.http_client import FetchError
 
-# Between tries that fail: doubling, with jitter, so that replicas do not ask all at once.
+# Wait after a failed try: doubling, with jitter, so that replicas do not ask all at once.
 FIRST_SECONDS, LONGEST_SECONDS = 5.0, 600.0
-# What a refusal (401, 403, 404) needs is a person.
+# Least wait after a refusal (401, 403, 404), which only a person can resolve.
 REFUSED_SECONDS = 600.0
 FORECAST_SECONDS = HOUR_SECONDS
-# After a span's end services need a while to publish the next.
+# Services publish a value some time after its period's end: fixed and random part of the wait.
 LATE_SECONDS, SPREAD_SECONDS = 20.0, 40.0
-# However long a service asks to be left alone.
+# Longest wait that a service can impose with Retry-After.
 MOST_RETRY_AFTER_SECONDS = 6 * HOUR_SECONDS
 CLOSE_SECONDS = 2.0
 Count = Callable[[str, str], None]
@@ -29,18 +29,25 @@ log = logging.getLogger("sprout")
 
 
 class _NothingNewError(FetchError):
-    """The source has no reading of now yet."""
+    """The source has no reading for the present yet."""
 
 
 class Feed(threading.Thread):
-    """Asks when a reading is due, not before; writes what is known to a file.
+    """Thread that asks a source whenever a reading is due, and writes the outlook to a file.
 
-    What the file knew of the same zone and kind is where it begins: the last reading outlives
-    restarts, and ages.
+    The feed starts from the file's outlook if that is of the same service, zone and kind. So the
+    last reading survives restarts, and ages.
 
     Args:
-        count: called with ("readings" or "forecast", how it went) after each try.
-        now: the clock; Unix seconds.
+        source: service to ask.
+        path: path of the cached outlook.
+        mean_g_per_kwh: mean of the zone's year, gCO2e/kWh.
+        count: called after each try with "readings" or "forecast", and the result.
+        now: clock; returns Unix seconds.
+        first_seconds: wait after the first failure, s.
+
+    Attributes:
+        outlook: the current outlook.
     """
 
     def __init__(
@@ -66,8 +73,8 @@ class Feed(threading.Thread):
         self.outlook = open_outlook(source, path, mean_g_per_kwh)
 
     def run(self) -> None:
-        """Until `close`."""
-        self._keep()
+        """Ask the source again and again until `close` is called."""
+        self._store()
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(FetchError),
             stop=tenacity.stop_when_event_set(self._ended),
@@ -80,103 +87,111 @@ class Feed(threading.Thread):
             except tenacity.RetryError:
                 return
             except Exception:
-                # Whatever a source does, what is known stays and ages.
-                log.exception("the source of carbon intensity failed; it is asked again")
+                # Whatever a source does, the current outlook stays, and ages.
+                log.exception("the source of carbon intensity failed; it will be asked again")
                 self._ended.wait(LONGEST_SECONDS)
                 continue
             self._ended.wait(self.due_seconds())
 
     def close(self) -> None:
-        """End; an answer that is under way is waited for, but not for long."""
+        """End the thread; wait at most `CLOSE_SECONDS` for an answer in flight."""
         self._ended.set()
         if self.is_alive():
             self.join(CLOSE_SECONDS)
 
     def once(self) -> None:
-        """Ask for readings, and for a forecast where one is due; keep what came.
+        """Fetch new readings, and a forecast if one is due, and store them.
 
         Raises:
-            FetchError: there is nothing new of now, for whatever reason.
+            FetchError: readings cannot be fetched, or there is still no value for the present.
         """
         if self._ended.is_set():
             return
         now = self._now()
         if now >= self._forecast_due:
-            self._ask_forecast(now)
-        last = self.outlook.readings[-1].end if self.outlook.readings else 0.0
-        since = max(last, now - RECENT_HOURS * HOUR_SECONDS)
-        found = self._asked("readings", lambda: self._source.readings(since, now))
-        self._keep(readings=found)
+            self._update_forecast(now)
+        last_end = self.outlook.readings[-1].end if self.outlook.readings else 0.0
+        since = max(last_end, now - RECENT_HOURS * HOUR_SECONDS)
+        readings = self._fetch("readings", lambda: self._source.readings(since, now))
+        self._store(readings=readings)
         if self.outlook.reading(self._now(), 0.0).step not in ("live", "forecast"):
-            raise _NothingNewError(f"{self._source.name}: no reading of now yet")
+            raise _NothingNewError(f"{self._source.name}: no reading for the present yet")
 
     def due_seconds(self) -> float:
-        """How long what is known will do."""
+        """Return the time until the source should be asked again, s."""
         now = self._now()
         reading = self.outlook.reading(now, 0.0)
         ends = [p.end for p in (*self.outlook.readings, *self.outlook.forecasts) if p.end > now]
         wait = min(ends, default=now) - now if reading.step == "live" else 0.0
-        # Services that publish late are asked once a span, when the next one may be there.
-        span = self.outlook.readings[-1].seconds if self.outlook.readings else FORECAST_SECONDS
-        spread = min(SPREAD_SECONDS, span / 10)
-        late = min(LATE_SECONDS, span / 10)
-        return max(wait, min(span, 300.0) / 2) + late + random.uniform(0, spread)
+        # A service that publishes late is asked once per period, when the next value may be ready.
+        period = self.outlook.readings[-1].seconds if self.outlook.readings else FORECAST_SECONDS
+        spread = min(SPREAD_SECONDS, period / 10)
+        late = min(LATE_SECONDS, period / 10)
+        return max(wait, min(period, 300.0) / 2) + late + random.uniform(0, spread)
 
-    def _ask_forecast(self, now: float) -> None:
+    def _update_forecast(self, now: float) -> None:
         try:
-            found = self._asked("forecast", lambda: self._source.forecast(now))
+            forecasts = self._fetch("forecast", lambda: self._source.forecast(now))
         except FetchError as error:
-            wait = max(LONGEST_SECONDS, _asked_to_wait(error))
+            wait = max(LONGEST_SECONDS, _retry_after(error))
             self._forecast_due = now + (FORECAST_SECONDS if _refused(error) else wait)
             return
         self._forecast_due = now + FORECAST_SECONDS
-        self._keep(forecasts=found)
+        self._store(forecasts=forecasts)
 
-    def _asked(self, what: str, ask: Callable[[], list[Point]]) -> list[Point]:
+    def _fetch(self, what: str, fetch: Callable[[], list[Point]]) -> list[Point]:
+        """Return the fetched points; count and log the result."""
         try:
-            found = ask()
+            points = fetch()
         except FetchError as error:
             result = "malformed" if isinstance(error, MalformedError) else "unreachable"
             result = str(error.status) if error.status else result
             self._count(what, result)
-            self._tell(what, result, str(error))
+            self._report(what, result, str(error))
             raise
         self._count(what, "ok")
-        self._tell(what)
-        return found
+        self._report(what)
+        return points
 
-    def _keep(
+    def _store(
         self, readings: list[Point] | None = None, forecasts: list[Point] | None = None
     ) -> None:
         self.outlook = self.outlook.with_points(self._now(), readings or (), forecasts)
         try:
             self.outlook.write(self._path)
         except OSError as error:
-            self._tell("file", str(error.errno), f"{self._path}: {error.strerror}")
+            self._report("file", str(error.errno), f"{self._path}: {error.strerror}")
         else:
-            self._tell("file")
+            self._report("file")
 
-    def _tell(self, what: str, kind: str | None = None, problem: str = "") -> None:
-        """Say what goes wrong, and that it is over; a kind of problem once, whenever it was."""
+    def _report(self, what: str, kind: str | None = None, problem: str = "") -> None:
+        """Log a problem when its kind changes, and log its end; do not repeat a lasting problem.
+
+        Args:
+            what: "readings", "forecast" or "file".
+            kind: kind of the problem; None if there is none.
+            problem: description for the log.
+        """
         if kind == self._problems.get(what):
             return
         self._problems[what] = kind
         if kind is not None:
-            log.error("%s of carbon intensity: %s; the next best is used", what, problem)
+            log.error("carbon intensity, %s: %s; the next best value is used", what, problem)
         else:
-            log.warning("%s of carbon intensity: all is well again", what)
+            log.warning("carbon intensity, %s: the problem is over", what)
 
     def _patience(self, state: tenacity.RetryCallState) -> float:
+        """Return the wait before the next try, s."""
         error = state.outcome.exception() if state.outcome is not None else None
         wait = self._backoff(state)
         if isinstance(error, FetchError):
-            wait = max(wait, _asked_to_wait(error))
+            wait = max(wait, _retry_after(error))
             if _refused(error):
                 wait = max(wait, REFUSED_SECONDS)
         return wait
 
 
-def _asked_to_wait(error: FetchError) -> float:
+def _retry_after(error: FetchError) -> float:
     return min(error.retry_after_seconds or 0.0, MOST_RETRY_AFTER_SECONDS)
 
 

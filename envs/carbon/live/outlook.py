@@ -1,4 +1,4 @@
-"""What is known of a grid from a live source: what was, what is foretold, and the year's mean."""
+"""Outlook on a grid's carbon intensity: past readings, forecasts and the yearly mean."""
 
 import json
 import os
@@ -26,16 +26,21 @@ _KEPT_SECONDS = (RECENT_HOURS + 2) * HOUR_SECONDS
 
 @dataclass(frozen=True)
 class Outlook:
-    """Points of a zone, and the chain of what is said of the present.
+    """Intensities of one zone, and the choice among them for the present.
 
-    live: a reading of now, or one so young that the service has none that is newer; else
-    forecast: what was foretold for now; else last_known: the last reading, aged, until it is
-    too old; else yearly_mean.
+    The current intensity is the first available of four steps:
+    live: a reading of now, or one so recent that the service has no newer reading;
+    forecast: the prediction for now;
+    last_known: the last reading, with its age, until it is too old;
+    yearly_mean: the stated mean.
 
     Attributes:
-        mean_g_per_kwh: of the zone's year, as the operator states it.
-        live_seconds: see `Source`.
-        readings, forecasts: by start; the ones do not overlap, nor do the others.
+        zone: name of the grid.
+        kind: kind of all figures.
+        source: name of the service.
+        mean_g_per_kwh: mean of the zone's year, as the operator states it, gCO2e/kWh.
+        live_seconds: time after its start for which a reading counts as current, s.
+        readings, forecasts: points ordered by start, without overlaps within each tuple.
     """
 
     zone: str
@@ -49,37 +54,51 @@ class Outlook:
     def with_points(
         self, now: float, readings: Iterable[Point] = (), forecasts: Iterable[Point] | None = None
     ) -> "Outlook":
-        """With what a source has said: readings add to those before, a forecast replaces."""
-        kept = {p.start: p for p in (*self.readings, *readings) if p.end > now - _KEPT_SECONDS}
-        # A value of a span that has hardly begun is none that was measured.
-        past = tuple(kept[start] for start in sorted(kept) if start <= now)
-        told = self.forecasts if forecasts is None else tuple(forecasts)
-        coming = sorted((p for p in told if p.end > now), key=lambda p: p.start)
+        """Return the outlook with a source's new points and without outdated ones.
+
+        Args:
+            now: Unix seconds.
+            readings: added to the present readings.
+            forecasts: replace the present forecasts; None keeps them.
+        """
+        known = {p.start: p for p in (*self.readings, *readings) if p.end > now - _KEPT_SECONDS}
+        # A period that has not begun cannot have been measured.
+        past = tuple(known[start] for start in sorted(known) if start <= now)
+        predicted = self.forecasts if forecasts is None else tuple(forecasts)
+        coming = sorted((p for p in predicted if p.end > now), key=lambda p: p.start)
         return replace(self, readings=past, forecasts=tuple(coming))
 
     def reading(self, now: float, max_age_seconds: float) -> CarbonReading:
-        """What is said of now; never raises."""
+        """Return the best available intensity for `now` (Unix seconds); never raise.
+
+        Args:
+            max_age_seconds: age up to which the last reading is used rather than the mean, s.
+        """
         last = next((p for p in reversed(self.readings) if p.start <= now), None)
         if last is not None and now < max(last.end, last.start + self.live_seconds):
-            return self._said(last, "live", now)
-        told = next((p for p in self.forecasts if p.start <= now < p.end), None)
-        if told is not None:
-            return self._said(told, "forecast", now)
+            return self._carbon_reading(last, "live", now)
+        predicted = next((p for p in self.forecasts if p.start <= now < p.end), None)
+        if predicted is not None:
+            return self._carbon_reading(predicted, "forecast", now)
         if last is not None and now - last.end <= max_age_seconds:
-            return self._said(last, "last_known", now)
-        begun = last if last is not None else Point(now, 0.0, 0.0, "mean")
-        mean = replace(begun, g_per_kwh=self.mean_g_per_kwh, method="mean")
-        return self._said(mean, "yearly_mean", now)
+            return self._carbon_reading(last, "last_known", now)
+        base = last if last is not None else Point(now, 0.0, 0.0, "mean")
+        mean = replace(base, g_per_kwh=self.mean_g_per_kwh, method="mean")
+        return self._carbon_reading(mean, "yearly_mean", now)
 
     def places(self, reading: CarbonReading) -> tuple[float, float]:
-        """A reading's place in the trailing day's range, and among the coming day's values."""
+        """Return a reading's place in the trailing day's range, and among the coming day's values.
+
+        The first is 0 for the lowest and 1 for the highest intensity; the second is the fraction
+        of the coming values that are cleaner. Either may be `UNKNOWN_PLACE`.
+        """
         if reading.step == "yearly_mean":
             return UNKNOWN_PLACE, UNKNOWN_PLACE
-        begun, now = reading.time, reading.time + reading.age_seconds
+        start, now = reading.time, reading.time + reading.age_seconds
         recent = [
             p.g_per_kwh
             for p in self.readings
-            if begun - RECENT_HOURS * HOUR_SECONDS < p.start <= begun
+            if start - RECENT_HOURS * HOUR_SECONDS < p.start <= start
         ]
         recent.append(reading.g_per_kwh)
         low, high = min(recent), max(recent)
@@ -87,13 +106,13 @@ class Outlook:
         coming = [
             p.g_per_kwh
             for p in self.forecasts
-            if max(begun, now) < p.start <= now + COMING_HOURS * HOUR_SECONDS
+            if max(start, now) < p.start <= now + COMING_HOURS * HOUR_SECONDS
         ]
         cleaner = sum(value < reading.g_per_kwh for value in coming)
         return place, cleaner / len(coming) if coming else UNKNOWN_PLACE
 
     def write(self, path: Path) -> None:
-        """Write as JSON, in one step."""
+        """Write the outlook as JSON; the file is replaced atomically."""
         content = {
             "schema": SCHEMA,
             "zone": self.zone,
@@ -109,7 +128,7 @@ class Outlook:
         draft.write_text(json.dumps(content), encoding="utf-8")
         draft.replace(path)
 
-    def _said(self, point: Point, step: Step, now: float) -> CarbonReading:
+    def _carbon_reading(self, point: Point, step: Step, now: float) -> CarbonReading:
         return CarbonReading(
             g_per_kwh=point.g_per_kwh,
             time=point.start,
@@ -124,7 +143,7 @@ class Outlook:
 
 
 def read_outlook(path: Path) -> Outlook:
-    """Read what `Outlook.write` wrote.
+    """Read a file written by `Outlook.write`.
 
     Raises:
         DataError: the file is missing or damaged.
@@ -132,7 +151,7 @@ def read_outlook(path: Path) -> Outlook:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["schema"] != SCHEMA:
-            raise ValueError(f"schema {content['schema']}")
+            raise ValueError(f"schema is {content['schema']}, not {SCHEMA}")
         return Outlook(
             str(content["zone"]),
             Kind(str(content["signal"]), str(content["scope"])),
@@ -143,20 +162,26 @@ def read_outlook(path: Path) -> Outlook:
             tuple(_point(path, row) for row in content["forecasts"]),
         )
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        found = f"cannot be read ({type(error).__name__}: {error})"
-        raise DataError(path, found, "delete it; it is made anew") from error
+        problem = f"cannot be read ({type(error).__name__}: {error})"
+        raise DataError(path, problem, "delete it; it is created again") from error
 
 
 def open_outlook(source: Source, path: Path, mean_g_per_kwh: float) -> Outlook:
-    """What the file knows, where it is of the same source, zone and kind; else nothing."""
+    """Return the outlook in a file, or an empty one.
+
+    The file counts only if it can be read and is of the same service, zone and kind.
+
+    Args:
+        mean_g_per_kwh: mean of the zone's year, gCO2e/kWh; replaces the mean in the file.
+    """
     empty = Outlook(source.zone, source.kind, source.name, mean_g_per_kwh, source.live_seconds)
     try:
-        kept = read_outlook(path)
+        stored = read_outlook(path)
     except SproutError:
         return empty
-    if (kept.zone, kept.kind, kept.source) != (empty.zone, empty.kind, empty.source):
+    if (stored.zone, stored.kind, stored.source) != (empty.zone, empty.kind, empty.source):
         return empty
-    return replace(empty, readings=kept.readings, forecasts=kept.forecasts)
+    return replace(empty, readings=stored.readings, forecasts=stored.forecasts)
 
 
 def _row(point: Point) -> list[Any]:

@@ -1,4 +1,4 @@
-"""What a live source of carbon intensity gives, and how its answers are read strictly."""
+"""Interface of live sources of carbon intensity, and strict parsing of their answers."""
 
 import json
 import math
@@ -15,11 +15,12 @@ from envs.plausible import check_intensity
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """Intensity over a span of time.
+    """Carbon intensity over a period of time.
 
     Attributes:
-        start: Unix seconds UTC.
-        seconds: for how long it holds.
+        start: start of the period, Unix seconds UTC.
+        seconds: length of the period, s.
+        g_per_kwh: intensity, gCO2e/kWh.
         method: "measured", "estimated" or "forecast".
     """
 
@@ -30,16 +31,18 @@ class Point:
 
     @property
     def end(self) -> float:
-        """Unix seconds."""
+        """End of the period, Unix seconds."""
         return self.start + self.seconds
 
 
 class Source(Protocol):
-    """A service that knows a grid's intensity.
+    """A service that publishes a grid's carbon intensity.
 
     Attributes:
-        kind: average or marginal, direct or lifecycle: of all that it gives.
-        live_seconds: for so long after its start a reading counts as the present: services
+        name: name of the service.
+        zone: the service's name for the grid.
+        kind: kind of all its figures: average or marginal, direct or lifecycle.
+        live_seconds: time after its start for which a reading counts as current, s; services
             publish late.
     """
 
@@ -49,34 +52,47 @@ class Source(Protocol):
     live_seconds: float
 
     def readings(self, since: float, now: float) -> list[Point]:
-        """What has been since a time, as far as the service knows; may have gaps.
+        """Return the service's readings between two times (Unix seconds); they may have gaps.
 
         Raises:
-            FetchError: no answer, a refusal, or an answer that cannot be read.
+            FetchError: the service does not answer, refuses, or its answer cannot be parsed.
         """
 
     def forecast(self, now: float) -> list[Point]:
-        """What is to come; empty where the service foretells nothing. Raises like `readings`."""
+        """Return predictions from `now` (Unix seconds) on; empty if the service has none.
+
+        Raises:
+            FetchError: the service does not answer, refuses, or its answer cannot be parsed.
+        """
 
 
 class MalformedError(FetchError):
-    """An answer came, but it is not what the service's documentation says."""
+    """An answer deviates from the service's documentation."""
 
 
 def parse_json(where: str, body: bytes) -> Any:
-    """JSON of an answer.
+    """Parse an answer as JSON.
+
+    Args:
+        where: URL without secrets, for the message.
+        body: body of the answer.
 
     Raises:
-        MalformedError: it is none.
+        MalformedError: the answer is not JSON.
     """
     try:
         return json.loads(body)
     except ValueError as error:
-        raise MalformedError(f"{where}: the answer is no JSON") from error
+        raise MalformedError(f"{where}: the answer is not JSON") from error
 
 
 def rows_of(where: str, answer: Any, *path: str) -> list[Mapping[str, Any]]:
-    """The list of objects at a path of keys; the answer itself where there is none.
+    """Return the list of objects at a path of keys.
+
+    Args:
+        where: URL without secrets, for the message.
+        answer: parsed JSON.
+        path: keys from the top of the answer to the list; empty if the answer is the list.
 
     Raises:
         MalformedError: there is no such list.
@@ -84,30 +100,37 @@ def rows_of(where: str, answer: Any, *path: str) -> list[Mapping[str, Any]]:
     for key in path:
         answer = answer.get(key) if isinstance(answer, Mapping) else None
     if not isinstance(answer, list) or not all(isinstance(row, Mapping) for row in answer):
-        raise MalformedError(f"{where}: no list at {'.'.join(path) or 'the top'}")
+        raise MalformedError(f"{where}: no list of objects at {'.'.join(path) or 'the top'}")
     return answer
 
 
 def point(
     where: str, start: object, seconds: float, value: object, method: str, scale: float = 1.0
 ) -> Point:
-    """A point of an answer.
+    """Return the point that an answer's fields describe.
 
     Args:
-        start: ISO 8601 with its offset.
-        value: number; times `scale` it is gCO2e/kWh.
+        where: URL without secrets, for the message.
+        start: start of the period, ISO 8601 with a UTC offset.
+        seconds: length of the period, s.
+        value: number; multiplied by `scale` it is the intensity in gCO2e/kWh.
+        method: "measured", "estimated" or "forecast".
+        scale: factor from the service's unit to gCO2e/kWh.
 
     Raises:
-        MalformedError: no time, or no number that a grid can have.
+        MalformedError: the start is not such a time, or the value is not an intensity that a grid
+            can have.
     """
     try:
         moment = datetime.fromisoformat(str(start))
         if moment.tzinfo is None:
-            raise ValueError("no offset")
+            raise ValueError("no UTC offset")
     except ValueError as error:
-        raise MalformedError(f"{where}: {str(start)[:40]!r} is no time") from error
+        raise MalformedError(
+            f"{where}: {str(start)[:40]!r} is not an ISO 8601 time with a UTC offset"
+        ) from error
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise MalformedError(f"{where}: intensity {str(value)[:40]!r} is no number")
+        raise MalformedError(f"{where}: intensity {str(value)[:40]!r} is not a number")
     try:
         check_intensity(value * scale, where)
     except UnitError as error:
@@ -116,5 +139,5 @@ def point(
 
 
 def iso_utc(seconds: float) -> str:
-    """Unix seconds as ISO 8601 with a Z, to the second."""
+    """Return Unix seconds as ISO 8601 in UTC with a Z, to the second."""
     return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

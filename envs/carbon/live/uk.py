@@ -1,4 +1,6 @@
-"""Great Britain's Carbon Intensity API (https://carbon-intensity.github.io/api-definitions)."""
+"""Carbon intensity of Great Britain from the Carbon Intensity API
+(https://carbon-intensity.github.io/api-definitions).
+"""
 
 from typing import Any
 
@@ -13,19 +15,21 @@ REGIONS = 17
 
 
 class CarbonIntensityUk:
-    """Average direct intensity by half hours; of Great Britain, or a region's forecast.
+    """Average direct intensity of Great Britain by half hours, or the forecast of a region.
 
-    Its factors of wind, sun and nuclear power are 0: what plants emit while they run.
+    The service counts wind, solar and nuclear power as 0, so its figures are the direct emissions
+    of running plants.
 
     Args:
         zone: "GB", or "GB-1" to "GB-17" for a region; regions have no measured values.
+        url: base URL of the service.
 
     Raises:
-        ConfigError: no such zone.
+        ConfigError: the zone is unknown.
     """
 
     name = "Carbon Intensity API (GB)"
-    # The last half hour's value comes some minutes after it has ended.
+    # The service publishes a half hour's value some minutes after its end.
     live_seconds = 2.5 * PERIOD_SECONDS
 
     def __init__(self, zone: str = "GB", url: str = URL) -> None:
@@ -40,40 +44,48 @@ class CarbonIntensityUk:
         self._fetcher = Fetcher()
 
     def readings(self, since: float, now: float) -> list[Point]:
-        """See `Source`."""
+        """Return readings as in `Source.readings`; empty for a region."""
         if self._region:
             return []
         url = f"{self._url}/intensity/{iso(since)}/{iso(now)}"
-        where, answer = self._ask(url)
+        where, answer = self._get(url)
         return [
             point(where, row.get("from"), PERIOD_SECONDS, actual, "measured")
             for row in rows_of(where, answer, "data")
-            if (actual := _of(where, row, "actual")) is not None
+            if (actual := _intensity(where, row, "actual")) is not None
         ]
 
     def forecast(self, now: float) -> list[Point]:
-        """See `Source`."""
+        """Return the forecast of the coming 24 hours, as in `Source.forecast`."""
         regional = f"/regional/intensity/{iso(now)}/fw24h/regionid/{self._region}"
         path = regional if self._region else f"/intensity/{iso(now)}/fw24h"
         url = self._url + path
-        where, answer = self._ask(url)
+        where, answer = self._get(url)
         if self._region:
             inner = answer.get("data") if isinstance(answer, dict) else None
-            # An object in some answers, a list of one in others.
+            # The data are an object in some answers, and a list of one object in others.
             answer = inner[0] if isinstance(inner, list) and inner else inner
         return [
-            point(where, row.get("from"), PERIOD_SECONDS, _of(where, row, "forecast"), "forecast")
+            point(
+                where,
+                row.get("from"),
+                PERIOD_SECONDS,
+                _intensity(where, row, "forecast"),
+                "forecast",
+            )
             for row in rows_of(where, answer, "data")
-            if _of(where, row, "forecast") is not None
+            if _intensity(where, row, "forecast") is not None
         ]
 
-    def _ask(self, url: str) -> tuple[str, Any]:
+    def _get(self, url: str) -> tuple[str, Any]:
+        """Return the URL without secrets, for messages, and the parsed answer."""
         where = self._fetcher.shown(url)
         return where, parse_json(where, self._fetcher.get(url, {"Accept": "application/json"}))
 
 
-def _of(where: str, row: Any, name: str) -> Any:
+def _intensity(where: str, row: Any, name: str) -> Any:
+    """Return a row's "actual" or "forecast" intensity; None if the service has no value."""
     intensity = row.get("intensity")
     if not isinstance(intensity, dict):
-        raise MalformedError(f"{where}: a row without intensity")
+        raise MalformedError(f"{where}: a row has no intensity")
     return intensity.get(name)

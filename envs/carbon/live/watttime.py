@@ -1,4 +1,4 @@
-"""WattTime, API v3 (https://docs.watttime.org): marginal intensity."""
+"""Marginal carbon intensity from WattTime, API v3 (https://docs.watttime.org)."""
 
 import time
 from typing import Any
@@ -11,18 +11,22 @@ from envs.http_client import Fetcher, FetchError, basic_auth
 URL = "https://api.watttime.org"
 USER_VARIABLE, PASSWORD_VARIABLE = "SPROUT_WATTTIME_USER", "SPROUT_WATTTIME_PASSWORD"
 SIGNAL, UNITS = "co2_moer", "lbs_co2_per_mwh"
-# Avoirdupois pounds (exactly 0.45359237 kg) a MWh, in g a kWh.
+# Avoirdupois pounds (exactly 0.45359237 kg) per MWh, in g per kWh.
 G_PER_KWH_OF_LB_PER_MWH = 0.45359237
 PERIOD_SECONDS = 300.0
-# Tokens last 30 minutes.
+# Tokens last 30 minutes; each is renewed before that.
 TOKEN_SECONDS = 25 * 60.0
 
 
 class WattTime:
-    """Marginal operating emissions rate of a region, by five minutes.
+    """Marginal operating emissions rate of a region by five minutes.
 
-    What it gives is what one more kWh emits, which is no part of an average and must not be
-    compared with one.
+    The rate is the emissions of one more kWh. It must not be compared with an average intensity.
+
+    Args:
+        zone: WattTime's name for the region.
+        user, password: secret login.
+        url: base URL of the service.
     """
 
     name = "WattTime"
@@ -34,11 +38,12 @@ class WattTime:
         self._login = {"Authorization": basic_auth(user, password)}
         self._url = url.rstrip("/")
         self._fetcher = Fetcher()
+        # The token and the time (monotonic, s) at which it is renewed.
         self._token: tuple[str, float] | None = None
 
     def readings(self, since: float, now: float) -> list[Point]:
-        """See `Source`."""
-        where, answer = self._ask(
+        """Return the region's historical rates, as in `Source.readings`."""
+        where, answer = self._get(
             "historical", start=iso_utc(since), end=iso_utc(now), include_imputed_marker="true"
         )
         return [
@@ -48,19 +53,20 @@ class WattTime:
         ]
 
     def forecast(self, now: float) -> list[Point]:
-        """See `Source`."""
-        where, answer = self._ask("forecast", horizon_hours="24")
+        """Return the forecast of the coming 24 hours, as in `Source.forecast`."""
+        where, answer = self._get("forecast", horizon_hours="24")
         return [self._point(where, row, "forecast") for row in rows_of(where, answer, "data")]
 
-    def _ask(self, what: str, **asked: str) -> tuple[str, Any]:
-        url = f"{self._url}/v3/{what}"
-        query = urlencode({"region": self.zone, "signal_type": SIGNAL, **asked})
+    def _get(self, endpoint: str, **parameters: str) -> tuple[str, Any]:
+        """Return the URL without secrets, for messages, and the answer, whose meta is checked."""
+        url = f"{self._url}/v3/{endpoint}"
+        query = urlencode({"region": self.zone, "signal_type": SIGNAL, **parameters})
         try:
             body = self._fetcher.get(f"{url}?{query}", self._bearer())
         except FetchError as error:
             if error.status != 401:
                 raise
-            # The token has expired.
+            # The token has expired: log in again.
             self._token = None
             body = self._fetcher.get(f"{url}?{query}", self._bearer())
         where = self._fetcher.shown(url)
@@ -68,14 +74,15 @@ class WattTime:
         meta = answer.get("meta") if isinstance(answer, dict) else None
         if not isinstance(meta, dict):
             raise MalformedError(f"{where}: the answer has no meta")
-        told = {"region": self.zone, "signal_type": SIGNAL, "units": UNITS}
-        for key, right in told.items():
-            if meta.get(key) != right:
-                found = str(meta.get(key))[:40]
-                raise MalformedError(f"{where}: {key} is {found}, not {right}")
+        required = {"region": self.zone, "signal_type": SIGNAL, "units": UNITS}
+        for key, value in required.items():
+            if meta.get(key) != value:
+                actual = str(meta.get(key))[:40]
+                raise MalformedError(f"{where}: {key} is {actual}, not {value}")
         return self._fetcher.shown(url), answer
 
     def _bearer(self) -> dict[str, str]:
+        """Return the authorization header, with a new token if the current one is old."""
         if self._token is None or time.monotonic() > self._token[1]:
             url = f"{self._url}/login"
             where = self._fetcher.shown(url)

@@ -1,1 +1,1 @@
-"""Meters by device, and the choice among them."""
+"""Energy meters by device, and the choice among them."""

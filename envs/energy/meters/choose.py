@@ -1,4 +1,4 @@
-"""The best meter that a machine has for a server."""
+"""Choice of the best energy meter that a machine has for a server."""
 
 import ipaddress
 import os
@@ -16,19 +16,20 @@ from envs.errors import ConfigError, MeterError
 Kind = Literal["auto", "nvml", "amd", "soc", "rapl", "cpu", "remote"]
 # A server processor's package power divided by its cores, e.g. AMD EPYC 9654: 360 W / 96.
 DEFAULT_WATTS_PER_CORE = 3.75
-# Of a machine's own meters, those that measure.
+# The meters on the local machine that measure energy; "cpu" estimates it.
 MEASURING: tuple[Kind, ...] = ("nvml", "amd", "soc", "rapl")
 
 
 @dataclass(frozen=True)
 class MeterChoice:
-    """Which meter to use.
+    """Settings that select a meter.
 
     Attributes:
-        kind: "auto" takes the first that works of NVML, AMD's, a system on a chip's, RAPL and
-            processor time; "remote" reads what `remote` says.
-        devices: of NVML; default all that are visible.
-        watts_per_core: stated power of a busy core, for processor time.
+        kind: "auto" takes the first usable meter of NVML, AMD, system on a chip, RAPL and
+            processor time; "remote" reads the meter in `remote`.
+        devices: indices or UUIDs of NVML's GPUs; by default all visible GPUs.
+        remote: settings of the remote meter; None unless `kind` is "remote".
+        watts_per_core: stated power of a busy core for the processor-time meter, W.
     """
 
     kind: Kind = "auto"
@@ -39,7 +40,13 @@ class MeterChoice:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A meter that might be used; `make` raises MeterError, saying why it cannot."""
+    """A meter that may be usable.
+
+    Attributes:
+        kind: value of `MeterChoice.kind` that selects the meter.
+        better: requirements of the meter, for people.
+        make: creates the meter; raises MeterError with the reason if that is impossible.
+    """
 
     kind: str
     better: str
@@ -47,7 +54,7 @@ class Candidate:
 
 
 def candidates(urls: Sequence[str], wanted: MeterChoice) -> Iterator[Candidate]:
-    """Meters of servers on this machine, the best first, each with what would make it usable."""
+    """Yield the meters for servers on this machine, the best first."""
     yield Candidate(
         "nvml",
         "an NVIDIA GPU with its driver, and pip install 'sprout-rl[gpu]'",
@@ -58,35 +65,39 @@ def candidates(urls: Sequence[str], wanted: MeterChoice) -> Iterator[Candidate]:
     yield Candidate("soc", f"Apple silicon or a Jetson, {zeus}", lambda: ZeusMeter("soc"))
     yield Candidate(
         "rapl",
-        f"a processor with RAPL, leave to read /sys/class/powercap (root, or zeusd), {zeus}",
+        f"a processor with RAPL, permission to read /sys/class/powercap (root, or zeusd), {zeus}",
         lambda: ZeusMeter("rapl"),
     )
     yield Candidate(
         "cpu",
         "a server on this machine",
-        lambda: _cpu_time(urls, wanted.watts_per_core),
+        lambda: _cpu_time_meter(urls, wanted.watts_per_core),
     )
 
 
 def choose_meter(*urls: str, wanted: MeterChoice | None = None) -> Meter:
-    """The meter that is wanted, or the best there is.
+    """Return the requested meter, or the best one available.
 
     Args:
-        urls: what is metered together: the LLM server and, where it takes part, the hook.
+        urls: servers to meter together: the LLM server and, if it takes part, the hook.
+        wanted: settings of the meter; None means "auto".
 
     Raises:
-        ConfigError: no such kind of meter, or "remote" without its URL.
-        MeterError: none can be used; the server is on another machine, or nothing listens there.
+        ConfigError: the kind of meter is unknown, or it is "remote" without a URL.
+        MeterError: no meter is usable, the server is on another machine, or nothing listens at
+            its URL.
     """
     wanted = wanted or MeterChoice()
     if wanted.kind not in get_args(Kind):
-        raise ConfigError(f"meter {wanted.kind!r}: one of {', '.join(get_args(Kind))}")
+        raise ConfigError(
+            f"--meter {wanted.kind}: no such meter; give one of {', '.join(get_args(Kind))}"
+        )
     if wanted.kind == "remote":
         if wanted.remote is None:
-            raise ConfigError("meter remote: give its URL with --meter-url")
+            raise ConfigError("--meter remote: give the meter's URL with --meter-url")
         return RemoteMeter(wanted.remote)
     if wanted.kind in ("auto", "cpu"):
-        # Who names a meter knows that it is the server's.
+        # A user who names another meter knows that the meter belongs to the server.
         check_local(urls)
     problem: MeterError | None = None
     for candidate in candidates(urls, wanted):
@@ -101,21 +112,22 @@ def choose_meter(*urls: str, wanted: MeterChoice | None = None) -> Meter:
 
 
 def check_local(urls: Sequence[str]) -> None:
-    """Refuse servers whose energy cannot be read here.
+    """Refuse servers whose energy cannot be read on this machine.
 
     Raises:
-        MeterError: one is on another machine.
+        MeterError: a server is on another machine.
     """
     for url in urls:
         if not is_local(url):
             raise MeterError(
-                f"{url} is not on this machine, so its energy cannot be read here; run where the "
-                "server runs, read it by --meter remote, or state it (--joules-per-token)"
+                f"{url} is not on this machine, so its energy cannot be read here; run this "
+                "command on the server's machine, read a remote meter (--meter remote), or state "
+                "the energy (--joules-per-token)"
             )
 
 
 def is_local(url: str) -> bool:
-    """Whether a URL is on this machine."""
+    """Return whether a URL points to this machine."""
     host = urlsplit(url).hostname or ""
     if host == "localhost":
         return True
@@ -125,15 +137,15 @@ def is_local(url: str) -> bool:
         return False
 
 
-def _cpu_time(urls: Sequence[str], watts_per_core: float) -> Meter:
-    # Here: who only says which meter to use needs no psutil.
+def _cpu_time_meter(urls: Sequence[str], watts_per_core: float) -> Meter:
+    # Imported late: commands that only list the meters do not need psutil.
     from envs.energy.meters.cpu_time import CpuTimeMeter, listening_process
 
-    found = []
+    pids = []
     for url in urls:
         pid = listening_process(urlsplit(url).port or 80)
         if pid is None:
             raise MeterError(f"nothing listens at {url}; start the server first")
-        found.append(pid)
-    # Without a server's address: one that runs in this very process.
-    return CpuTimeMeter(*(found or [os.getpid()]), watts_per_core=watts_per_core)
+        pids.append(pid)
+    # Without any URL, the server runs in this process.
+    return CpuTimeMeter(*(pids or [os.getpid()]), watts_per_core=watts_per_core)

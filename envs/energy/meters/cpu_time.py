@@ -1,4 +1,4 @@
-"""Processor time of a server's processes x stated watts: an estimate, and labelled so."""
+"""Energy estimate from a server's processor time and a stated power per core."""
 
 import psutil
 
@@ -8,13 +8,20 @@ from envs.errors import MeterError
 class CpuTimeMeter:
     """Processor seconds of processes and their children, times `watts_per_core`.
 
-    Counts only while the processor works for the server: idle power is left out.
+    The counter rises only while the processor works for the server, so it leaves out idle power.
+
+    Args:
+        pids: processes of the server.
+        watts_per_core: stated power of a busy core, W.
+
+    Raises:
+        MeterError: a process does not exist, or cannot be read.
     """
 
     method = "estimated"
-    # Cores differ by as much, and memory and idle power are not in it.
+    # The power of cores differs by this much, and memory and idle power are left out.
     error_ratio = 0.5
-    # The operating system's clock tick.
+    # Length of the operating system's clock tick.
     tick_seconds = 0.01
 
     def __init__(self, *pids: int, watts_per_core: float) -> None:
@@ -23,24 +30,26 @@ class CpuTimeMeter:
         except psutil.Error as error:
             raise MeterError(f"processor time: {error}") from error
         self._watts = watts_per_core
-        self._most = 0.0
+        self._highest_seconds = 0.0
         self.devices = tuple(f"process {pid}" for pid in pids)
         self.source = f"processor time x {watts_per_core:g} W per core"
 
     def read_joules(self) -> float:
-        """J since the processes started, to the operating system's 10 ms."""
+        """Return the joules since the processes started; the resolution is 10 ms of work."""
         try:
-            tree = [(p, *p.children(recursive=True)) for p in self._processes]
-            times = [process.cpu_times() for processes in tree for process in processes]
+            trees = [(p, *p.children(recursive=True)) for p in self._processes]
+            times = [process.cpu_times() for processes in trees for process in processes]
         except psutil.Error as error:
             raise MeterError(f"processor time: the server's process is gone ({error})") from error
-        # A child that ended takes its time out of the sum; a counter must not fall.
-        self._most = max(self._most, float(sum(t.user + t.system for t in times)))
-        return self._watts * self._most
+        # The time of a child that ended leaves the sum, but a counter must not fall.
+        self._highest_seconds = max(
+            self._highest_seconds, float(sum(t.user + t.system for t in times))
+        )
+        return self._watts * self._highest_seconds
 
 
 def listening_process(port: int) -> int | None:
-    """The process that listens on a local TCP port, or None."""
+    """Return the id of the process that listens on a local TCP port; None if there is none."""
     for process in psutil.process_iter():
         try:
             connections = process.net_connections(kind="tcp")

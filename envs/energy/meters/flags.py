@@ -1,4 +1,4 @@
-"""Which meter to use, as settings: the same flags for every command that reads one."""
+"""Command-line flags that select an energy meter, shared by every command that reads one."""
 
 from pydantic import BaseModel, Field
 
@@ -10,23 +10,34 @@ class MeterFlags(BaseModel):
     """Flags of `envs.energy.meters.choose.MeterChoice`."""
 
     meter: Kind = Field(
-        "auto", description="of the server's energy; auto takes the best there is on this machine"
+        "auto", description="meter of the server's energy; auto: the best one on this machine"
     )
-    meter_devices: str = Field("", description="GPUs for NVML: indices or UUIDs, with commas")
+    meter_devices: str = Field(
+        "", description="GPUs that NVML reads: indices or UUIDs, separated by commas"
+    )
     meter_url: str | None = Field(
-        None, pattern="^https?://", description="of a Prometheus server or an exporter's page"
+        None,
+        pattern="^https?://",
+        description="URL of a Prometheus server, or of an exporter's metrics page",
     )
     meter_query: str = Field(
-        DCGM_ENERGY, description="PromQL, or a metric of the page; all its values are summed"
+        DCGM_ENERGY,
+        description="PromQL query, or name of a metric on the page; all its values are summed",
     )
-    meter_unit: Unit = Field("mJ", description="of those values; a power is integrated")
-    meter_seconds: float = Field(15.0, gt=0, description="between scrapes of those values")
+    meter_unit: Unit = Field(
+        "mJ", description="unit of the query's values; a power is integrated over time"
+    )
+    meter_seconds: float = Field(
+        15.0, gt=0, description="seconds between scrapes of the query's values"
+    )
     watts_per_core: float = Field(
-        DEFAULT_WATTS_PER_CORE, gt=0, description="stated power of a busy core, for processor time"
+        DEFAULT_WATTS_PER_CORE,
+        gt=0,
+        description="stated power of a busy core in W, for the estimate by processor time",
     )
 
     def wanted(self) -> MeterChoice:
-        """What they ask for."""
+        """Return the flags as settings of a meter; a URL alone selects the remote meter."""
         remote = None
         if self.meter_url is not None:
             remote = RemoteSettings(

@@ -1,4 +1,4 @@
-"""NVIDIA GPUs through NVML."""
+"""Energy of NVIDIA GPUs through NVML."""
 
 import os
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any
 from envs.energy.meters.power import PowerIntegral
 from envs.errors import MeterError
 
-# Found on A100s and H100s against external meters, for the counter as for power (Yang, Adamek &
+# Error on A100s and H100s against external meters, for the counter as for power (Yang, Adamek &
 # Armour, SC24, https://arxiv.org/abs/2312.02741).
 ERROR_RATIO = 0.05
 # The counter advances every 20 to 100 ms.
@@ -16,17 +16,19 @@ POWER_SECONDS = 0.05
 
 
 class NvmlMeter:
-    """Sum over GPUs of the total-energy counter (Volta and later), else of their power over time.
+    """Summed energy of GPUs: their total-energy counters, or their power integrated over time.
 
-    NVML knows no energy of a MIG instance: a GPU that is cut into instances counts as a whole,
-    and the source says so. In a container, the GPUs are those that it was given.
+    Volta and later GPUs have the counter. NVML reports no energy for a MIG instance, so a GPU with
+    instances counts as a whole, and `source` says so. A container sees only the GPUs assigned to
+    it.
 
     Args:
         devices: NVML's indices (as nvidia-smi shows them; CUDA's are the same with
-            CUDA_DEVICE_ORDER=PCI_BUS_ID) or UUIDs; default those of CUDA_VISIBLE_DEVICES, else all.
+            CUDA_DEVICE_ORDER=PCI_BUS_ID) or UUIDs. None means those of CUDA_VISIBLE_DEVICES, or
+            all GPUs if that is unset.
 
     Raises:
-        MeterError: the package, the driver or the GPUs are not there.
+        MeterError: the package, the driver or a GPU is missing.
     """
 
     method = "measured"
@@ -40,60 +42,63 @@ class NvmlMeter:
         self._nvml: Any = pynvml
         try:
             pynvml.nvmlInit()
-            handles = self._handles(_asked() if devices is None else list(devices))
+            handles = self._handles(_visible_devices() if devices is None else list(devices))
             self.devices = tuple(self._name(handle) for handle in handles)
-            cut = sum(self._is_cut(handle) for handle in handles)
-            counting = [handle for handle in handles if self._counts(handle)]
-            self._counting = counting
-            rest = [handle for handle in handles if handle not in counting]
-            watts = (lambda: self._watts(rest)) if rest else None
-            self._integral = PowerIntegral(watts, POWER_SECONDS) if watts else None
-            self.tick_seconds = COUNTER_TICK_SECONDS if counting else POWER_SECONDS
+            partitioned = sum(self._has_mig(handle) for handle in handles)
+            counters = [handle for handle in handles if self._has_counter(handle)]
+            self._counters = counters
+            others = [handle for handle in handles if handle not in counters]
+            read_watts = (lambda: self._watts(others)) if others else None
+            self._integral = PowerIntegral(read_watts, POWER_SECONDS) if read_watts else None
+            self.tick_seconds = COUNTER_TICK_SECONDS if counters else POWER_SECONDS
         except pynvml.NVMLError as error:
             raise MeterError(f"NVML: {error}") from error
-        kinds = [f"total energy of {len(counting)}"] if counting else []
-        kinds += [f"power over time of {len(rest)}"] if rest else []
-        self.source = f"NVML {' and '.join(kinds)} GPU(s)"
-        if cut:
-            self.source += f"; {cut} of them with MIG instances, each read as a whole"
+        methods = [f"total energy of {len(counters)}"] if counters else []
+        methods += [f"power over time of {len(others)}"] if others else []
+        self.source = f"NVML {' and '.join(methods)} GPU(s)"
+        if partitioned:
+            self.source += f"; {partitioned} of them with MIG instances, each read as a whole"
 
     def read_joules(self) -> float:
-        """J used by the GPUs, each since its driver was loaded or since the meter was made."""
+        """Return the joules of all GPUs since their driver's load or since the meter's creation."""
         try:
-            # mJ
-            read = [self._nvml.nvmlDeviceGetTotalEnergyConsumption(d) for d in self._counting]
+            millijoules = [
+                self._nvml.nvmlDeviceGetTotalEnergyConsumption(handle) for handle in self._counters
+            ]
         except self._nvml.NVMLError as error:
             raise MeterError(f"NVML: {error}") from error
-        joules = float(sum(read)) / 1e3
+        joules = float(sum(millijoules)) / 1e3
         return joules + (self._integral.joules() if self._integral is not None else 0.0)
 
-    def _handles(self, asked: list[str] | None) -> list[Any]:
+    def _handles(self, names: list[str] | None) -> list[Any]:
         nvml = self._nvml
         count = nvml.nvmlDeviceGetCount()
-        if asked is None:
-            asked = [str(i) for i in range(count)]
-        found: dict[str, Any] = {}
-        for name in asked:
+        if names is None:
+            names = [str(i) for i in range(count)]
+        handles: dict[str, Any] = {}
+        for name in names:
             if name.isdigit():
                 if int(name) >= count:
-                    raise MeterError(f"NVML: no GPU {name}; there are {count}")
+                    raise MeterError(f"NVML: no GPU {name}; there are {count}, numbered from 0")
                 handle = nvml.nvmlDeviceGetHandleByIndex(int(name))
             elif name.startswith("GPU-"):
-                # As CUDA takes them, their beginning is enough.
-                every = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(count)]
-                mine = [h for h in every if self._uuid(h).startswith(name)]
-                if len(mine) != 1:
-                    raise MeterError(f"NVML: {len(mine)} GPUs {name}")
-                handle = mine[0]
+                # As in CUDA, the beginning of a UUID is enough if it is unique.
+                all_handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(count)]
+                matches = [h for h in all_handles if self._uuid(h).startswith(name)]
+                if len(matches) != 1:
+                    raise MeterError(
+                        f"NVML: {len(matches)} GPUs match {name}; give a UUID that matches one GPU"
+                    )
+                handle = matches[0]
             else:
                 handle = nvml.nvmlDeviceGetHandleByUUID(name)
                 if name.startswith("MIG-"):
                     handle = nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle)
-            # Two instances of one GPU are one device.
-            found[self._uuid(handle)] = handle
-        if not found:
-            raise MeterError("NVML: no GPU")
-        return list(found.values())
+            # Two MIG instances of one GPU are one device.
+            handles[self._uuid(handle)] = handle
+        if not handles:
+            raise MeterError("NVML: this machine has no GPU")
+        return list(handles.values())
 
     def _uuid(self, handle: Any) -> str:
         uuid = self._nvml.nvmlDeviceGetUUID(handle)
@@ -103,13 +108,13 @@ class NvmlMeter:
         name = self._nvml.nvmlDeviceGetName(handle)
         return name.decode() if isinstance(name, bytes) else str(name)
 
-    def _is_cut(self, handle: Any) -> bool:
+    def _has_mig(self, handle: Any) -> bool:
         try:
             return bool(self._nvml.nvmlDeviceGetMigMode(handle)[0])
         except self._nvml.NVMLError:
             return False
 
-    def _counts(self, handle: Any) -> bool:
+    def _has_counter(self, handle: Any) -> bool:
         try:
             return bool(self._nvml.nvmlDeviceGetTotalEnergyConsumption(handle))
         except self._nvml.NVMLError:
@@ -117,17 +122,18 @@ class NvmlMeter:
 
     def _watts(self, handles: list[Any]) -> float:
         try:
-            # mW
-            return float(sum(self._nvml.nvmlDeviceGetPowerUsage(h) for h in handles)) / 1e3
+            milliwatts = [self._nvml.nvmlDeviceGetPowerUsage(handle) for handle in handles]
         except self._nvml.NVMLError as error:
             raise MeterError(f"NVML: {error}") from error
+        return float(sum(milliwatts)) / 1e3
 
 
-def _asked() -> list[str] | None:
-    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if listed is None:
+def _visible_devices() -> list[str] | None:
+    """Return the entries of CUDA_VISIBLE_DEVICES; None if it is unset."""
+    value = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if value is None:
         return None
-    names = [part.strip() for part in listed.split(",") if part.strip()]
+    names = [part.strip() for part in value.split(",") if part.strip()]
     if not names:
-        raise MeterError("NVML: CUDA_VISIBLE_DEVICES hides all GPUs")
+        raise MeterError("NVML: CUDA_VISIBLE_DEVICES hides all GPUs; unset it or name the GPUs")
     return names
