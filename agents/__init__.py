@@ -1,6 +1,6 @@
-"""Choosing a directive: the PPO agent, the baselines, the policy bundle and its runtime.
+"""Choose a directive per request: the PPO agent, the baselines, the policy bundle and its runtime.
 
-`__all__` is the public part.
+The names in `__all__` are the public interface of this package.
 """
 
 from envs import __version__

@@ -1,10 +1,10 @@
-"""Methods that choose directives, learned or not, behind one Protocol."""
+"""Methods that choose directives, learned or not, behind one `Method` protocol."""
 
 import importlib
 
 from agents.methods.method import Method
 
-# Name -> where it is; loaded when asked for, since some need large libraries.
+# Name -> module:attribute. Imported on demand, because some methods need large libraries.
 METHODS = {
     "base": "agents.methods.simple:Base",
     "co2_opt": "agents.methods.simple:LeastCarbon",
@@ -24,11 +24,11 @@ METHODS = {
 
 
 def make_method(name: str) -> Method:
-    """The named method with its default settings.
+    """Return the named method with its default settings.
 
     Raises:
-        KeyError: there is none of that name.
+        KeyError: `name` is not in `METHODS`.
     """
     module, _, attribute = METHODS[name].partition(":")
-    made: Method = getattr(importlib.import_module(module), attribute)()
-    return made
+    method: Method = getattr(importlib.import_module(module), attribute)()
+    return method

@@ -1,4 +1,4 @@
-"""A trained policy bundle as a method."""
+"""A trained policy bundle as a comparable method."""
 
 from dataclasses import dataclass
 
@@ -13,10 +13,11 @@ from envs.errors import BundleError
 
 @dataclass(frozen=True)
 class Learned:
-    """Follows a bundle's policy, in expectation over its sampling.
+    """Returns the probabilities of a bundle's policy, so that evaluation needs no sampling.
 
     Attributes:
-        task_tags: whether the policy sees the requests' tasks, as from clients that name
+        bundle: the policy bundle.
+        task_tags: whether the policy sees the requests' task tags, as from clients that send
             them.
     """
 
@@ -25,21 +26,21 @@ class Learned:
     knows = TRAINED
 
     def choose(self, scene: Scene) -> Float64Array:
-        """See `Method`.
+        """Return the probability of each directive for each request, shape (n, D).
 
         Raises:
-            BundleError: the bundle chooses among directives that the profile lacks.
+            BundleError: the bundle has a directive for which the profile has no outcomes.
         """
-        own, names = self.bundle.catalogue.names, scene.profile.directives
-        missing = [name for name in own if name not in names]
+        bundle_names, names = self.bundle.catalogue.names, scene.profile.directives
+        missing = [name for name in bundle_names if name not in names]
         if missing:
             raise BundleError(
-                f"the bundle chooses {missing[0]!r}, for which the profile has no outcomes; it "
-                f"has {', '.join(names)}"
+                f"the bundle has directive {missing[0]!r}, for which the profile has no outcomes; "
+                f"the profile has {', '.join(names)}"
             )
         featurizer = self.bundle.featurizer
-        seen = scene.observations(featurizer, self.task_tags)
-        chances = self.bundle.policy.allowed(seen, featurizer.steerable(seen))
-        table = np.zeros(scene.scores.shape)
-        table[:, [names.index(name) for name in own]] = chances
-        return table
+        observations = scene.observations(featurizer, self.task_tags)
+        chances = self.bundle.policy.allowed(observations, featurizer.steerable(observations))
+        probabilities = np.zeros(scene.scores.shape)
+        probabilities[:, [names.index(name) for name in bundle_names]] = chances
+        return probabilities

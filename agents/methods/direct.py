@@ -1,4 +1,4 @@
-"""`direct`: predict quality and cost from the request, choose by dual price; no RL."""
+"""`direct`: predict quality and cost of each request, then choose by dual price; no RL."""
 
 from dataclasses import dataclass
 
@@ -23,15 +23,15 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class Direct:
-    """Ridge regression on tf-idf, structure and task; then each task's dual price.
+    """Ridge regression on tf-idf, structure and task, then one dual price per task.
 
-    Predictions for a prompt come from models fitted to the prompts of other folds, which
-    are made by prompt hash. The prices make every task's *predicted* quality reach its
-    floor: no outcome of a judged prompt is used.
+    Predictions are cross-fitted: each prompt's come from models fitted to the other folds, which
+    are formed by prompt hash. The prices make every task's *predicted* quality reach its floor,
+    so no measured outcome of an evaluated prompt is used.
 
     Attributes:
-        regularisation: ridge's alpha.
-        vocabulary: most frequent words and pairs of words kept.
+        regularisation: ridge penalty (alpha).
+        vocabulary: number of most frequent words and word pairs to use.
     """
 
     regularisation: float = 10.0
@@ -39,23 +39,26 @@ class Direct:
     knows = CROSS_FITTED
 
     def choose(self, scene: Scene) -> Float64Array:
-        """See `Method`."""
+        """Return the probability of each directive for each request, shape (n, D)."""
         predicted = self._predicted(scene)
         quality, energy, seconds = np.split(predicted, 3, axis=1)
         grams = footprint_grams(energy, seconds, scene.intensity[:, None])
-        table = np.zeros(scene.scores.shape)
+        probabilities = np.zeros(scene.scores.shape)
         for task, floor in scene.floors.items():
             rows = scene.rows_of(task)
             weights = scene.weights[rows, None]
-            table[rows] = cheapest_choices(
+            probabilities[rows] = cheapest_choices(
                 weights * grams[rows],
                 weights * quality[rows],
                 floor * float((weights[:, 0] * quality[rows, 0]).sum()),
             )
-        return table
+        return probabilities
 
     def _predicted(self, scene: Scene) -> Float64Array:
-        """Quality, joules and seconds under each directive, shape (n, 3 D), cross-fitted."""
+        """Return cross-fitted predictions under each directive, shape (n, 3 D).
+
+        The columns are quality (D), energy in J (D) and device time in s (D).
+        """
         requests = scene.profile.requests
         texts = ["\n".join(str(m.get("content", "")) for m in r.messages) for r in requests]
         parts = request_parts(Featurizer(sorted(scene.floors)), requests)
@@ -69,25 +72,27 @@ class Direct:
             ],
             axis=1,
         )
-        fold = np.array([int(r.prompt_hash[:8], 16) % FOLDS for r in requests])
+        folds = np.array([int(r.prompt_hash[:8], 16) % FOLDS for r in requests])
         predicted = np.empty_like(targets)
-        for held in np.unique(fold):
-            test, train = fold == held, fold != held
-            words = TfidfVectorizer(
+        for fold in np.unique(folds):
+            test, train = folds == fold, folds != fold
+            vectorizer = TfidfVectorizer(
                 max_features=self.vocabulary,
                 ngram_range=(1, 2),
                 sublinear_tf=True,
                 token_pattern=r"(?u)\b\w+\b",  # noqa: S106 - no password
             )
             try:
-                words.fit([texts[i] for i in np.flatnonzero(train)])
+                vectorizer.fit([texts[i] for i in np.flatnonzero(train)])
             except ValueError as error:
-                raise ConfigError(f"direct: the prompts hold no words ({error})") from error
-            scale = StandardScaler().fit(structure[train])
-            inputs = csr_array(hstack([words.transform(texts), scale.transform(structure)]))
-            goal = StandardScaler().fit(targets[train])
+                raise ConfigError(
+                    f"direct: the profile's prompts contain no words to fit ({error})"
+                ) from error
+            scaler = StandardScaler().fit(structure[train])
+            inputs = csr_array(hstack([vectorizer.transform(texts), scaler.transform(structure)]))
+            target_scaler = StandardScaler().fit(targets[train])
             model = Ridge(alpha=self.regularisation).fit(
-                inputs[train], goal.transform(targets[train])
+                inputs[train], target_scaler.transform(targets[train])
             )
-            predicted[test] = goal.inverse_transform(model.predict(inputs[test]))
+            predicted[test] = target_scaler.inverse_transform(model.predict(inputs[test]))
         return predicted

@@ -1,4 +1,4 @@
-"""The dual price: each request takes what is cheapest when a unit of score has a price."""
+"""Choice by dual price: each request takes the option with the least cost minus price * score."""
 
 import numpy as np
 
@@ -6,78 +6,80 @@ from envs.arrays import Float64Array, Int64Array
 
 
 def cheapest_choices(costs: Float64Array, scores: Float64Array, least: float) -> Float64Array:
-    """The cheapest choice for n requests whose summed score is at least `least`.
+    """Return the cheapest choices for n requests whose total score is at least `least`.
 
-    The linear program min sum costs . x subject to sum scores . x >= least and each
-    request's x a distribution, solved exactly through its one multiplier (Everett,
-    1963): under a price per unit of score the requests do not meet, the total score only
-    rises with the price, and between two neighbouring prices at which some request
-    changes its mind nothing changes. At the price where the total passes `least` the two
-    neighbouring choices are mixed.
+    Solves this linear program exactly: minimise sum costs . x subject to sum scores . x >= least,
+    where each request's x is a distribution. It has one coupling constraint, hence one Lagrange
+    multiplier, the price of a unit of score (Everett, 1963). At a given price the requests are
+    independent. The total score never falls as the price rises, and it changes only at prices at
+    which some request is indifferent between two options. At the price where the total passes
+    `least`, the choices just below and just above that price are mixed.
 
     Args:
         costs, scores: shape (n, D).
         least: total score to reach.
 
     Returns:
-        Probabilities of shape (n, D): one choice for all but the requests that change
-        at the final price.
+        Probabilities of shape (n, D): 0 or 1, except for the requests whose choice changes at
+        the final price.
 
     Raises:
-        ValueError: `least` is above what the best choices reach.
+        ValueError: `least` exceeds the highest total score possible.
     """
-    reached = float(scores.max(axis=1).sum())
-    if least > reached + 1e-9 * max(1.0, abs(least)):
-        raise ValueError(f"a total score of {least:g} was asked for; {reached:g} is possible")
-    prices = _between(_turns(costs, scores))
-    # Invariant: `low` is a price too low (or the lowest), `high` reaches `least`.
+    highest = float(scores.max(axis=1).sum())
+    if least > highest + 1e-9 * max(1.0, abs(least)):
+        raise ValueError(
+            f"least: total score {least:g} is out of reach; at most {highest:g} is possible"
+        )
+    prices = _candidate_prices(_turns(costs, scores))
+    # Binary search. Invariant: prices[low] does not reach `least`, prices[high] does.
     low, high = 0, len(prices) - 1
-    cheap = _taken(costs, scores, prices[low])
-    if _total(scores, cheap) >= least:
-        return _one_hot(cheap, scores.shape[1])
-    dear = _taken(costs, scores, prices[high])
+    low_choices = _choices(costs, scores, prices[low])
+    if _total(scores, low_choices) >= least:
+        return _one_hot(low_choices, scores.shape[1])
+    high_choices = _choices(costs, scores, prices[high])
     while high - low > 1:
         middle = (low + high) // 2
-        taken = _taken(costs, scores, prices[middle])
-        if _total(scores, taken) >= least:
-            high, dear = middle, taken
+        choices = _choices(costs, scores, prices[middle])
+        if _total(scores, choices) >= least:
+            high, high_choices = middle, choices
         else:
-            low, cheap = middle, taken
-    below, above = _total(scores, cheap), _total(scores, dear)
+            low, low_choices = middle, choices
+    below, above = _total(scores, low_choices), _total(scores, high_choices)
     share = min(1.0, (least - below) / (above - below)) if above > below else 1.0
     width = scores.shape[1]
-    return (1 - share) * _one_hot(cheap, width) + share * _one_hot(dear, width)
+    return (1 - share) * _one_hot(low_choices, width) + share * _one_hot(high_choices, width)
 
 
 def _turns(costs: Float64Array, scores: Float64Array) -> Float64Array:
-    """Prices above 0 at which a request is indifferent between two of its options, sorted."""
-    found = []
+    """Return the prices above 0 at which a request is indifferent between two options, sorted."""
+    ratios = []
     for a in range(costs.shape[1]):
         for b in range(a):
             more_score = scores[:, a] - scores[:, b]
             more_cost = costs[:, a] - costs[:, b]
             differ = more_score != 0
-            found.append(more_cost[differ] / more_score[differ])
-    turns = np.unique(np.concatenate(found))
+            ratios.append(more_cost[differ] / more_score[differ])
+    turns = np.unique(np.concatenate(ratios))
     return turns[turns > 0]
 
 
-def _between(turns: Float64Array) -> Float64Array:
-    """A price below all turns, one between each two, and one above all."""
+def _candidate_prices(turns: Float64Array) -> Float64Array:
+    """Return one price below all turns, one between each two neighbours, and one above all."""
     if not turns.size:
         return np.array([1.0])
     return np.concatenate([turns[:1] / 2, (turns[1:] + turns[:-1]) / 2, turns[-1:] * 2])
 
 
-def _taken(costs: Float64Array, scores: Float64Array, price: float) -> Int64Array:
-    taken: Int64Array = (costs - price * scores).argmin(axis=1)
-    return taken
+def _choices(costs: Float64Array, scores: Float64Array, price: float) -> Int64Array:
+    choices: Int64Array = (costs - price * scores).argmin(axis=1)
+    return choices
 
 
-def _total(scores: Float64Array, taken: Int64Array) -> float:
-    return float(scores[np.arange(len(taken)), taken].sum())
+def _total(scores: Float64Array, choices: Int64Array) -> float:
+    return float(scores[np.arange(len(choices)), choices].sum())
 
 
-def _one_hot(taken: Int64Array, width: int) -> Float64Array:
-    chosen: Float64Array = np.eye(width)[taken]
-    return chosen
+def _one_hot(choices: Int64Array, width: int) -> Float64Array:
+    probabilities: Float64Array = np.eye(width)[choices]
+    return probabilities

@@ -1,4 +1,4 @@
-"""The frontier of fixed mixes: the least cost at which a mix of directives reaches a score."""
+"""The cost-score frontier of fixed mixes of directives."""
 
 import numpy as np
 
@@ -6,19 +6,19 @@ from envs.arrays import Float64Array
 
 
 def frontier_cost(costs: Float64Array, scores: Float64Array, target: Float64Array) -> Float64Array:
-    """Least cost of any mix whose score is at least `target`, in closed form.
+    """Return the least cost of a mix of directives whose score is at least `target`.
 
-    The linear program min costs . x, scores . x >= target, sum x = 1, x >= 0 has a
-    solution on at most two directives, so all pairs are tried: many programs at once,
-    as the bootstrap needs them. A target above every directive's score counts as the
-    highest score.
+    The linear program min costs . x subject to scores . x >= target, sum x = 1, x >= 0 has a
+    solution with at most two directives, so trying all pairs solves it in closed form. This
+    solves many programs at once, as the bootstrap needs. A target above every directive's score
+    is replaced by the highest score.
 
     Args:
-        costs, scores: shape (..., D).
+        costs, scores: cost and score of each directive, shape (..., D).
         target: shape (...).
 
     Returns:
-        Shape (...).
+        Least costs, shape (...).
     """
     reachable = np.minimum(target, scores.max(axis=-1))
     best = np.full(np.shape(reachable), np.inf)

@@ -1,4 +1,7 @@
-"""Programs that know the grid's hour but not a request's quality: what else is left to learn."""
+"""Linear programs that know each hour's intensity but not each request's quality.
+
+The gap to them shows what a learned policy gains from looking at the request.
+"""
 
 from dataclasses import dataclass
 
@@ -13,46 +16,49 @@ from envs.carbon.footprint import footprint_grams
 
 @dataclass(frozen=True)
 class HourlyTaskLP:
-    """`hourly_task_lp`: each task's program over all hours at once, brief where it is dirty.
+    """`hourly_task_lp`: one linear program per task over all hours; brief on dirty hours.
 
-    As `per_task_lp` it takes all requests of a task for alike (their mean joules, seconds
-    and quality), and its floors bind over all hours together. What a learned policy has
-    beyond it comes from looking at the request.
+    Like `per_task_lp`, it treats all requests of a task alike (their mean energy, device time
+    and quality). Its floors bind over all hours together.
 
     Attributes:
-        own_costs: every request's own joules and seconds are known (`known_cost_lp`): no
-            forecast of costs can bring more, unless it tells something of quality.
+        own_costs: whether each request's own energy and device time are known
+            (`known_cost_lp`). This bounds the gain from predicting costs, unless the prediction
+            is also informative about quality.
     """
 
     own_costs: bool = False
 
     @property
     def knows(self) -> str:
-        """See `Method`."""
+        """ORACLE if each request's own costs are known, else HINDSIGHT."""
         return ORACLE if self.own_costs else HINDSIGHT
 
     def choose(self, scene: Scene) -> Float64Array:
-        """See `Method`."""
-        table = np.zeros(scene.scores.shape)
+        """Return the probability of each directive for each request, shape (n, D)."""
+        probabilities = np.zeros(scene.scores.shape)
         for task, floor in scene.floors.items():
             rows = scene.rows_of(task)
             weights = scene.weights[rows, None]
             scores = np.tile(scene.means(scene.scores, rows), (int(rows.sum()), 1))
-            table[rows] = cheapest_choices(
+            probabilities[rows] = cheapest_choices(
                 weights * (scene.grams[rows] if self.own_costs else _mean_grams(scene, task)),
                 weights * scores,
                 floor * float((weights[:, 0] * scores[:, 0]).sum()),
             )
-        return table
+        return probabilities
 
 
 def known_cost_lp() -> HourlyTaskLP:
-    """`known_cost_lp`: see `HourlyTaskLP.own_costs`."""
+    """Return `known_cost_lp`: the program with each request's own costs known."""
     return HourlyTaskLP(own_costs=True)
 
 
 def _mean_grams(scene: Scene, task: str) -> Float64Array:
-    """Footprint of the task's mean request at each of its requests' hours, shape (rows, D)."""
+    """Return the footprint of a task's mean request at each of its requests' hours.
+
+    In gCO2e, shape (number of the task's requests, D).
+    """
     rows = scene.rows_of(task)
     return footprint_grams(
         scene.means(scene.profile.outcomes.energy_joules, rows),

@@ -1,4 +1,4 @@
-"""Linear programs over mixes of directives, solved with HiGHS through SciPy."""
+"""Linear programs over mixes of directives, solved with HiGHS via SciPy."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,16 +11,16 @@ from envs.arrays import Float64Array, StrArray
 
 
 def cheapest_mixes(costs: Float64Array, scores: Float64Array, least: Float64Array) -> Float64Array:
-    """For each of G groups, the cheapest mix of directives whose scores reach their least.
+    """Return, for each of G groups, the cheapest mix of directives that reaches the least scores.
 
     Minimises costs[g] . x[g] subject to x[g] >= 0, sum x[g] = 1 and
-    scores[g, k] . x[g] >= least[g, k] for every k. The groups do not meet, so that one
-    call to the solver with a block-diagonal program solves them all exactly.
+    scores[g, k] . x[g] >= least[g, k] for every k. The groups are independent, so one call to
+    the solver with a block-diagonal program solves all of them exactly.
 
     Args:
-        costs: shape (G, D).
-        scores: shape (G, K, D).
-        least: shape (G, K).
+        costs: cost of each directive, shape (G, D).
+        scores: K scores of each directive, shape (G, K, D).
+        least: lower bound on each score, shape (G, K).
 
     Returns:
         Mixes of shape (G, D); rows sum to 1.
@@ -30,7 +30,7 @@ def cheapest_mixes(costs: Float64Array, scores: Float64Array, least: Float64Arra
     """
     groups, directives = costs.shape
     constraints = scores.shape[1]
-    # HiGHS judges by absolute tolerances: every group's figures are brought to about 1.
+    # HiGHS uses absolute tolerances, so every group's numbers are scaled to about 1.
     cost_scale = np.maximum(np.abs(costs).max(axis=1, keepdims=True), 1e-300)
     score_scale = np.maximum(np.abs(scores).max(axis=2), 1e-300)
     solution = linprog(
@@ -43,17 +43,17 @@ def cheapest_mixes(costs: Float64Array, scores: Float64Array, least: Float64Arra
         method="highs",
     )
     if not solution.success:
-        raise ValueError(f"no mix reaches the least scores: {solution.message}")
+        raise ValueError(f"no mix of directives reaches the least scores: {solution.message}")
     positive = np.clip(np.asarray(solution.x).reshape(groups, directives), 0, 1)
     mixes: Float64Array = positive / positive.sum(axis=1, keepdims=True)
     return mixes
 
 
 def _block_diagonal(blocks: Float64Array) -> Any:
-    """Blocks of shape (G, K, D) as a sparse matrix of shape (G K, G D)."""
+    """Return blocks of shape (G, K, D) as a sparse matrix of shape (G K, G D)."""
     groups, rows, columns = blocks.shape
-    place = np.arange(groups)[:, None, None] * columns + np.arange(columns)
-    indices = np.broadcast_to(place, blocks.shape).ravel()
+    block_columns = np.arange(groups)[:, None, None] * columns + np.arange(columns)
+    indices = np.broadcast_to(block_columns, blocks.shape).ravel()
     starts = np.arange(groups * rows + 1) * columns
     return csr_array((blocks.ravel(), indices, starts), shape=(groups * rows, groups * columns))
 
@@ -61,24 +61,25 @@ def _block_diagonal(blocks: Float64Array) -> Any:
 def best_fixed_mix(
     costs: Float64Array, scores: Float64Array, tasks: StrArray, floors: Mapping[str, float]
 ) -> Float64Array:
-    """The cheapest one mix of directives for all requests that keeps every task's floor.
+    """Return the cheapest single mix of directives for all requests that keeps every task's floor.
 
-    Always feasible for floors <= 1, since L0 alone keeps them.
+    Always feasible for floors <= 1, because L0 alone keeps them.
 
     Args:
-        costs, scores: shape (R, D).
-        tasks: shape (R,).
+        costs, scores: cost and score of each request under each directive, shape (R, D);
+            scores may be NaN.
+        tasks: task of each request, shape (R,).
         floors: least quality ratio by task; other tasks are not constrained.
 
     Returns:
         The mix, shape (D,).
     """
-    rows = [
+    task_floors = [
         (np.nanmean(scores[tasks == task], axis=0), floor)
         for task, floor in floors.items()
         if (tasks == task).any() and not np.isnan(scores[tasks == task]).all()
     ]
-    means = np.array([mean for mean, _ in rows]).reshape(1, len(rows), costs.shape[1])
-    least = np.array([[floor * mean[0] for mean, floor in rows]])
+    means = np.array([mean for mean, _ in task_floors]).reshape(1, len(task_floors), costs.shape[1])
+    least = np.array([[floor * mean[0] for mean, floor in task_floors]])
     mix: Float64Array = cheapest_mixes(costs.mean(axis=0)[None], means, least)[0]
     return mix

@@ -1,16 +1,16 @@
-"""What every way of choosing directives has in common, learned or not."""
+"""The protocol of all methods that choose directives, learned or not."""
 
 from typing import Protocol
 
 from agents.methods.scene import Scene
 from envs.arrays import Float64Array
 
-# What a method knew of the outcomes on which it is judged, from most to least.
-ORACLE = "oracle"  # each request's own
-HINDSIGHT = "hindsight"  # means over the judged requests
-ONLINE = "online"  # of its own earlier choices
-CROSS_FITTED = "cross-fitted"  # other prompts' only
-TRAINED = "trained"  # its training prompts' only
+# The outcomes that a method has access to when it chooses, from most to least.
+ORACLE = "oracle"  # each evaluated request's own outcomes
+HINDSIGHT = "hindsight"  # means over the evaluated requests
+ONLINE = "online"  # outcomes of its own earlier choices
+CROSS_FITTED = "cross-fitted"  # outcomes of other prompts only
+TRAINED = "trained"  # outcomes of its training prompts only
 NOTHING = "nothing"
 
 
@@ -18,12 +18,12 @@ class Method(Protocol):
     """Chooses directives for a scene.
 
     Attributes:
-        knows: which of the judged outcomes it looks at; shown beside its figures.
+        knows: the outcomes that the method has access to; shown beside its results.
     """
 
     @property
     def knows(self) -> str:
-        """One of the constants of this module."""
+        """One of this module's constants, `ORACLE` to `NOTHING`."""
 
     def choose(self, scene: Scene) -> Float64Array:
-        """Probabilities of each directive for each request, shape (n, D)."""
+        """Return the probability of each directive for each request, shape (n, D)."""

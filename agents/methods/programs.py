@@ -1,4 +1,4 @@
-"""Methods that solve linear programs on means: SPROUT's, and one a task."""
+"""Methods that solve linear programs on mean outcomes: SPROUT's, and one program per task."""
 
 import numpy as np
 
@@ -11,18 +11,18 @@ from envs.carbon.footprint import footprint_grams
 
 
 class SproutLP:
-    """`sprout_lp`: SPROUT's program, solved each hour: one mix for all requests of the hour.
+    """`sprout_lp`: SPROUT's linear program, solved every hour for one mix per hour.
 
-    Joules, seconds and quality are means under the hour's task mix. The floor holds on
-    the average of all requests only: the tasks' floors weighted by what they are worth
-    at L0. (The published floor, which follows the intensity, and the evaluator are in the
-    reproduction of the published table.)
+    Energy, device time and quality are means under the hour's mix of tasks. The floor holds only
+    on the average of all requests: it is the sum of the tasks' floors, weighted by the tasks'
+    shares and qualities under L0. (The published floor, which depends on the intensity, and the
+    evaluator are part of the reproduction of the published table.)
     """
 
     knows = HINDSIGHT
 
     def choose(self, scene: Scene) -> Float64Array:
-        """See `Method`."""
+        """Return the mix of each request's hour and zone, shape (n, D)."""
         moments = scene.moments
         first = np.unique(moments, return_index=True)[1]
         shares = scene.mix.at(scene.hours[first])
@@ -30,50 +30,50 @@ class SproutLP:
 
 
 class SproutStatic:
-    """`sprout_static`: SPROUT's program solved once, at the mean intensity and mix."""
+    """`sprout_static`: SPROUT's linear program, solved once at the mean intensity and task mix."""
 
     knows = HINDSIGHT
 
     def choose(self, scene: Scene) -> Float64Array:
-        """See `Method`."""
+        """Return the same mix for every request, shape (n, D)."""
         return np.tile(_static_mix(scene), (len(scene), 1))
 
 
 class SproutOracle:
-    """`sprout_oracle`: `sprout_static`'s shares, given to the requests that save most.
+    """`sprout_oracle`: `sprout_static`'s shares, assigned to the requests that save most.
 
-    The paper's "oracle": it knows each request's footprint but not its quality, so that it
-    may break the floor, and is no upper bound.
+    The paper's "oracle". It knows each request's footprint but not its quality, so it may break
+    the floor, and it is not an upper bound on savings.
     """
 
     knows = ORACLE
 
     def choose(self, scene: Scene) -> Float64Array:
-        """See `Method`."""
+        """Return the chosen directives as one-hot rows, shape (n, D)."""
         mix = _static_mix(scene)
         actions = largest_savings_first(scene.grams[None], mix, scene.weights[None])[0]
-        chosen: Float64Array = np.eye(mix.shape[1])[actions]
-        return chosen
+        one_hot: Float64Array = np.eye(mix.shape[1])[actions]
+        return one_hot
 
 
 class PerTaskLP:
-    """`per_task_lp`: one program a task, with the task's own floor: the baseline to beat."""
+    """`per_task_lp`: one linear program and floor per task. The main baseline."""
 
     knows = HINDSIGHT
 
     def choose(self, scene: Scene) -> Float64Array:
-        """See `Method`."""
+        """Return the mix of each request's task, shape (n, D)."""
         costs, scores = scene.task_means(scene.grams), scene.task_means(scene.scores)
         least = np.array(list(scene.floors.values())) * scores[:, 0]
         mixes = cheapest_mixes(costs, scores[:, None, :], least[:, None])
-        table = np.empty(scene.scores.shape)
+        probabilities = np.empty(scene.scores.shape)
         for task, mix in zip(scene.floors, mixes, strict=True):
-            table[scene.rows_of(task)] = mix
-        return table
+            probabilities[scene.rows_of(task)] = mix
+        return probabilities
 
 
 def _static_mix(scene: Scene) -> Float64Array:
-    """SPROUT's one mix for the whole scene, shape (1, D)."""
+    """Return SPROUT's single mix for the whole scene, shape (1, D)."""
     shares = np.array([[scene.weights[scene.rows_of(task)].sum() for task in scene.floors]])
     return _sprout_mixes(
         scene, np.array([scene.means(scene.intensity)]), shares / scene.weights.sum()
@@ -81,7 +81,13 @@ def _static_mix(scene: Scene) -> Float64Array:
 
 
 def _sprout_mixes(scene: Scene, intensity: Float64Array, shares: Float64Array) -> Float64Array:
-    """SPROUT's mix for each intensity (G,) and task mix (G, tasks), shape (G, D)."""
+    """Return SPROUT's mix of directives for each of G hours, shape (G, D).
+
+    Args:
+        scene: supplies mean outcomes and floors by task.
+        intensity: gCO2e/kWh, shape (G,).
+        shares: share of each task, shape (G, tasks).
+    """
     scores = scene.task_means(scene.scores)
     energy = shares @ scene.task_means(scene.profile.outcomes.energy_joules)
     seconds = shares @ scene.task_means(scene.profile.outcomes.device_seconds)

@@ -1,4 +1,4 @@
-"""The scene: requests at hours, the same for every method that is compared."""
+"""The scene: requests assigned to hours, identical for every method under comparison."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,15 +21,15 @@ class Scene:
     """n requests, each at an hour in a zone, whose outcomes under all D directives are known.
 
     Attributes:
-        profile: the requests, in the scene's order.
-        traces: intensity of each zone.
-        zone: shape (n,), index into `traces`.
-        times: shape (n,), Unix s.
-        weights: shape (n,), what a request counts for, above 0; their mean is 1.
-        floors: least quality ratio of each task.
-        quality: "correct" or "preference": the quality that the floors are on.
-        hours: shape (n,), hours from the window's start.
-        mix: share of each task of `floors`, in that order, by hour of the window.
+        profile: the requests and their outcomes, in the scene's order.
+        traces: carbon intensity of each zone.
+        zone: index of each request's zone in `traces`, shape (n,).
+        times: time of each request, Unix seconds, shape (n,).
+        weights: weight of each request, above 0 with mean 1, shape (n,).
+        floors: least quality relative to L0, by task.
+        quality: "correct" or "preference": the quality that the floors constrain.
+        hours: hour of each request, counted from its window's start, shape (n,).
+        mix: share of each task by hour of the window; tasks in the order of `floors`.
     """
 
     profile: Profile
@@ -47,12 +47,12 @@ class Scene:
 
     @cached_property
     def intensity(self) -> Float64Array:
-        """gCO2e/kWh at each request, shape (n,)."""
-        found = np.empty(len(self))
+        """Carbon intensity at each request's time, gCO2e/kWh, shape (n,)."""
+        intensity = np.empty(len(self))
         for index, trace in enumerate(self.traces):
-            here = self.zone == index
-            found[here] = trace.at(self.times[here])
-        return found
+            in_zone = self.zone == index
+            intensity[in_zone] = trace.at(self.times[in_zone])
+        return intensity
 
     @cached_property
     def grams(self) -> Float64Array:
@@ -65,7 +65,7 @@ class Scene:
 
     @property
     def scores(self) -> Float64Array:
-        """Quality under each directive, shape (n, D); no NaN."""
+        """Quality of each request under each directive, shape (n, D); no NaN."""
         return self.profile.quality(self.quality)
 
     @cached_property
@@ -75,52 +75,62 @@ class Scene:
 
     @cached_property
     def moments(self) -> Int64Array:
-        """One number for each zone and hour that occurs, shape (n,), counted from 0."""
+        """Index of each request's combination of zone and hour, from 0, shape (n,)."""
         key = np.stack([self.zone, np.floor(self.times / HOUR_SECONDS).astype(np.int64)])
         _, moments = np.unique(key, axis=1, return_inverse=True)
         return moments.ravel()
 
     @cached_property
     def task_index(self) -> Int64Array:
-        """Place of each request's task among `floors`, shape (n,)."""
-        place = {task: index for index, task in enumerate(self.floors)}
-        return np.array([place[r.task] for r in self.profile.requests], dtype=np.int64)
+        """Index of each request's task in `floors`, shape (n,)."""
+        index_of = {task: index for index, task in enumerate(self.floors)}
+        return np.array([index_of[r.task] for r in self.profile.requests], dtype=np.int64)
 
     def rows_of(self, task: str) -> BoolArray:
-        """Mask of a task's requests, shape (n,)."""
+        """Return the mask of a task's requests, shape (n,)."""
         mask: BoolArray = self.tasks == task
         return mask
 
     def means(self, values: Float64Array, rows: BoolArray | None = None) -> Float64Array:
-        """Weighted means over requests, shape (n, ...) -> (...)."""
-        chosen = slice(None) if rows is None else rows
-        return np.average(values[chosen], axis=0, weights=self.weights[chosen])
+        """Return weighted means over requests, shape (...).
+
+        Args:
+            values: shape (n, ...).
+            rows: mask of the requests to average, shape (n,); None for all.
+        """
+        selected = slice(None) if rows is None else rows
+        return np.average(values[selected], axis=0, weights=self.weights[selected])
 
     def task_means(self, values: Float64Array) -> Float64Array:
-        """Weighted means of (n, D) over each task's requests, shape (tasks, D)."""
+        """Return weighted means of (n, D) `values` over each task's requests, (tasks, D)."""
         return np.array([self.means(values, self.rows_of(task)) for task in self.floors])
 
     def observations(self, featurizer: Featurizer, task_tags: bool) -> Float32Array:
-        """What a policy sees of each request, no load in flight, shape (n, n_features)."""
+        """Return each request's observation on an idle server, shape (n, n_features).
+
+        Args:
+            featurizer: the policy's.
+            task_tags: whether observations show the requests' task tags.
+        """
         parts = request_parts(featurizer, self.profile.requests, task_tags)
-        seen = np.empty((len(self), len(featurizer.names)), dtype=np.float32)
+        observations = np.empty((len(self), len(featurizer.names)), dtype=np.float32)
         for index, trace in enumerate(self.traces):
-            here = self.zone == index
-            if here.any():
-                idle = np.zeros(int(here.sum()))
-                seen[here] = featurizer.observe(
-                    parts[here], moment_on(trace, self.times[here], idle)
+            in_zone = self.zone == index
+            if in_zone.any():
+                idle = np.zeros(int(in_zone.sum()))
+                observations[in_zone] = featurizer.observe(
+                    parts[in_zone], moment_on(trace, self.times[in_zone], idle)
                 )
-        return seen
+        return observations
 
 
 @dataclass(frozen=True)
 class Windows:
-    """Spans of each trace's hours.
+    """Windows of hours, the same for every trace.
 
     Attributes:
-        starts: first hour of each window; empty takes each trace whole.
-        hours: length of each window.
+        starts: first hour of each window, from the trace's start; empty for the whole trace.
+        hours: length of each window, h.
     """
 
     starts: Sequence[int] = ()
@@ -137,93 +147,102 @@ def build_scene(
     mix: Mix | None = None,
     seed: int = 0,
 ) -> Scene:
-    """Every request of the profile once, spread evenly over the hours of all zones.
+    """Return a scene with every request of the profile once, spread evenly over all zones' hours.
 
-    Requests whose quality is not known under every directive are left out, and so are
-    those to whose hour the mix gives none of their task.
+    Two kinds of requests are excluded: those whose quality is not known under every directive,
+    and those whose task has share 0 in the mix at their hour.
 
     Args:
-        floors: by task.
-        windows: hours of each trace that requests are spread over.
-        mix: share of each task by hour of the window, reached by weighting the requests;
-            the shares of tasks that are left out go to the others. Default: the
-            profile's own shares.
-        seed: of the order in which the requests are spread.
+        profile: requests with their outcomes under every directive.
+        traces: carbon intensity of each zone.
+        floors: least quality relative to L0, by task.
+        quality: "correct" or "preference".
+        windows: hours of each trace over which requests are spread.
+        mix: share of each task by hour of the window, achieved by weighting the requests. The
+            shares of excluded tasks go to the other tasks. None for the profile's shares.
+        seed: seed of the order in which requests are spread.
 
     Raises:
-        ConfigError: too few requests are left, or they are worth or cost nothing at L0.
-        DataError: the window leaves a trace; the mix names a task without requests.
+        ConfigError: too few requests remain, or their quality or cost under L0 is 0 throughout.
+        DataError: a window exceeds its trace, or the mix names a task without requests.
     """
     known = ~np.isnan(profile.quality(quality)).any(axis=1)
     order = np.random.default_rng(seed).permutation(np.flatnonzero(known))
     zone, hour, times = _slots(traces, len(order), windows)
-    chosen = profile.select(order)
+    selected = profile.select(order)
     weights = np.ones(len(order))
-    own = _own_shares(chosen)
+    profile_mix = _profile_shares(selected)
     if mix is not None:
-        asked = _of_known_tasks(mix.aligned(profile.tasks), chosen.tasks)
-        index = np.array([own.tasks.index(r.task) for r in chosen.requests], dtype=np.int64)
-        weights = asked.at(hour)[np.arange(len(index)), index] / own.shares[0, index]
-    kept = np.flatnonzero(weights > 0)
-    chosen = chosen.select(kept)
-    _require_quality(chosen, quality)
-    shares = own if mix is None else asked
+        target_mix = _restricted(mix.aligned(profile.tasks), selected.tasks)
+        index = np.array(
+            [profile_mix.tasks.index(r.task) for r in selected.requests], dtype=np.int64
+        )
+        target_shares = target_mix.at(hour)[np.arange(len(index)), index]
+        weights = target_shares / profile_mix.shares[0, index]
+    used = np.flatnonzero(weights > 0)
+    selected = selected.select(used)
+    _require_quality(selected, quality)
+    scene_mix = profile_mix if mix is None else target_mix
     return Scene(
-        chosen,
+        selected,
         tuple(traces),
-        zone[kept],
-        times[kept],
-        weights[kept] / weights[kept].mean(),
-        {task: floors[task] for task in chosen.tasks},
+        zone[used],
+        times[used],
+        weights[used] / weights[used].mean(),
+        {task: floors[task] for task in selected.tasks},
         quality,
-        hour[kept],
-        _of_known_tasks(shares, chosen.tasks),
+        hour[used],
+        _restricted(scene_mix, selected.tasks),
     )
 
 
 def _slots(
     traces: Sequence[IntensityTrace], count: int, windows: Windows
 ) -> tuple[Int64Array, Int64Array, Float64Array]:
-    """Zone, hour of its window and time of each request, each shape (count,)."""
+    """Return zone, hour in its window and time (Unix seconds) of each request, shape (count,)."""
     by_zone = [
         [t.window_times(start, windows.hours) for start in windows.starts]
         or [t.window_times(0, len(t.g_per_kwh))]
         for t in traces
     ]
-    spans = [times for of_zone in by_zone for times in of_zone]
+    spans = [times for zone_spans in by_zone for times in zone_spans]
     zone = np.concatenate(
-        [np.full(len(times), z) for z, of_zone in enumerate(by_zone) for times in of_zone]
+        [np.full(len(times), z) for z, zone_spans in enumerate(by_zone) for times in zone_spans]
     )
     hour = np.concatenate([np.arange(len(times)) for times in spans])
-    taken = ((np.arange(count) + 0.5) * len(zone) / max(1, count)).astype(np.int64)
-    # In the middle of the hour: no rounding can move it into the next.
-    times = np.concatenate(spans)[taken] + HOUR_SECONDS / 2
-    return zone[taken], hour[taken], times
+    slots = ((np.arange(count) + 0.5) * len(zone) / max(1, count)).astype(np.int64)
+    # The middle of the hour, so that rounding cannot move a request into the next hour.
+    times = np.concatenate(spans)[slots] + HOUR_SECONDS / 2
+    return zone[slots], hour[slots], times
 
 
-def _own_shares(profile: Profile) -> Mix:
+def _profile_shares(profile: Profile) -> Mix:
+    """Return each task's share of a profile's requests, as a mix of one hour."""
     tasks = profile.tasks
     counts = np.array([profile.rows_of(task).sum() for task in tasks], dtype=np.float64)
     return Mix(tasks, counts[None] / max(1.0, counts.sum()))
 
 
-def _of_known_tasks(mix: Mix, tasks: Sequence[str]) -> Mix:
-    """The mix over some of its tasks only, scaled to sum to 1 again; an hour may be empty."""
+def _restricted(mix: Mix, tasks: Sequence[str]) -> Mix:
+    """Return the mix restricted to some tasks, rescaled to sum to 1 (or 0 in an empty hour)."""
     shares = mix.shares[:, [mix.tasks.index(task) for task in tasks]]
     totals = shares.sum(axis=1, keepdims=True)
     return Mix(tuple(tasks), shares / np.where(totals > 0, totals, 1))
 
 
 def _require_quality(profile: Profile, quality: str) -> None:
+    """Raise ConfigError if the requests are too few or have no quality or cost under L0."""
     if len(profile.requests) < 2:
         raise ConfigError(
             f"{len(profile.requests)} requests of the profile have a known quality {quality!r} "
-            "under every directive, and a share in the mix; two or more are needed"
+            "under every directive and a share above 0 in the mix; at least two are needed"
         )
     if not profile.quality(quality)[:, 0].any():
-        raise ConfigError(f"no request has any quality {quality!r} under L0 that could be kept")
+        raise ConfigError(f"no request has any quality {quality!r} under L0 to set a floor on")
     if (
         not profile.outcomes.energy_joules[:, 0].any()
         and not profile.outcomes.device_seconds[:, 0].any()
     ):
-        raise ConfigError("no request costs anything under L0: there is nothing to save")
+        raise ConfigError(
+            "every request has energy_joules and device_seconds of 0 under L0: nothing to save"
+        )

@@ -1,4 +1,4 @@
-"""SPROUT's rules as published: its floor, its evaluator's trigger, its "oracle".
+"""SPROUT's rules as published: the quality floor, the evaluator's trigger, the "oracle".
 
 Source: Li et al., "SPROUT: Green Generative AI with Carbon-Efficient LLM Inference",
 EMNLP 2024, https://aclanthology.org/2024.emnlp-main.1215.
@@ -8,10 +8,11 @@ import numpy as np
 
 from envs.arrays import Float64Array, Int64Array
 
-# xi of equation (4): how much of L0's quality may be given up at the year's dirtiest hour.
+# xi of equation (4): fraction of L0's quality that may be lost in the year's dirtiest hour.
 XI = 0.1
-# The evaluator of section 3.4: urgency grows by this an hour, with a grace and a limit in hours.
+# The evaluator of section 3.4: exponential growth rate of the urgency, 1/h.
 URGENCY_PER_HOUR = 0.029
+# Least and most hours between evaluations.
 GRACE_HOURS = 7
 LIMIT_HOURS = 72
 
@@ -19,25 +20,27 @@ LIMIT_HOURS = 72
 def quality_floor(
     intensity: Float64Array, year_low: float, year_high: float, xi: float = XI
 ) -> Float64Array:
-    """Least quality relative to L0's: 1 at the year's lowest intensity, 1 - xi at its highest.
+    """Return the least quality relative to L0: 1 at the lowest intensity, 1 - xi at the highest.
 
     Args:
         intensity: gCO2e/kWh, any shape.
-        year_low, year_high: extremes of the region's year. They look ahead: for
-            reproduction only.
+        year_low, year_high: least and greatest intensity of the region's year, gCO2e/kWh. They
+            are known only in hindsight, so this is for reproduction only.
+        xi: fraction of quality that may be lost at `year_high`.
     """
     return 1 - xi * (intensity - year_low) / (year_high - year_low)
 
 
 def evaluation_hours(intensity: Float64Array) -> list[int]:
-    """Hours of a window at which the evaluator measures quality anew.
+    """Return the hours of a window at which the evaluator measures quality again.
 
-    With a(t) = I(t) exp(0.029 (t - t_last)), it fires when the step of `a` seen an hour
-    ago was not upwards and the step now is not downwards, the intensity is at most the
-    window's mean (which looks ahead) and 7 hours have passed; or after 72 hours.
+    Let a(t) = I(t) exp(0.029 (t - t_last)), where t_last is the previous evaluation. The
+    evaluator fires at a local minimum of `a` (the previous step was not upwards, the current one
+    is not downwards) if the intensity is at most the window's mean (known only in hindsight) and
+    7 hours have passed. It also fires after 72 hours.
 
     Args:
-        intensity: of each hour of the window, gCO2e/kWh, shape (hours,).
+        intensity: intensity of each hour of the window, gCO2e/kWh, shape (hours,).
     """
     mean = float(intensity.mean())
     fired: list[int] = []
@@ -55,7 +58,12 @@ def evaluation_hours(intensity: Float64Array) -> list[int]:
 
 
 def last_evaluation(fired: list[int], hours: int) -> Int64Array:
-    """For each hour the hour whose evaluation is in force, shape (hours,); 0 before the first."""
+    """Return the hour of the evaluation in force at each hour, shape (hours,); 0 before the first.
+
+    Args:
+        fired: hours from `evaluation_hours`.
+        hours: length of the window, h.
+    """
     last = np.zeros(hours, dtype=np.int64)
     for hour in fired:
         last[hour:] = hour
@@ -65,34 +73,35 @@ def last_evaluation(fired: list[int], hours: int) -> Int64Array:
 def largest_savings_first(
     grams: Float64Array, shares: Float64Array, weights: Float64Array | None = None
 ) -> Int64Array:
-    """Directives of the paper's "oracle": short levels to the requests that save most by them.
+    """Return the directives of the paper's "oracle": short levels for the requests that save most.
 
-    Level by level in the catalogue's order: brief goes to the requests that it saves most
-    on, very brief to those of the rest that it saves most on, and so on; the last ones
-    keep L0. It knows each request's cost but not its quality, and is no upper bound.
+    Levels are assigned in the catalogue's order: brief to the requests for which it saves most,
+    very brief to those of the remaining requests for which it saves most, and so on. The
+    remaining requests keep L0. The oracle knows each request's cost but not its quality, and is
+    not an upper bound on savings.
 
     Args:
-        grams: footprints, shape (G, n, D): n requests in each of G groups.
-        shares: of each directive, shape (G, D).
-        weights: what each request counts for in the shares, shape (G, n); default 1.
+        grams: footprints of n requests in each of G groups, gCO2e, shape (G, n, D).
+        shares: share of requests that get each directive, shape (G, D).
+        weights: weight of each request in the shares, shape (G, n); None for equal weights.
 
     Returns:
-        Shape (G, n).
+        Index of each request's directive, shape (G, n).
     """
     groups, count, directives = grams.shape
-    counts_for = np.ones((groups, count)) if weights is None else weights
+    weight = np.ones((groups, count)) if weights is None else weights
     actions = np.zeros((groups, count), dtype=np.int64)
     free = np.ones((groups, count), dtype=bool)
     for level in range(1, directives):
         saved = np.where(free, grams[:, :, 0] - grams[:, :, level], -np.inf)
         order = np.argsort(-saved, axis=1)
-        ordered = np.take_along_axis(counts_for, order, axis=1)
-        # Up to the request whose middle still lies within the share.
+        ordered = np.take_along_axis(weight, order, axis=1)
+        # A request belongs to the share if the middle of its weight lies within the share.
         middle = np.cumsum(ordered, axis=1) - ordered / 2
-        first = middle < (shares[:, level] * counts_for.sum(axis=1))[:, None]
-        chosen = np.zeros_like(free)
-        np.put_along_axis(chosen, order, first, axis=1)
-        chosen &= free
-        actions[chosen] = level
-        free &= ~chosen
+        first = middle < (shares[:, level] * weight.sum(axis=1))[:, None]
+        assigned = np.zeros_like(free)
+        np.put_along_axis(assigned, order, first, axis=1)
+        assigned &= free
+        actions[assigned] = level
+        free &= ~assigned
     return actions

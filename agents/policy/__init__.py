@@ -1,1 +1,1 @@
-"""Trained policies without torch: the bundle, its network, and explanations of it."""
+"""Trained policies: the bundle, its NumPy network, and explanations of its decisions."""

@@ -1,4 +1,4 @@
-"""The policy bundle: what training hands to serving. A folder; loading executes nothing."""
+"""The policy bundle: a folder that training writes and serving loads without executing code."""
 
 import hashlib
 import importlib
@@ -36,7 +36,9 @@ class Bundle:
 
     Attributes:
         version: first 12 hexadecimal digits of the manifest's SHA-256.
-        manifest: everything in manifest.json.
+        catalogue: the directives that the policy chooses from.
+        featurizer: turns requests into the policy's observations.
+        manifest: contents of manifest.json.
     """
 
     version: str
@@ -52,15 +54,15 @@ class Bundle:
 
     @property
     def intensity_kind(self) -> Kind | None:
-        """Kind of the carbon intensity that it was trained on; None where nothing says so."""
-        said = self.manifest.get("intensity")
-        if not isinstance(said, dict) or "signal" not in said:
+        """Kind of carbon intensity used in training, or None if the manifest does not record it."""
+        recorded = self.manifest.get("intensity")
+        if not isinstance(recorded, dict) or "signal" not in recorded:
             return None
-        return Kind(str(said["signal"]), str(said.get("scope")))
+        return Kind(str(recorded["signal"]), str(recorded.get("scope")))
 
     @property
     def prompt_hashes(self) -> frozenset[str]:
-        """Hashes of all prompts that training saw, recorded or live; none may judge it."""
+        """Hashes of all prompts used in training, recorded or live; not for use in evaluation."""
         parts = (self.manifest.get("data", {}), self.manifest.get("live", {}))
         return frozenset(name for part in parts for name in part.get("prompt_hashes", ()))
 
@@ -73,20 +75,25 @@ def save_bundle(
     model: str,
     extra: Mapping[str, Any],
 ) -> Bundle:
-    """Write a bundle into `folder` and load it back.
+    """Write a bundle into `folder` and return it as loaded from there.
 
     Args:
-        extra: the rest of the manifest: floors, multipliers, training configuration,
-            data fingerprint, validation figures, versions, git commit.
+        folder: created if missing; a bundle in it is replaced.
+        model: name of the served model.
+        extra: further manifest fields: floors, multipliers, training configuration, data
+            fingerprint, validation metrics, versions, Git commit.
+
+    Raises:
+        BundleError: the featurizer's text features cannot be stored.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    # What an earlier bundle of the folder left would be read as if it were this one's.
+    # Encoder files of an earlier bundle in this folder must not be taken for this bundle's.
     shutil.rmtree(folder / ENCODER, ignore_errors=True)
     arrays, text, files = policy.arrays(), [], [TENSORS]
     if featurizer.text is not None:
         projection = featurizer.text
         if not isinstance(projection, WordProjection | EncodedProjection):
-            raise BundleError(f"{type(projection).__name__}: not a kind of text that is stored")
+            raise BundleError(f"a bundle cannot store text features of {type(projection).__name__}")
         arrays |= projection.arrays()
         text = [asdict(feature) for feature in projection.features]
         files.append(VOCABULARY)
@@ -111,14 +118,14 @@ def save_bundle(
         "network": {
             "kind": "mlp",
             "activation": policy.activation,
-            # JSON has no infinity.
+            # JSON has no infinity; null means no clipping.
             "clip": policy.clip if policy.clip < float("inf") else None,
             "shapes": [list(weight.shape) for weight, _ in policy.layers],
         },
         **extra,
         "files": {name: sha256_of(folder / name) for name in files},
     }
-    # Written last and moved into place: a reader never sees half a bundle.
+    # Written last and moved into place, so that a reader never sees an incomplete bundle.
     draft = folder / f"{MANIFEST}.new"
     draft.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     shutil.move(draft, folder / MANIFEST)
@@ -129,8 +136,7 @@ def load_bundle(folder: Path) -> Bundle:
     """Load and verify a bundle.
 
     Raises:
-        BundleError: naming the file and what is wrong: missing, other schema version,
-            hash or shape that does not fit, features this version does not know.
+        BundleError: a file is missing, is damaged or does not fit this version.
     """
     path = folder / MANIFEST
     try:
@@ -141,11 +147,11 @@ def load_bundle(folder: Path) -> Bundle:
     except (OSError, ValueError) as error:
         raise BundleError(f"{path} cannot be read: {error}") from error
     if not isinstance(manifest, dict) or any(field not in manifest for field in REQUIRED):
-        raise BundleError(f"{path}: one of {', '.join(REQUIRED)} is missing")
+        raise BundleError(f"{path}: a field is missing; required are {', '.join(REQUIRED)}")
     if manifest["schema_version"] != SCHEMA_VERSION:
         raise BundleError(
-            f"{path}: schema_version {manifest['schema_version']}; this version reads "
-            f"{SCHEMA_VERSION}: train it again, or take the version that wrote it"
+            f"{path}: schema_version {manifest['schema_version']}; this version of sprout-rl reads "
+            f"{SCHEMA_VERSION}: train the bundle again, or use the version that wrote it"
         )
     try:
         verify(folder, manifest["files"])
@@ -156,13 +162,13 @@ def load_bundle(folder: Path) -> Bundle:
         names = tuple(row["name"] for row in manifest["features"])
         shapes = [[int(size) for size in shape] for shape in manifest["network"]["shapes"]]
         if any(len(shape) != 2 for shape in shapes):
-            raise ValueError(f"network shapes {shapes}")
+            raise ValueError(f"network shapes {shapes}: each needs two numbers")
     except DataError as error:
         raise BundleError(f"{path}: {error}") from error
     except (AttributeError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise BundleError(f"{path}: a field is missing or of a wrong kind ({error})") from error
     if names != featurizer.names:
-        raise BundleError(f"{path}: features {names} are not this version's {featurizer.names}")
+        raise BundleError(f"{path}: features are {names}; this version has {featurizer.names}")
     policy = _policy(path, tensors, shapes, len(names), len(catalogue))
     policy = replace(policy, **_form(path, manifest["network"]))
     version = hashlib.sha256(raw).hexdigest()[:12]
@@ -172,6 +178,7 @@ def load_bundle(folder: Path) -> Bundle:
 def _text(
     folder: Path, manifest: Mapping[str, Any], tensors: Mapping[str, Any]
 ) -> WordProjection | EncodedProjection | None:
+    """Return the bundle's text features, or None if it has none."""
     if not manifest["text"]:
         return None
     if VOCABULARY not in manifest["files"]:
@@ -185,33 +192,33 @@ def _text(
         raise ValueError(f"files does not list {ENCODER}/config.json")
     vectors, weights = load_encoder(folder / ENCODER), tensors["text.vectors"]
     if weights.shape != (vectors.width, len(features)):
-        raise ValueError(f"text.vectors of shape {weights.shape} for width {vectors.width}")
+        raise ValueError(f"text.vectors is {weights.shape}, not {(vectors.width, len(features))}")
     return EncodedProjection(projection, vectors, weights)
 
 
 def load_encoder(folder: Path) -> Vectors:
-    """A transformer's vectors of texts; its libraries are loaded here, if at all.
+    """Return the text encoder in a folder; its libraries are imported only here.
 
     Raises:
-        ConfigError: the folder holds no such model, or the libraries are missing.
+        ConfigError: the folder holds no usable model, or the libraries are not installed.
     """
     try:
-        made: Vectors = importlib.import_module("agents.policy.encoder").Encoder(folder)
+        encoder: Vectors = importlib.import_module("agents.policy.encoder").Encoder(folder)
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"encoder {folder}: package {error.name!r} is not installed; "
             "pip install 'sprout-rl[train]'"
         ) from error
-    return made
+    return encoder
 
 
 def _form(path: Path, network: Mapping[str, Any]) -> dict[str, Any]:
-    """What the network does beside its weights."""
+    """Return the network's activation and clip from the manifest."""
     clip, activation = network.get("clip"), network.get("activation")
     if activation not in ACTIVATIONS:
-        raise BundleError(f"{path}: activation {activation!r}; one of {', '.join(ACTIVATIONS)}")
+        raise BundleError(f"{path}: activation {activation!r} is not in {', '.join(ACTIVATIONS)}")
     if clip is not None and not (isinstance(clip, int | float) and clip > 0):
-        raise BundleError(f"{path}: clip {clip!r}; a number above 0, or null")
+        raise BundleError(f"{path}: clip {clip!r} is invalid; must be a number above 0, or null")
     return {"activation": activation, "clip": float("inf") if clip is None else float(clip)}
 
 
@@ -222,6 +229,7 @@ def _policy(
     n_features: int,
     n_directives: int,
 ) -> Policy:
+    """Return the network; raise BundleError if a tensor is missing or does not fit."""
     layers = []
     width = n_features
     for index, shape in enumerate(shapes):

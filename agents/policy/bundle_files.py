@@ -1,4 +1,4 @@
-"""The files of a policy bundle: which there may be, and that they are undamaged."""
+"""Verification of a policy bundle's files: names, kinds and SHA-256."""
 
 import hashlib
 from collections.abc import Mapping
@@ -8,26 +8,27 @@ from envs.errors import BundleError
 
 MANIFEST = "manifest.json"
 TENSORS = "policy.safetensors"
-# Folder of a text encoder, where there is one.
+# Folder of the text encoder, if the bundle has one.
 ENCODER = "encoder"
 PICKLES = (".pkl", ".pickle", ".joblib", ".pt", ".pth", ".zip", ".bin")
 
 
 def verify(folder: Path, files: Mapping[str, str]) -> None:
-    """Check that a bundle's files are those of its manifest, and that none could execute.
+    """Check that a bundle's files match its manifest and that loading them cannot execute code.
 
     Args:
-        files: SHA-256 by name.
+        folder: the bundle.
+        files: SHA-256 by file name, from the manifest.
 
     Raises:
-        BundleError: naming the file.
+        BundleError: a file is missing, damaged or not allowed; the message names the file.
     """
-    inside = [path for place in (folder, folder / ENCODER) for path in sorted(place.glob("*"))]
-    pickles = [path.relative_to(folder) for path in inside if path.suffix in PICKLES]
+    paths = [path for parent in (folder, folder / ENCODER) for path in sorted(parent.glob("*"))]
+    pickles = [path.relative_to(folder) for path in paths if path.suffix in PICKLES]
     if pickles:
         raise BundleError(
-            f"{folder / pickles[0]}: a bundle holds no pickles; remove it, or fetch the bundle "
-            "from whom you trust"
+            f"{folder / pickles[0]}: a bundle holds no pickles; remove the file, or get the "
+            "bundle from a source that you trust"
         )
     unlisted = [
         path.relative_to(folder).as_posix()
@@ -35,29 +36,31 @@ def verify(folder: Path, files: Mapping[str, str]) -> None:
         if path.relative_to(folder).as_posix() not in files
     ]
     if unlisted:
-        # An encoder is loaded as a folder: whatever lies there would be read.
+        # The encoder's libraries load the whole folder, so an unlisted file would be read.
         raise BundleError(
-            f"{folder / unlisted[0]}: not among the manifest's files; remove it, or fetch the "
-            "bundle again"
+            f"{folder / unlisted[0]}: not among the manifest's files; remove it, or "
+            "get the bundle again"
         )
     if TENSORS not in files:
-        raise BundleError(f"{folder / MANIFEST}: files does not list {TENSORS}")
+        raise BundleError(
+            f"{folder / MANIFEST}: files does not list {TENSORS}; get the bundle again"
+        )
     for name, digest in files.items():
         if Path(name).name != name.removeprefix(f"{ENCODER}/"):
-            raise BundleError(f"{folder / MANIFEST}: file name {name!r} leaves the bundle")
+            raise BundleError(f"{folder / MANIFEST}: file name {name!r} leaves the bundle folder")
         if Path(name).suffix not in (".safetensors", ".json"):
             raise BundleError(
                 f"{folder / MANIFEST}: lists {name!r}; a bundle holds .safetensors and .json only, "
                 "since loading it must not execute anything"
             )
         if not (folder / name).is_file():
-            raise BundleError(f"{folder / name} is missing")
+            raise BundleError(f"{folder / name} is missing; get the bundle again")
         if sha256_of(folder / name) != digest:
             raise BundleError(
-                f"{folder / name} is damaged: its sha256 is not the manifest's; fetch it again"
+                f"{folder / name} is damaged: its SHA-256 differs from the manifest's; get it again"
             )
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

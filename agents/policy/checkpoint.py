@@ -1,4 +1,4 @@
-"""The policy of a stable-baselines3 checkpoint, read without unpickling anything."""
+"""Import a policy from a stable-baselines3 checkpoint without unpickling anything."""
 
 import json
 import re
@@ -13,34 +13,38 @@ from agents.policy.sb3_archive import WEIGHTS, read_state_dicts
 from envs.errors import DataError
 
 ACTOR = re.compile(r"mlp_extractor\.policy_net\.(\d+)\.weight")
-REMEDY = "give a PPO or A2C checkpoint of an MlpPolicy, as model.save() writes it"
+REMEDY = "give a PPO or A2C checkpoint of an MlpPolicy, written by model.save()"
 
 
 def read_policy(path: Path, activation: str | None = None) -> Policy:
-    """The actor in `path` (a .zip of `model.save`).
+    """Return the actor of a checkpoint.
 
     Args:
-        activation: "tanh" or "relu"; default what the checkpoint says, or else tanh.
+        path: a .zip written by `model.save`.
+        activation: "tanh" or "relu"; None for the checkpoint's own, or tanh if the checkpoint
+            does not say.
 
     Raises:
-        DataError: no checkpoint, a pickle that only code could load, or a network that is no
+        DataError: the file is no checkpoint, needs unpickling, or holds a network other than a
             perceptron over plain or `agents.training.sb3.Normaliser` observations.
     """
-    (state,), described = read_state_dicts(path, (WEIGHTS,), REMEDY)
-    return _policy(path, state, activation or _activation(described))
+    (state,), description = read_state_dicts(path, (WEIGHTS,), REMEDY)
+    return _policy(path, state, activation or _activation(description))
 
 
 def _policy(path: Path, state: Mapping[str, Any], activation: str) -> Policy:
-    places = sorted(int(match[1]) for name in state if (match := ACTOR.fullmatch(name)))
-    names = [f"mlp_extractor.policy_net.{place}" for place in places] + ["action_net"]
+    layer_numbers = sorted(int(match[1]) for name in state if (match := ACTOR.fullmatch(name)))
+    names = [f"mlp_extractor.policy_net.{number}" for number in layer_numbers] + ["action_net"]
     extractors = {name for name in state if "features_extractor" in name}
     normalised = {"features_extractor.mean", "features_extractor.scale"}
-    strange = [name for name in extractors if name.rpartition(".")[2] not in ("mean", "scale")]
-    if "action_net.weight" not in state or strange:
-        found = strange[0] if strange else "no action_net"
-        raise DataError(path, f"{found}: not a perceptron's", REMEDY)
+    unsupported = [name for name in extractors if name.rpartition(".")[2] not in ("mean", "scale")]
+    if "action_net.weight" not in state or unsupported:
+        problem = f"has {unsupported[0]}" if unsupported else "has no action_net"
+        raise DataError(path, f"{problem}, so it is not a supported perceptron", REMEDY)
     if activation not in ACTIVATIONS:
-        raise DataError(path, f"activation {activation}", f"one of {', '.join(ACTIVATIONS)}")
+        raise DataError(
+            path, f"unknown activation {activation}", f"give one of {', '.join(ACTIVATIONS)}"
+        )
     layers = tuple((_array(state[f"{n}.weight"]), _array(state[f"{n}.bias"])) for n in names)
     width = layers[0][0].shape[1]
     if normalised <= extractors:
@@ -50,14 +54,17 @@ def _policy(path: Path, state: Mapping[str, Any], activation: str) -> Policy:
     return Policy(zero, one, layers, float("inf"), activation)
 
 
-def _activation(described: bytes) -> str:
-    """Of the readable part of SB3's description: it repeats what its pickle holds."""
+def _activation(description: bytes) -> str:
+    """Return the activation named in SB3's JSON description, or tanh if it names none.
+
+    The readable part of the description repeats the contents of its pickles.
+    """
     try:
-        arguments = json.loads(described).get("policy_kwargs", {})
+        arguments = json.loads(description).get("policy_kwargs", {})
     except (ValueError, AttributeError):
         return "tanh"
-    named = re.search(r"activation\.(\w+)", str(arguments.get("activation_fn", "")))
-    return named[1].lower() if named else "tanh"
+    match = re.search(r"activation\.(\w+)", str(arguments.get("activation_fn", "")))
+    return match[1].lower() if match else "tanh"
 
 
 def _array(tensor: Any) -> Any:

@@ -1,7 +1,8 @@
-"""A transformer that reads a chat's meaning: slower than counting words, optional.
+"""Optional text encoder: a transformer that captures meaning, slower than word features.
 
-Any encoder or causal model of Hugging Face's `transformers` in a local folder, the served
-model's own weights too. It needs torch at serving time, and some milliseconds a request.
+Works with any encoder or causal model of Hugging Face's `transformers` in a local folder,
+including the served model's own weights. It needs torch at serving time, and some milliseconds
+per request.
 """
 
 from collections.abc import Sequence
@@ -15,48 +16,57 @@ from envs.errors import ConfigError
 
 MAX_TOKENS = 256
 BATCH = 64
-# The length of a text's vector: as heavy in a ridge regression as 25 of its words.
+# Norm of each text's vector: in a ridge regression it weighs as much as 25 words.
 LENGTH = 5.0
-# What a bundle keeps of a saved model and tokenizer: nothing that could be executed.
+# File types that a bundle keeps of a saved model and tokenizer: none can execute code.
 KEPT = (".json", ".safetensors")
 
 
 class Encoder:
-    """Mean of the last hidden states over a text's first `MAX_TOKENS` tokens.
+    """Encodes a text as the mean of the last hidden states of its first `MAX_TOKENS` tokens.
+
+    Args:
+        folder: a local `transformers` model.
 
     Raises:
-        ConfigError: the folder holds no model with safetensors and tokenizer.
+        ConfigError: the folder holds no model with safetensors and a fast tokenizer.
     """
 
     def __init__(self, folder: Path) -> None:
         try:
-            # Without the last, it would ask on the terminal whether to run code of the folder's.
-            given = {"local_files_only": True, "trust_remote_code": False}
-            self._tokenizer = AutoTokenizer.from_pretrained(folder, **given)
-            self._model = AutoModel.from_pretrained(folder, use_safetensors=True, **given).eval()
+            # With trust_remote_code unset, transformers asks on the terminal whether to run
+            # code from the folder.
+            options = {"local_files_only": True, "trust_remote_code": False}
+            self._tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+            self._model = AutoModel.from_pretrained(folder, use_safetensors=True, **options).eval()
         except (OSError, ValueError, KeyError) as error:
-            first = str(error).strip().splitlines()[0]
-            raise ConfigError(f"encoder {folder}: cannot be loaded ({first})") from error
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(
+                f"encoder {folder}: cannot be loaded ({reason}); give a folder with a transformers "
+                "model in safetensors and its tokenizer"
+            ) from error
         if not self._tokenizer.is_fast:
-            raise ConfigError(f"encoder {folder}: its tokenizer has no tokenizer.json; save one")
+            raise ConfigError(
+                f"encoder {folder}: the tokenizer has no tokenizer.json; save a fast tokenizer"
+            )
         self.width = int(self._model.config.hidden_size)
-        self._known: dict[str, Float32Array] = {}
+        self._cache: dict[str, Float32Array] = {}
 
     def warm(self, texts: Sequence[str]) -> None:
-        """Read texts at once and remember them: training sees each again and again."""
-        left = sorted(set(texts) - self._known.keys(), key=len)
-        for start in range(0, len(left), BATCH):
-            batch = left[start : start + BATCH]
-            self._known |= zip(batch, self._encoded(batch), strict=True)
+        """Encode texts in batches and cache their vectors: training uses each text many times."""
+        missing = sorted(set(texts) - self._cache.keys(), key=len)
+        for start in range(0, len(missing), BATCH):
+            batch = missing[start : start + BATCH]
+            self._cache |= zip(batch, self._encoded(batch), strict=True)
 
     def vector(self, text: str) -> Float32Array:
-        """One text's vector, shape (width,), of length `LENGTH`."""
-        known = self._known.get(text)
-        vector: Float32Array = self._encoded([text])[0] if known is None else known
+        """Return the vector of one text, shape (width,), with norm `LENGTH`."""
+        cached = self._cache.get(text)
+        vector: Float32Array = self._encoded([text])[0] if cached is None else cached
         return vector
 
     def save(self, folder: Path) -> list[str]:
-        """Write it into a folder; names of the files."""
+        """Write model and tokenizer into a folder; return the file names."""
         self._model.save_pretrained(folder)
         self._tokenizer.save_pretrained(folder)
         for path in folder.iterdir():
@@ -66,7 +76,7 @@ class Encoder:
 
     @torch.inference_mode()
     def _encoded(self, texts: Sequence[str]) -> Float32Array:
-        # Token by token padded here: not every tokenizer names a padding token.
+        # Padded by hand, because not every tokenizer defines a padding token.
         rows = [
             self._tokenizer(text, truncation=True, max_length=MAX_TOKENS)["input_ids"] or [0]
             for text in texts

@@ -1,4 +1,4 @@
-"""Why a policy chooses as it does: shares of feature groups, turning points, a small tree."""
+"""Explanations of a policy: Shapley values of feature groups, turning points, a surrogate tree."""
 
 import math
 from collections.abc import Mapping
@@ -19,25 +19,28 @@ INTENSITIES = np.geomspace(5, 1500, 400)
 def contributions(
     policy: Policy, featurizer: Featurizer, observation: Float32Array, action: int, other: int
 ) -> dict[str, float]:
-    """Each feature group's share of the log-odds of `action` against `other`.
+    """Return each feature group's contribution to the log-odds of `action` against `other`.
 
-    Exact Shapley values (Shapley, 1953) of the five groups: what a group adds to the
-    log-odds, averaged over all orders in which the groups may be revealed, an unrevealed one
-    being at its mean in training, and with it what it shares with others. They sum to the
-    log-odds here less those at the means.
+    Exact Shapley values (Shapley, 1953) of the five groups: the change in log-odds when a group
+    is revealed, averaged over all orders of revealing the groups. All features of an unrevealed
+    group, including those shared with another group, are set to their training mean. The
+    contributions sum to the log-odds of this observation minus the log-odds at the means.
 
     Args:
+        policy: the policy.
+        featurizer: the policy's.
         observation: shape (n_features,).
+        action, other: indices of the two directives.
     """
-    places = {group: featurizer.groups[group] for group in GROUPS}
+    columns = {group: featurizer.groups[group] for group in GROUPS}
     subsets = [set(s) for size in range(len(GROUPS) + 1) for s in combinations(GROUPS, size)]
-    seen = np.tile(observation, (len(subsets), 1))
-    for row, revealed in zip(seen, subsets, strict=True):
+    masked = np.tile(observation, (len(subsets), 1))
+    for row, revealed in zip(masked, subsets, strict=True):
         for group in set(GROUPS) - revealed:
-            row[places[group]] = policy.mean[places[group]]
-    chance = np.log(np.maximum(policy.probabilities(seen), 1e-30))
-    odds = chance[:, action] - chance[:, other]
-    value = {frozenset(s): float(o) for s, o in zip(subsets, odds, strict=True)}
+            row[columns[group]] = policy.mean[columns[group]]
+    log_chance = np.log(np.maximum(policy.probabilities(masked), 1e-30))
+    log_odds = log_chance[:, action] - log_chance[:, other]
+    value = {frozenset(s): float(o) for s, o in zip(subsets, log_odds, strict=True)}
     count = len(GROUPS)
     return {
         group: sum(
@@ -55,10 +58,18 @@ def contributions(
 def turning_points(
     policy: Policy, featurizer: Featurizer, observation: Float32Array
 ) -> list[tuple[float, int]]:
-    """From which carbon intensity (g/kWh) on the likeliest directive is which, ascending."""
+    """Return pairs (intensity, directive): the most probable directive from that intensity on.
+
+    Intensities are in gCO2e/kWh, ascending; the first is 0. Directives are indices.
+
+    Args:
+        policy: the policy.
+        featurizer: the policy's.
+        observation: shape (n_features,); its intensity is replaced.
+    """
     tiled = np.tile(observation, (len(INTENSITIES), 1))
-    seen = featurizer.at_intensity(tiled, INTENSITIES)
-    likeliest = policy.probabilities(seen).argmax(axis=1)
+    observations = featurizer.at_intensity(tiled, INTENSITIES)
+    likeliest = policy.probabilities(observations).argmax(axis=1)
     turns = [(0.0, int(likeliest[0]))]
     for before, after, level in zip(likeliest[:-1], likeliest[1:], INTENSITIES[1:], strict=True):
         if before != after:
@@ -68,15 +79,16 @@ def turning_points(
 
 @dataclass(frozen=True)
 class Tree:
-    """A policy distilled.
+    """A decision tree that imitates a policy.
 
     Attributes:
-        rules: as text.
-        fidelity: share of observations, not used to grow it, on which it takes the policy's
-            likeliest directive.
-        expected_fidelity: probability that it takes what the policy draws.
-        usual: share of the likeliest directive that is most frequent: what a tree of one leaf
-            would reach.
+        rules: the tree as text.
+        leaves: number of leaves.
+        fidelity: share of hold-out observations on which the tree predicts the policy's most
+            probable directive.
+        expected_fidelity: mean probability, on the hold-out, that the policy samples the
+            directive that the tree predicts.
+        usual: baseline for `fidelity`: the fidelity of a tree with one leaf.
     """
 
     rules: str
@@ -94,25 +106,35 @@ def distilled(
     leaves: int = MOST_LEAVES,
     seed: int = 0,
 ) -> Tree:
-    """A decision tree that imitates the policy, grown on half of the observations.
+    """Fit a decision tree to the policy on half of the observations, test it on the other half.
+
+    Args:
+        policy: the policy to imitate.
+        featurizer: the policy's.
+        observations: shape (n, n_features).
+        directives: names by index.
+        leaves: most leaves of the tree.
+        seed: seed of the split and of the tree.
 
     Raises:
         ValueError: fewer than two observations.
     """
     if len(observations) < 2:
-        raise ValueError(f"{len(observations)} observations are too few to grow a tree")
+        raise ValueError(
+            f"{len(observations)} observations are too few to fit a tree; give two or more"
+        )
     chance = policy.allowed(observations, featurizer.steerable(observations))
     likeliest = chance.argmax(axis=1)
     order = np.random.default_rng(seed).permutation(len(observations))
-    grown, judged = np.array_split(order, 2)
+    train, held_out = np.array_split(order, 2)
     tree = DecisionTreeClassifier(max_leaf_nodes=leaves, random_state=seed)
-    tree.fit(observations[grown], likeliest[grown])
-    told: Int64Array = tree.predict(observations[judged])
+    tree.fit(observations[train], likeliest[train])
+    predicted: Int64Array = tree.predict(observations[held_out])
     names = [directives[int(action)] for action in tree.classes_]
     return Tree(
         export_text(tree, feature_names=list(featurizer.names), class_names=names),
         int(tree.get_n_leaves()),
-        float((told == likeliest[judged]).mean()),
-        float(chance[judged, told].mean()),
-        float(np.bincount(likeliest[judged]).max() / len(judged)),
+        float((predicted == likeliest[held_out]).mean()),
+        float(chance[held_out, predicted].mean()),
+        float(np.bincount(likeliest[held_out]).max() / len(held_out)),
     )

@@ -1,4 +1,4 @@
-"""The policy's light runtime: a small network in NumPy, no torch."""
+"""Inference of a policy: a small network in NumPy, without torch."""
 
 import math
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import numpy as np
 
 from envs.arrays import BoolArray, Float32Array, Float64Array
 
-# Normalised observations are cut here, so that one odd value cannot saturate the net.
+# Normalised observations are clipped to this range, so that no outlier saturates the network.
 CLIP = 5.0
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "tanh": np.tanh,
@@ -19,17 +19,17 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 
 @dataclass(frozen=True)
 class Policy:
-    """Observation -> probability of each directive.
+    """A stochastic policy: maps an observation to the probability of each directive.
 
     A multilayer perceptron with an activation between layers and softmax at the end, over
     observations normalised as clip((x - mean) * scale, -clip, clip).
 
     Attributes:
-        mean, scale: shape (n_features,); scale 0 masks a feature that never varied
-            in training.
-        layers: (weight, bias) pairs, weights of shape (out, in); the last one gives
-            the logits.
-        clip: infinity where observations were not cut in training.
+        mean, scale: shape (n_features,); scale 0 masks a feature that never varied in
+            training or that the policy must not see.
+        layers: (weight, bias) pairs, weights of shape (out, in); the last layer outputs the
+            logits.
+        clip: bound on normalised observations; infinity if training did not clip.
         activation: one of `ACTIVATIONS`.
     """
 
@@ -40,7 +40,11 @@ class Policy:
     activation: str = "tanh"
 
     def probabilities(self, observations: Float32Array) -> Float64Array:
-        """Shape (n, n_features) -> (n, n_directives); rows sum to 1."""
+        """Return the probability of each directive, shape (n, n_directives); rows sum to 1.
+
+        Args:
+            observations: shape (n, n_features).
+        """
         hidden = (observations - self.mean) * self.scale
         if self.clip < np.inf:
             hidden = np.minimum(np.maximum(hidden, -self.clip), self.clip)
@@ -55,7 +59,10 @@ class Policy:
         return result
 
     def probabilities_of(self, observation: Float32Array) -> list[float]:
-        """`probabilities` of one observation, shape (n_features,), at a third of the price."""
+        """Return the probabilities of one observation, shape (n_features,).
+
+        Three times as fast as `probabilities`.
+        """
         hidden = observation - self.mean
         hidden *= self.scale
         if self.clip < np.inf:
@@ -71,16 +78,21 @@ class Policy:
         highest = max(logits)
         odds = [math.exp(logit - highest) for logit in logits]
         total = sum(odds)
-        return [each / total for each in odds]
+        return [value / total for value in odds]
 
     def allowed(self, observations: Float32Array, steerable: BoolArray) -> Float64Array:
-        """`probabilities`, and L0 for certain where a request may not be steered, shape (n,)."""
+        """Return `probabilities`, with probability 1 for L0 on requests that must not be steered.
+
+        Args:
+            observations: shape (n, n_features).
+            steerable: mask of the requests that may be given a directive, shape (n,).
+        """
         chance = self.probabilities(observations)
         chance[~steerable] = np.eye(1, chance.shape[1])
         return chance
 
     def arrays(self) -> dict[str, Float32Array]:
-        """Named tensors, as the policy bundle stores them."""
+        """Return the tensors by name, as the policy bundle stores them."""
         named = {"mean": self.mean, "scale": self.scale}
         for index, (weight, bias) in enumerate(self.layers):
             named |= {f"layers.{index}.weight": weight, f"layers.{index}.bias": bias}
@@ -90,10 +102,10 @@ class Policy:
 def normalisation(
     observations: Float32Array,
 ) -> tuple[Float32Array, Float32Array]:
-    """Mean and scale of each feature over `observations`, shape (n, n_features).
+    """Return mean and scale of each feature over `observations`, shape (n, n_features).
 
-    A feature that does not vary gets scale 0: the policy never learned what it
-    means, so it must not react to it.
+    A feature that does not vary gets scale 0: training cannot teach the policy its effect, so
+    the policy must not react to it.
     """
     spread = observations.std(axis=0)
     varies = spread > 1e-6

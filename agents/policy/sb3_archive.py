@@ -1,7 +1,7 @@
-"""State dicts of a stable-baselines3 archive, read without unpickling anything.
+"""Read state dicts from a stable-baselines3 archive without unpickling anything.
 
-`PPO.load` runs whatever the archive's pickles say. A state dict holds tensors only, so torch
-can load it safely (`weights_only`).
+`PPO.load` executes the archive's pickles. A state dict holds only tensors, which torch can load
+safely (`weights_only`).
 """
 
 import zipfile
@@ -17,18 +17,19 @@ from envs.errors import DataError
 
 WEIGHTS = "policy.pth"
 OPTIMISER = "policy.optimizer.pth"
-# stable-baselines3's own description of the model: JSON that repeats what its pickles hold.
+# stable-baselines3's description of the model: JSON that repeats its pickles in readable form.
 DESCRIPTION = "data"
 
 
 def read_state_dicts(
     path: Path, members: Sequence[str], remedy: str
 ) -> tuple[list[Mapping[str, Any]], bytes]:
-    """State dicts of an archive's members, and the archive's description (JSON).
+    """Return the state dicts of an archive's members, and the archive's description (JSON).
 
     Args:
-        path: a .zip of `model.save`.
-        remedy: what the user should give instead.
+        path: a .zip written by `model.save`.
+        members: file names inside the archive.
+        remedy: instruction for the user, appended to errors.
 
     Raises:
         DataError: the archive is damaged, lacks a member, or a member needs unpickling.
@@ -42,11 +43,11 @@ def read_state_dicts(
                 torch.load(BytesIO(archive.read(name)), map_location="cpu", weights_only=True)
                 for name in members
             ]
-            described = archive.read(DESCRIPTION) if DESCRIPTION in names else b"{}"
+            description = archive.read(DESCRIPTION) if DESCRIPTION in names else b"{}"
     except (OSError, zipfile.BadZipFile, UnpicklingError, RuntimeError, EOFError) as error:
         problem = str(error).splitlines()[0]
         raise DataError(path, f"cannot be read as weights ({problem})", remedy) from error
     for name, state in zip(members, states, strict=True):
         if not isinstance(state, Mapping):
             raise DataError(path, f"{name} is not a state dict", remedy)
-    return states, described
+    return states, description

@@ -1,1 +1,1 @@
-"""PPO-Lagrangian training: the prepared profile, the multipliers, checkpoints."""
+"""PPO-Lagrangian training: prepared profiles, Lagrange multipliers and checkpoints."""

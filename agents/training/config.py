@@ -5,41 +5,48 @@ from dataclasses import dataclass
 from envs.errors import ConfigError
 from envs.requests.features import FORECAST, GROUPS, SPARED
 
-# Where a floor binds: in each task, or on all requests together as in SPROUT.
+# Scope of a floor: each task by itself, or all requests together as in SPROUT.
 FLOOR_SCOPES = ("task", "all")
 
 
 @dataclass(frozen=True)
 class PpoConfig:
-    """Hyperparameters; each says what it does.
+    """Hyperparameters of the PPO-Lagrangian training.
 
     Attributes:
-        replay_steps: environment steps on the replay.
-        live_steps: environment steps on the live server afterwards; 0 leaves it out.
-        lanes, live_lanes: requests a step, replayed or in flight together.
-        n_steps, live_n_steps: steps a lane between updates; a dual step follows each. Where
-            gamma is 0 only lanes x n_steps counts, and many lanes are quickest; with a larger
-            gamma two steps are too short.
-        batch, epochs: PPO's minibatch, and its passes over each rollout.
-        learning_rate, live_learning_rate: Adam's at the start; falls to 0 in a line.
-        entropy: pulls towards trying every directive.
-        weight_decay: AdamW's; pulls weights to 0, against memorising prompts.
-        hidden: width of the two tanh layers.
-        dual_rate, dual_damping: lasting and passing change of a multiplier's logarithm per
-            unit of shortfall and dual step; the passing one falls to a fifth.
-        initial_multiplier: of every task at the start.
-        fixed_multiplier: if given, of every task for good: floors are then only watched.
-        confidence, safety: standard errors, and a constant, by which a task's ratio must
-            clear its floor; limits on latency are cleared by standard errors too.
-        floor_on: "task", or "all" for one floor on the mean over all requests.
-        floor_slack: how far floors yield from the cleanest to the dirtiest hour, as SPROUT's
-            xi (`envs.outcomes.floors`); 0 keeps them constant.
-        without: groups of features that the policy must not see; one of
-            `envs.requests.features.GROUPS`, `SPARED` or `FORECAST`. The last by default: a
-            request's best directive does not depend on the hours to come, and live there may be
-            no forecast.
-        patience: rollouts without a better policy after which training stops; 0 never.
-        gamma: 0: a request's directive does not change the next request.
+        replay_steps: environment steps on the replayed profile.
+        live_steps: environment steps on the live server afterwards; 0 skips the live part.
+        lanes, live_lanes: parallel lanes, that is requests per vector step, on the replay and
+            on the live server (where they are in flight together).
+        n_steps, live_n_steps: steps per lane between PPO updates; each update is followed by a
+            dual update. With gamma 0 only lanes x n_steps matters, and many lanes are fastest;
+            with a larger gamma, two steps are too few.
+        batch, epochs: PPO's minibatch size, and its passes over each rollout.
+        learning_rate, live_learning_rate: initial learning rate of AdamW; decays linearly to 0.
+        entropy: coefficient of the entropy bonus, which keeps the policy exploring directives.
+        weight_decay: AdamW's weight decay, against memorising prompts.
+        hidden: width of each of the two tanh layers.
+        dual_rate, dual_damping: integral and proportional gain of the dual update: the lasting
+            and the temporary change of a multiplier's logarithm per unit of shortfall. The
+            damping falls linearly to a fifth.
+        initial_multiplier: Lagrange multiplier of every floor at the start.
+        fixed_multiplier: if given, the constant multiplier of every floor; the floors are then
+            measured but not enforced. None for dual updates.
+        confidence: number of standard errors by which a task's quality ratio must exceed its
+            floor, and by which a latency limit must be kept.
+        safety: constant margin added to every floor.
+        floor_on: "task" for one floor per task; "all" for one floor on the mean over all
+            requests.
+        floor_slack: fraction by which floors are lowered in the dirtiest hour relative to the
+            cleanest, as SPROUT's xi (`envs.outcomes.floors`); 0 keeps them constant.
+        without: feature groups hidden from the policy, from
+            `envs.requests.features.GROUPS`, `SPARED` and `FORECAST`. The forecast is hidden by
+            default: the best directive of a request does not depend on future hours, and a live
+            server may have no forecast.
+        patience: number of rollouts without a better policy after which training stops;
+            0 never stops early.
+        gamma: discount factor; 0 because a directive does not influence later requests.
+        seed: seed of PPO, of the sampled hours and of the cross-fitted trees.
     """
 
     replay_steps: int = 1_000_000
@@ -72,6 +79,10 @@ class PpoConfig:
         groups = (*GROUPS, SPARED, FORECAST)
         unknown = [group for group in self.without if group not in groups]
         if unknown:
-            raise ConfigError(f"without: no features {unknown[0]!r}; one of {', '.join(groups)}")
+            raise ConfigError(
+                f"without: unknown feature group {unknown[0]!r}; give one of {', '.join(groups)}"
+            )
         if self.floor_on not in FLOOR_SCOPES:
-            raise ConfigError(f"floor_on {self.floor_on!r}: one of {', '.join(FLOOR_SCOPES)}")
+            raise ConfigError(
+                f"floor_on {self.floor_on!r} is unknown; give one of {', '.join(FLOOR_SCOPES)}"
+            )

@@ -1,4 +1,4 @@
-"""How far a live server has moved from the profile that a policy was trained on."""
+"""Drift: the difference between a live server and the profile that a policy was trained on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,24 +12,25 @@ from envs.outcomes.outcome import Outcomes
 from envs.requests.request import Request
 
 COSTS = ("energy_joules", "completion_tokens", "latency_seconds")
-# Fewer live answers of a task under a directive tell nothing.
+# Fewer live answers per task and directive give no meaningful estimate.
 LEAST_ANSWERS = 8
-# In J, tokens or s: a cost that was too small to be read has no logarithm.
+# Lower bound on costs before taking logarithms (J, tokens or s): a cost can be measured as 0.
 LEAST_COST = 1e-3
-# What changed by less matters to nobody, however surely it did.
+# Smaller changes are irrelevant in practice, however significant they are.
 LEAST_CHANGE = 0.01
 
 
 @dataclass(frozen=True)
 class Drift:
-    """Live against profile, for one task under one directive.
+    """Live answers compared with the profile, for one measure, task and directive.
 
     Attributes:
-        measure: one of `COSTS` or a quality.
-        answers: live ones, each prompt counted once.
-        change: live over profile (a ratio, of geometric means) for costs; live less profile
-            for quality.
-        low, high: 95% interval (Welch's for costs, Student's for quality).
+        task, directive: names.
+        measure: one of `COSTS` or the name of a quality.
+        answers: number of distinct live prompts.
+        change: for a cost, the ratio of geometric means, live over profile; for quality, the
+            difference of means, live minus profile.
+        low, high: 95% interval of the change (Welch's for costs, Student's for quality).
     """
 
     task: str
@@ -42,9 +43,10 @@ class Drift:
 
     @property
     def drifted(self) -> bool:
-        """Whether the interval leaves out "no change", and the change is worth a word."""
-        same = 1.0 if self.measure in COSTS else 0.0
-        return abs(self.change - same) >= LEAST_CHANGE and not self.low <= same <= self.high
+        """True if the change is large enough to matter and its interval excludes "no change"."""
+        unchanged = 1.0 if self.measure in COSTS else 0.0
+        large = abs(self.change - unchanged) >= LEAST_CHANGE
+        return large and not self.low <= unchanged <= self.high
 
 
 def drifts(
@@ -53,44 +55,50 @@ def drifts(
     actions: Int64Array,
     outcomes: Outcomes,
 ) -> list[Drift]:
-    """Compare live answers with the profile, request by request as foretold.
+    """Compare live answers with the profile, adjusted for the predicted outcome of each request.
 
-    A policy answers the easy ones of a task briefly: their bare means would differ from the
-    profile's without any drift. So a line is fitted to what the profile measured of each
-    prompt on what its words foretell (as other prompts' outcomes tell it), and both sides are
-    compared less that line. A prompt that was asked again counts once, with its mean.
+    A policy answers the easy requests of a task briefly, so plain means would differ from the
+    profile's without any drift. Therefore a line is fitted to the profile: the measured outcome
+    of each prompt against the outcome that is predicted from its words (cross-fitted, from other
+    prompts' outcomes). Live answers and profile are compared after subtracting that line. A
+    prompt that was sent several times counts once, with its mean.
 
     Args:
-        requests, actions, outcomes: the live ones, n of each.
+        prepared: the training profile and its features.
+        requests: the n live requests.
+        actions: index of each request's directive, shape (n,).
+        outcomes: measured live outcomes, arrays of shape (n,).
     """
     featurizer = prepared.featurizer
     live_parts = prepared.parts_of(requests)[1]
     tasks = np.array([request.task for request in requests])
     prompts = np.array([request.prompt_hash for request in requests])
-    found = []
+    results = []
     for task in prepared.known.tasks:
-        rows = prepared.known.rows_of(task)
+        profile_rows = prepared.known.rows_of(task)
         for action, directive in enumerate(prepared.known.directives):
-            mine = (tasks == task) & (actions == action)
+            live_rows = (tasks == task) & (actions == action)
             for measure in (*COSTS, prepared.quality):
-                column = featurizer.names.index(_foretold_by(measure, directive))
-                then = _scaled(measure, getattr(prepared.known.outcomes, measure)[rows, action])
-                now = _scaled(measure, getattr(outcomes, measure)[mine])
+                column = featurizer.names.index(_predictor(measure, directive))
+                recorded = _scaled(
+                    measure, getattr(prepared.known.outcomes, measure)[profile_rows, action]
+                )
+                live = _scaled(measure, getattr(outcomes, measure)[live_rows])
                 change = _change(
-                    (prepared.parts[1][rows, column], then),
-                    _by_prompt(prompts[mine], live_parts[mine, column], now),
-                    alike=measure not in COSTS,
+                    (prepared.parts[1][profile_rows, column], recorded),
+                    _by_prompt(prompts[live_rows], live_parts[live_rows, column], live),
+                    equal_variances=measure not in COSTS,
                 )
                 if change is not None:
                     if measure in COSTS:
                         change = np.exp(change)
-                    count = len(set(prompts[mine]))
-                    found.append(Drift(task, directive, measure, count, *map(float, change)))
-    return found
+                    count = len(set(prompts[live_rows]))
+                    results.append(Drift(task, directive, measure, count, *map(float, change)))
+    return results
 
 
-def _foretold_by(measure: str, directive: str) -> str:
-    """The feature that says most of a measure: of any cost, the energy foretold."""
+def _predictor(measure: str, directive: str) -> str:
+    """Name of the feature that predicts a measure best: for any cost, the predicted energy."""
     return f"log_energy={directive}" if measure in COSTS else f"quality={directive}"
 
 
@@ -100,40 +108,49 @@ def _scaled(measure: str, values: Float64Array) -> Float64Array:
 
 
 def _by_prompt(
-    prompts: StrArray, foretold: Float32Array, values: Float64Array
+    prompts: StrArray, predicted: Float32Array, values: Float64Array
 ) -> tuple[Float32Array, Float64Array]:
-    """Means by prompt; a server without chance answers the same prompt alike."""
+    """Return predictions and mean measured values by distinct prompt, without unknown values.
+
+    Repeated answers are not independent: a deterministic server gives a prompt the same answer.
+    """
     known = ~np.isnan(values)
-    _, first, place = np.unique(prompts[known], return_index=True, return_inverse=True)
-    counts = np.bincount(place)
+    _, first, prompt_index = np.unique(prompts[known], return_index=True, return_inverse=True)
+    counts = np.bincount(prompt_index)
     means: Float64Array = (
-        np.bincount(place, values[known]) / counts if len(counts) else values[known]
+        np.bincount(prompt_index, values[known]) / counts if len(counts) else values[known]
     )
-    return foretold[known][first], means
+    return predicted[known][first], means
 
 
 def _change(
-    then: tuple[Float32Array, Float64Array], now: tuple[Float32Array, Float64Array], *, alike: bool
+    recorded: tuple[Float32Array, Float64Array],
+    live: tuple[Float32Array, Float64Array],
+    *,
+    equal_variances: bool,
 ) -> Float64Array | None:
-    """Difference of means beyond the line of `then`, with its 95% interval, shape (3,).
+    """Return the difference of mean residuals and its 95% interval, shape (3,).
 
-    None where too little is known. Each side is what is foretold, and what was measured.
+    Residuals are taken from the line fitted to `recorded`. None if there are fewer than
+    `LEAST_ANSWERS` values on either side.
 
     Args:
-        alike: one spread for both sides: thirty verdicts that are all right have none of
-            their own, and still are thirty verdicts only.
+        recorded, live: pairs of predicted and measured values, from the profile and live.
+        equal_variances: pool the variances of both sides. Needed for quality: thirty verdicts
+            that are all correct have no variance of their own, but are still only thirty.
     """
-    known = ~np.isnan(then[1])
-    foretold, measured = then[0][known].astype(np.float64), then[1][known]
-    if min(len(measured), len(now[1])) < LEAST_ANSWERS:
+    known = ~np.isnan(recorded[1])
+    predicted, measured = recorded[0][known].astype(np.float64), recorded[1][known]
+    if min(len(measured), len(live[1])) < LEAST_ANSWERS:
         return None
-    around = foretold - foretold.mean()
-    spread = float(around @ around)
-    slope = float(around @ measured) / spread if spread > 1e-9 else 0.0
-    left = measured - slope * foretold
-    live = now[1] - slope * now[0]
-    difference = float(live.mean() - left.mean())
-    if live.std() + left.std() < 1e-9:
+    centred = predicted - predicted.mean()
+    spread = float(centred @ centred)
+    slope = float(centred @ measured) / spread if spread > 1e-9 else 0.0
+    recorded_residuals = measured - slope * predicted
+    live_residuals = live[1] - slope * live[0]
+    difference = float(live_residuals.mean() - recorded_residuals.mean())
+    if live_residuals.std() + recorded_residuals.std() < 1e-9:
         return np.full(3, difference)
-    ends = ttest_ind(live, left, equal_var=alike).confidence_interval(0.95)
-    return np.array([difference, float(ends.low), float(ends.high)])
+    test = ttest_ind(live_residuals, recorded_residuals, equal_var=equal_variances)
+    interval = test.confidence_interval(0.95)
+    return np.array([difference, float(interval.low), float(interval.high)])

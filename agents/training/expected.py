@@ -1,10 +1,11 @@
-"""Expected outcomes from single ones, so that a policy has nothing to memorise.
+"""Expected outcomes from single noisy ones, so that the policy has no noise to memorise.
 
-One verdict a (prompt, directive) is a coin toss of its expected quality, and one energy a
-draw of an answer's length. A policy trained on the draws memorises which prompts came out
-well and breaks its floors on new ones. It is trained on what *other* prompts foretell of
-this one instead, and on no more of that than proved true; nothing else could help it on a
-new prompt, and without the noise it learns in fewer steps.
+One verdict per (prompt, directive) is a coin toss with the expected quality as its probability,
+and one energy value depends on the length of one sampled answer. A policy trained on these
+samples memorises which prompts came out well and breaks its floors on new prompts. So it is
+trained on outcomes predicted for each prompt from *other* prompts (cross-fitting), shrunk by how
+well the predictions match the measurements. Nothing else could help the policy on a new prompt,
+and without the noise it learns in fewer steps.
 """
 
 import numpy as np
@@ -13,30 +14,30 @@ from sklearn.ensemble import ExtraTreesRegressor
 from envs.arrays import BoolArray, Float32Array, Float64Array, Int64Array, StrArray
 
 TREES = 100
-# Verdicts of at least so many prompts are averaged in a leaf.
+# Fewest prompts per leaf, so that a leaf averages over enough verdicts.
 LEAST_PROMPTS = 16
 
 
-def expected_cost(foretold: Float64Array, costs: Float64Array, tasks: StrArray) -> Float64Array:
-    """Costs as foretold, of each task's mean under each directive, as far as it came true.
+def expected_cost(log_costs: Float64Array, costs: Float64Array, tasks: StrArray) -> Float64Array:
+    """Return expected costs: each task's mean per directive plus shrunken predicted deviations.
 
     Args:
-        foretold: logarithms of relative costs, shape (n, D), from other prompts.
-        costs: shape (n, D).
-        tasks: shape (n,).
+        log_costs: logarithms of relative costs, predicted from other prompts, shape (n, D).
+        costs: measured costs, any unit, shape (n, D).
+        tasks: task of each prompt, shape (n,).
 
     Returns:
-        Shape (n, D).
+        Expected costs, same unit as `costs`, shape (n, D).
     """
-    told = np.exp(foretold)
-    expected = np.empty_like(told)
+    predicted = np.exp(log_costs)
+    expected = np.empty_like(predicted)
     for task in np.unique(tasks):
         rows = tasks == task
         mean = costs[rows].mean(axis=0)
-        scaled = told[rows] * mean / told[rows].mean(axis=0)
-        for directive, true in enumerate(costs[rows].T):
-            shrunk = _believed(scaled[:, directive], true)
-            expected[rows, directive] = mean[directive] + shrunk
+        scaled = predicted[rows] * mean / predicted[rows].mean(axis=0)
+        for directive, actual in enumerate(costs[rows].T):
+            deviations = _shrunken(scaled[:, directive], actual)
+            expected[rows, directive] = mean[directive] + deviations
     return expected
 
 
@@ -48,72 +49,83 @@ def expected_quality(
     folds: Int64Array,
     seed: int,
 ) -> Float64Array:
-    """Quality of each prompt under each directive, as other folds' prompts foretell it.
+    """Return the quality of each prompt under each directive, predicted from other folds.
 
-    What counts is a directive's difference to L0. Often little more can be told of it than a
-    line on how long the answer will be, by task; extremely randomised trees (Geurts et al.,
-    2006), on all that the policy sees of a prompt, foretell what the lines leave. Both are
-    believed as far as they came true (`belief`).
+    The target is the difference in quality between a directive and L0. Often the data support
+    little more than a line per task against the expected answer length. Extremely randomised
+    trees (Geurts et al., 2006) on all prompt features predict the residuals of these lines. Both
+    predictions are shrunk by how well they match the measured quality (`shrinkage`).
 
     Args:
-        parts: what the policy sees of each prompt, shape (n, n_parts).
-        length: what foretells the answer's length, log-energy under L0, shape (n,).
-        scores: verdicts, shape (n, D); rows with NaN are left as they are.
-        tasks, folds: shape (n,).
+        parts: features of each prompt, shape (n, n_parts).
+        length: predictor of the answer length: predicted log-energy under L0, shape (n,).
+        scores: measured quality, shape (n, D); rows with NaN are returned unchanged.
+        tasks, folds: task and cross-fitting fold of each prompt, shape (n,).
+        seed: seed of the trees.
 
     Returns:
-        Shape (n, D).
+        Expected quality, shape (n, D).
     """
     known = np.asarray(~np.isnan(scores).any(axis=1), dtype=np.bool_)
     by_task = [known & (tasks == task) for task in np.unique(tasks[known])]
-    lines, left = np.zeros_like(scores), scores.copy()
+    lines, residuals = np.zeros_like(scores), scores.copy()
     for rows in by_task:
-        for other in range(1, scores.shape[1]):
-            lost = scores[rows, other] - scores[rows, 0]
-            told = _by_line(length[rows], lost, folds[rows])
-            lines[rows, other] = lost.mean() + _believed(told, lost)
-            left[rows, other] = lost - lines[rows, other]
-    trees = _by_trees(parts, left, known, folds, seed)
+        for directive in range(1, scores.shape[1]):
+            differences = scores[rows, directive] - scores[rows, 0]
+            predicted = _by_line(length[rows], differences, folds[rows])
+            lines[rows, directive] = differences.mean() + _shrunken(predicted, differences)
+            residuals[rows, directive] = differences - lines[rows, directive]
+    trees = _by_trees(parts, residuals, known, folds, seed)
     expected = scores.copy()
     for rows in by_task:
         expected[rows] = trees[rows, :1] + lines[rows]
-        for other in range(1, scores.shape[1]):
-            expected[rows, other] += _believed(trees[rows, other], left[rows, other])
+        for directive in range(1, scores.shape[1]):
+            expected[rows, directive] += _shrunken(
+                trees[rows, directive], residuals[rows, directive]
+            )
     return expected
 
 
-def _believed(told: Float64Array, true: Float64Array) -> Float64Array:
-    """What to believe of a prediction's deviations from its mean, shape (n,)."""
-    deviations: Float64Array = shrinkage(told, true) * (told - told.mean())
+def _shrunken(predicted: Float64Array, actual: Float64Array) -> Float64Array:
+    """Return a prediction's deviations from its mean, times their `shrinkage`, shape (n,)."""
+    deviations: Float64Array = shrinkage(predicted, actual) * (predicted - predicted.mean())
     return deviations
 
 
-def shrinkage(told: Float64Array, true: Float64Array) -> float:
-    """How much of a prediction's spread to believe, 0 to 1; both of shape (n,).
+def shrinkage(predicted: Float64Array, actual: Float64Array) -> float:
+    """Return the shrinkage factor of a prediction, from 0 (ignore) to 1 (keep in full).
 
-    The slope of what came true on what was told (stacking with one predictor; Wolpert,
-    1992), less its standard error: what chance alone explains is not believed.
+    The factor is the slope of the measured on the predicted values (stacking with one predictor;
+    Wolpert, 1992), minus the slope's standard error, so that chance correlations are ignored.
+
+    Args:
+        predicted: predicted values, shape (n,).
+        actual: measured values, shape (n,).
     """
-    slope, error = _line(told, true)
+    slope, error = _line(predicted, actual)
     return float(np.clip(slope - error, 0.0, 1.0))
 
 
-def _by_line(length: Float64Array, lost: Float64Array, folds: Int64Array) -> Float64Array:
-    """Loss as a line on the length, its slope less its standard error, shape (n,)."""
-    told = np.zeros(len(lost))
+def _by_line(length: Float64Array, differences: Float64Array, folds: Int64Array) -> Float64Array:
+    """Return cross-fitted predictions of the quality difference from the length, shape (n,).
+
+    Each fold's line is fitted to the other folds, with its slope reduced by one standard error.
+    """
+    predicted = np.zeros(len(differences))
     for fold in np.unique(folds):
         inside, outside = folds == fold, folds != fold
-        slope, error = _line(length[outside], lost[outside])
+        slope, error = _line(length[outside], differences[outside])
         if slope:
-            sure = np.sign(slope) * max(0.0, abs(slope) - error)
-            told[inside] = sure * (length[inside] - length[outside].mean())
-    return told
+            reduced = np.sign(slope) * max(0.0, abs(slope) - error)
+            predicted[inside] = reduced * (length[inside] - length[outside].mean())
+    return predicted
 
 
 def _by_trees(
     parts: Float32Array, scores: Float64Array, known: BoolArray, folds: Int64Array, seed: int
 ) -> Float64Array:
-    foretold = scores.copy()
+    """Return cross-fitted predictions of `scores` from prompt features, shape (n, D)."""
+    predicted = scores.copy()
     for fold in np.unique(folds[known]):
         inside, outside = known & (folds == fold), known & (folds != fold)
         if not outside.any():
@@ -122,12 +134,12 @@ def _by_trees(
             TREES, min_samples_leaf=LEAST_PROMPTS, max_features=0.5, random_state=seed
         )
         trees.fit(parts[outside], scores[outside])
-        foretold[inside] = trees.predict(parts[inside]).reshape(-1, scores.shape[1])
-    return foretold
+        predicted[inside] = trees.predict(parts[inside]).reshape(-1, scores.shape[1])
+    return predicted
 
 
 def _line(x: Float64Array, y: Float64Array) -> tuple[float, float]:
-    """Slope of y on x by least squares, and its standard error; 0 where x does not vary."""
+    """Return the least-squares slope of y on x and its standard error; zeros if x is constant."""
     if len(x) < 3:
         return 0.0, 0.0
     x, y = x - x.mean(), y - y.mean()
@@ -135,5 +147,6 @@ def _line(x: Float64Array, y: Float64Array) -> tuple[float, float]:
     if spread < 1e-12:
         return 0.0, 0.0
     slope = float(x @ y) / spread
-    left = y - slope * x
-    return slope, float(np.sqrt(float(left @ left) / (len(x) - 2) / spread))
+    residuals = y - slope * x
+    error = float(np.sqrt(float(residuals @ residuals) / (len(x) - 2) / spread))
+    return slope, error

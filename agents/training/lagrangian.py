@@ -1,4 +1,4 @@
-"""Multipliers of the constraints, driven by outcomes that the policy does not train on."""
+"""The CMDP's constraints, measured on outcomes that the policy is not trained on."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,27 +11,29 @@ from envs.arrays import BoolArray
 from envs.errors import ConfigError
 from envs.outcomes.reward import Reward, untagged
 
-# Price of a latency limit at the start: one that is kept anyway costs next to nothing.
+# Initial multiplier of a latency limit: low, so that a limit that holds anyway costs little.
 FIRST_PRICE = 0.05
 
 
 @dataclass(frozen=True)
 class Validation:
-    """A policy's expected figures on the profile's prompts, by their own outcomes.
+    """A policy's expected metrics on the profile's prompts, from their measured outcomes.
 
     Attributes:
-        grams_ratio: footprint relative to always L0.
-        ratio_by_task: quality relative to L0; of each task where its tag is shown, and
-            under `untagged(task)` where it is not. Where floors yield to the grid, each band
-            of intensities has a name of its own (`envs.outcomes.floors.FloorSchedule.names`).
-        bound_by_task: what that ratio is at least, with the confidence asked for.
+        grams_ratio: footprint relative to always using L0.
+        ratio_by_task: quality relative to L0. Keys: the task for requests that show their
+            task's tag, `untagged(task)` for requests that do not. If floors depend on the grid's
+            intensity, each intensity band has its own key
+            (`envs.outcomes.floors.FloorSchedule.names`).
+        bound_by_task: lower bounds on these ratios, at the configured confidence.
         share: mean probability of each directive.
-        share_by_task: the same by task, tags shown or not as in `ratio_by_task`.
-        overshoot: of each latency limit, by the names of `envs.outcomes.reward.overshoots`.
-        overshoot_bound: what that is at most, with the confidence asked for; a limit is kept
-            where this is at most 0.
-        worst_margin: least of (bound - floor - safety) over tasks, and of -overshoot_bound;
-            what is asked for is kept where it is at least 0.
+        share_by_task: the same by constraint, with the keys of `ratio_by_task`.
+        overshoot: mean excess over each latency limit; keys as in
+            `envs.outcomes.reward.overshoots`.
+        overshoot_bound: upper bounds on these means, at the configured confidence; a limit is
+            kept if its bound is at most 0.
+        worst_margin: least of (bound - floor - safety) over floors and -overshoot_bound over
+            limits; every constraint is kept if this is at least 0.
     """
 
     grams_ratio: float
@@ -46,7 +48,14 @@ class Validation:
 
 @dataclass(frozen=True)
 class _ConstraintGroup:
-    """One floor's requests: a task's, with its tag shown or not, in one band of intensities."""
+    """The requests of one floor: a task, with or without its tag, in one intensity band.
+
+    Attributes:
+        name: name of the constraint.
+        task: task of the requests.
+        tagged: whether the requests show their task's tag.
+        among: mask of the prompts in the intensity band, shape (n,).
+    """
 
     name: str
     task: str
@@ -55,19 +64,18 @@ class _ConstraintGroup:
 
 
 class Constraint:
-    """Measures floors and limits, and moves the multipliers after them.
+    """Measures the quality floors and latency limits, and updates their multipliers.
 
-    A floor has to hold for clients who send their task's tag and for those who do not, each
-    by itself.
+    A floor must hold separately for clients who send the task's tag and for those who do not.
 
     Args:
-        prompts: with their outcomes.
-        reward: whose floors and latency limits bind.
-        config: for its `confidence`, since on few prompts the best of many checkpoints is a
-            lucky one, its `safety`, and how the multipliers move.
+        prompts: the profile's prompts with their outcomes.
+        reward: supplies the floors and latency limits.
+        config: supplies `confidence` (on few prompts, the best of many checkpoints may be best
+            by luck), `safety`, and the settings of the dual update.
 
     Raises:
-        ConfigError: a floor or a limit that cannot be checked, or that nothing could keep.
+        ConfigError: a floor or a limit cannot be checked or cannot be kept by any policy.
     """
 
     def __init__(self, prompts: PromptSet, reward: Reward, config: PpoConfig) -> None:
@@ -76,107 +84,120 @@ class Constraint:
         self._limits = reward.limits
         self._tasks = list(reward.floors)
         self._floors: dict[str, float] = {}
-        self._cells: list[_ConstraintGroup] = []
+        self._groups: list[_ConstraintGroup] = []
         bands = reward.floor_schedule.band(prompts.intensity)
         for task, floor in reward.floors.items():
             for band, name in enumerate(reward.floor_schedule.names(task)):
                 for tagged in (False, True):
-                    cell = _ConstraintGroup(
+                    group = _ConstraintGroup(
                         name if tagged else untagged(name), task, tagged, bands[int(tagged)] == band
                     )
-                    if not prompts.right_at_l0(task, cell.among) > 0:
+                    if not prompts.right_at_l0(task, group.among) > 0:
                         raise ConfigError(
-                            f"task {name!r}: its floor cannot be checked, since no prompt of it "
-                            "is answered right at L0; record more requests a task"
+                            f"task {name!r}: the floor cannot be checked, because none of its "
+                            "prompts is answered correctly under L0; record more requests per task"
                         )
-                    self._cells.append(cell)
-                    self._floors[cell.name] = reward.floor_schedule.floor(floor, band)
+                    self._groups.append(group)
+                    self._floors[group.name] = reward.floor_schedule.floor(floor, band)
         least = prompts.least_overshoots(reward.limits)
         for name, (mean, error) in least.items():
-            if (missed := mean + config.confidence * error) > 0:
+            if (excess := mean + config.confidence * error) > 0:
                 raise ConfigError(
-                    f"latency limit {name}: no choice of directives keeps it with "
-                    f"{config.confidence:g} standard errors to spare (the shortest misses it by "
-                    f"{missed:.2f}); raise it, record more requests, or ask for less confidence"
+                    f"latency limit {name}: no choice of directives keeps it with a margin of "
+                    f"{config.confidence:g} standard errors (the fastest choice exceeds it by "
+                    f"{excess:.2f}); raise the limit, record more requests, or lower the confidence"
                 )
-        first = dict.fromkeys(self._floors, config.initial_multiplier)
+        multipliers = dict.fromkeys(self._floors, config.initial_multiplier)
         prices = dict.fromkeys(least, FIRST_PRICE)
-        self._controller = Controller(first | prices, config.dual_rate, config.dual_damping)
+        self._controller = Controller(multipliers | prices, config.dual_rate, config.dual_damping)
         self._prices = prices
 
     def measure(self, policy: Policy) -> Validation:
-        """Expected figures of `policy`."""
-        chance = self._prompts.chances(policy)
+        """Return the expected metrics of `policy`."""
+        chances = self._prompts.chances(policy)
         ratios, bounds, shares = {}, {}, {}
-        for cell in self._cells:
-            chosen = chance[int(cell.tagged)]
-            ratio, error = self._prompts.ratio(self._judged_on(cell.task), chosen, cell.among)
-            ratios[cell.name] = ratio
-            bounds[cell.name] = ratio - self._config.confidence * error
-            mine = self._prompts.rows[cell.task] & cell.among
-            shares[cell.name] = chosen[mine].mean(axis=0).tolist()
-        over = self._prompts.overshoots(self._limits, chance)
-        at_most = {
-            name: mean + self._config.confidence * error for name, (mean, error) in over.items()
+        for group in self._groups:
+            group_chances = chances[int(group.tagged)]
+            ratio, error = self._prompts.ratio(
+                self._floor_tasks(group.task), group_chances, group.among
+            )
+            ratios[group.name] = ratio
+            bounds[group.name] = ratio - self._config.confidence * error
+            rows = self._prompts.rows[group.task] & group.among
+            shares[group.name] = group_chances[rows].mean(axis=0).tolist()
+        overshoots = self._prompts.overshoots(self._limits, chances)
+        overshoot_bounds = {
+            name: mean + self._config.confidence * error
+            for name, (mean, error) in overshoots.items()
         }
         margins = [
-            bound - self._floors[task] - self._config.safety for task, bound in bounds.items()
+            bound - self._floors[name] - self._config.safety for name, bound in bounds.items()
         ]
         return Validation(
-            self._prompts.grams_ratio(chance),
+            self._prompts.grams_ratio(chances),
             ratios,
             bounds,
-            tuple(float(x) for x in chance.mean(axis=(0, 1))),
+            tuple(float(x) for x in chances.mean(axis=(0, 1))),
             shares,
-            {name: mean for name, (mean, _) in over.items()},
-            at_most,
-            min([*margins, *(-most for most in at_most.values())]),
+            {name: mean for name, (mean, _) in overshoots.items()},
+            overshoot_bounds,
+            min([*margins, *(-bound for bound in overshoot_bounds.values())]),
         )
 
-    def _judged_on(self, task: str) -> tuple[str, ...]:
+    def _floor_tasks(self, task: str) -> tuple[str, ...]:
+        """Return the tasks over which a task's floor is averaged."""
         return (task,) if self._config.floor_on == "task" else tuple(self._tasks)
 
     @property
     def only_watches(self) -> bool:
-        """Whether the multipliers are fixed, whatever is measured."""
+        """True if the multipliers are fixed, so that floors are measured but not enforced."""
         return self._config.fixed_multiplier is not None
 
     @property
     def multipliers(self) -> dict[str, float]:
-        """Of floors by task and by `untagged(task)`, at the start."""
+        """Initial multipliers of the floors, with the keys of `Validation.ratio_by_task`."""
         fixed = self._config.fixed_multiplier
         start = self._config.initial_multiplier if fixed is None else fixed
         return dict.fromkeys(self._floors, start)
 
     @property
     def prices(self) -> dict[str, float]:
-        """Of latency limits, at the start."""
+        """Initial multipliers of the latency limits."""
         return dict(self._prices)
 
-    def moved(self, found: Validation, left: float) -> dict[str, float]:
-        """Multipliers and prices after a measurement, with a share of the training left."""
+    def moved(self, validation: Validation, remaining: float) -> dict[str, float]:
+        """Update the multipliers of floors and limits after a measurement and return them.
+
+        Args:
+            validation: metrics of the latest policy.
+            remaining: remaining share of the training, 1 to 0.
+        """
         if self.only_watches:
             return self.multipliers | self.prices
-        missing = {
-            task: floor + self._config.safety - found.bound_by_task[task]
-            for task, floor in self._floors.items()
+        shortfalls = {
+            name: floor + self._config.safety - validation.bound_by_task[name]
+            for name, floor in self._floors.items()
         }
-        return self._controller.moved(missing | found.overshoot_bound, left)
+        return self._controller.moved(shortfalls | validation.overshoot_bound, remaining)
 
     @property
     def levels(self) -> dict[str, float]:
-        """What a checkpoint has to keep of the multipliers' controller."""
+        """State of the multipliers' controller, for checkpoints."""
         return dict(self._controller.levels)
 
     def restore(self, levels: Mapping[str, float]) -> None:
-        """Go on from a checkpoint's levels."""
+        """Continue from a checkpoint's `levels`."""
         self._controller.levels.update(levels)
 
-    def violations(self, found: Validation) -> dict[str, float]:
-        """By how much each floor and limit is missed with its confidence; 0 where it is kept."""
-        missed = {t: max(0.0, floor - found.bound_by_task[t]) for t, floor in self._floors.items()}
-        return missed | {name: max(0.0, most) for name, most in found.overshoot_bound.items()}
+    def violations(self, validation: Validation) -> dict[str, float]:
+        """Return the shortfall of each floor's and limit's confidence bound; 0 if it is kept."""
+        missed = {
+            t: max(0.0, floor - validation.bound_by_task[t]) for t, floor in self._floors.items()
+        }
+        return missed | {
+            name: max(0.0, bound) for name, bound in validation.overshoot_bound.items()
+        }
 
-    def kept(self, found: Validation) -> bool:
-        """Whether every floor holds with its confidence and safety, and every limit."""
-        return found.worst_margin >= 0
+    def kept(self, validation: Validation) -> bool:
+        """Return whether every floor (plus safety) and every limit holds at its confidence."""
+        return validation.worst_margin >= 0

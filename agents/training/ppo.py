@@ -1,4 +1,4 @@
-"""PPO-Lagrangian on stable-baselines3: footprint against per-task quality floors."""
+"""PPO-Lagrangian on stable-baselines3: minimise the footprint subject to quality floors."""
 
 import copy
 import math
@@ -31,25 +31,27 @@ from envs.requests.features import Featurizer
 from envs.requests.projection import Vectors
 from envs.world import World
 
-# Share of training requests that show their task's tag.
+# Share of training requests whose observation shows the task's tag.
 TAG_SHARE = 0.5
+# Rollouts between checkpoints.
 CHECKPOINT_ROLLOUTS = 25
-# Steps on the replay in which the value function learns what a given policy earns.
+# Replay steps in which the value function is fitted to a given policy.
 VALUE_STEPS = 65_536
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What training gives.
+    """Result of a training.
 
     Attributes:
-        policy: the checkpoint that emitted least on validation prompts among those that
-            kept every floor, or else came nearest to keeping them.
-        validation: its figures.
-        multipliers: at its step.
-        steps: environment steps in all.
-        floors_kept: whether every floor held on validation prompts, safety included.
-        seconds: that PPO took, its checks of the floors included.
+        policy: the policy with the lowest validation footprint among those that kept every
+            floor; if none did, the one that came nearest to keeping them.
+        featurizer: turns requests into this policy's observations.
+        validation: metrics of the policy.
+        multipliers: Lagrange multipliers when the policy was measured.
+        steps: environment steps in total.
+        floors_kept: whether every floor held in validation, with `safety` added.
+        seconds: wall time of PPO, s, including the measurement of the floors.
     """
 
     policy: Policy
@@ -62,7 +64,19 @@ class Trained:
 
 
 class Trainer:
-    """Trains one policy: `replay` or `start_from`, then optionally `live`, then `result`."""
+    """Trains one policy: call `replay` or `start_from`, then optionally `live`, then `result`.
+
+    Args:
+        profile: prompts with their outcomes under every directive.
+        trace: carbon intensity of the training hours.
+        floors: least quality relative to L0, by task.
+        config: hyperparameters.
+        tracker: receives the metrics of every rollout.
+        quality: "correct" or "preference".
+        limits: latency limits by task; None for no limits.
+        checkpoints: folder for checkpoints of the replay; None to write none.
+        vectors: text encoder used in addition to words; None for words only.
+    """
 
     def __init__(  # noqa: PLR0913, the configuration of a training
         self,
@@ -95,35 +109,36 @@ class Trainer:
         self._constraint = Constraint(prompts, self.reward, config)
         self.reward.multipliers = self._constraint.multipliers
         self.reward.latency_prices = self._constraint.prices
-        self._duals = DualCallback(
+        self._dual_callback = DualCallback(
             self._constraint,
             self.reward,
             tracker,
             patience=config.patience,
-            keep=None if checkpoints is None else self._keep,
+            keep=None if checkpoints is None else self._save_checkpoint,
             keep_every=CHECKPOINT_ROLLOUTS,
         )
         self._weights: Mapping[str, Any] | None = None
-        self._given: Policy | None = None
+        self._start_policy: Policy | None = None
         self._resumed: Progress | None = None
         self._seconds = 0.0
 
     def resume(self) -> int:
-        """Go on from the last checkpoint of the replay; returns its steps.
+        """Continue from the last checkpoint of the replay; return its environment steps.
 
         Raises:
-            DataError: there is none, or it is another training's.
+            DataError: there is no checkpoint, or it belongs to a different training.
         """
         assert self._checkpoints is not None
         progress = load_progress(self._checkpoints, self._identity())
         self._resumed = progress
-        self._duals.best = progress.best
-        self._duals.resumed_average = progress.average
+        self._dual_callback.best = progress.best
+        self._dual_callback.resumed_average = progress.average
         self._constraint.restore(progress.levels)
         self.reward.set_prices(progress.multipliers)
         return progress.steps
 
     def _identity(self) -> dict[str, Any]:
+        """Return the data and settings that a checkpoint must share with this training."""
         return {
             "data": fingerprint(self.prepared.known),
             "quality": self.prepared.quality,
@@ -134,48 +149,52 @@ class Trainer:
             "settings": asdict(self._config),
         }
 
-    def _keep(self, model: PPO) -> None:
+    def _save_checkpoint(self, model: PPO) -> None:
         assert self._checkpoints is not None
-        assert self._duals.best is not None
+        assert self._dual_callback.best is not None
         progress = Progress(
             steps=model.num_timesteps,
             levels=dict(self._constraint.levels),
             multipliers=self.reward.multipliers | self.reward.latency_prices,
-            best=self._duals.best,
+            best=self._dual_callback.best,
             weights=model.policy.state_dict(),
             optimiser=model.policy.optimizer.state_dict(),
-            average=self._duals.average,
+            average=self._dual_callback.average,
             identity=self._identity(),
         )
         save_progress(self._checkpoints, model, progress)
 
     def start_from(self, policy: Policy, multipliers: Mapping[str, float]) -> None:
-        """Go on from a finished policy, in place of the replay.
+        """Continue from a finished policy instead of training on the replay.
 
-        A bundle has no value function: it is learned anew on the replay, while the policy
-        stays as it is.
+        A bundle has no value function, so one is fitted on the replay while the policy is frozen.
+
+        Args:
+            policy: the finished policy.
+            multipliers: its Lagrange multipliers by constraint.
 
         Raises:
-            ValueError: the policy has another shape than this trainer's.
+            ValueError: the policy's network does not have this trainer's shape.
         """
-        self._given = policy
+        self._start_policy = policy
         self.reward.set_prices(multipliers)
         self._constraint.restore({name: math.log(m) for name, m in multipliers.items() if m > 0})
-        found = self._constraint.measure(policy)
-        self._duals.best = Best(policy, found, dict(multipliers), self._constraint.kept(found))
+        validation = self._constraint.measure(policy)
+        kept = self._constraint.kept(validation)
+        self._dual_callback.best = Best(policy, validation, dict(multipliers), kept)
         config = self._config
-        model = self._model(self._replayed(), config.n_steps, config.learning_rate)
+        model = self._model(self._replay_world(), config.n_steps, config.learning_rate)
         for part in (model.policy.mlp_extractor.policy_net, model.policy.action_net):
             part.requires_grad_(False)
         model.learn(VALUE_STEPS)
         self._weights = copy.deepcopy(model.policy.state_dict())
 
     def replay(self) -> None:
-        """Train on the replay of the training prompts."""
+        """Train on the replayed training prompts."""
         config = self._config
-        self._learn(self._replayed(), config.replay_steps, config.n_steps, config.learning_rate)
+        self._learn(self._replay_world(), config.replay_steps, config.n_steps, config.learning_rate)
 
-    def _replayed(self) -> World:
+    def _replay_world(self) -> World:
         config = self._config
         return World(
             ReplayBackend(self.prepared.expected),
@@ -190,20 +209,22 @@ class Trainer:
         )
 
     def live(self, world: World) -> None:
-        """Go on training on a live world made with this trainer's featurizer and reward."""
+        """Continue training on a live world that uses this trainer's featurizer and reward."""
         config = self._config
         self._learn(world, config.live_steps, config.live_n_steps, config.live_learning_rate)
 
     def result(self) -> Trained:
-        """The best checkpoint so far."""
-        if (best := self._duals.best) is None:
-            raise RuntimeError("nothing has been trained yet")
+        """Return the best policy so far; raise RuntimeError before any training."""
+        if (best := self._dual_callback.best) is None:
+            raise RuntimeError(
+                "Trainer.result: nothing is trained yet; call replay or start_from first"
+            )
         return Trained(
             policy=best.policy,
             featurizer=self.featurizer,
             validation=best.found,
             multipliers=best.multipliers,
-            steps=self._duals.steps,
+            steps=self._dual_callback.steps,
             floors_kept=best.kept,
             seconds=self._seconds,
         )
@@ -216,7 +237,7 @@ class Trainer:
             n_steps=n_steps,
             batch_size=min(config.batch, n_steps * world.lanes),
             n_epochs=config.epochs,
-            learning_rate=lambda left: rate * left,
+            learning_rate=lambda remaining: rate * remaining,
             gamma=config.gamma,
             gae_lambda=1.0 if config.gamma == 0 else 0.95,
             ent_coef=config.entropy,
@@ -226,36 +247,38 @@ class Trainer:
                 *self._normalisation(), config.hidden, config.weight_decay
             ),
         )
-        # The tracker has the figures; SB3's own logger leaves a folder behind in each run.
+        # The tracker records the metrics; SB3's own logger would create a folder in each run.
         model.set_logger(Logger(folder=None, output_formats=[]))
         if self._weights is not None:
             model.policy.load_state_dict(self._weights)
-        elif self._given is not None:
-            imported(self._given, model.policy)
+        elif self._start_policy is not None:
+            imported(self._start_policy, model.policy)
         return model
 
     def _learn(self, world: World, steps: int, n_steps: int, rate: float) -> None:
         config = self._config
         model = self._model(world, n_steps, rate)
-        self._duals.steps_before += self._duals.num_timesteps
+        self._dual_callback.steps_before += self._dual_callback.num_timesteps
         if (progress := self._resumed) is not None:
             model.policy.load_state_dict(progress.weights)
             model.policy.optimizer.load_state_dict(dict(progress.optimiser))
             model.num_timesteps = progress.steps
             steps = max(0, steps - progress.steps)
-            # Other random numbers than the first part's.
+            # Avoids repeating the random numbers of the interrupted part.
             model.set_random_seed(config.seed + progress.steps)
         started = time.perf_counter()
         with unchecked():
-            model.learn(steps, callback=self._duals, reset_num_timesteps=self._resumed is None)
+            model.learn(
+                steps, callback=self._dual_callback, reset_num_timesteps=self._resumed is None
+            )
         self._resumed = None
         self._seconds += time.perf_counter() - started
         self._weights = copy.deepcopy(model.policy.state_dict())
 
     def _normalisation(self) -> tuple[Float32Array, Float32Array]:
-        """Mean and scale of each feature: the given policy's, or those of this profile."""
-        if self._given is not None:
-            return self._given.mean, self._given.scale
+        """Return mean and scale of each feature: the start policy's, or else the profile's."""
+        if self._start_policy is not None:
+            return self._start_policy.mean, self._start_policy.scale
         mean, scale = self.prepared.normalisation(self._trace, self._config.seed)
         for group in self._config.without:
             scale[self.featurizer.groups[group]] = 0

@@ -1,4 +1,4 @@
-"""What training makes of a profile: features of unseen prompts, expected outcomes, the reward."""
+"""Preparation of a profile for training: cross-fitted features, expected outcomes, the reward."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -22,18 +22,20 @@ from envs.world import both_parts, moment_on
 
 @dataclass(frozen=True)
 class Prepared:
-    """A profile ready to train on.
+    """A profile ready for training.
 
-    Nothing of a prompt's own verdict reaches the policy: neither its features nor its
-    reward. So the very prompts that it trains on can judge it by their verdicts.
+    A prompt's own verdict reaches neither its features nor its reward in training (cross-fitting).
+    So the training prompts' own verdicts can be used to validate the policy.
 
     Attributes:
-        known: the requests of tasks whose quality is known, with their verdicts.
-        expected: the same with quality, energy and device time as other prompts foretell them.
-        featurizer: fitted to all prompts; what serving uses.
-        parts: the prompts as if each were new, without and with tags, shape
-            (2, n, features before context).
-        reward: with the profile's references and floors.
+        known: the requests of tasks with known quality, with their measured outcomes.
+        expected: the same requests with quality, energy and device time predicted from other
+            prompts.
+        featurizer: fitted to all prompts; used in serving.
+        parts: cross-fitted features of the prompts, as if each were new, without and with tags,
+            shape (2, n, features before context).
+        reward: the reward, with the profile's references and floors.
+        quality: "correct" or "preference".
     """
 
     known: Profile
@@ -45,24 +47,24 @@ class Prepared:
 
     @property
     def text_sha256(self) -> str:
-        """Digest of what is seen of the prompts: another text encoder sees otherwise."""
+        """SHA-256 of the prompt features; it changes with the text encoder."""
         return hashlib.sha256(self.parts.tobytes()).hexdigest()
 
     def parts_of(self, requests: Sequence[Request]) -> Float32Array:
-        """What is seen of requests, without and with tags, those of the profile as in `parts`.
+        """Return features of requests, without and with tags; `parts` for the profile's prompts.
 
         Shape (2, n, features before context).
         """
         parts = both_parts(self.featurizer, requests)
-        place = {request.prompt_hash: row for row, request in enumerate(self.known.requests)}
+        row_of = {request.prompt_hash: row for row, request in enumerate(self.known.requests)}
         for column, request in enumerate(requests):
-            if (row := place.get(request.prompt_hash)) is not None:
+            if (row := row_of.get(request.prompt_hash)) is not None:
                 parts[:, column] = self.parts[:, row]
         return parts
 
     def normalisation(self, trace: IntensityTrace, seed: int) -> tuple[Float32Array, Float32Array]:
-        """Mean and scale of each feature over all prompts at random hours."""
-        # Without some tags they all vary, also where the workload has one task only.
+        """Return mean and scale of each feature over all prompts at random hours."""
+        # Prompts without tags are included so that tags vary even if there is only one task.
         parts = np.concatenate(self.parts)
         times = np.random.default_rng(seed).uniform(trace.start, trace.end, len(parts))
         moment = moment_on(trace, times, np.zeros(len(parts)))
@@ -79,15 +81,20 @@ def prepare(
     seed: int = 0,
     vectors: Vectors | None = None,
 ) -> Prepared:
-    """Fit the features, foretell the outcomes, set the reward's references.
+    """Fit the features, predict the expected outcomes and set the reward's references.
 
     Args:
-        floor_on: "task": quality is relative to its task's L0; "all": to that of all
-            requests, so that a loss in one task can be made up in another.
-        vectors: of texts, to be read beside their words.
+        profile: prompts with their outcomes under every directive.
+        floors: least quality relative to L0, by task.
+        mean_intensity_g_per_kwh: mean grid intensity, gCO2e/kWh; scales the footprint.
+        quality: "correct" or "preference".
+        floor_on: "task" for quality relative to the task's mean under L0; "all" for quality
+            relative to the mean of all requests, so that one task can compensate for another.
+        seed: seed of the trees that predict quality.
+        vectors: text encoder used in addition to words; None for words only.
 
     Raises:
-        ConfigError: no task has a known quality; too few prompts.
+        ConfigError: no task has a known quality, or there are too few prompts.
     """
     known = with_known_quality(profile, quality)
     text = fit_text(known, quality, vectors)
@@ -96,7 +103,7 @@ def prepare(
     scores = known.quality(quality)
     folds = np.array([fold_of(request) for request in known.requests])
     tasks = np.array([request.task for request in known.requests])
-    energy = _foretold_energy(featurizer, parts[1], known.directives)
+    energy = _predicted_energy(featurizer, parts[1], known.directives)
     costs = replace(
         known.outcomes,
         energy_joules=expected_cost(energy, known.outcomes.energy_joules, tasks),
@@ -112,26 +119,32 @@ def prepare(
     return Prepared(known, expected, featurizer, parts, reward, quality)
 
 
-def _foretold_energy(
+def _predicted_energy(
     featurizer: Featurizer, parts: Float32Array, directives: Sequence[str]
 ) -> Float64Array:
-    """Logarithms of the energy foretold, relative to the mean under L0, shape (n, D)."""
-    places = [featurizer.names.index(LOG_ENERGY + name) for name in directives]
-    return parts[:, places].astype(np.float64)
+    """Return predicted log-energy relative to the mean under L0, shape (n, D)."""
+    columns = [featurizer.names.index(LOG_ENERGY + name) for name in directives]
+    return parts[:, columns].astype(np.float64)
 
 
 def with_known_quality(profile: Profile, quality: str) -> Profile:
-    """The requests of tasks whose quality is known.
+    """Return the requests of the tasks for which some quality is known.
 
-    A task without references has no floor that could be kept: it is left out of
-    training, of floors and of savings alike, and serving sees it as an unknown task.
+    A task without references has no floor that could be checked. It is excluded from training,
+    floors and savings, and serving treats it as an unknown task.
+
+    Raises:
+        ConfigError: no task has a known quality.
     """
     scores = profile.quality(quality)
     rows = np.zeros(len(profile.requests), dtype=bool)
     for task in profile.tasks:
-        of_task = profile.rows_of(task)
-        if not np.isnan(scores[of_task]).any(axis=1).all():
-            rows |= of_task
+        task_rows = profile.rows_of(task)
+        if not np.isnan(scores[task_rows]).any(axis=1).all():
+            rows |= task_rows
     if not rows.any():
-        raise ConfigError(f"no task of the profile has a known quality {quality!r}")
+        raise ConfigError(
+            f"no task of the profile has a known quality {quality!r}; record answers with "
+            "references, or choose another quality"
+        )
     return profile.select(rows)

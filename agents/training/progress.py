@@ -1,8 +1,9 @@
-"""Checkpoints of a training in progress, and going on from one.
+"""Checkpoints of a training in progress, and resuming from them.
 
-A checkpoint is a folder: `latest.zip` (stable-baselines3's own `model.save`, of which only
-the weights and the optimiser's state are read back, as tensors), `average.pt` (likewise),
-`best.safetensors` and `state.json`.
+A checkpoint is a folder with four files. `latest.zip` is written by stable-baselines3's
+`model.save`; only the weights and the optimiser's state are read back, as tensors. `average.pt`
+holds the running average of the weights, also read as tensors. `best.safetensors` holds the best
+policy, `state.json` everything else.
 """
 
 import json
@@ -23,14 +24,21 @@ from agents.policy.sb3_archive import OPTIMISER, WEIGHTS, read_state_dicts
 from agents.training.lagrangian import Validation
 from envs.errors import DataError
 
-REMEDY = "train anew without --resume"
-# What reading a damaged checkpoint can raise.
+REMEDY = "start again without --resume"
+# Exceptions that reading a damaged checkpoint can raise.
 DAMAGE = (OSError, ValueError, KeyError, TypeError, RuntimeError, UnpicklingError, SafetensorError)
 
 
 @dataclass(frozen=True)
 class Best:
-    """A policy with its validation figures and the multipliers of its step."""
+    """The best policy so far.
+
+    Attributes:
+        policy: the policy.
+        found: its validation metrics.
+        multipliers: Lagrange multipliers when it was measured.
+        kept: whether it keeps every floor and latency limit.
+    """
 
     policy: Policy
     found: Validation
@@ -38,7 +46,11 @@ class Best:
     kept: bool
 
     def better_than(self, other: "Best | None") -> bool:
-        """Floors kept come first, then less carbon; without them, the nearer to keeping them."""
+        """Return whether this policy is better than `other`; True if `other` is None.
+
+        A policy that keeps every constraint beats one that does not. Among those that do, the
+        lower footprint wins; among those that do not, the larger worst margin wins.
+        """
         if other is None or self.kept != other.kept:
             return other is None or self.kept
         if self.kept:
@@ -48,14 +60,16 @@ class Best:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training stands.
+    """State of a training in progress.
 
     Attributes:
         steps: environment steps done.
-        levels: logarithms of the multipliers in the long run.
-        multipliers: now.
-        weights, optimiser, average: state dicts; the last of the weights' running average.
-        identity: of data and settings: another training must not go on from here.
+        levels: integral parts of the multipliers' logarithms, by constraint.
+        multipliers: current Lagrange multipliers, by constraint.
+        best: the best policy so far.
+        weights, optimiser: state dicts of the latest policy and of its optimiser.
+        average: state dict of the running average of the weights.
+        identity: data and settings; only a training with the same identity may resume.
     """
 
     steps: int
@@ -69,7 +83,7 @@ class Progress:
 
 
 def save_progress(folder: Path, model: PPO, progress: Progress) -> None:
-    """Write a checkpoint in place of the last one; a reader never sees half of it."""
+    """Replace the last checkpoint with a new one; a reader never sees an incomplete one."""
     draft = folder.with_name(f"{folder.name}.new")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
@@ -93,10 +107,14 @@ def save_progress(folder: Path, model: PPO, progress: Progress) -> None:
 
 
 def load_progress(folder: Path, identity: Mapping[str, Any]) -> Progress:
-    """Read a checkpoint back.
+    """Return a checkpoint's progress.
+
+    Args:
+        folder: the checkpoint.
+        identity: data and settings of the training that resumes.
 
     Raises:
-        DataError: it is missing, damaged, or of a training with another identity.
+        DataError: the checkpoint is missing, damaged, or of a training with another identity.
     """
     try:
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
@@ -106,12 +124,12 @@ def load_progress(folder: Path, identity: Mapping[str, Any]) -> Progress:
         average = torch.load(folder / "average.pt", map_location="cpu", weights_only=True)
         arrays = load_file(folder / "best.safetensors")
         best = state["best"]
-        found = {**best["found"], "share": tuple(best["found"]["share"])}
+        validation = Validation(**{**best["found"], "share": tuple(best["found"]["share"])})
         progress = Progress(
             steps=int(state["steps"]),
             levels=dict(state["levels"]),
             multipliers=dict(state["multipliers"]),
-            best=Best(_policy(arrays), Validation(**found), best["multipliers"], best["kept"]),
+            best=Best(_policy(arrays), validation, best["multipliers"], best["kept"]),
             weights=weights,
             optimiser=optimiser,
             average=average,
@@ -123,8 +141,10 @@ def load_progress(folder: Path, identity: Mapping[str, Any]) -> Progress:
         raise DataError(folder, f"the checkpoint is damaged ({error})", REMEDY) from error
     for name, value in json.loads(json.dumps(dict(identity))).items():
         if progress.identity.get(name) != value:
-            problem = f"its {name} is {progress.identity.get(name)!r}, this training's {value!r}"
-            raise DataError(folder, problem, f"give the same {name}, or {REMEDY}")
+            problem = (
+                f"its {name} is {progress.identity.get(name)!r}, but this training's is {value!r}"
+            )
+            raise DataError(folder, problem, f"use the same {name}, or {REMEDY}")
     return progress
 
 

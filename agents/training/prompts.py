@@ -1,4 +1,4 @@
-"""A profile's prompts, ready to value policies by their own outcomes."""
+"""A profile's prompts, prepared to evaluate policies on their measured outcomes."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,10 +15,16 @@ from envs.world import moment_on
 
 
 class PromptSet:
-    """A profile's prompts spread over the trace's hours, each without its task's tag and with.
+    """A profile's n prompts spread over a trace's hours, each without and with its task's tag.
+
+    In arrays whose first axis has length 2, index 0 is without tags and index 1 with tags.
 
     Attributes:
-        intensity: of each's hour, gCO2e/kWh, shape (2, n).
+        scores: quality of each prompt under each directive, shape (n, n_directives); NaN if
+            unknown.
+        of_task: mask of each task's prompts, shape (n,).
+        rows: the same, restricted to prompts whose quality is known under every directive.
+        intensity: grid intensity at each prompt's hour, gCO2e/kWh, shape (2, n).
     """
 
     def __init__(self, prepared: Prepared, trace: IntensityTrace, seed: int) -> None:
@@ -30,7 +36,7 @@ class PromptSet:
         self.rows = {task: rows & known for task, rows in self.of_task.items()}
         count = len(self.scores)
         rng = np.random.default_rng(seed)
-        # Evenly, in random order: chance leaves fewer gaps than with random hours.
+        # Evenly spaced hours in random order cover the trace with fewer gaps than random hours.
         hours = np.linspace(0, len(trace.g_per_kwh), count, endpoint=False).astype(np.int64)
         times = [
             np.asarray(trace.start + HOUR_SECONDS * rng.permutation(hours), dtype=np.float64)
@@ -53,57 +59,66 @@ class PromptSet:
     def overshoots(
         self, limits: Mapping[str, Limit], chance: Float64Array
     ) -> dict[str, tuple[float, float]]:
-        """By how much each latency limit is exceeded on average, and the standard error.
+        """Return the mean excess over each latency limit and its standard error.
 
         Args:
-            chance: as `chances` gives it.
+            limits: latency limits by task.
+            chance: probabilities from `chances`, shape (2, n, n_directives).
         """
-        found = {}
+        by_limit = {}
         for task, limit in limits.items():
             rows = self.of_task[task]
-            mean = chance.mean(axis=0)[rows]
+            probabilities = chance.mean(axis=0)[rows]
             for name, excess in overshoots(task, limit, self._seconds[rows]).items():
-                found[name] = _mean_and_error((excess * mean).sum(axis=1))
-        return found
+                by_limit[name] = _mean_and_error((excess * probabilities).sum(axis=1))
+        return by_limit
 
     def least_overshoots(self, limits: Mapping[str, Limit]) -> dict[str, tuple[float, float]]:
-        """The least that a choice of directives comes to, for each limit by itself.
+        """Return the least mean excess over each limit that any choice of directives can reach.
 
-        As `overshoots`, if each prompt had the directive that is best for it.
+        As `overshoots`, with each prompt's best directive for the limit in question.
         """
-        found = {}
+        by_limit = {}
         for task, limit in limits.items():
             seconds = self._seconds[self.of_task[task]]
             for name, excess in overshoots(task, limit, seconds).items():
-                found[name] = _mean_and_error(excess.min(axis=1))
-        return found
+                by_limit[name] = _mean_and_error(excess.min(axis=1))
+        return by_limit
 
     def right_at_l0(self, task: str, among: BoolArray) -> float:
-        """Sum of the quality under L0 among some prompts; 0 where the task has none of them."""
+        """Return the summed quality under L0 of a task's prompts in `among`; 0 if there are none.
+
+        Args:
+            task: the task.
+            among: mask of prompts, shape (n,).
+        """
         return float(self.scores[self.rows[task] & among, 0].sum()) if task in self.rows else 0.0
 
     def chances(self, policy: Policy) -> Float64Array:
-        """Probabilities without and with tags, shape (2, n, n_directives)."""
+        """Return the probability of each directive, shape (2, n, n_directives)."""
         chance = policy.allowed(self._observations, self._steerable)
         return chance.reshape(self._grams.shape)
 
     def grams_ratio(self, chance: Float64Array) -> float:
-        """Expected footprint relative to always L0."""
+        """Return the expected footprint relative to always using L0."""
         return float((self._grams * chance).sum() / self._grams[:, :, 0].sum())
 
     def ratio(
         self, tasks: Sequence[str], chance: Float64Array, among: BoolArray
     ) -> tuple[float, float]:
-        """Quality of tasks together, relative to L0, under chances of shape (n, n_directives).
+        """Return expected quality relative to L0 and its standard error (delta method).
 
-        Of the prompts `among`, shape (n,); with its standard error, by the delta method.
+        Args:
+            tasks: tasks whose prompts are averaged together.
+            chance: probability of each directive, shape (n, n_directives).
+            among: mask of the prompts to include, shape (n,).
         """
         rows = np.any([self.rows[task] for task in tasks], axis=0) & among
-        kept = (self.scores[rows] * chance[rows]).sum(axis=1)
+        expected = (self.scores[rows] * chance[rows]).sum(axis=1)
         reference = self.scores[rows, 0]
-        ratio = float(kept.sum() / reference.sum())
-        spread = float((kept - ratio * reference).std())
-        return ratio, spread * float(np.sqrt(len(kept))) / float(reference.sum())
+        ratio = float(expected.sum() / reference.sum())
+        spread = float((expected - ratio * reference).std())
+        return ratio, spread * float(np.sqrt(len(expected))) / float(reference.sum())
 
 
 def _mean_and_error(values: Float64Array) -> tuple[float, float]:

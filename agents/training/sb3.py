@@ -1,4 +1,4 @@
-"""Bridges to stable-baselines3: the vector environment, the normaliser, the export."""
+"""Adapters for stable-baselines3: vector environment, normaliser, import and export of weights."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,9 +19,13 @@ from envs.llama2 import Llama2VectorEnv
 
 
 class Normaliser(BaseFeaturesExtractor):
-    """clip((x - mean) * scale): part of the network, so that no separate file is needed.
+    """Observation normaliser inside the network: clip((x - mean) * scale, -CLIP, CLIP).
 
-    SB3's own VecNormalize would have to be pickled beside the policy.
+    SB3's own VecNormalize would need a separate pickle file beside the policy.
+
+    Args:
+        observation_space: the environment's.
+        mean, scale: shape (n_features,).
     """
 
     def __init__(
@@ -35,7 +39,7 @@ class Normaliser(BaseFeaturesExtractor):
         self.register_buffer("scale", torch.as_tensor(scale))
 
     def forward(self, observations: torch.Tensor) -> torch.Tensor:
-        """Normalised observations, same shape."""
+        """Return normalised observations of the same shape."""
         mean, scale = self.get_buffer("mean"), self.get_buffer("scale")
         return torch.clamp((observations - mean) * scale, -CLIP, CLIP)
 
@@ -43,47 +47,54 @@ class Normaliser(BaseFeaturesExtractor):
 def policy_arguments(
     mean: Float32Array, scale: Float32Array, hidden: int, weight_decay: float
 ) -> dict[str, Any]:
-    """`policy_kwargs` of the one network that we train: tanh, two layers, over a `Normaliser`."""
+    """Return SB3's `policy_kwargs` of the trained network: `Normaliser`, then two tanh layers."""
     return {
         "net_arch": [hidden, hidden],
         "activation_fn": torch.nn.Tanh,
         "features_extractor_class": Normaliser,
         "features_extractor_kwargs": {"mean": mean, "scale": scale},
         "optimizer_class": torch.optim.AdamW,
-        # Fused: an eighth off the whole training, where the networks are this small.
+        # Fused AdamW saves an eighth of the whole training time on networks this small.
         "optimizer_kwargs": {"weight_decay": weight_decay, "fused": True},
     }
 
 
 @contextmanager
 def unchecked() -> Iterator[None]:
-    """Without torch's checks of every distribution made: they cost a twentieth of a training.
+    """Disable torch's argument checks of distributions: they take a twentieth of training time.
 
-    A policy that has become NaN is still refused, by the sampling itself.
+    A policy that outputs NaN still fails, when an action is sampled.
     """
-    before = Distribution._validate_args
+    previous = Distribution._validate_args
     Distribution.set_default_validate_args(False)
     try:
         yield
     finally:
-        Distribution.set_default_validate_args(before)
+        Distribution.set_default_validate_args(previous)
 
 
-def imported(policy: Policy, into: ActorCriticPolicy) -> None:
-    """Give an SB3 policy of `policy_arguments` the weights of a `Policy`: undoes `exported`.
+def imported(policy: Policy, target: ActorCriticPolicy) -> None:
+    """Copy the weights of a `Policy` into an SB3 policy: the inverse of `exported`.
+
+    Args:
+        policy: the source.
+        target: the SB3 policy, made with `policy_arguments`; modified in place.
 
     Raises:
         ValueError: the shapes or the activation differ.
     """
     linear = [
         module
-        for module in [*into.mlp_extractor.policy_net, into.action_net]
+        for module in [*target.mlp_extractor.policy_net, target.action_net]
         if isinstance(module, torch.nn.Linear)
     ]
-    own = [tuple(module.weight.shape) for module in linear]
-    given = [weight.shape for weight, _ in policy.layers]
-    if own != given or (policy.activation, policy.clip) != ("tanh", CLIP):
-        raise ValueError(f"a policy of shapes {given} and {policy.activation} for one of {own}")
+    target_shapes = [tuple(module.weight.shape) for module in linear]
+    source_shapes = [weight.shape for weight, _ in policy.layers]
+    if target_shapes != source_shapes or (policy.activation, policy.clip) != ("tanh", CLIP):
+        raise ValueError(
+            f"the policy has layers {source_shapes}, activation {policy.activation} and clip "
+            f"{policy.clip:g}; this training needs layers {target_shapes}, tanh and clip {CLIP:g}"
+        )
     with torch.no_grad():
         for module, (weight, bias) in zip(linear, policy.layers, strict=True):
             module.weight.copy_(torch.as_tensor(weight))
@@ -91,10 +102,10 @@ def imported(policy: Policy, into: ActorCriticPolicy) -> None:
 
 
 def exported(policy: ActorCriticPolicy) -> Policy:
-    """The actor as a NumPy `Policy`; probabilities agree with SB3's to 1e-5.
+    """Return the actor as a NumPy `Policy`; its probabilities agree with SB3's to 1e-5.
 
     Raises:
-        TypeError: the policy is not a tanh perceptron over a `Normaliser`.
+        TypeError: the policy is not a tanh perceptron after a `Normaliser`.
     """
     extractor = policy.features_extractor
     if not isinstance(extractor, Normaliser):
@@ -105,7 +116,7 @@ def exported(policy: ActorCriticPolicy) -> Policy:
         if isinstance(module, torch.nn.Linear):
             layers.append((_array(module.weight), _array(module.bias)))
         elif not isinstance(module, torch.nn.Tanh):
-            raise TypeError(f"layer {module} is neither linear nor tanh")
+            raise TypeError(f"the policy's layer {module} is neither linear nor tanh")
     mean, scale = extractor.get_buffer("mean"), extractor.get_buffer("scale")
     return Policy(_array(mean), _array(scale), tuple(layers))
 
@@ -115,11 +126,12 @@ def _array(tensor: torch.Tensor) -> Float32Array:
 
 
 class Lanes(VecEnv):
-    """SB3's view of a `Llama2VectorEnv`: one call steps all lanes.
+    """SB3 vector environment over a `Llama2VectorEnv`: one call steps all lanes.
 
     Args:
-        gamma: with 0, the training's, an episode's end has no mark: SB3 would ask for the
-            value of each last observation only to multiply it by 0.
+        env: the environment to wrap.
+        gamma: discount factor of the training. With 0, truncated episodes are not reported as
+            such: SB3 would compute the value of each last observation only to multiply it by 0.
     """
 
     def __init__(self, env: Llama2VectorEnv, gamma: float = 1.0) -> None:
@@ -131,7 +143,7 @@ class Lanes(VecEnv):
         self._seed: int | None = None
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
-        """Seed the next reset."""
+        """Set the seed of the next reset."""
         self._seed = seed
         return [seed] * self.num_envs
 
@@ -139,18 +151,19 @@ class Lanes(VecEnv):
         """Begin an episode in every lane."""
         seeds: list[int | None] | None = None
         if self._seed is not None:
-            # Spread out: neighbouring seeds would share all lanes but one.
+            # One spread-out seed per lane: with seed + lane, neighbouring seeds would share all
+            # lanes but one.
             seeds = np.random.SeedSequence(self._seed).generate_state(self.num_envs).tolist()
         observations, _ = self.env.reset(seed=seeds)
         self._seed = None
         return observations
 
     def step_async(self, actions: Int64Array) -> None:
-        """Keep the actions for `step_wait`."""
+        """Store the actions for `step_wait`."""
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Step all lanes; ends are truncations, marked as SB3 expects where gamma is above 0."""
+        """Step all lanes; if gamma is above 0, report truncated episodes in `infos` for SB3."""
         observations, rewards, _, truncated, info = self.env.step(self._actions)
         self.last_info = info
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
@@ -162,10 +175,10 @@ class Lanes(VecEnv):
         return observations, rewards.astype(np.float32), truncated, infos
 
     def close(self) -> None:
-        """Nothing to close: the world belongs to whoever made it."""
+        """Do nothing: the caller that made the world closes it."""
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """The environment's attribute, once a lane."""
+        """Return the environment's attribute, repeated for each lane."""
         value = None if attr_name == "render_mode" else getattr(self.env, attr_name)
         return [value] * self.num_envs
 
@@ -176,9 +189,9 @@ class Lanes(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Call the environment's method once."""
+        """Call the environment's method once; return its result, repeated for each lane."""
         return [getattr(self.env, method_name)(*method_args, **method_kwargs)] * self.num_envs
 
     def env_is_wrapped(self, wrapper_class: type[Any], indices: Any = None) -> list[bool]:
-        """Never wrapped."""
+        """Return False for each lane: the environment is never wrapped."""
         return [False] * self.num_envs

@@ -1,4 +1,4 @@
-"""Fits the word projection to a profile: what a chat's words foretell of its outcomes."""
+"""Fit the text projection to a profile: predict outcomes of a chat from its text."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -17,26 +17,32 @@ from envs.requests.request import Request
 from envs.requests.structure import Feature, read_chat
 
 FOLDS = 5
-# Regularisations tried; each target takes the one that predicts other folds' prompts best.
+# Candidate ridge penalties; each target uses the one with the least cross-validated error.
 ALPHAS = (3.0, 10.0, 30.0, 100.0)
+# Most words in the vocabulary.
 VOCABULARY = 4000
-# A word of fewer prompts is noise, and may be somebody's name.
+# A word that occurs in fewer prompts is noise, and may be a person's name.
 LEAST_PROMPTS = 3
-# Relative to the mean at L0; a request may cost next to nothing.
+# Lower bound on energy relative to the mean under L0, before taking logarithms.
 LEAST_ENERGY = 1e-3
 
 
 def fold_of(request: Request) -> int:
-    """The cross-fitting fold of a prompt, by its hash."""
+    """Return the cross-fitting fold of a prompt, 0 to FOLDS - 1, from its hash."""
     return int(request.prompt_hash[:8], 16) % FOLDS
 
 
 @dataclass(frozen=True)
 class FittedText:
-    """A projection fitted to all prompts, and one for each fold fitted without it.
+    """A projection fitted to all prompts, and for each fold one fitted to the other folds.
 
-    A policy that trained on the first would learn to trust features that have seen the
-    prompt's own verdict; new prompts have no such features. So it trains on the second.
+    Serving uses the first. Training uses the others (cross-fitting): otherwise the policy would
+    learn to trust features that were fitted to the prompt's own verdict, which new prompts do
+    not have.
+
+    Attributes:
+        whole: fitted to all prompts.
+        without: by fold, fitted to the prompts of the other folds.
     """
 
     whole: WordProjection | EncodedProjection
@@ -45,7 +51,16 @@ class FittedText:
     def parts(
         self, featurizer: Featurizer, requests: Sequence[Request], tags: bool
     ) -> Float32Array:
-        """Observations of training prompts as if each were new, without the context."""
+        """Return cross-fitted features of training prompts, as if each were new.
+
+        Args:
+            featurizer: supplies the tasks.
+            requests: the n training prompts.
+            tags: whether the features show the task's tag.
+
+        Returns:
+            Shape (n, features before context).
+        """
         by_fold = [Featurizer(featurizer.tasks, text) for text in self.without]
         return np.stack(
             [by_fold[fold_of(r)].request(r.messages, r.task if tags else None) for r in requests]
@@ -53,21 +68,25 @@ class FittedText:
 
 
 def fit_text(profile: Profile, quality: str, vectors: Vectors | None = None) -> FittedText:
-    """Ridge regression of outcomes and tasks on words and structure, and vectors if given.
+    """Fit ridge regressions of outcomes and tasks on words, structure and text vectors.
 
-    Targets: the quality and the logarithm of the energy (relative to the mean at L0) under
-    each directive, and each task's indicator, so that a request without a tag is placed by
-    its words.
+    Targets: quality and log-energy (relative to the mean under L0) under each directive, and an
+    indicator of each task, so that the words show the task of a request without a tag.
+
+    Args:
+        profile: prompts with their outcomes under every directive.
+        quality: "correct" or "preference".
+        vectors: text encoder used in addition to words; None for words only.
 
     Raises:
-        ConfigError: the prompts hold too few words, or fall into one fold.
+        ConfigError: the prompts share too few words, or all fall into one fold.
     """
     targets = _targets(profile, quality)
     data = _Data(profile, np.stack([values for _, values in targets], axis=1), vectors)
     features = [feature for feature, _ in targets]
     folds = np.array([fold_of(request) for request in profile.requests])
     if len(np.unique(folds)) < 2:
-        raise ConfigError(f"{len(folds)} prompts are too few to fit; record more")
+        raise ConfigError(f"{len(folds)} prompts are too few to fit the text features; record more")
     vectorizers = [data.vectorizer(folds != fold) for fold in range(FOLDS)]
     fits = [
         [data.fit(folds != fold, vectorizers[fold], [alpha] * len(features)) for alpha in ALPHAS]
@@ -75,49 +94,56 @@ def fit_text(profile: Profile, quality: str, vectors: Vectors | None = None) -> 
     ]
     errors = np.zeros((len(ALPHAS), len(features)))
     for fold, by_alpha in enumerate(fits):
-        held = folds == fold
-        for place, fit in enumerate(by_alpha):
-            errors[place] += data.squared_errors(fit, held)
-    chosen = [ALPHAS[i] for i in errors.argmin(axis=0)]
-    everyone = np.ones(len(folds), dtype=np.bool_)
+        held_out = folds == fold
+        for index, fit in enumerate(by_alpha):
+            errors[index] += data.squared_errors(fit, held_out)
+    best_alphas = [ALPHAS[i] for i in errors.argmin(axis=0)]
+    all_rows = np.ones(len(folds), dtype=np.bool_)
 
     def projection(
         rows: BoolArray, vectorizer: TfidfVectorizer
     ) -> WordProjection | EncodedProjection:
-        """Fitted to some prompts, with each target's own regularisation."""
-        fit = data.fit(rows, vectorizer, chosen)
+        """Return the projection fitted to some prompts, with each target's best penalty."""
+        fit = data.fit(rows, vectorizer, best_alphas)
         words = fit.projection(features)
         if vectors is None:
             return words
         return EncodedProjection(words, vectors, fit.vectors.astype(np.float32))
 
     return FittedText(
-        projection(everyone, data.vectorizer(everyone)),
+        projection(all_rows, data.vectorizer(all_rows)),
         tuple(projection(folds != fold, vectorizers[fold]) for fold in range(FOLDS)),
     )
 
 
 def _targets(profile: Profile, quality: str) -> list[tuple[Feature, Float64Array]]:
+    """Return the predicted features and their target values, each of shape (n,)."""
     scores = np.nan_to_num(profile.quality(quality))
     joules = profile.outcomes.energy_joules
-    middle = max(float(joules[:, 0].mean()), 1e-12)
-    energy = np.log(np.maximum(joules / middle, LEAST_ENERGY))
-    found = []
+    mean_l0 = max(float(joules[:, 0].mean()), 1e-12)
+    energy = np.log(np.maximum(joules / mean_l0, LEAST_ENERGY))
+    targets = []
     for i, name in enumerate(profile.directives):
         meaning = f"{quality} foretold under {name}"
-        found.append((Feature(f"quality={name}", "0..1", -1, 2, meaning), scores[:, i]))
+        targets.append((Feature(f"quality={name}", "0..1", -1, 2, meaning), scores[:, i]))
     for i, name in enumerate(profile.directives):
         meaning = f"energy foretold under {name}, to the mean under {profile.directives[0]}"
-        found.append((Feature(LOG_ENERGY + name, "ln(ratio)", -8, 4, meaning), energy[:, i]))
+        targets.append((Feature(LOG_ENERGY + name, "ln(ratio)", -8, 4, meaning), energy[:, i]))
     for task in profile.tasks:
         meaning = f"how much its words are those of {task}"
-        own = profile.rows_of(task).astype(np.float64)
-        found.append((Feature(f"like={task}", "0..1", -1, 2, meaning), own))
-    return found
+        indicator = profile.rows_of(task).astype(np.float64)
+        targets.append((Feature(f"like={task}", "0..1", -1, 2, meaning), indicator))
+    return targets
 
 
 class _Data:
-    """Texts, structure and targets, and ridge regressions of some of their rows."""
+    """Inputs and targets of all prompts, and ridge regressions on subsets of the prompts.
+
+    Args:
+        profile: the n prompts.
+        targets: shape (n, K).
+        vectors: text encoder; None for words and structure only.
+    """
 
     def __init__(self, profile: Profile, targets: Float64Array, vectors: Vectors | None) -> None:
         readings = [read_chat(request.messages) for request in profile.requests]
@@ -130,51 +156,64 @@ class _Data:
         self._targets = targets
 
     def vectorizer(self, rows: BoolArray) -> TfidfVectorizer:
-        """The words that count among some prompts."""
-        chosen = [self._words[i] for i in np.flatnonzero(rows)]
-        found = TfidfVectorizer(
-            analyzer=_itself, binary=True, min_df=LEAST_PROMPTS, max_features=VOCABULARY
+        """Return the binary tf-idf vectorizer fitted to some prompts."""
+        words = [self._words[i] for i in np.flatnonzero(rows)]
+        vectorizer = TfidfVectorizer(
+            analyzer=_identity, binary=True, min_df=LEAST_PROMPTS, max_features=VOCABULARY
         )
         try:
-            return found.fit(chosen)
+            return vectorizer.fit(words)
         except ValueError as error:
-            raise ConfigError(f"the prompts share too few words to fit ({error})") from error
+            raise ConfigError(
+                f"the prompts share too few words to fit the text features ({error}); record more"
+            ) from error
 
     def fit(self, rows: BoolArray, vectorizer: TfidfVectorizer, alphas: Sequence[float]) -> "_Fit":
-        """Regression on some prompts, with a regularisation for each target."""
+        """Fit a ridge regression to some prompts, with one penalty per target."""
         structure, targets = self._structure[rows], self._targets[rows]
-        middle, spread = _scaling(structure)
+        mean, spread = _scaling(structure)
         inputs = csr_array(
             hstack(
                 [
                     vectorizer.transform([self._words[i] for i in np.flatnonzero(rows)]),
-                    csr_array((structure - middle) / spread),
+                    csr_array((structure - mean) / spread),
                     csr_array(self._vectors[rows]),
                 ]
             )
         )
-        goal, scale = _scaling(targets)
+        target_mean, target_scale = _scaling(targets)
         model = Ridge(alpha=np.array(alphas), solver="sparse_cg", tol=1e-4)
-        model.fit(inputs, (targets - goal) / scale)
-        weights = model.coef_.T * scale
-        words = len(vectorizer.vocabulary_)
-        by_structure = weights[words : words + len(spread)] / spread[:, None]
-        bias = goal + model.intercept_ * scale - middle @ by_structure
-        by_vectors = weights[words + len(spread) :]
-        return _Fit(vectorizer, weights[:words], by_structure, bias, by_vectors)
+        model.fit(inputs, (targets - target_mean) / target_scale)
+        # Undo the scaling, so that the projection applies to raw structure features.
+        weights = model.coef_.T * target_scale
+        n_words = len(vectorizer.vocabulary_)
+        by_structure = weights[n_words : n_words + len(spread)] / spread[:, None]
+        bias = target_mean + model.intercept_ * target_scale - mean @ by_structure
+        by_vectors = weights[n_words + len(spread) :]
+        return _Fit(vectorizer, weights[:n_words], by_structure, bias, by_vectors)
 
     def squared_errors(self, fit: "_Fit", rows: BoolArray) -> Float64Array:
-        """Of each target over some prompts, shape (K,)."""
-        found = fit.bias + self._structure[rows] @ fit.structure
-        found = found + self._vectors[rows] @ fit.vectors
-        chosen = [self._words[i] for i in np.flatnonzero(rows)]
-        found = found + fit.vectorizer.transform(chosen) @ fit.words
-        errors: Float64Array = ((found - self._targets[rows]) ** 2).sum(axis=0)
+        """Return the summed squared error of each target over some prompts, shape (K,)."""
+        predicted = fit.bias + self._structure[rows] @ fit.structure
+        predicted = predicted + self._vectors[rows] @ fit.vectors
+        words = [self._words[i] for i in np.flatnonzero(rows)]
+        predicted = predicted + fit.vectorizer.transform(words) @ fit.words
+        errors: Float64Array = ((predicted - self._targets[rows]) ** 2).sum(axis=0)
         return errors
 
 
 @dataclass(frozen=True)
 class _Fit:
+    """A fitted ridge regression of K targets.
+
+    Attributes:
+        vectorizer: tf-idf vectorizer of V words.
+        words: weights, shape (V, K).
+        structure: weights, shape (len(STRUCTURE), K).
+        bias: shape (K,).
+        vectors: weights, shape (encoder width, K); 0 rows without an encoder.
+    """
+
     vectorizer: TfidfVectorizer
     words: Float64Array
     structure: Float64Array
@@ -182,7 +221,7 @@ class _Fit:
     vectors: Float64Array
 
     def projection(self, features: Sequence[Feature]) -> WordProjection:
-        """The part that reads words and structure, as serving uses it."""
+        """Return the part that uses words and structure, as the projection used in serving."""
         return WordProjection(
             tuple(str(word) for word in self.vectorizer.get_feature_names_out()),
             tuple(features),
@@ -193,10 +232,11 @@ class _Fit:
         )
 
 
-def _itself(words: Collection[str]) -> Collection[str]:
+def _identity(words: Collection[str]) -> Collection[str]:
     return words
 
 
 def _scaling(values: Float64Array) -> tuple[Float64Array, Float64Array]:
+    """Return mean and standard deviation of each column; 1 in place of a deviation of 0."""
     spread = values.std(axis=0)
     return values.mean(axis=0), np.where(spread > 1e-9, spread, 1.0)
