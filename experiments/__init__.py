@@ -1,1 +1,1 @@
-"""Commands that a person runs."""
+"""The `sprout` commands: training, evaluation, serving and benchmarks."""

@@ -1,4 +1,4 @@
-"""A policy bundle's folder, fetched first where it is kept in Weights & Biases."""
+"""Folders of policy bundles, downloaded first if they are stored in Weights & Biases."""
 
 import os
 import re
@@ -10,25 +10,29 @@ PREFIX = "wandb:"
 NAME = re.compile(r"[\w.-]+/[\w.-]+/[\w.-]+:[\w.-]+")
 
 
-def bundle_folder(given: str) -> Path:
-    """The folder of a bundle given as a path or as wandb:ENTITY/PROJECT/NAME:ALIAS.
+def bundle_folder(policy: str) -> Path:
+    """Return the folder of a policy bundle, downloading it if it is a W&B artifact.
 
-    An artifact is kept in the user's cache by its version; the bundle's own hashes are
-    checked when it is loaded.
+    An artifact is stored in the user's cache by its version. The bundle's hashes are verified
+    when it is loaded.
+
+    Args:
+        policy: a path, or wandb:ENTITY/PROJECT/NAME:ALIAS.
 
     Raises:
-        ConfigError: the name is malformed, wandb is not installed, or it cannot be fetched.
+        ConfigError: the name is malformed, wandb is not installed, or the artifact cannot be
+            fetched.
     """
-    if not given.startswith(PREFIX):
-        return Path(given)
-    name = given.removeprefix(PREFIX)
+    if not policy.startswith(PREFIX):
+        return Path(policy)
+    name = policy.removeprefix(PREFIX)
     if not NAME.fullmatch(name):
-        raise ConfigError(f"--policy {given}: give wandb:ENTITY/PROJECT/NAME:ALIAS")
+        raise ConfigError(f"--policy {policy}: give wandb:ENTITY/PROJECT/NAME:ALIAS")
     try:
         import wandb
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"--policy {given}: wandb is not installed; pip install 'sprout-rl[wandb]'"
+            f"--policy {policy}: wandb is not installed; pip install 'sprout-rl[wandb]'"
         ) from error
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     try:
@@ -37,4 +41,4 @@ def bundle_folder(given: str) -> Path:
         return Path(artifact.download(root=str(folder)))
     except (wandb.Error, ValueError, OSError) as error:
         problem = str(error).splitlines()[0]
-        raise ConfigError(f"--policy {given}: cannot be fetched ({problem})") from error
+        raise ConfigError(f"--policy {policy}: cannot be fetched ({problem})") from error

@@ -1,4 +1,4 @@
-"""The `sprout` program: one sub-command a module, loaded only when it is asked for."""
+"""The `sprout` program. Each command is a module of its own, imported only when it is used."""
 
 import importlib
 import signal
@@ -12,61 +12,76 @@ from envs.errors import ConfigError, SproutError
 COMMANDS = {
     "demo": ("experiments.demo.command:Demo", "the whole loop on the embedded Llama"),
     "llama": ("experiments.llama.command:Llama", "start a live Llama server"),
-    "profile": ("experiments.record.profile:ProfileCommand", "record every directive's outcomes"),
+    "profile": (
+        "experiments.record.profile:ProfileCommand",
+        "record the outcomes of all directives",
+    ),
     "import": (
         "experiments.importing:IMPORTS",
-        "foreign outcomes: emnlp24-sprout, csv",
+        "import outcomes from elsewhere: emnlp24-sprout, csv",
     ),
-    "calibrate": ("experiments.record.calibrate:Calibrate", "joules of a server's work, by load"),
+    "calibrate": (
+        "experiments.record.calibrate:Calibrate",
+        "measure a server's joules by kind of work",
+    ),
     "train": ("experiments.train.command:Train", "train a policy bundle from a profile"),
-    "bundle": ("experiments.train.from_sb3:BUNDLES", "policy bundles: from-sb3"),
+    "bundle": ("experiments.train.from_sb3:BUNDLES", "make a policy bundle: from-sb3"),
     "evaluate": ("experiments.evaluate.command:Evaluate", "compare methods and policies, paired"),
     "crossvalidate": (
         "experiments.study.crossvalidate:CrossValidate",
-        "train and judge by folds: prompts never seen",
+        "train and evaluate by folds, on unseen prompts",
     ),
-    "ablate": ("experiments.study.ablate:Ablate", "what each part is worth: seeds x variants"),
-    "explain": ("experiments.operate.explain:Explain", "why a policy chooses what it does"),
-    "link": ("experiments.operate.link:Link", "the lineage of synced W&B runs"),
-    "reproduce": ("experiments.reproduce:REPRODUCTIONS", "published tables, side by side: sprout"),
-    "serve": ("experiments.operate.serve:Serve", "the hook in front of a Llama server"),
+    "ablate": (
+        "experiments.study.ablate:Ablate",
+        "compare variants over seeds: the value of each part",
+    ),
+    "explain": ("experiments.operate.explain:Explain", "explain a policy's choices"),
+    "link": ("experiments.operate.link:Link", "record the lineage of synced W&B runs"),
+    "reproduce": ("experiments.reproduce:REPRODUCTIONS", "reproduce published tables: sprout"),
+    "serve": ("experiments.operate.serve:Serve", "run the hook in front of a Llama server"),
     "mode": (
         "experiments.operate.settings_commands:ModeCommand",
-        "the hook's kill switch and modes, at run time",
+        "show or change the hook's mode; kill switch",
     ),
     "rules": (
         "experiments.operate.settings_commands:RULES",
-        "operators' rules for the hook: set, try",
+        "operators' rules of the hook: set, try",
     ),
     "ledger": (
         "experiments.operate.settings_commands:LEDGER",
-        "the hook's records: export, delete, savings",
+        "records of the hook: export, delete, savings",
     ),
     "bench": (
         "experiments.bench:BENCHES",
         "benchmarks: loop, directives, env, start, train, decide, gateway, soak, attribution, gpu",
     ),
     "pretrain": ("experiments.llama.command:Pretrain", "train the embedded Llama from scratch"),
-    "doctor": ("experiments.operate.doctor:Doctor", "what this machine has and lacks"),
+    "doctor": ("experiments.operate.doctor:Doctor", "report what can run on this machine"),
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run `sprout`; errors that a user can mend are one line on standard error."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    # A terminated program cleans up like an interrupted one.
+    """Run `sprout` and return its exit status.
+
+    An error that the user can fix is printed as one line on standard error.
+
+    Args:
+        arguments: command and flags; None takes them from the command line.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # On SIGTERM the program cleans up as on Ctrl-C.
     signal.signal(signal.SIGTERM, _terminated)
     try:
         check_packages()
-        if not given or given[0] in ("-h", "--help", "help"):
+        if not arguments or arguments[0] in ("-h", "--help", "help"):
             print(usage())
             return 0
-        _run(given)
+        _run(arguments)
     except SproutError as error:
         print(f"sprout: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        # A folder that cannot be made, a file that cannot be written, a disk that is full.
+        # E.g. a folder that cannot be created, a file that cannot be written, or a full disk.
         print(f"sprout: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
@@ -75,7 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(
             f"sprout: package {root!r} is not installed; "
-            f"pip install 'sprout-rl[train]' (or [serve] for the hook alone)",
+            f"pip install 'sprout-rl[train]' (or 'sprout-rl[serve]' for the hook alone)",
             file=sys.stderr,
         )
         return 2
@@ -86,47 +101,49 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def usage() -> str:
-    """The list of commands."""
+    """Return the help text with the list of commands."""
     rows = "\n".join(f"  {name:<13} {text}" for name, (_, text) in COMMANDS.items())
     return f"usage: sprout COMMAND [flags]\n\n{rows}\n\n`sprout COMMAND --help` lists its flags."
 
 
 def check_packages() -> None:
-    """Refuse to run on somebody else's packages of the same import names.
+    """Check that no other distribution's packages are imported under the same names.
+
+    `agents`, for example, is also the import name of the openai-agents distribution.
 
     Raises:
-        ConfigError: `agents` is also the import name of the openai-agents distribution.
+        ConfigError: a package of another distribution was imported.
     """
-    ours = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parent.parent
     for package in (agents, envs):
-        found = Path(package.__file__ or "").resolve().parent.parent
-        if found != ours:
+        package_root = Path(package.__file__ or "").resolve().parent.parent
+        if package_root != root:
             raise ConfigError(
-                f"package {package.__name__!r} is not ours but {found / package.__name__}; "
-                "install sprout-rl in an environment of its own"
+                f"package {package.__name__!r} is not sprout-rl's, but "
+                f"{package_root / package.__name__}; install sprout-rl in a separate environment"
             )
 
 
-def _run(given: list[str]) -> None:
+def _run(arguments: list[str]) -> None:
     from experiments.settings import run_command
 
-    name, *rest = given
+    name, *flags = arguments
     if name not in COMMANDS:
-        raise ConfigError(f"no command {name!r}; one of {', '.join(COMMANDS)}")
+        raise ConfigError(f"there is no command {name!r}; give one of {', '.join(COMMANDS)}")
     module, _, attribute = COMMANDS[name][0].partition(":")
     command = getattr(importlib.import_module(module), attribute)
     if isinstance(command, dict):
-        if rest and rest[0] in ("-h", "--help"):
+        if flags and flags[0] in ("-h", "--help"):
             print(f"usage: sprout {name} WHAT [flags]; WHAT is one of {', '.join(command)}")
             return
-        if not rest or rest[0] not in command:
-            raise ConfigError(f"sprout {name}: one of {', '.join(command)}")
-        name, rest, command = f"{name} {rest[0]}", rest[1:], command[rest[0]]
-    run_command(command, name, rest)
+        if not flags or flags[0] not in command:
+            raise ConfigError(f"sprout {name}: give one of {', '.join(command)}")
+        name, flags, command = f"{name} {flags[0]}", flags[1:], command[flags[0]]
+    run_command(command, name, flags)
 
 
 def _terminated(number: int, frame: object) -> None:
-    # Only once: a second signal must not interrupt the clean-up.
+    # A second signal must not interrupt the clean-up.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""The hook as a child process, as the demo, the benchmarks and the tests start it."""
+"""The hook as a child process, for the demo, the benchmarks and the tests."""
 
 import os
 import sys
@@ -19,27 +19,35 @@ def start_hook(
     hold_out_ratio: float = 0.0,
     admin_port: int = 0,
 ) -> Iterator[ChildProcess]:
-    """`sprout serve` in front of `upstream` on a free port while the context lasts.
+    """Run `sprout serve` in front of `upstream` on a free port until the context ends.
 
-    By default nothing is held out: what is compared here is compared with runs of its own.
+    By default no request is held out, because comparisons here use separate runs.
+
+    Args:
+        upstream: URL of the LLM server.
+        policy: folder of the policy bundle.
+        flags: more flags of `sprout serve`.
+        log: file for the hook's output; None makes a temporary file.
+        hold_out_ratio: share of conversations kept at L0.
+        admin_port: port of metrics and settings; 0 takes any free one.
 
     Raises:
-        UpstreamError: it did not become healthy; quotes its last line.
+        UpstreamError: the hook did not become healthy; the message quotes its last line of output.
     """
     port = free_port()
     command = [sys.executable, "-P", "-m", "experiments.cli", "serve"]
-    held = ("--hold-out", str(hold_out_ratio))
-    given = ["--upstream", upstream, "--policy", str(policy), "--port", str(port)]
+    command += ["--upstream", upstream, "--policy", str(policy), "--port", str(port)]
+    hold_out = ("--hold-out", str(hold_out_ratio))
     with (
         tempfile.TemporaryDirectory(prefix="sprout-serve-") as state,
         start_process(
             "the hook",
-            [*command, *given, "--admin-port", str(admin_port), "--state", state, *held, *flags],
+            [*command, "--admin-port", str(admin_port), "--state", state, *hold_out, *flags],
             loopback(port, "/healthz"),
             log=log,
-            # Its flags say it all: settings meant for the caller must not change it.
+            # The caller's own SPROUT_* settings must not change the hook.
             environment={k: v for k, v in os.environ.items() if not k.startswith("SPROUT_")},
             start_seconds=30,
-        ) as started,
+        ) as hook,
     ):
-        yield started
+        yield hook

@@ -1,4 +1,4 @@
-"""Servers as child processes: started, waited for, and always stopped with their parent."""
+"""Servers as child processes, which always stop with their parent."""
 
 import ctypes
 import os
@@ -25,7 +25,15 @@ POLL_SECONDS = 0.02
 
 @dataclass(frozen=True)
 class ChildProcess:
-    """A healthy server: its URL (loopback), process, log, and seconds until it was ready."""
+    """A healthy server.
+
+    Attributes:
+        name: name for messages.
+        url: base URL, on loopback.
+        process: the process.
+        log: file with its output.
+        ready_seconds: time until it was healthy, s.
+    """
 
     name: str
     url: str
@@ -34,10 +42,14 @@ class ChildProcess:
     ready_seconds: float
 
     def check(self, patience_seconds: float = 0.0) -> None:
-        """Raise UpstreamError, quoting its last words, if the process has ended.
+        """Check that the process still runs.
 
         Args:
-            patience_seconds: its connections are reset a moment before it has ended.
+            patience_seconds: time to wait for its end, s, because a dying process resets its
+                connections a moment before it ends.
+
+        Raises:
+            UpstreamError: the process has ended; the message quotes its last line of output.
         """
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(patience_seconds)
@@ -59,14 +71,20 @@ def start_process(
     environment: Mapping[str, str] | None = None,
     start_seconds: float = 300.0,
 ) -> Iterator[ChildProcess]:
-    """Run a server, wait until `health_url` answers 200, and stop the server in the end.
+    """Start a server, wait until it is healthy, and stop it when the context ends.
 
     Args:
-        folder: working directory.
-        environment: None passes on this process's own.
+        name: name for messages.
+        command: program and arguments.
+        health_url: URL that answers 200 once the server is healthy.
+        log: file for its output; None makes a temporary file.
+        folder: working directory; None keeps this process's.
+        environment: environment variables; None passes on this process's.
+        start_seconds: longest time until it is healthy, s.
 
     Raises:
-        UpstreamError: it ended early or was not healthy in time; quotes its last line.
+        UpstreamError: the server ended early (the message quotes its last line of output) or was
+            not healthy in time.
     """
     if log is None:
         handle, path = tempfile.mkstemp(prefix="sprout-", suffix=".log")
@@ -94,12 +112,12 @@ def start_process(
 
 
 def loopback(port: int, path: str) -> str:
-    """URL of a path of a server on this machine."""
+    """Return the URL of a path on a server of this machine."""
     return f"http://{HOST}:{port}{path}"
 
 
 def free_port(port: int = 0) -> int:
-    """`port` if nothing listens there, or any free one for 0.
+    """Return `port` if it is free, or any free port if it is 0.
 
     Raises:
         ConfigError: the port is in use.
@@ -114,25 +132,25 @@ def free_port(port: int = 0) -> int:
 
 
 def last_line(log: Path) -> str:
-    """The last line of a log that says something."""
+    """Return the last line of a log that is not blank, or "no output"."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines()]
     return next((line for line in reversed(lines) if line), "no output")
 
 
-def _wait(started: ChildProcess, health: str, deadline: float) -> None:
+def _wait(server: ChildProcess, health_url: str, deadline: float) -> None:
     while time.monotonic() < deadline:
-        started.check()
+        server.check()
         try:
-            with urllib.request.urlopen(health, timeout=2) as answer:  # noqa: S310
+            with urllib.request.urlopen(health_url, timeout=2) as answer:  # noqa: S310
                 if answer.status == 200:
                     return
         except (urllib.error.URLError, OSError):
             time.sleep(POLL_SECONDS)
-    raise UpstreamError(f"{started.name} was not healthy in time (log: {started.log})")
+    raise UpstreamError(f"{server.name} was not healthy in time (log: {server.log})")
 
 
 def die_with_parent() -> None:
-    """For `preexec_fn`: the process ends when the thread that started it does."""
+    """Make this process end with the thread that started it; for `preexec_fn`."""
     # PR_SET_PDEATHSIG: even a parent killed outright leaves no orphan (Linux only).
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)
@@ -144,7 +162,7 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
         process.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:
         pass
-    # Workers that outlast their leader go too.
+    # Ends workers that survive the leader of their process group.
     _signal_group(process.pid, signal.SIGKILL)
     process.wait(STOP_SECONDS)
 

@@ -1,8 +1,8 @@
-"""The one configuration system: typed settings, file < environment < flags.
+"""Settings of all commands: typed fields, read from a file, the environment and flags.
 
-A command is a `Settings` subclass whose fields are its flags. `--config FILE` (YAML)
-gives defaults, environment variables `SPROUT_<FIELD>` override it, flags override
-both. The resolved settings are saved beside every result.
+A command is a `Settings` subclass whose fields are its flags. `--config FILE` (YAML) gives
+defaults, environment variables `SPROUT_<FIELD>` override the file, and flags override both. The
+resolved settings are saved beside every result.
 """
 
 import json
@@ -26,7 +26,11 @@ from envs.yaml_file import read_yaml
 
 
 class Settings(BaseSettings):
-    """Base of all commands: define fields and `cli_cmd`."""
+    """Base of all commands: a subclass defines fields and `cli_cmd`.
+
+    Attributes:
+        from_file: settings of the `--config` file while the command line is parsed.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix="SPROUT_",
@@ -50,16 +54,16 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags come as init settings, then the environment, then the file."""
+        """Return the sources by priority: flags, which come as init settings, environment, file."""
         if isinstance(env_settings, EnvSettingsSource):
-            # An aliased flag like --json must not read a variable without our prefix.
-            own = {k: v for k, v in env_settings.env_vars.items() if k.startswith("sprout_")}
-            env_settings.env_vars = own
+            # A flag with an alias, like --json, would read a variable without the prefix.
+            prefixed = {k: v for k, v in env_settings.env_vars.items() if k.startswith("sprout_")}
+            env_settings.env_vars = prefixed
         return init_settings, env_settings, InitSettingsSource(settings_cls, cls.from_file)
 
     @abstractmethod
     def cli_cmd(self) -> None:
-        """Do the command's work."""
+        """Run the command."""
 
     def save(self, folder: Path) -> None:
         """Write the resolved settings to `folder`/config.yaml."""
@@ -72,99 +76,101 @@ def run_command(command: type[Settings], name: str, arguments: list[str]) -> Non
     """Parse `arguments` into `command` and run it.
 
     Raises:
-        ConfigError: a setting is unknown or has a wrong value; names it.
+        ConfigError: a setting is unknown or has a wrong value; the message names the setting.
     """
-    arguments = _one_value_a_flag(command, [_with_hyphens(a) for a in arguments])
+    arguments = _repeat_list_flags(command, [_with_hyphens(a) for a in arguments])
     command.from_file = _file_settings(arguments)
     command.model_config["cli_prog_name"] = f"sprout {name}"
     try:
         settings = command(_cli_parse_args=arguments)  # type: ignore[call-arg]
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]).replace("_", "-")
-        given = "" if first["type"] == "missing" else f", not {first.get('input')!r}"
-        raise ConfigError(f"--{field}: {first['msg']}{given}") from error
+        problem = error.errors()[0]
+        field = ".".join(str(part) for part in problem["loc"]).replace("_", "-")
+        value = "" if problem["type"] == "missing" else f", not {problem.get('input')!r}"
+        raise ConfigError(f"--{field}: {problem['msg']}{value}") from error
     finally:
         command.from_file = {}
-    # Before the long part: a result that cannot be written is lost.
-    if (result := getattr(settings, "json_path", None)) is not None:
-        if result.is_dir():
-            raise ConfigError(f"--json {result} is a folder; name a file")
-        result.parent.mkdir(parents=True, exist_ok=True)
-    # Outside: what fails in the command's own work is no wrong flag.
+    # Checked before the command runs: a result that cannot be written would be lost.
+    if (json_path := getattr(settings, "json_path", None)) is not None:
+        if json_path.is_dir():
+            raise ConfigError(f"--json {json_path}: this is a folder; give a file")
+        json_path.parent.mkdir(parents=True, exist_ok=True)
+    # Outside the `try`: a failure in the command's own work is not a wrong flag.
     settings.cli_cmd()
 
 
 def _with_hyphens(argument: str) -> str:
-    """`--learning_rate=0.1`, as sweep agents write flags, as `--learning-rate=0.1`."""
+    """Rewrite `--learning_rate=0.1`, as sweep agents write flags, to `--learning-rate=0.1`."""
     name, equals, value = argument.partition("=")
     return f"{name.replace('_', '-')}{equals}{value}" if name.startswith("--") else argument
 
 
-def _one_value_a_flag(command: type[Settings], arguments: list[str]) -> list[str]:
-    """`--flag A B` as `--flag A --flag B`, for the flags that take lists."""
-    lists = {
+def _repeat_list_flags(command: type[Settings], arguments: list[str]) -> list[str]:
+    """Rewrite `--flag A B` to `--flag A --flag B` for the flags that take lists."""
+    list_flags = {
         f"--{(field.alias or name).replace('_', '-')}"
         for name, field in command.model_fields.items()
         if get_origin(field.annotation) is list
     }
-    written: list[str] = []
+    rewritten: list[str] = []
     flag = None
     for argument in arguments:
         if argument.startswith("-"):
-            flag = argument if argument in lists else None
-        elif flag is not None and written[-1] != flag:
-            written.append(flag)
-        written.append(argument)
-    return written
+            flag = argument if argument in list_flags else None
+        elif flag is not None and rewritten[-1] != flag:
+            rewritten.append(flag)
+        rewritten.append(argument)
+    return rewritten
 
 
 def _file_settings(arguments: list[str]) -> dict[str, Any]:
-    given = os.environ.get("SPROUT_CONFIG")
+    file = os.environ.get("SPROUT_CONFIG")
     for index, argument in enumerate(arguments):
         if argument.startswith("--config="):
-            given = argument.partition("=")[2]
+            file = argument.partition("=")[2]
         elif argument == "--config" and index + 1 < len(arguments):
-            given = arguments[index + 1]
-    if not given:
+            file = arguments[index + 1]
+    if not file:
         return {}
-    content = read_yaml(Path(given), "give --config a YAML mapping of settings")
+    content = read_yaml(Path(file), "give --config a YAML mapping of settings")
     if content is not None and not isinstance(content, dict):
-        raise ConfigError(f"--config {given}: give a mapping of settings")
-    # Written as flags are or as fields are.
+        raise ConfigError(f"--config {file}: give a YAML mapping of settings")
+    # Keys may be spelled as flags or as fields.
     return {str(key).replace("-", "_"): value for key, value in (content or {}).items()}
 
 
 def floors_by_task(
     floor: str, tasks: tuple[str, ...], others: tuple[str, ...] = ()
 ) -> dict[str, float]:
-    """Floors from `--floor`: one ratio for all tasks, or a YAML file of task: ratio.
+    """Return the quality floors by task.
 
     Args:
-        tasks: that need a floor.
-        others: that may have one.
+        floor: value of `--floor`: one ratio of L0's quality for all tasks, or a YAML file of
+            TASK: RATIO lines.
+        tasks: tasks that need a floor.
+        others: tasks that may have a floor.
 
     Raises:
-        ConfigError: no ratio in 0..1, a task without a floor, or a floor without a task.
+        ConfigError: a ratio is not in 0..1, a task has no floor, or a floor names no known task.
     """
     try:
-        given: Any = dict.fromkeys(tasks, float(floor))
+        ratios: Any = dict.fromkeys(tasks, float(floor))
     except ValueError:
-        given = read_yaml(Path(floor), "give --floor a ratio or a YAML file of TASK: RATIO lines")
-    if not isinstance(given, dict):
-        raise ConfigError(f"--floor {floor}: give task: ratio lines")
-    missing = [task for task in tasks if task not in given]
+        ratios = read_yaml(Path(floor), "give --floor a ratio or a YAML file of TASK: RATIO lines")
+    if not isinstance(ratios, dict):
+        raise ConfigError(f"--floor {floor}: give TASK: RATIO lines")
+    missing = [task for task in tasks if task not in ratios]
     if missing:
         raise ConfigError(
             f"--floor {floor}: no floor for {', '.join(missing)}; give a line TASK: RATIO for each"
         )
     allowed = dict.fromkeys((*tasks, *others))
-    unknown = [str(task) for task in given if task not in allowed]
+    unknown = [str(task) for task in ratios if task not in allowed]
     if unknown:
         raise ConfigError(
-            f"--floor {floor}: no task {unknown[0]!r}; tasks are {', '.join(allowed)}"
+            f"--floor {floor}: no task {unknown[0]!r}; the tasks are {', '.join(allowed)}"
         )
-    floors = {task: given[task] for task in tasks}
+    floors = {task: ratios[task] for task in tasks}
     for task, value in floors.items():
         if not isinstance(value, int | float) or not 0 <= value <= 1:
             raise ConfigError(f"--floor {floor}: {task} is {value}; give a ratio from 0 to 1")
@@ -172,6 +178,6 @@ def floors_by_task(
 
 
 def write_json(path: Path | None, result: Any) -> None:
-    """Write a machine-readable result where `--json` asks for it."""
+    """Write a result as JSON to the file of `--json`; do nothing if `path` is None."""
     if path is not None:
         path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

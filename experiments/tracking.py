@@ -1,4 +1,4 @@
-"""W&B tracking, or none: `WANDB_MODE` is respected, and offline is the default without a key."""
+"""Tracking of runs in Weights & Biases; `WANDB_MODE` is respected, offline without a key."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ RUN_ID = "run-id"
 
 
 class Run(Protocol):
-    """A tracked run."""
+    """A run that figures and files are recorded in."""
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         """Record figures at a step."""
@@ -27,38 +27,40 @@ class Run(Protocol):
     def artifact(
         self, name: str, kind: str, files: Sequence[Path], about: Any = None, *, copied: bool = True
     ) -> None:
-        """Keep files as a versioned artifact, or only where they are and their checksums.
+        """Record files as a versioned artifact.
 
         Args:
-            files: the first one's folder is the artifact's root.
-            about: its metadata; under "digest", what `sprout link` knows it by.
-            copied: not for files that hold prompts: those stay where they are.
+            name: name of the artifact.
+            kind: type of the artifact.
+            files: the files; the folder of the first one is the artifact's root.
+            about: metadata of the artifact; `sprout link` finds the artifact by its "digest".
+            copied: False records only paths and checksums, for files that contain prompts.
         """
 
 
 class NullRun:
-    """Tracks nothing."""
+    """A run that records nothing."""
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def summarise(self, figures: Mapping[str, Any]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def picture(self, name: str, path: Path) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def artifact(
         self, name: str, kind: str, files: Sequence[Path], about: Any = None, *, copied: bool = True
     ) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class WandbRun:
-    """Tracks in Weights & Biases."""
+    """A run in Weights & Biases."""
 
     def __init__(self, run: Any) -> None:
         self._run = run
@@ -68,7 +70,7 @@ class WandbRun:
         self._run.log(dict(figures), step=step)
 
     def summarise(self, figures: Mapping[str, Any]) -> None:
-        """Write into the run's summary."""
+        """Update the run's summary."""
         self._run.summary.update(dict(figures))
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -86,7 +88,7 @@ class WandbRun:
     def artifact(
         self, name: str, kind: str, files: Sequence[Path], about: Any = None, *, copied: bool = True
     ) -> None:
-        """Log files as an artifact of type `kind`."""
+        """Log files as an artifact of type `kind`, or references to them if not `copied`."""
         import wandb
 
         artifact = wandb.Artifact(name, type=kind, metadata=about)
@@ -102,16 +104,19 @@ class WandbRun:
 def tracked(
     configuration: Mapping[str, Any], folder: Path, group: str, *, resume: bool = False
 ) -> Iterator[Run]:
-    """A W&B run with `configuration`, its files under `folder`.
+    """Track a run in W&B until the context ends.
 
-    `WANDB_MODE=disabled` gives a run that tracks nothing. Unset, the mode is online
-    where a key is set (WANDB_API_KEY) and offline otherwise (`wandb sync` later). W&B shows
-    a run as failed when the context ends by an exception, which goes on to the caller.
+    `WANDB_MODE=disabled` gives a run that records nothing. If the variable is not set, the mode is
+    online if there is a key (WANDB_API_KEY), and offline otherwise (for a later `wandb sync`).
+    If the context ends with an exception, W&B shows the run as failed and the caller gets the
+    exception.
 
     Args:
-        group: runs of one study stand together; a sweep's do by themselves, and
-            WANDB_RUN_GROUP goes before both.
-        resume: go on with the run that `folder` holds, under its id.
+        configuration: settings of the run.
+        folder: folder for W&B's files.
+        group: group of the run, for runs of one study. A sweep's runs get a group by sweep, and
+            WANDB_RUN_GROUP overrides both.
+        resume: continue the run whose id is stored in `folder`.
     """
     mode = os.environ.get("WANDB_MODE") or (
         "online" if os.environ.get("WANDB_API_KEY") else "offline"
@@ -119,15 +124,15 @@ def tracked(
     if mode == "disabled":
         yield NullRun()
         return
-    # Set but empty means unset; wandb itself would refuse it.
+    # An empty variable counts as unset; wandb itself would reject the empty value.
     os.environ["WANDB_MODE"] = mode
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
     folder.mkdir(parents=True, exist_ok=True)
     sweep = os.environ.get("WANDB_SWEEP_ID")
-    known = folder / RUN_ID
-    run_id = known.read_text(encoding="utf-8").strip() if resume and known.exists() else None
+    id_file = folder / RUN_ID
+    run_id = id_file.read_text(encoding="utf-8").strip() if resume and id_file.exists() else None
     settings = wandb.Settings(mode=mode, silent=True, console="off")
     run = wandb.init(
         project=os.environ.get("WANDB_PROJECT", "sprout-rl"),
@@ -138,9 +143,9 @@ def tracked(
         resume="allow" if run_id else None,
         settings=settings,
     )
-    # Not `with run`: W&B would print a traceback of its own before the command says what is wrong.
+    # Not `with run`, because W&B would print a traceback before the command's own error message.
     try:
-        known.write_text(run.id, encoding="utf-8")
+        id_file.write_text(run.id, encoding="utf-8")
         yield WandbRun(run)
     except BaseException:
         run.finish(exit_code=1)

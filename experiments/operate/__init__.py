@@ -1,1 +1,1 @@
-"""Commands for operators: serve, mode, rules, ledger, doctor, explain, link."""
+"""Commands for operators: serve, mode, rules, ledger, doctor, explain and link."""

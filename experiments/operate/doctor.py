@@ -1,4 +1,4 @@
-"""`sprout doctor`: what this machine has and lacks."""
+"""`sprout doctor`: report which parts can run on this machine."""
 
 import importlib.metadata
 import os
@@ -33,15 +33,15 @@ SECRETS = {
 
 
 class Doctor(MeterFlags, Settings):
-    """Say which parts of the loop can run here, and which energy meter will be used, and why."""
+    """Report what can run on this machine, which energy meter will be used, and why."""
 
-    upstream: str | None = Field(None, description="URL of the Llama server that is metered")
-    json_path: Path | None = Field(None, alias="json", description="machine-readable result")
+    upstream: str | None = Field(None, description="URL of the Llama server to be metered")
+    json_path: Path | None = Field(None, alias="json", description="file for the result as JSON")
 
     def cli_cmd(self) -> None:
-        """Print tables."""
+        """Print the findings, and write them as JSON if asked to."""
         console = Console(markup=False)
-        table = Table("what", "found", title="sprout doctor")
+        table = Table("part", "state", title="sprout doctor")
         table.add_row("Python", sys.version.split()[0])
         table.add_row("cores", str(os.cpu_count()))
         for name in PACKAGES:
@@ -57,19 +57,19 @@ class Doctor(MeterFlags, Settings):
             table.add_row(
                 f"intensity: {service}",
                 f"set {' and '.join(missing)}" if missing else "needs no key" if not variables
-                else "its key is set",
+                else "key is set",
             )  # fmt: skip
         console.print(table)
-        found = self._meters()
-        meters = Table("meter", "can it be used", "takes", title="energy meters, the best first")
-        for row in found["meters"]:
+        report = self._meters()
+        meters = Table("meter", "usable", "requires", title="energy meters, the best first")
+        for row in report["meters"]:
             meters.add_row(row["kind"], row["found"], row["takes"])
         console.print(meters)
-        console.print(f"used by commands: {found['used']}", soft_wrap=True)
-        console.print(f"used by sprout serve: {found['used_by_hook']}", soft_wrap=True)
-        if found["better"]:
-            console.print(f"better: {found['better']}", soft_wrap=True)
-        write_json(self.json_path, {"schema": 1, **found})
+        console.print(f"meter of the commands: {report['used']}", soft_wrap=True)
+        console.print(f"meter of sprout serve: {report['used_by_hook']}", soft_wrap=True)
+        if report["better"]:
+            console.print(f"better: {report['better']}", soft_wrap=True)
+        write_json(self.json_path, {"schema": 1, **report})
 
     def _meters(self) -> dict[str, Any]:
         wanted = self.wanted()
@@ -77,57 +77,58 @@ class Doctor(MeterFlags, Settings):
         rows: list[dict[str, str]] = []
         usable: dict[str, str] = {}
         if wanted.kind == "remote":
-            far = Candidate("remote", "--meter-url", lambda: choose_meter(*urls, wanted=wanted))
-            tried = [far]
+            remote = Candidate("remote", "--meter-url", lambda: choose_meter(*urls, wanted=wanted))
+            possible = [remote]
         else:
-            tried = list(candidates(urls, wanted))
-        for candidate in tried:
-            meter, problem = _tried(candidate)
+            possible = list(candidates(urls, wanted))
+        for candidate in possible:
+            meter, problem = _open(candidate)
             if candidate.kind == "cpu" and self.upstream is None:
                 usable["cpu"] = (
-                    "processor time of a server on this machine (name it with --upstream) x "
-                    f"{wanted.watts_per_core:g} W a core; estimated"
+                    "processor time of a server on this machine (give it with --upstream) x "
+                    f"{wanted.watts_per_core:g} W per core; estimated"
                 )
             elif meter is not None:
-                usable[candidate.kind] = _said(meter)
-            found = usable.get(candidate.kind, problem)
-            rows.append({"kind": candidate.kind, "found": found, "takes": candidate.better})
-        used, why = next(iter(usable), None), "the best that can be used here"
+                usable[candidate.kind] = _describe(meter)
+            state = usable.get(candidate.kind, problem)
+            rows.append({"kind": candidate.kind, "found": state, "takes": candidate.better})
+        used, why = next(iter(usable), None), "the best one that is usable here"
         if wanted.kind != "auto":
-            used, why = (wanted.kind if wanted.kind in usable else None), "asked for"
+            used, why = (wanted.kind if wanted.kind in usable else None), f"--meter {wanted.kind}"
         elif self.upstream is not None and not is_local(self.upstream):
             used, why = None, f"{self.upstream} is not on this machine"
         hook = used if used in (*MEASURING, "remote") or wanted.kind != "auto" else None
         better = None
         if used is None or used == "cpu":
             better = (
-                "a meter that measures: run where the model runs on a GPU, or read its energy from "
-                "afar with --meter remote --meter-url (DCGM's exporter, Prometheus); until then "
-                "joules are estimated, and labelled so"
+                "a meter that measures: run on the machine whose GPU runs the model, or read its "
+                "energy over the network with --meter remote --meter-url (DCGM's exporter, "
+                "Prometheus); until then, joules are estimated and labelled as estimated"
             )
         return {
             "meters": rows,
             "used": f"{used}: {usable[used]} ({why})" if used else f"none ({why})",
             "used_by_hook": f"{hook}: {usable[hook]}"
             if hook
-            else "none: requests keep estimates by their tokens",
+            else "none: requests keep estimates from their tokens",
             "better": better,
         }
 
 
-def _tried(candidate: Candidate) -> tuple[Meter | None, str]:
+def _open(candidate: Candidate) -> tuple[Meter | None, str]:
+    """Return the meter, or None and the reason why it is not usable."""
     try:
         return candidate.make(), ""
     except MeterError as error:
         return None, f"no: {error}"
 
 
-def _said(meter: Meter) -> str:
+def _describe(meter: Meter) -> str:
     devices = []
     for name in dict.fromkeys(meter.devices):
-        device = match_hardware(name)
-        devices.append(f"{name} (catalogue: {device.name})" if device else name)
+        hardware = match_hardware(name)
+        devices.append(f"{name} (catalogue: {hardware.name})" if hardware else name)
     return (
         f"{meter.source}; {meter.method}, within {100 * meter.error_ratio:.0f} %, ticks of "
-        f"{meter.tick_seconds:g} s; of {', '.join(devices)}"
+        f"{meter.tick_seconds:g} s; devices: {', '.join(devices)}"
     )

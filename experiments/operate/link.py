@@ -1,4 +1,4 @@
-"""`sprout link`: draw the lineage of synced W&B runs, from profile to policy to evaluation."""
+"""`sprout link`: record the lineage of synced W&B runs, from profile to policy to evaluation."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,18 +11,18 @@ from experiments.settings import Settings
 
 
 class Link(Settings):
-    """Declare what each run of a W&B project was made from, as its inputs.
+    """Link each run of a W&B project to the artifacts that it was made from.
 
-    An artifact cannot be used by a run that is offline. So runs keep the digests of what
-    went in, artifacts keep their own, and this joins them after `wandb sync`. What is linked
-    already stays; running it again is harmless.
+    W&B cannot link an artifact to a run that is offline. So each run stores the digests of its
+    inputs, each artifact stores its own digest, and this command links them after `wandb sync`.
+    Existing links stay, so the command may be run again.
     """
 
     project: CliPositionalArg[str] = Field(description="ENTITY/PROJECT")
-    dry_run: bool = Field(False, description="only say what would be linked")
+    dry_run: bool = Field(False, description="only print what would be linked")
 
     def cli_cmd(self) -> None:
-        """Find and link."""
+        """Find the missing links, add them, and print them."""
         import wandb
 
         if self.project.count("/") != 1:
@@ -36,11 +36,11 @@ class Link(Settings):
         print(f"{len(linked)} {'to link' if self.dry_run else 'linked'}")
 
     def _links(self, api: Any) -> Iterator[str]:
-        kept = dict(_artifacts(api, self.project))
+        by_digest = dict(_artifacts(api, self.project))
         for run in api.runs(self.project):
             used = {artifact.id for artifact in run.used_artifacts()}
-            for digest in _made_of(run.config.get("inputs") or {}):
-                artifact = kept.get(digest)
+            for digest in _input_digests(run.config.get("inputs") or {}):
+                artifact = by_digest.get(digest)
                 if artifact is None or artifact.id in used:
                     continue
                 used.add(artifact.id)
@@ -50,7 +50,7 @@ class Link(Settings):
 
 
 def _artifacts(api: Any, project: str) -> Iterator[tuple[str, Any]]:
-    """Profiles and policies by the digest of what they hold."""
+    """Yield the digest of each profile and policy, with its artifact."""
     for kind in ("profile", "policy"):
         for collection in _collections(api, kind, project):
             for artifact in collection.artifacts():
@@ -59,11 +59,12 @@ def _artifacts(api: Any, project: str) -> Iterator[tuple[str, Any]]:
 
 
 def _collections(api: Any, kind: str, project: str) -> list[Any]:
-    known = {one.name for one in api.artifact_types(project)}
-    return list(api.artifact_type(kind, project).collections()) if kind in known else []
+    kinds = {artifact_type.name for artifact_type in api.artifact_types(project)}
+    return list(api.artifact_type(kind, project).collections()) if kind in kinds else []
 
 
-def _made_of(inputs: Mapping[str, Any]) -> list[str]:
-    """Digests of a run's inputs: the profile's file, and the policies that it judged."""
+def _input_digests(inputs: Mapping[str, Any]) -> list[str]:
+    """Return the digests of a run's inputs: the profile and the policies that it evaluated."""
     policies = inputs.get("policies") or {}
-    return [d for d in (inputs.get("outcomes_sha256"), *policies.values()) if d]
+    digests = (inputs.get("outcomes_sha256"), *policies.values())
+    return [digest for digest in digests if digest]

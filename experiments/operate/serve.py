@@ -1,4 +1,4 @@
-"""`sprout serve`: the hook."""
+"""`sprout serve`: run the hook in front of an LLM server."""
 
 from experiments.artifacts import bundle_folder
 from experiments.settings import Settings
@@ -7,13 +7,13 @@ from serving.settings.gateway import GatewayConfig
 
 
 class Serve(Settings, GatewayConfig):
-    """Put the hook in front of an OpenAI-compatible Llama server.
+    """Run the hook in front of an OpenAI-compatible Llama server.
 
-    A policy is a folder, or wandb:ENTITY/PROJECT/NAME:ALIAS.
+    A policy is a bundle's folder, or wandb:ENTITY/PROJECT/NAME:ALIAS.
     """
 
     def cli_cmd(self) -> None:
         """Serve until interrupted."""
-        given = {name: getattr(self, name) for name in GatewayConfig.model_fields}
-        given["policy"] = [str(bundle_folder(policy)) for policy in self.policy]
-        serve(GatewayConfig.model_validate(given))
+        settings = {name: getattr(self, name) for name in GatewayConfig.model_fields}
+        settings["policy"] = [str(bundle_folder(policy)) for policy in self.policy]
+        serve(GatewayConfig.model_validate(settings))

@@ -1,4 +1,4 @@
-"""`sprout mode`, `sprout rules` and `sprout ledger`: the hook's operators, at its database."""
+"""`sprout mode`, `sprout rules` and `sprout ledger`: control a hook through its database."""
 
 import json
 import time
@@ -20,73 +20,87 @@ RULE_COLUMNS = ("route", "model", "task", "tenant", "characters", "directive", "
 
 
 class _OnLedger(Settings):
-    """What all of them share."""
+    """Base of the commands that open a hook's ledger."""
 
     ledger: str = Field(
-        "sqlite:///runs/serve/ledger.db", description="the hook's database URL, as it was started"
+        "sqlite:///runs/serve/ledger.db",
+        description="URL of the hook's database, as given to `sprout serve`",
     )
 
     def open(self) -> Ledger:
-        """The database; refuses one that no hook has made."""
+        """Open the database.
+
+        Raises:
+            ConfigError: the SQLite file does not exist, because no hook has created it.
+        """
         name = self.ledger.removeprefix("sqlite:///")
         if name != self.ledger and not Path(name).exists():
-            raise ConfigError(f"--ledger {self.ledger}: there is no such file")
+            raise ConfigError(
+                f"--ledger {self.ledger}: there is no such file; give the URL of a hook's database"
+            )
         return Ledger(self.ledger)
 
 
 class ModeCommand(_OnLedger):
-    """Show or change what all workers and replicas do, within 2 s: `--set off` is the kill switch.
+    """Show or change the mode of all workers and replicas; `--set off` is the kill switch.
 
-    off: relay only; shadow: decide and record; canary: steer a share; on.
+    off: relay only; shadow: decide and record; canary: steer a share; on: steer all. A change
+    takes effect within 2 s.
     """
 
-    set: Mode | None = Field(None, description="off, shadow, canary or on; none shows")
-    canary: float | None = Field(None, ge=0, le=1, description="share of conversations")
-    canary_tasks: Listed = Field([], description="tasks all of whose requests are, too")
-    hold_out: float | None = Field(None, ge=0, le=1, description="share of conversations at L0")
-    json_path: Path | None = Field(None, alias="json", description="also write it here")
+    set: Mode | None = Field(None, description="new mode; default: show the settings")
+    canary: float | None = Field(
+        None, ge=0, le=1, description="share of conversations that are steered in mode canary"
+    )
+    canary_tasks: Listed = Field(
+        [], description="tasks whose requests are all steered in mode canary"
+    )
+    hold_out: float | None = Field(
+        None, ge=0, le=1, description="share of conversations kept at L0"
+    )
+    json_path: Path | None = Field(None, alias="json", description="file for the settings as JSON")
 
     def cli_cmd(self) -> None:
-        """Change and show."""
-        given = {
+        """Change the settings if flags ask for it, and print them."""
+        flags = {
             "mode": self.set,
             "canary_ratio": self.canary,
             "canary_tasks": self.canary_tasks or None,
             "hold_out_ratio": self.hold_out,
         }
-        changes = {name: value for name, value in given.items() if value is not None}
+        changes = {name: value for name, value in flags.items() if value is not None}
         with closing(self.open()) as ledger:
-            now = ledger.set_control(**changes) if changes else ledger.control()
-        shown = now.model_dump(mode="json", exclude={"salt"}, exclude_none=True)
-        print(json.dumps(shown, indent=1))
-        write_json(self.json_path, shown)
+            control = ledger.set_control(**changes) if changes else ledger.control()
+        settings = control.model_dump(mode="json", exclude={"salt"}, exclude_none=True)
+        print(json.dumps(settings, indent=1))
+        write_json(self.json_path, settings)
 
 
 class RulesSet(_OnLedger):
-    """Put a file's rules in force for all replicas; an empty list takes all away."""
+    """Apply a file's rules in all replicas; an empty list removes all rules."""
 
-    rules: Path = Field(description="YAML list of rules")
+    rules: Path = Field(description="YAML file with a list of rules")
 
     def cli_cmd(self) -> None:
-        """Check, then set."""
+        """Check the rules and store them."""
         rules = read_rules(self.rules)
         with closing(self.open()) as ledger:
             ledger.set_control(rules=rules)
-        print(f"{len(rules)} rules in force within 2 s")
+        print(f"{len(rules)} rules take effect within 2 s")
 
 
 class RulesTry(_OnLedger):
-    """What rules would have done to the ledger's requests; changes nothing.
+    """Show what rules would have done to the ledger's requests, without applying them.
 
-    Headers are not in the ledger: a rule that asks for one matches nothing here.
+    The ledger has no headers, so a rule with a condition on headers matches nothing here.
     """
 
-    rules: Path = Field(description="YAML list of rules")
-    days: float = Field(1.0, gt=0, description="how far back")
-    json_path: Path | None = Field(None, alias="json", description="machine-readable result")
+    rules: Path = Field(description="YAML file with a list of rules")
+    days: float = Field(1.0, gt=0, description="period to look at, days before now")
+    json_path: Path | None = Field(None, alias="json", description="file for the result as JSON")
 
     def cli_cmd(self) -> None:
-        """Count and print."""
+        """Count the matching requests and print the counts."""
         rules = read_rules(self.rules)
         matched: dict[str, dict[str, Any]] = {
             rule.name: {"effect": _effect(rule), "requests": 0, "grams": 0.0, "directives": {}}
@@ -106,39 +120,41 @@ class RulesTry(_OnLedger):
                     headers=None,
                 )
                 if (rule := first_matching(rules, facts)) is not None:
-                    found = matched[rule.name]
-                    found["requests"] += 1
-                    found["grams"] += row["grams"] or 0.0
-                    found["directives"] = Counter(found["directives"]) + Counter([row["directive"]])
-        print(f"{total} requests of the last {self.days:g} days")
-        for name, found in matched.items():
-            given = ", ".join(f"{n} {d}" for d, n in sorted(found["directives"].items()))
+                    totals = matched[rule.name]
+                    totals["requests"] += 1
+                    totals["grams"] += row["grams"] or 0.0
+                    directives = Counter(totals["directives"]) + Counter([row["directive"]])
+                    totals["directives"] = directives
+        print(f"{total} requests in the last {self.days:g} days")
+        for name, totals in matched.items():
+            counts = ", ".join(f"{n} {d}" for d, n in sorted(totals["directives"].items()))
             print(
-                f"{name} ({found['effect']}): {found['requests']} requests"
-                + (f", which got {given} and emitted {found['grams']:.3g} g" if given else "")
+                f"{name} ({totals['effect']}): {totals['requests']} requests"
+                + (f", sent with {counts}, emitted {totals['grams']:.3g} gCO2e" if counts else "")
             )
         write_json(self.json_path, {"schema": 1, "requests": total, "rules": matched})
 
 
 class Export(_OnLedger):
-    """Write recorded requests and answers as Parquet, to be profiled or trained on again.
+    """Write recorded requests and answers as Parquet, for profiling or training.
 
-    Needs prompts: `sprout serve --store-prompts`. Each row has the one directive that its
-    request got, with the propensity; `sprout profile` plays the same requests under all.
+    The ledger must contain prompts: `sprout serve --store-prompts`. Each row has the directive
+    that its request got, and its propensity; `sprout profile` repeats the requests under all
+    directives.
     """
 
-    out: Path = Field(description="Parquet file")
-    days: float = Field(30.0, gt=0, description="how far back")
+    out: Path = Field(description="Parquet file to write")
+    days: float = Field(30.0, gt=0, description="period to export, days before now")
 
     def cli_cmd(self) -> None:
-        """Read, convert, write."""
+        """Read the records, convert them and write the file."""
         from experiments.record.ledger_rows import NEEDED, profile_rows, write_rows
 
         with closing(self.open()) as ledger:
             rows = list(profile_rows(ledger.rows(NEEDED, days_ago(self.days))))
         if not rows:
             raise ConfigError(
-                f"{ledger.shown}: no completed request with its prompt in the last "
+                f"{ledger.shown}: no completed request with a stored prompt in the last "
                 f"{self.days:g} days; start the hook with --store-prompts"
             )
         write_rows(self.out, rows)
@@ -146,14 +162,16 @@ class Export(_OnLedger):
 
 
 class Delete(_OnLedger):
-    """Delete records of a request, of a tenant, or older than some days."""
+    """Delete records by request, tenant or age; of several conditions, all must hold."""
 
-    request: str | None = Field(None, description="decision id, from the answer's headers")
-    tenant: str | None = Field(None, description="as the ledger has it")
-    older_than_days: float | None = Field(None, ge=0)
+    request: str | None = Field(
+        None, description="decision id, from the header x-sprout-decision-id"
+    )
+    tenant: str | None = Field(None, description="tenant, as the ledger names it")
+    older_than_days: float | None = Field(None, ge=0, description="least age of a record, days")
 
     def cli_cmd(self) -> None:
-        """Delete what is named."""
+        """Delete the records and print their number."""
         if self.request is None and self.tenant is None and self.older_than_days is None:
             raise ConfigError("give --request, --tenant or --older-than-days")
         before = None if self.older_than_days is None else days_ago(self.older_than_days)
@@ -163,34 +181,34 @@ class Delete(_OnLedger):
 
 
 class Savings(_OnLedger):
-    """What the policy saved on live traffic, against the random hold-out, with an interval."""
+    """Estimate the policy's savings on live traffic, against the random hold-out."""
 
-    hours: float = Field(24.0, gt=0, description="how far back")
-    json_path: Path | None = Field(None, alias="json", description="machine-readable result")
+    hours: float = Field(24.0, gt=0, description="period to look at, hours before now")
+    json_path: Path | None = Field(None, alias="json", description="file for the result as JSON")
 
     def cli_cmd(self) -> None:
-        """Estimate and print."""
+        """Estimate the savings, print them, and write them as JSON if asked to."""
         until = time.time()
         since = until - 3600 * self.hours
         with closing(self.open()) as ledger:
-            found = {"since": since, "until": until} | estimate_savings(
+            savings = {"since": since, "until": until} | estimate_savings(
                 ledger.rows(COLUMNS, since, until)
             )
-        if found["grams"] is None:
-            print(f"no figure yet: {found['reason']} ({found['requests']} requests)")
+        if savings["grams"] is None:
+            print(f"no estimate: {savings['reason']} ({savings['requests']} requests)")
         else:
-            low, high = (100 * bound for bound in found["grams"]["ci95"])
+            low, high = (100 * bound for bound in savings["grams"]["ci95"])
             print(
-                f"carbon saved: {100 * found['grams']['ratio']:.1f} % [{low:.1f}, {high:.1f}] of "
-                f"{found['baseline']}; {found['requests']} requests, "
-                f"{found['held_out_requests']} held out; energy {found['energy_methods']}"
+                f"carbon saved: {100 * savings['grams']['ratio']:.1f} % [{low:.1f}, {high:.1f}] of "
+                f"{savings['baseline']}; {savings['requests']} requests, "
+                f"{savings['held_out_requests']} held out; energy {savings['energy_methods']}"
             )
-        write_json(self.json_path, found)
+        write_json(self.json_path, savings)
 
 
 def _effect(rule: Rule) -> str:
-    given = {"forbid": rule.forbid, "force": rule.force, "floor": rule.floor, "mode": rule.mode}
-    return ", ".join(f"{name} {value}" for name, value in given.items() if value is not None)
+    effects = {"forbid": rule.forbid, "force": rule.force, "floor": rule.floor, "mode": rule.mode}
+    return ", ".join(f"{name} {value}" for name, value in effects.items() if value is not None)
 
 
 RULES = {"set": RulesSet, "try": RulesTry}

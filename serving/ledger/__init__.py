@@ -1,1 +1,1 @@
-"""Records: the journal that workers write, the keeper, the database, joules and savings."""
+"""Request records: journal, keeper, database, energy accounts and savings estimates."""

@@ -1,7 +1,7 @@
-"""The ledger's database: one row a request, and what operators set at run time.
+"""The ledger's database: one row per request, and the operators' run-time settings.
 
-SQLite or PostgreSQL through SQLAlchemy; the schema's versions are Alembic's
-(`serving/migrations`). Never touched on a request's way.
+SQLite or PostgreSQL through SQLAlchemy. Alembic versions the schema
+(`serving/ledger/migrations`). No request waits for the database.
 """
 
 import time
@@ -22,7 +22,7 @@ from serving.ledger.record import Amendment, Record
 from serving.settings.control import Control
 
 METADATA = sa.MetaData()
-_COLUMNS: dict[str, sa.types.TypeEngine[Any]] = {
+_COLUMN_TYPES: dict[str, sa.types.TypeEngine[Any]] = {
     "str": sa.Text(),
     "float": sa.Double(),
     "int": sa.BigInteger(),
@@ -31,9 +31,12 @@ _COLUMNS: dict[str, sa.types.TypeEngine[Any]] = {
 
 
 def _column(name: str, annotation: str) -> "sa.Column[Any]":
-    kind, *rest = annotation.split(" | ")
+    kind, *alternatives = annotation.split(" | ")
     return sa.Column(
-        name, _COLUMNS[kind], primary_key=name == "decision_id", nullable=rest == ["None"]
+        name,
+        _COLUMN_TYPES[kind],
+        primary_key=name == "decision_id",
+        nullable=alternatives == ["None"],
     )
 
 
@@ -49,20 +52,24 @@ CONTROL = sa.Table(
     sa.Column("revision", sa.BigInteger, nullable=False),
     sa.Column("setting", sa.Text, nullable=False),
 )
-_NAMES = frozenset(column.name for column in REQUESTS.columns) - {"decision_id"}
-# Values of a record in the order of the columns.
+_AMENDABLE = frozenset(column.name for column in REQUESTS.columns) - {"decision_id"}
+# Returns a record's values in column order.
 _VALUES = attrgetter(*(column.name for column in REQUESTS.columns))
 _CONNECT_SECONDS = 2
 
 
 class Ledger:
-    """One database.
+    """Access to one ledger database.
 
     Args:
-        url: SQLAlchemy's, e.g. sqlite:///file.db or postgresql+psycopg://user@host/db.
+        url: SQLAlchemy URL, e.g. sqlite:///file.db or postgresql+psycopg://user@host/db.
+
+    Attributes:
+        shown: the URL without its password, for messages.
 
     Raises:
-        ConfigError: no URL of a database that is known. Its password is not repeated.
+        ConfigError: the URL is invalid or names an unsupported database. The message does not
+            contain the password.
     """
 
     def __init__(self, url: str) -> None:
@@ -85,41 +92,42 @@ class Ledger:
                 "--ledger: give sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
             ) from error
         self._kind = kind
-        # Written out once: a row then costs a fifth of what it does through the expression.
+        # Compiled once: an insert then takes a fifth of the time of SQLAlchemy's expression.
         insert = (postgresql.insert if kind == "postgresql" else sqlite.insert)(REQUESTS)
         compiled = insert.on_conflict_do_nothing().compile(dialect=self._engine.dialect)
         self._insert = str(compiled)
         self.shown = parsed.render_as_string(hide_password=True)
 
     def migrate(self) -> None:
-        """Bring the schema to this version's; safe when several replicas do so at once."""
+        """Upgrade the schema to the current version; safe if several replicas do so at once."""
         config = alembic.config.Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
         with self._engine.begin() as connection:
-            # One at a time, and all or nothing.
-            alone = "SELECT pg_advisory_xact_lock(5077)"
-            connection.execute(sa.text(alone if self._kind == "postgresql" else "BEGIN IMMEDIATE"))
+            # The lock admits one replica at a time; the transaction makes the upgrade atomic.
+            lock = "SELECT pg_advisory_xact_lock(5077)"
+            connection.execute(sa.text(lock if self._kind == "postgresql" else "BEGIN IMMEDIATE"))
             config.attributes["connection"] = connection
             alembic.command.upgrade(config, "head")
         if self._kind == "sqlite":
-            # Readers then don't stop the writer. Where another is at it, it is done there.
+            # In WAL mode readers do not block the writer. If the database is locked, another
+            # replica is switching the mode.
             with suppress(sa.exc.OperationalError), self._engine.connect() as connection:
                 if connection.execute(sa.text("PRAGMA journal_mode")).scalar() != "wal":
                     connection.execute(sa.text("PRAGMA journal_mode=WAL"))
 
     def add(self, records: Sequence[Record]) -> None:
-        """Insert records; those already there stay as they are."""
+        """Insert records; a record that is already in the database stays unchanged."""
         with self._engine.begin() as connection:
             connection.exec_driver_sql(self._insert, [_VALUES(record) for record in records])
 
     def amend(self, amendments: Iterable[Amendment]) -> list[Amendment]:
-        """Update records; return the amendments whose record is not there yet."""
+        """Update records; return the amendments whose record is not in the database yet."""
         missing = []
         with self._engine.begin() as connection:
             for amendment in amendments:
-                changes = {k: v for k, v in amendment.changes.items() if k in _NAMES}
-                found = REQUESTS.c.decision_id == amendment.decision_id
-                statement = sa.update(REQUESTS).where(found).values(**changes)
+                changes = {k: v for k, v in amendment.changes.items() if k in _AMENDABLE}
+                same_decision = REQUESTS.c.decision_id == amendment.decision_id
+                statement = sa.update(REQUESTS).where(same_decision).values(**changes)
                 if not connection.execute(statement).rowcount:
                     missing.append(amendment)
         return missing
@@ -127,21 +135,27 @@ class Ledger:
     def rows(
         self, names: Sequence[str], since: float = 0.0, until: float | None = None
     ) -> Iterator[Sequence[Any]]:
-        """Columns of the records of a span of time (Unix seconds), oldest first."""
+        """Yield the named columns of records, oldest first.
+
+        Args:
+            names: columns to select.
+            since: earliest arrival, Unix seconds.
+            until: end of the arrivals, Unix seconds, exclusive. None means no end.
+        """
         columns = [REQUESTS.c[name] for name in names]
-        chosen = sa.select(*columns).where(REQUESTS.c.time >= since).order_by(REQUESTS.c.time)
+        query = sa.select(*columns).where(REQUESTS.c.time >= since).order_by(REQUESTS.c.time)
         if until is not None:
-            chosen = chosen.where(REQUESTS.c.time < until)
+            query = query.where(REQUESTS.c.time < until)
         with self._engine.connect() as connection:
-            yield from connection.execution_options(yield_per=1000).execute(chosen)
+            yield from connection.execution_options(yield_per=1000).execute(query)
 
     def find(self, decision_id: str) -> dict[str, Any] | None:
-        """One record, by column."""
-        chosen = sa.select(REQUESTS).where(REQUESTS.c.decision_id == decision_id)
+        """Return one record as a dictionary by column name, or None if there is no such record."""
+        query = sa.select(REQUESTS).where(REQUESTS.c.decision_id == decision_id)
         with self._engine.connect() as connection:
-            found = connection.execute(chosen).mappings().first()
-        # Its names are a subclass of str that not every writer of JSON takes.
-        return {str(name): value for name, value in found.items()} if found is not None else None
+            row = connection.execute(query).mappings().first()
+        # SQLAlchemy's column names are a subclass of str that some JSON encoders reject.
+        return {str(name): value for name, value in row.items()} if row is not None else None
 
     def delete(
         self,
@@ -150,24 +164,36 @@ class Ledger:
         decision_id: str | None = None,
         tenant: str | None = None,
     ) -> int:
-        """Delete records older than a time, of a decision, or of a tenant; how many."""
-        tests = []
-        if before is not None:
-            tests.append(REQUESTS.c.time < before)
-        if decision_id is not None:
-            tests.append(REQUESTS.c.decision_id == decision_id)
-        if tenant is not None:
-            tests.append(REQUESTS.c.tenant == tenant)
-        if not tests:
-            raise ValueError("nothing named to delete")
-        with self._engine.begin() as connection:
-            return int(connection.execute(sa.delete(REQUESTS).where(*tests)).rowcount)
+        """Delete the records that meet all given conditions; return their number.
 
-    def control(self, initial: Control | None = None) -> Control:
-        """What operators have set; where nothing is, `initial` is put there first.
+        Args:
+            before: delete records that arrived before this time, Unix seconds.
+            decision_id: delete the record of this decision.
+            tenant: delete the records of this tenant.
 
         Raises:
-            ConfigError: nothing is set and there is no initial setting.
+            ValueError: no condition was given.
+        """
+        conditions = []
+        if before is not None:
+            conditions.append(REQUESTS.c.time < before)
+        if decision_id is not None:
+            conditions.append(REQUESTS.c.decision_id == decision_id)
+        if tenant is not None:
+            conditions.append(REQUESTS.c.tenant == tenant)
+        if not conditions:
+            raise ValueError("nothing named to delete; give before, decision_id or tenant")
+        with self._engine.begin() as connection:
+            return int(connection.execute(sa.delete(REQUESTS).where(*conditions)).rowcount)
+
+    def control(self, initial: Control | None = None) -> Control:
+        """Return the operators' settings.
+
+        Args:
+            initial: settings to store first if the database has none.
+
+        Raises:
+            ConfigError: the database has no settings and `initial` is None.
         """
         if initial is not None:
             insert = (postgresql.insert if self._kind == "postgresql" else sqlite.insert)(CONTROL)
@@ -175,30 +201,32 @@ class Ledger:
             with self._engine.begin() as connection:
                 connection.execute(insert.on_conflict_do_nothing(), row)
         with self._engine.connect() as connection:
-            found = connection.execute(sa.select(CONTROL.c.setting)).scalar()
-        if found is None:
-            raise ConfigError(f"{self.shown}: no hook has used this ledger yet")
-        return Control.model_validate_json(found)
+            setting = connection.execute(sa.select(CONTROL.c.setting)).scalar()
+        if setting is None:
+            raise ConfigError(
+                f"{self.shown}: no hook has used this ledger yet; start `sprout serve` with it"
+            )
+        return Control.model_validate_json(setting)
 
     def set_control(self, **changes: Any) -> Control:
-        """Change what operators set, for all replicas; what holds then."""
+        """Change the operators' settings for all replicas; return the new settings."""
         while True:
-            now = self.control()
+            current = self.control()
             new = Control.model_validate(
-                {**now.model_dump(), **changes, "revision": now.revision + 1}
+                {**current.model_dump(), **changes, "revision": current.revision + 1}
             )
-            statement = sa.update(CONTROL).where(CONTROL.c.revision == now.revision)
+            statement = sa.update(CONTROL).where(CONTROL.c.revision == current.revision)
             values = {"revision": new.revision, "setting": new.model_dump_json()}
             with self._engine.begin() as connection:
-                # Nobody else has changed it meanwhile.
+                # No row is updated if another replica changed the settings in the meantime.
                 if connection.execute(statement.values(**values)).rowcount:
                     return new
 
     def close(self) -> None:
-        """Let go of connections."""
+        """Close all connections."""
         self._engine.dispose()
 
 
 def days_ago(days: float) -> float:
-    """Unix seconds."""
+    """Return the time `days` days ago, Unix seconds."""
     return time.time() - 86400 * days

@@ -1,8 +1,8 @@
-"""The server's measured joules, and each recorded request's share of them.
+"""The server's measured energy, and each recorded request's share of it.
 
-Beside the workers, from their records alone: what they saw of a request (sent, first token, last
-token, counts) is enough to split a meter's windows. Until then, and where there is no meter, a
-request keeps the estimate that it was recorded with.
+The accounts run beside the workers and need only their records: the times of a request's sending,
+first token and last token, and its token counts, are enough to split a meter's windows. Until a
+window is split, and where there is no meter, a request keeps the estimate in its record.
 """
 
 import logging
@@ -24,25 +24,26 @@ from serving.ledger.record import Amendment, Record
 from serving.settings.hook import HookConfig
 
 WINDOW_SECONDS = 1.0
-# Splitting many windows at once costs less than one by one.
+# Splitting many windows at once takes less time than one by one.
 SETTLE_SECONDS = 10.0
-# Between tries to read a meter that cannot be read.
+# Interval between attempts to open a meter that cannot be read.
 AGAIN_SECONDS = 30.0
 _CHARACTERS_PER_TOKEN = 4
 log = logging.getLogger("sprout")
 
 
 class EnergyAccounts:
-    """Call `read` and `settle` about twice a second, and `ended` with records between them.
+    """Splits the energy that a meter measures among the recorded requests.
 
-    The meter is made once the gateway has started, and made anew while it cannot be read: no
-    meter stops a start, or anything else.
+    Call `read` and `settle` about twice a second, and pass new records to `ended` in between.
+    The meter is opened after the gateway has started, and again after it could not be read: a
+    meter that fails stops neither the start nor the service.
 
     Args:
-        urls: of the servers behind the hook; none where it is inside the server's process.
+        urls: URLs of the servers behind the hook; empty if the hook runs in the server's process.
 
     Raises:
-        ConfigError, DataError: the settings or the coefficients are wrong.
+        ConfigError, DataError: the settings or the coefficients file are wrong.
     """
 
     def __init__(
@@ -50,23 +51,24 @@ class EnergyAccounts:
     ) -> None:
         if len(urls) > 1 and config.meter not in ("auto", "none"):
             raise ConfigError(
-                f"--meter {config.meter}: several upstreams do not share their batches, so their "
-                "joules cannot be told apart; run a gateway for each"
+                f"--meter {config.meter}: several upstreams do not share batches, so one meter's "
+                "joules cannot be split among their requests; run one gateway for each upstream"
             )
         self._config = config
         self._urls = urls
-        self._site = footprint_model(config)
+        self._footprint = footprint_model(config)
         self._attribution = _attribution(config)
         self._windows: WindowReader | None = None
-        # Whether there may be a meter yet.
-        self._open = _may_meter(config, urls)
-        self._about: dict[str, tuple[str, float | None]] = {}
-        self._read = self._settled = time.monotonic()
-        self._well = self._tried = time.monotonic()
-        self._counted = self._idle_counted = 0.0
+        # False once it is certain that there will be no meter.
+        self._may_open = _may_meter(config, urls)
+        # Directive in effect and intensity (gCO2e/kWh) of the requests that await their share.
+        self._contexts: dict[str, tuple[str, float | None]] = {}
+        self._last_read = self._last_settled = time.monotonic()
+        self._last_success = self._last_attempt = time.monotonic()
+        self._counted_joules = self._counted_idle_joules = 0.0
         self._problem: str | None = None
         self._method = "estimated"
-        self._up = Gauge("sprout_meter_up", "Whether the meter can be read", registry=registry)
+        self._up = Gauge("sprout_meter_up", "1 if the meter can be read", registry=registry)
         self._info = Gauge(
             "sprout_meter_info",
             "1 for the meter in use",
@@ -74,41 +76,41 @@ class EnergyAccounts:
             registry=registry,
         )
         self._joules = Counter(
-            "sprout_meter_joules", "Energy of the server, of whole windows", registry=registry
+            "sprout_meter_joules", "Measured energy of the server, J", registry=registry
         )
         self._idle = Counter(
-            "sprout_idle_joules", "Of it, what no request was given", registry=registry
+            "sprout_idle_joules", "Measured energy that no request was given, J", registry=registry
         )
-        self._given = Counter(
+        self._attributed = Counter(
             "sprout_attributed_joules",
-            "Of it, what requests that are over were given",
+            "Measured energy given to ended requests, J",
             ("directive",),
             registry=registry,
         )
         self._rates = Gauge(
-            "sprout_work_joules", "Energy of a unit of work", ("kind",), registry=registry
+            "sprout_work_joules", "Energy of one unit of work, J", ("kind",), registry=registry
         )
 
     def ended(self, records: Sequence[Record]) -> None:
-        """Take over requests that have been recorded."""
+        """Add requests whose records are in the ledger."""
         if self._windows is None:
             return
         for record in records:
             activity = _activity(record)
-            # What ended before all windows that wait keeps its estimate: a journal that a day
-            # without its database has left.
+            # A request that ended before all unsettled windows keeps its estimate: its
+            # record waited in the journal because the database was unreachable for long.
             if activity is None or activity.end < self._attribution.open_since:
                 continue
             self._attribution.ended(activity)
-            applied = record.directive if record.applied else "none"
-            self._about[activity.key] = applied, record.intensity_g_per_kwh
+            directive = record.directive if record.applied else "none"
+            self._contexts[activity.key] = directive, record.intensity_g_per_kwh
 
     def read(self) -> None:
-        """Read the meter, where it is time."""
+        """Read the meter if `WINDOW_SECONDS` have passed since the last reading."""
         now = time.monotonic()
-        if now - self._read < WINDOW_SECONDS:
+        if now - self._last_read < WINDOW_SECONDS:
             return
-        self._read = now
+        self._last_read = now
         problem: str | None
         try:
             if self._windows is None:
@@ -118,59 +120,61 @@ class EnergyAccounts:
                 self._attribution.window(reading)
             problem = self._windows.problem
         except Exception as error:
-            # Whatever a library does, records and settings go on.
+            # A failure in a meter's library must not stop records and settings.
             problem = f"{type(error).__name__}: {error}"
-        self._say(problem)
+        self._report(problem)
         if problem is None:
-            self._well = now
-        elif now - self._well > AGAIN_SECONDS:
-            # A server that was started again has another process, an exporter other series.
+            self._last_success = now
+        elif now - self._last_success > AGAIN_SECONDS:
+            # Open the meter again: a restarted server has a new process, an exporter new series.
             self._windows = None
-            self._tried = -AGAIN_SECONDS
+            self._last_attempt = -AGAIN_SECONDS
 
-    def settle(self, until: float) -> list[Amendment]:
-        """What is now known better of records; every `SETTLE_SECONDS`.
+    def settle(self, complete_before: float) -> list[Amendment]:
+        """Split windows among requests and amend their records, every `SETTLE_SECONDS`.
 
         Args:
-            until: all requests that came before, in Unix seconds, have been given to `ended`.
+            complete_before: Unix seconds; all requests that arrived earlier have ended and were
+                passed to `ended`.
         """
         now = time.monotonic()
-        if now - self._settled < SETTLE_SECONDS:
+        if now - self._last_settled < SETTLE_SECONDS:
             return []
-        self._settled = now
-        return self._amended(self._attribution.settle(until))
+        self._last_settled = now
+        return self._amendments(self._attribution.settle(complete_before))
 
     def close(self) -> list[Amendment]:
-        """What is still to be said, at the end."""
+        """Split all remaining windows; return the last amendments."""
         if self._windows is not None and (reading := self._windows.read()) is not None:
             self._attribution.window(reading)
-        return self._amended(self._attribution.settle(float("inf")))
+        return self._amendments(self._attribution.settle(float("inf")))
 
     def _make(self, now: float) -> None:
-        if not self._open or (now - self._tried < AGAIN_SECONDS and self._problem is not None):
+        waiting = now - self._last_attempt < AGAIN_SECONDS and self._problem is not None
+        if not self._may_open or waiting:
             return
-        self._tried = now
+        self._last_attempt = now
         try:
             meter = _meter(self._config, self._urls)
         except MeterError as error:
-            self._say(str(error))
+            self._report(str(error))
             return
         if meter is None:
-            self._open = False
+            self._may_open = False
             return
-        self._windows, self._method, self._well = WindowReader(meter), meter.method, now
+        self._windows, self._method, self._last_success = WindowReader(meter), meter.method, now
         self._windows.read()
         self._info.clear()
         self._info.labels(meter.method, meter.source, self._config.idle).set(1)
-        self._say(None)
+        self._report(None)
 
-    def _amended(self, shares: Sequence[Share]) -> list[Amendment]:
-        found, attribution = [], self._attribution
+    def _amendments(self, shares: Sequence[Share]) -> list[Amendment]:
+        amendments, attribution = [], self._attribution
         for share in shares:
-            directive, intensity = self._about.pop(share.key, ("none", None))
-            self._given.labels(directive).inc(share.joules)
+            directive, intensity = self._contexts.pop(share.key, ("none", None))
+            self._attributed.labels(directive).inc(share.joules)
             if share.covered <= 0:
-                # No window of it: its own estimate is as good.
+                # No window covers the request, so the estimate in its record is as good.
                 continue
             joules = share.joules + share.unmetered_joules
             attributed = share.method == "attributed" and self._method == "measured"
@@ -181,33 +185,33 @@ class EnergyAccounts:
             }
             if intensity is not None:
                 seconds = share.device_seconds / share.covered
-                changes["grams"] = self._site.grams(joules, seconds, intensity)
-            found.append(Amendment(share.key, changes))
-        # Counters of the whole follow the settled windows.
-        self._joules.inc(max(0.0, attribution.measured_joules - self._counted))
-        self._counted = max(self._counted, attribution.measured_joules)
-        self._idle.inc(max(0.0, attribution.idle_joules - self._idle_counted))
-        self._idle_counted = max(self._idle_counted, attribution.idle_joules)
+                changes["grams"] = self._footprint.grams(joules, seconds, intensity)
+            amendments.append(Amendment(share.key, changes))
+        # Only settled windows count. Counters cannot fall, but `idle_joules` may, by rounding.
+        self._joules.inc(max(0.0, attribution.measured_joules - self._counted_joules))
+        self._counted_joules = max(self._counted_joules, attribution.measured_joules)
+        self._idle.inc(max(0.0, attribution.idle_joules - self._counted_idle_joules))
+        self._counted_idle_joules = max(self._counted_idle_joules, attribution.idle_joules)
         if attribution.prices.fit is not None:
             for kind, value in zip(KINDS, attribution.prices.fit.values, strict=True):
                 self._rates.labels(kind).set(float(value))
-        return found
+        return amendments
 
-    def _say(self, problem: str | None) -> None:
+    def _report(self, problem: str | None) -> None:
         self._up.set(problem is None)
         if problem != self._problem:
             self._problem = problem
             if problem is not None:
-                log.error("the meter: %s; requests keep their estimates", problem)
+                log.error("the meter failed: %s; requests keep their estimates", problem)
             else:
                 log.warning("the meter can be read again")
 
 
 def _may_meter(config: HookConfig, urls: Sequence[str]) -> bool:
-    """Whether a meter is wanted, or may be taken without being asked for.
+    """Return whether a meter was named, or may be chosen automatically.
 
-    By itself only that of one server on this machine: what this machine's devices use has
-    nothing to do with a server elsewhere. Inside another server's process it must be named.
+    It is chosen automatically only for a single server on this machine: this machine's devices
+    do not power a server elsewhere. A hook inside another server's process must name its meter.
     """
     if config.meter == "none":
         return False
@@ -234,7 +238,7 @@ def _attribution(config: HookConfig) -> Attribution:
 
 
 def _activity(record: Record) -> Activity | None:
-    """The server's work for a record's request; None if nothing is known of it."""
+    """Return the server's work for a recorded request, or None if its tokens are unknown."""
     if record.completion_tokens is None or not record.status:
         return None
     prompt_tokens = record.prompt_tokens

@@ -1,4 +1,4 @@
-"""What a request has cost, estimated from its tokens; and the site that it is answered at."""
+"""Models for estimates: energy from tokens, and emissions of the site that serves."""
 
 from agents.policy.bundle import Bundle
 from envs.carbon.footprint import FootprintModel, make_footprint_model
@@ -8,31 +8,36 @@ from serving.settings.hook import HookConfig
 
 
 def estimate_coefficients(bundle: Bundle | None, joules_per_token: float | None) -> Coefficients:
-    """Those that the operator states, else those of the bundle's training data, else the default.
+    """Return the operator's coefficients, else those of the bundle's training data, else defaults.
 
-    A stated figure moves the seconds along: a device's power is taken to be the same.
+    Args:
+        bundle: the policy bundle in use, or None.
+        joules_per_token: the operator's figure, J per generated token, or None if not stated. The
+            device's seconds are scaled with it, as its power is assumed to stay the same.
 
     Raises:
-        UnitError: what is stated is absurd.
+        UnitError: a figure is implausible.
     """
-    found = default_coefficients()
-    joules, seconds = found.cost(0, 1)
+    coefficients = default_coefficients()
+    joules, seconds = coefficients.cost(0, 1)
     energy = bundle.manifest.get("energy") if bundle is not None else None
-    if isinstance(energy, dict) and (own := energy.get("joules_per_completion_token")):
-        # All of a request's energy over its generated tokens: prompts are in it.
-        seconds = float(energy.get("seconds_per_completion_token") or own * seconds / joules)
-        joules = float(own)
-        found = token_coefficients(joules, seconds, "the policy's training data")
+    if isinstance(energy, dict) and (trained := energy.get("joules_per_completion_token")):
+        # A request's whole energy, its prompt's included, divided by its generated tokens.
+        seconds = float(energy.get("seconds_per_completion_token") or trained * seconds / joules)
+        joules = float(trained)
+        coefficients = token_coefficients(joules, seconds, "the policy's training data")
     if joules_per_token is not None:
-        found = token_coefficients(joules_per_token, joules_per_token * seconds / joules, "stated")
-    return found
+        coefficients = token_coefficients(
+            joules_per_token, joules_per_token * seconds / joules, "stated"
+        )
+    return coefficients
 
 
 def footprint_model(config: HookConfig) -> FootprintModel:
-    """The site that the operator states.
+    """Return the footprint model of the operator's site.
 
     Raises:
-        ConfigError: no such hardware.
+        ConfigError: the catalogue has no such hardware.
     """
     if config.hardware is None:
         return FootprintModel(config.pue)

@@ -1,4 +1,4 @@
-"""The feed of a live source of carbon intensity, with metrics of how it goes."""
+"""The feed of a live carbon-intensity source, with a counter of its fetches."""
 
 from prometheus_client import CollectorRegistry, Counter
 
@@ -8,17 +8,17 @@ from serving.settings.hook import HookConfig
 
 
 def make_feed(config: HookConfig, registry: CollectorRegistry) -> Feed | None:
-    """A feed that is yet to be started; None where the intensity is a trace's.
+    """Return a feed that is not started yet, or None if the intensity comes from a trace.
 
     Raises:
         ConfigError: the source's settings are wrong.
     """
-    asked = config.live
-    if asked is None:
+    settings = config.live
+    if settings is None:
         return None
     fetches = Counter(
         "sprout_intensity_fetches",
-        "Questions to the source of carbon intensity, by what came of them",
+        "Fetches from the carbon-intensity source, by data and result",
         ("what", "result"),
         registry=registry,
     )
@@ -28,5 +28,5 @@ def make_feed(config: HookConfig, registry: CollectorRegistry) -> Feed | None:
     def count(what: str, result: str) -> None:
         fetches.labels(what, result).inc()
 
-    source = make_source(asked)
+    source = make_source(settings)
     return Feed(source, config.outlook, config.intensity_mean or 0.0, count)

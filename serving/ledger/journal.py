@@ -1,9 +1,9 @@
 """The append-only journal between the hook and the ledger's database.
 
-One file a writer, one JSON line an entry, written before the answer's last byte is released.
-A line handed to the kernel outlives the process, however that ends (not the machine: nothing
-is synced to the disk on the way). The keeper reads the lines into the database; a file whose
-writer is gone is deleted once all of it is there.
+Each writer has its own file, and each entry is one line of JSON, written before the last byte of
+the answer is released. A line that the kernel has accepted survives any end of the process, but
+not a crash of the machine: nothing is synced to disk. The keeper copies the lines to the
+database, and deletes a file when its writer has ended and all its lines are copied.
 """
 
 import fcntl
@@ -18,26 +18,29 @@ from serving.ledger.record import Amendment, Record
 
 FOLDER = "journal"
 ROTATE_BYTES = 8 << 20
-# Beyond this the database has been away too long: requests are served and counted, unrecorded.
+# When the journal exceeds this, the database has been unreachable for too long: requests are
+# still served, and counted as unrecorded.
 FULL_BYTES = 2 << 30
+# How long a full journal is not measured again.
 _FULL_SECONDS = 1.0
 
 
 Entry = Record | Amendment
-# A line is a JSON object with one member, whose name is the entry's kind.
+# A line is a JSON object with a single member, named by the kind of the entry.
 KINDS: dict[str, type[Record] | type[Amendment]] = {"record": Record, "amendment": Amendment}
 KIND_OF = {entry: kind for kind, entry in KINDS.items()}
 
 
 class JournalFullError(OSError):
-    """The journal's folder holds as much as it may."""
+    """The journal's folder has reached its size limit."""
 
 
 class Journal:
-    """Writes entries; one for each process.
+    """Writes entries; each process has one.
 
     Args:
-        folder: the state folder.
+        folder: the replica's state folder.
+        full_bytes: size limit of all journal files together, bytes.
     """
 
     def __init__(self, folder: Path, full_bytes: int = FULL_BYTES) -> None:
@@ -52,14 +55,14 @@ class Journal:
         """Append one entry.
 
         Raises:
-            OSError: the disk or the journal is full; nothing else is harmed by it.
+            OSError: the disk or the journal is full. Earlier and later entries are unaffected.
         """
         line = orjson.dumps({KIND_OF[type(entry)]: entry}) + b"\n"
         if self._handle is None or self._size > ROTATE_BYTES:
             self._open()
         assert self._handle is not None
         if self._broken:
-            # Ends what a full disk cut short; its reader skips it.
+            # Ends the line that a full disk cut short; the reader skips that line.
             line = b"\n" + line
         try:
             written = os.write(self._handle, line)
@@ -69,10 +72,10 @@ class Journal:
         self._size += written
         self._broken = written < len(line)
         if self._broken:
-            raise OSError("the journal's disk is full")
+            raise OSError(f"the disk of {self._folder} is full")
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
@@ -87,14 +90,14 @@ class Journal:
             raise JournalFullError(f"{self._folder} holds more than {self._full_bytes} bytes")
         path = self._folder / f"{time.time_ns():020d}-{os.getpid()}.jsonl"
         self._handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-        # Held as long as the writer lives: tells the keeper that more may come.
+        # Held while the writer lives: tells the keeper that more lines may follow.
         fcntl.flock(self._handle, fcntl.LOCK_EX)
         self._size = 0
         self._broken = False
 
 
 def journal_files(folder: Path) -> list[Path]:
-    """A journal folder's files, oldest first."""
+    """Return the files of a journal folder, oldest first."""
     return sorted(folder.glob("*.jsonl"))
 
 
@@ -102,7 +105,8 @@ class Tail:
     """Reads one journal file from where it last stopped.
 
     Attributes:
-        damaged: lines that were no entry.
+        path: the journal file.
+        damaged: number of lines read so far that held no valid entry.
     """
 
     def __init__(self, path: Path) -> None:
@@ -111,7 +115,7 @@ class Tail:
         self._offset = 0
 
     def batches(self, size: int = 1000) -> Iterator[list[Entry]]:
-        """Whole lines not yet read; a batch counts as read when the next one is asked for."""
+        """Yield unread entries; a batch counts as read once the next one is requested."""
         with self.path.open("rb") as file:
             file.seek(self._offset)
             batch: list[Entry] = []
@@ -134,7 +138,7 @@ class Tail:
             self.damaged += damaged
 
     def abandoned(self) -> bool:
-        """Whether its writer is gone, so that no more will come."""
+        """Return whether the file's writer has ended, so that no more lines will follow."""
         with self.path.open("rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -144,7 +148,7 @@ class Tail:
 
 
 def _entry(line: bytes) -> Entry | None:
-    """The entry of a line; None if the line is damaged."""
+    """Return the entry of a line, or None if the line is damaged."""
     try:
         ((kind, fields),) = orjson.loads(line).items()
         return KINDS[kind](**fields)

@@ -1,7 +1,7 @@
-"""Keeps a replica in step with the database: journal in, operators' settings out.
+"""Synchronises a replica with the database: journal in, operators' settings out.
 
-One keeper a state folder, in the gateway's parent process, or in a thread of an embedded hook.
-While the database is away the journal waits on the disk and the last settings hold.
+Each state folder has one keeper, in the gateway's parent process or in a thread of an embedded
+hook. While the database is unreachable, the journal stays on disk and the last settings apply.
 """
 
 import fcntl
@@ -24,52 +24,57 @@ from serving.settings.control import Control, LocalControl
 from serving.settings.hook import HookConfig
 
 EXPIRE_EVERY_SECONDS = 600.0
+# Rounds in which an amendment waits for its record.
 _LATE_TRIES = 20
 _AMENDED_AT_ONCE = 1000
 log = logging.getLogger("sprout")
 
 
 class Keeper:
-    """Call `step` twice a second, and `close` at the end.
+    """Moves a replica's journal to the database, and the operators' settings back.
 
-    It also keeps the books of the server's energy (`serving.ledger.energy`) and, where the carbon
-    intensity comes from a live source, asks for it.
+    Call `step` twice a second, and `close` at the end. The keeper also runs the energy accounts
+    (`serving.ledger.energy`) and the feed of a live carbon-intensity source.
 
     Args:
-        urls: of the servers behind the hook.
+        control: the operators' settings in the state folder, which the keeper writes.
+        urls: URLs of the servers behind the hook.
 
     Attributes:
-        registry: its own metrics.
+        ledger: the database.
+        registry: the keeper's own metrics.
 
     Raises:
-        ConfigError, DataError: the database's URL, the source of carbon intensity, the
-            meter's settings or the coefficients are wrong.
+        ConfigError, DataError: the database's URL, the carbon-intensity source, the meter's
+            settings or the coefficients file are wrong.
     """
 
     def __init__(self, config: HookConfig, control: LocalControl, urls: Sequence[str] = ()) -> None:
         self._config = config
         self._control = control
         self.ledger = Ledger(config.ledger_url)
-        self._folder = config.state / FOLDER
+        self._journal_folder = config.state / FOLDER
         self._lock: int | None = None
         self._migrated = False
         self._tails: dict[Path, Tail] = {}
         self._late: dict[str, tuple[Amendment, int]] = {}
-        self._expired = 0.0
-        self._away: str | None = None
+        self._last_expiry = 0.0
+        self._problem: str | None = None
         self.registry = CollectorRegistry()
         self._up = Gauge(
-            "sprout_ledger_up", "Whether the database was reached", registry=self.registry
+            "sprout_ledger_up", "1 if the database can be reached", registry=self.registry
         )
         self._waiting = Gauge(
-            "sprout_journal_bytes", "Journal on this replica's disk", registry=self.registry
+            "sprout_journal_bytes",
+            "Size of the journal on this replica's disk, bytes",
+            registry=self.registry,
         )
         self._rows = Counter(
-            "sprout_ledger_rows_total", "Records handed to the database", registry=self.registry
+            "sprout_ledger_rows_total", "Records written to the database", registry=self.registry
         )
         self._damaged = Counter(
             "sprout_journal_damaged_lines_total",
-            "Journal lines that were no record",
+            "Journal lines that held no valid entry",
             registry=self.registry,
         )
         self._accounts = EnergyAccounts(config, urls, self.registry)
@@ -77,39 +82,39 @@ class Keeper:
         self._feed = make_feed(config, self.registry)
 
     def step(self) -> None:
-        """One round. Never raises: what is not done is done in a later one."""
-        if not self._alone():
+        """Run one round. Never raises: a later round does what this one could not."""
+        if not self._acquire_lock():
             return
         if self._feed is not None and not self._feed.ident:
             self._feed.start()
         try:
             self._accounts.read()
             if not self._control.on_file:
-                # Also while the database is away: all workers draw the same lottery.
-                self._set(self._control.now)
+                # Also while the database is unreachable: all workers need the same lottery salt.
+                self._write_control(self._control.now)
             if not self._migrated:
                 self.ledger.migrate()
                 self._migrated = True
-            found = self.ledger.control(self._control.now)
-            if found != self._control.now:
-                self._set(found)
-            # Asked first: all that came before will be among what is drained.
-            until = oldest_in_flight(self._config.state)
+            control = self.ledger.control(self._control.now)
+            if control != self._control.now:
+                self._write_control(control)
+            # Read before the journal, which then holds all requests that arrived earlier.
+            complete_before = oldest_in_flight(self._config.state)
             self._drain()
-            self._amendments += self._accounts.settle(until)
+            self._amendments += self._accounts.settle(complete_before)
             self._amend_energy()
-            if time.monotonic() - self._expired > EXPIRE_EVERY_SECONDS:
+            if time.monotonic() - self._last_expiry > EXPIRE_EVERY_SECONDS:
                 self.ledger.delete(before=days_ago(self._config.retention_days))
-                self._expired = time.monotonic()
+                self._last_expiry = time.monotonic()
         except Exception as error:
-            # Also Alembic's own, of a schema that a later version has made.
+            # Includes Alembic's error about a schema made by a later version.
             self._report(type(error).__name__)
         else:
             self._report(None)
-        self._waiting.set(sum(_size(path) for path in journal_files(self._folder)))
+        self._waiting.set(sum(_size(path) for path in journal_files(self._journal_folder)))
 
     def close(self) -> None:
-        """A last round, now that no more will come."""
+        """Run a last round, after all writers have ended."""
         if self._feed is not None:
             self._feed.close()
         self.step()
@@ -122,12 +127,12 @@ class Keeper:
             os.close(self._lock)
             self._lock = None
 
-    def _set(self, control: Control) -> None:
+    def _write_control(self, control: Control) -> None:
         self._control.write(control)
         self._control.refresh()
 
-    def _alone(self) -> bool:
-        """Whether this is the state folder's keeper."""
+    def _acquire_lock(self) -> bool:
+        """Return whether this is the state folder's only keeper; take its lock if it is free."""
         if self._lock is not None:
             return True
         try:
@@ -143,25 +148,25 @@ class Keeper:
         return True
 
     def _drain(self) -> None:
-        for path in journal_files(self._folder):
+        for path in journal_files(self._journal_folder):
             tail = self._tails.setdefault(path, Tail(path))
-            # Asked first: what is read after that is all there is.
+            # Checked before reading: lines cannot follow once the writer has ended.
             abandoned = tail.abandoned()
-            damaged = tail.damaged
+            damaged_before = tail.damaged
             for batch in tail.batches():
                 if records := [entry for entry in batch if isinstance(entry, Record)]:
                     self.ledger.add(records)
                     self._rows.inc(len(records))
                     self._accounts.ended(records)
                 self._amend([entry for entry in batch if isinstance(entry, Amendment)])
-            self._damaged.inc(tail.damaged - damaged)
+            self._damaged.inc(tail.damaged - damaged_before)
             if abandoned:
                 path.unlink()
                 del self._tails[path]
         self._amend([amendment for amendment, _ in self._late.values()])
 
     def _amend(self, amendments: list[Amendment]) -> None:
-        """Apply reported outcomes; one may arrive before its record, from another worker."""
+        """Apply reported outcomes; one may arrive before its record, written by another worker."""
         missing = {a.decision_id for a in self.ledger.amend(amendments)} if amendments else set()
         for amendment in amendments:
             key = amendment.decision_id
@@ -170,19 +175,23 @@ class Keeper:
                 self._late[key] = amendment, tries + 1
 
     def _amend_energy(self) -> None:
-        """Shares of measured joules, in place of the estimates that requests came with."""
+        """Replace the estimates in records by shares of the measured joules."""
         while self._amendments:
             self.ledger.amend(self._amendments[:_AMENDED_AT_ONCE])
             del self._amendments[:_AMENDED_AT_ONCE]
 
     def _report(self, problem: str | None) -> None:
         self._up.set(problem is None)
-        if problem != self._away:
+        if problem != self._problem:
             if problem is not None:
-                log.error("the ledger %s is away (%s); serving goes on", self.ledger.shown, problem)
+                log.error(
+                    "the ledger %s is unreachable (%s); requests are still served",
+                    self.ledger.shown,
+                    problem,
+                )
             else:
-                log.warning("the ledger %s is back", self.ledger.shown)
-            self._away = problem
+                log.warning("the ledger %s is reachable again", self.ledger.shown)
+            self._problem = problem
 
 
 def _size(path: Path) -> int:

@@ -10,47 +10,66 @@ from typing import Any
 REPLICA = socket.gethostname()
 
 
-# Seeded by the system, once: asking it for each request costs more than all else of a name.
+# Seeded once by the operating system: a call to it for each id would take most of the time.
 _random = random.Random()
 os.register_at_fork(after_in_child=_random.seed)
 
 
 def new_id() -> str:
-    """A decision's name: 12 hexadecimal digits of milliseconds, 20 at random; sorts by time."""
+    """Return a decision id that sorts by time: 12 hexadecimal digits of Unix ms, 20 random ones."""
     return f"{time.time_ns() // 1_000_000:012x}{_random.getrandbits(80):020x}"
 
 
 @dataclass(slots=True)
 class Record:
-    """One request, from its arrival to its answer's last byte; the columns of the ledger.
+    """One request, from its arrival to the last byte of its answer; a row of the ledger.
 
     Attributes:
-        decision_id: also in the answer's headers.
-        time: Unix seconds at arrival, UTC.
-        mode: at arrival.
-        rule: the operator's rule that meant the request.
-        lottery: whether chance decided, by `hold_out_ratio` and the policy: only these
-            requests measure what the policy saves.
-        hold_out: whether it was kept at L0 to compare with.
-        directive: what the policy, a rule or the hold-out chose.
-        applied: whether the answer was generated under it; else, in shadow, under L0.
-        probability: of the directive under the policy, given that it was not held out.
+        decision_id: id of the decision, also in the answer's headers.
+        time: arrival, Unix seconds (UTC).
+        route: path of the API, e.g. "/v1/chat/completions".
+        replica: host name of the replica that decided.
+        model, task, tenant: as the request named them; None if it did not.
+        conversation: keyed hash of the conversation, 16 hexadecimal digits (see
+            `serving.hook.conversation`); None if no lottery was drawn.
+        mode: the hook's mode at arrival, or the matching rule's mode.
+        rule: name of the operator's rule that matched the request; None if none did.
+        lottery: True if the request was randomised, by `hold_out_ratio` and then the policy. Only
+            these requests measure the policy's savings.
+        hold_out: True if the request was held out, i.e. kept at L0 for comparison.
+        hold_out_ratio: probability of being held out.
+        directive: directive chosen by the policy, a rule or the hold-out.
+        applied: True if the answer was generated under `directive`; False in shadow mode, where it
+            was generated under L0.
+        probability: the policy's probability of `directive`, given that the request was not held
+            out.
         reason: "policy", "sticky", "hold_out", "rule", "opt_out", "format", "own_length",
-            "unknown_model", "no_bundle", "not_canary", "off", or what failed in us.
-        features: what the policy saw, float32 little-endian in base64; None if it was not
-            asked.
-        conversation: 16 hexadecimal digits; a keyed hash, see `serving.hook.conversation`.
-        characters: of what the request asks.
-        intensity_step: how the intensity was come by, of `envs.carbon.intensity.STEPS`.
-        intensity_kind: "average direct", ...
-        tokens_method: "reported" by upstream, or "counted": one a piece of the stream.
-        seconds_first: until the answer's first piece; None if there was none.
+            "unknown_model", "no_bundle", "not_canary", "off", or the failure that left the
+            request unchanged.
+        policy_version: version of the policy bundle; None if no policy applied.
+        features: the policy's observation, little-endian float32 in base64; None if the policy
+            was not asked.
+        characters: length of the request's messages, characters.
+        streamed: True if the answer was streamed.
+        in_flight: other requests in flight in this worker at arrival.
+        decision_seconds: time that the decision took, s.
+        intensity_g_per_kwh: carbon intensity of the grid, gCO2e/kWh; None if not read.
+        intensity_time: time that the intensity is for, Unix seconds.
+        intensity_age_seconds: age of the intensity at the decision, s.
+        intensity_step: source of the intensity, one of `envs.carbon.intensity.STEPS`.
+        intensity_kind: kind of the intensity: "average direct", ...
+        prompt_tokens, completion_tokens: token counts; None if unknown.
+        tokens_method: "reported" by the upstream, or "counted": one token per stream chunk.
+        seconds_first: time from arrival to the answer's first chunk, s; None if there was none.
+        seconds: time from arrival to the end of the answer, s.
+        energy_joules: energy of the request, J; None if unknown.
         energy_method: "estimated", "attributed" or "measured".
-        energy_error_joules: standard error of attributed joules.
-        grams: gCO2e, operational and embodied.
-        status: upstream's; 0 where it did not answer.
-        outcome: "completed", "upstream_failed", "upstream_broke" (in the middle), "client_left".
-        prompt, response: only where the operator turned it on.
+        energy_error_joules: standard error of attributed energy, J.
+        grams: operational and embodied emissions, gCO2e.
+        status: the upstream's HTTP status; 0 if it did not answer.
+        outcome: "completed", "upstream_failed", "upstream_broke" (in mid-answer), "client_left",
+            "decided" (the caller sends the request itself and may report its outcome later).
+        prompt, response: texts; None unless the operator turned on their storage.
     """
 
     decision_id: str
@@ -98,11 +117,11 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Amendment:
-    """What became known of a request after its record was written.
+    """A change to a request's record after it was written.
 
     Attributes:
-        decision_id: of the record.
-        changes: new values of the record's fields.
+        decision_id: id of the record's decision.
+        changes: new values by field of `Record`.
     """
 
     decision_id: str

@@ -1,9 +1,9 @@
-"""What the policy saves on live traffic, from the random hold-out, with an interval.
+"""Savings of the policy on live traffic, estimated from the random hold-out, with an interval.
 
-Augmented inverse-propensity weighting (Robins, Rotnitzky & Zhao, 1994): a regression,
-corrected by each arm's residuals at their known chances. Whatever the regression misses, the
-lottery's chances keep the estimate right; it only makes it more precise. Turns of one
-conversation share a lottery, so errors are summed by conversation before they are squared.
+Augmented inverse-propensity weighting (Robins, Rotnitzky & Zhao, 1994): a regression, corrected
+by each arm's residuals, weighted by their known propensities. The propensities keep the estimate
+unbiased even if the regression is wrong; the regression only reduces the variance. All turns of a
+conversation share one draw, so errors are summed by conversation before they are squared.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,18 +22,23 @@ COLUMNS = (
     *("lottery", "mode", "outcome", "intensity_kind"),
 )
 MEASURES = ("grams", "energy_joules", "completion_tokens")
-# Fewer conversations held out, or not, say nothing yet.
+# Least number of conversations in each arm.
 LEAST_CONVERSATIONS = 30
+# Most task tags that get a column in the regression.
 _MOST_TASKS = 16
 
 
 @dataclass(frozen=True)
 class Saving:
-    """Of one measure, a request: what L0 and the policy cost, and what is saved.
+    """Savings in one measure, in its unit (gCO2e, J or tokens).
 
     Attributes:
-        ratio: saved share of L0's cost; `ci95` is its interval.
-        total: saved in all the requests that were not held out.
+        l0: mean cost per request under L0.
+        policy: mean cost per request under the policy.
+        ratio: share of L0's cost that is saved.
+        ci95: 95% interval of `ratio`.
+        total: amount saved in all requests that were not held out.
+        total_ci95: 95% interval of `total`.
     """
 
     l0: float
@@ -45,40 +50,47 @@ class Saving:
 
 
 def estimate_savings(rows: Iterable[Sequence[Any]]) -> dict[str, Any]:
-    """Savings by measure, of ledger rows with `COLUMNS`.
+    """Estimate the savings in each measure.
+
+    Args:
+        rows: ledger rows with `COLUMNS`.
 
     Returns:
         JSON-ready: counts, the baseline, and for each of `MEASURES` a `Saving`, or None with
-        a `reason` while too few conversations have been seen.
+        a `reason` while there are too few conversations.
     """
-    kept = [row for row in rows if _counts(dict(zip(COLUMNS, row, strict=True)))]
-    table = dict(zip(COLUMNS, zip(*kept, strict=True), strict=True)) if kept else {}
-    held = np.array(table.get("hold_out", ()), dtype=bool)
+    eligible = [row for row in rows if _is_eligible(dict(zip(COLUMNS, row, strict=True)))]
+    table = dict(zip(COLUMNS, zip(*eligible, strict=True), strict=True)) if eligible else {}
+    held_out = np.array(table.get("hold_out", ()), dtype=bool)
     _, conversation = np.unique(np.array(table.get("conversation", ()), str), return_inverse=True)
-    groups = [len(np.unique(conversation[arm])) for arm in (held, ~held)]
+    conversations = [len(np.unique(conversation[arm])) for arm in (held_out, ~held_out)]
     kinds = set(table.get("intensity_kind", ()))
     result: dict[str, Any] = {
         "baseline": "L0, by a random hold-out",
         "estimator": "AIPW, clustered by conversation, 95% interval",
-        "requests": len(kept),
-        "held_out_requests": int(held.sum()),
-        "conversations": groups[1],
-        "held_out_conversations": groups[0],
+        "requests": len(eligible),
+        "held_out_requests": int(held_out.sum()),
+        "conversations": conversations[1],
+        "held_out_conversations": conversations[0],
         "energy_methods": sorted(set(table.get("energy_method", ()))),
         "intensity_kinds": sorted({str(kind or "unstated") for kind in kinds}),
     }
-    if min(groups) < LEAST_CONVERSATIONS:
-        result["reason"] = f"fewer than {LEAST_CONVERSATIONS} conversations held out, or not"
+    if min(conversations) < LEAST_CONVERSATIONS:
+        result["reason"] = (
+            f"fewer than {LEAST_CONVERSATIONS} conversations held out, or as few not held out"
+        )
         return result | dict.fromkeys(MEASURES)
     ratio = np.array(table["hold_out_ratio"], dtype=np.float64)
-    seen = covariates(table)
+    design = covariates(table)
     for measure in MEASURES:
         cost = np.array(table[measure], dtype=np.float64)
-        result[measure] = asdict(hold_out_saving(cost, held, ratio, seen, conversation))
+        result[measure] = asdict(hold_out_saving(cost, held_out, ratio, design, conversation))
     if len(kinds) > 1:
-        # Grams of unlike intensities have no sum.
+        # Grams from different kinds of intensity must not be added.
         result["grams"] = None
-        result["reason"] = f"intensities of unlike kinds: {', '.join(result['intensity_kinds'])}"
+        result["reason"] = (
+            f"different kinds of carbon intensity: {', '.join(result['intensity_kinds'])}"
+        )
     else:
         result["sci"] = {
             arm: per_functional_unit(
@@ -90,55 +102,63 @@ def estimate_savings(rows: Iterable[Sequence[Any]]) -> dict[str, Any]:
 
 
 def hold_out_saving(
-    cost: Float64Array, held: BoolArray, ratio: Float64Array, seen: Float64Array, group: Any
+    cost: Float64Array, held_out: BoolArray, ratio: Float64Array, design: Float64Array, group: Any
 ) -> Saving:
-    """The estimate itself.
+    """Estimate the savings in one measure.
 
-    The regression is fitted where there is most to fit it to, in the arm that was not held
-    out, and only shifted and scaled to the other: two coefficients cannot overfit even that.
+    The regression is fitted in the larger arm, the one that was not held out. For the hold-out it
+    is only shifted and scaled: two coefficients do not overfit even this small arm.
 
     Args:
-        cost, held, ratio: shape (n,): cost, whether held out, with which chance.
-        seen: shape (n, k): what was known before the lottery, with a column of ones.
-        group: shape (n,): conversations, numbered from 0.
+        cost: cost of each request, shape (n,).
+        held_out: whether each request was held out, shape (n,).
+        ratio: probability of being held out, shape (n,).
+        design: covariates known before the lottery, with a column of ones, shape (n, k).
+        group: conversation of each request, numbered from 0, shape (n,).
     """
-    fit1 = seen @ np.linalg.lstsq(seen[~held], cost[~held], rcond=None)[0]
+    # Suffix 0 is the hold-out (L0), suffix 1 is the policy.
+    fit1 = design @ np.linalg.lstsq(design[~held_out], cost[~held_out], rcond=None)[0]
     scaled = np.column_stack([np.ones(len(cost)), fit1])
-    fit0 = scaled @ np.linalg.lstsq(scaled[held], cost[held], rcond=None)[0]
-    off0 = np.where(held, (cost - fit0) / ratio, 0.0)
-    off1 = np.where(~held, (cost - fit1) / (1 - ratio), 0.0)
-    l0, policy = float((fit0 + off0).mean()), float((fit1 + off1).mean())
-    rest = policy / l0
-    # Least squares makes residuals too small; mended as HC1 does.
-    few = len(np.unique(group[held]))
-    off0 *= np.sqrt(few / (few - 2))
-    pull0, pull1 = fit0 + off0 - l0, fit1 + off1 - policy
-    width = rest * _half_width(pull1 / policy - pull0 / l0, group)
-    count = int((~held).sum())
-    spread = _half_width(pull0 - pull1, group)
+    fit0 = scaled @ np.linalg.lstsq(scaled[held_out], cost[held_out], rcond=None)[0]
+    correction0 = np.where(held_out, (cost - fit0) / ratio, 0.0)
+    correction1 = np.where(~held_out, (cost - fit1) / (1 - ratio), 0.0)
+    l0, policy = float((fit0 + correction0).mean()), float((fit1 + correction1).mean())
+    cost_ratio = policy / l0
+    # Least squares makes residuals too small; corrected as in HC1.
+    count0 = len(np.unique(group[held_out]))
+    correction0 *= np.sqrt(count0 / (count0 - 2))
+    influence0, influence1 = fit0 + correction0 - l0, fit1 + correction1 - policy
+    ratio_width = cost_ratio * _half_width(influence1 / policy - influence0 / l0, group)
+    steered = int((~held_out).sum())
+    width = _half_width(influence0 - influence1, group)
     return Saving(
         l0,
         policy,
-        1 - rest,
-        (1 - rest - width, 1 - rest + width),
-        count * (l0 - policy),
-        (count * (l0 - policy - spread), count * (l0 - policy + spread)),
+        1 - cost_ratio,
+        (1 - cost_ratio - ratio_width, 1 - cost_ratio + ratio_width),
+        steered * (l0 - policy),
+        (steered * (l0 - policy - width), steered * (l0 - policy + width)),
     )
 
 
 def covariates(table: Mapping[str, Sequence[Any]]) -> Float64Array:
-    """What was known before the lottery: ones, the grid, the request's length, its task."""
+    """Return the covariates known before the lottery, shape (n, k).
+
+    The columns are ones, carbon intensity, log of the request's length, and frequent task tags.
+    """
     length = np.log1p(np.array(table["characters"], dtype=np.float64))
-    grid = np.array(table["intensity_g_per_kwh"], dtype=np.float64)
-    named = np.array([task or "" for task in table["task"]])
-    tasks, counts = np.unique(named, return_counts=True)
-    # Tags are callers' own words: the frequent ones are enough.
+    intensity = np.array(table["intensity_g_per_kwh"], dtype=np.float64)
+    tags = np.array([task or "" for task in table["task"]])
+    tasks, counts = np.unique(tags, return_counts=True)
+    # Callers choose the tags freely, so only the most frequent ones get a column.
     frequent = tasks[np.argsort(-counts)][:_MOST_TASKS][: len(tasks) - 1]
-    columns = [np.ones(len(grid)), grid, length, *((named == t).astype(float) for t in frequent)]
+    task_columns = ((tags == task).astype(float) for task in frequent)
+    columns = [np.ones(len(intensity)), intensity, length, *task_columns]
     return np.column_stack(columns)
 
 
-def _counts(row: dict[str, Any]) -> bool:
+def _is_eligible(row: dict[str, Any]) -> bool:
+    """Return whether the request was randomised, completed and measured."""
     return bool(
         row["lottery"]
         and row["mode"] in ("on", "canary")
@@ -148,26 +168,26 @@ def _counts(row: dict[str, Any]) -> bool:
     )
 
 
-def _half_width(pull: Float64Array, group: Any) -> float:
-    """Half the 95% interval of a mean of pulls that are independent only between groups.
+def _half_width(influence: Float64Array, group: Any) -> float:
+    """Return half the width of the mean's 95% interval; only the groups are independent.
 
-    Student's t with as many degrees of freedom as the pulls' fourth moment leaves: where a
-    few conversations make most of the spread, there are few.
+    Student's t with the degrees of freedom that the fourth moment of the groups' sums implies:
+    they are few if a few conversations cause most of the variance.
     """
-    sums = np.bincount(group, pull)
+    sums = np.bincount(group, influence)
     squares = float((sums**2).sum())
     if squares == 0:
         return 0.0
     count = len(sums)
     freedom = max(3.0, squares**2 / float((sums**4).sum()))
-    error = np.sqrt(squares * count / (count - 1)) / len(pull)
+    error = np.sqrt(squares * count / (count - 1)) / len(influence)
     return _student(freedom) * float(error)
 
 
 def _student(freedom: float) -> float:
-    """The 97.5% quantile of t, to 1% from 3 degrees of freedom on.
+    """Return the 97.5% quantile of Student's t, accurate to 1% from 3 degrees of freedom on.
 
-    Cornish-Fisher (Abramowitz & Stegun 26.7.5).
+    Cornish-Fisher expansion (Abramowitz & Stegun 26.7.5).
     """
     z = NormalDist().inv_cdf(0.975)
     return (

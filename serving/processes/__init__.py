@@ -1,1 +1,1 @@
-"""Processes of `sprout serve`: the supervisor, the workers, and what runs beside them."""
+"""Processes of `sprout serve`: the supervisor, its services, and the workers."""

@@ -1,4 +1,4 @@
-"""The gateway's application: the hook round a relay, and the routes of its own."""
+"""The gateway's application: a relay wrapped in the hook, and the gateway's own routes."""
 
 from serving.hook.core import Hook
 from serving.http.asgi import Receive, Scope, Send, respond
@@ -10,7 +10,7 @@ HEALTH = "/healthz"
 
 
 class Gateway:
-    """ASGI application in front of upstream servers."""
+    """ASGI application in front of the upstream servers."""
 
     def __init__(self, hook: Hook, relay: Relay) -> None:
         self._relay = relay
@@ -18,7 +18,7 @@ class Gateway:
         self._decide = DecideRoutes(hook)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one ASGI connection."""
+        """Serve one ASGI connection."""
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         elif scope["type"] != "http":

@@ -1,4 +1,4 @@
-"""What runs beside the workers, in their parent: the keeper and the admin port."""
+"""Services in the workers' parent process: the keeper and the admin port."""
 
 import os
 import socket
@@ -17,11 +17,15 @@ from serving.settings.gateway import GatewayConfig
 
 
 class ParentServices:
-    """Made in a thread while the workers start: the database's libraries take their time.
+    """The keeper and the admin port.
+
+    They are created in a thread while the workers start, because the database's libraries take
+    long to import.
 
     Args:
-        runtime: folder that the workers share; `READY_FILE` appears there once the operators'
-            settings are known, or cannot be.
+        runtime: folder that all workers share; `READY_FILE` is created in it once the operators'
+            settings have been read, or the database turned out to be unreachable.
+        listener: bound socket of the admin port.
     """
 
     def __init__(self, config: GatewayConfig, runtime: Path, listener: socket.socket) -> None:
@@ -33,8 +37,8 @@ class ParentServices:
         (runtime / READY_FILE).touch()
         if control.now.mode != config.mode:
             print(
-                f"sprout: mode {control.now.mode!r}, as set in the ledger (not --mode "
-                f"{config.mode}); change it with `sprout mode`",
+                f"sprout: mode is {control.now.mode!r}, as set in the ledger, not --mode "
+                f"{config.mode}; change it with `sprout mode --set`",
                 file=sys.stderr,
             )
         self._upkeep = Upkeep([self._keeper.step])
@@ -50,11 +54,11 @@ class ParentServices:
         )
 
     def run(self) -> None:
-        """Answer at the admin port until closed."""
+        """Serve the admin port until `close` is called."""
         self._admin.run([self._listener])
 
     def close(self) -> None:
-        """End, with all that the workers have written in the database."""
+        """Stop, after copying all that the workers have written to the database."""
         self._admin.should_exit = True
         self._upkeep.close()
         self._keeper.close()

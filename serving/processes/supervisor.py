@@ -1,4 +1,4 @@
-"""Runs the gateway: workers on uvicorn, and beside them the keeper and the admin port."""
+"""Runs the gateway: uvicorn workers, and the keeper and admin port in their parent."""
 
 import fcntl
 import logging
@@ -33,10 +33,13 @@ _PREFIX = "sprout-"
 
 
 class Workers(Multiprocess):
-    """Uvicorn's supervisor; also takes the gauges of workers that ended out of the metrics.
+    """Uvicorn's supervisor, which also removes the gauges of ended workers from the metrics.
 
-    SIGHUP has the workers load their bundles anew, where uvicorn would replace them one by
-    one, waiting for the last answer of each.
+    SIGHUP makes the workers reload their bundles. Uvicorn would instead replace the workers one by
+    one, and wait for the last answer of each.
+
+    Args:
+        runtime: folder that all workers share.
     """
 
     def __init__(self, config: uvicorn.Config, sockets: list[socket.socket], runtime: Path) -> None:
@@ -45,105 +48,108 @@ class Workers(Multiprocess):
         self._pids: set[int] = set()
 
     def handle_hup(self) -> None:
-        """See `Multiprocess`."""
+        """Forward SIGHUP to the workers that listen for it."""
         for process in self.processes:
-            # One that is only starting would be ended by it, and loads them anyway.
+            # SIGHUP would end a worker that is still starting; it loads the bundles anyway.
             listening = self._runtime / f"{process.pid}{LISTENING_SUFFIX}"
             if process.pid is not None and listening.exists():
-                # A worker that has ended is replaced, and its successor loads them as it starts.
+                # A worker that has ended is replaced; its successor loads the bundles at its start.
                 with suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGHUP)
 
     def terminate_all(self) -> None:
-        """See `Multiprocess`. Who connects from now on is refused, not left waiting."""
+        """Stop the workers, and refuse new connections instead of leaving them waiting."""
         super().terminate_all()
-        for bound in self.sockets:
-            bound.close()
+        for listener in self.sockets:
+            listener.close()
 
     def keep_subprocess_alive(self) -> None:
-        """See `Multiprocess`."""
+        """Replace workers that have ended, unless the settings were refused."""
         if (self._runtime / REFUSED_FILE).exists():
-            # Another one would be refused as well.
+            # A new worker would refuse the settings as well.
             self.should_exit.set()
             return
         super().keep_subprocess_alive()
-        now = {process.pid for process in self.processes if process.pid is not None}
-        if gone := self._pids - now:
-            # Here: a start need not wait for the library.
+        pids = {process.pid for process in self.processes if process.pid is not None}
+        if ended := self._pids - pids:
+            # Imported late, so that the start does not wait for the metrics library.
             from serving.telemetry.metrics import forget
 
-            for pid in gone:
+            for pid in ended:
                 forget(pid, str(self._runtime))
-        self._pids = now
+        self._pids = pids
 
 
 def serve(config: GatewayConfig) -> None:
-    """Serve until interrupted; in-flight requests finish first.
+    """Serve until interrupted; requests in flight finish first.
 
-    A bundle that is missing or broken does not stop the start: requests then pass untouched,
-    and are counted, until there is a sound one. The workers start before anything heavy is
-    loaded here, and find what is wrong in the settings: so they are ready sooner.
+    A missing or broken bundle does not stop the start: until there is a valid one, requests pass
+    through unchanged and are counted. The workers start before this process imports anything
+    heavy, and they check the settings: this way they are ready sooner.
 
     Raises:
-        SproutError: wrong URL, trace, rules, or a port in use.
+        SproutError: a URL, the trace or the rules are wrong, or a port is in use.
     """
     logging.basicConfig(format="sprout: %(message)s", level=logging.WARNING)
     _ = config.upstreams, config.tls(), config.initial_control()
     config.make_state()
-    _more_files()
-    # The parent's own metrics are not among those that workers share.
+    _raise_file_limit()
+    # The parent's own metrics do not belong to those that the workers share.
     os.environ.pop(METRICS_VARIABLE, None)
     listener = _bound(config.host, config.port, "--port")
     admin = _bound(config.admin_host, config.admin_port, "--admin-port")
     runtime, lock = _shared_folder()
-    places = [
+    urls = [
         f"http://{host}:{bound.getsockname()[1]}"
         for host, bound in ((config.host, listener), (config.admin_host, admin))
     ]
-    app = Worker(config, runtime, os.getpid(), places)
+    app = Worker(config, runtime, os.getpid(), urls)
     workers = Workers(_uvicorn(app, config), [listener], runtime)
-    beside = _ParentServicesServer(config, runtime, admin)
-    beside.start()
+    services = _ParentServicesServer(config, runtime, admin)
+    services.start()
     try:
         workers.run()
         if (runtime / REFUSED_FILE).exists():
             raise ConfigError((runtime / REFUSED_FILE).read_text())
     finally:
-        beside.close()
+        services.close()
         shutil.rmtree(runtime, ignore_errors=True)
         os.close(lock)
 
 
 class _ParentServicesServer(threading.Thread):
+    """Thread of the parent's services."""
+
     def __init__(self, config: GatewayConfig, runtime: Path, listener: socket.socket) -> None:
         super().__init__(name="sprout-beside", daemon=True)
-        self._given = config, runtime, listener
-        self._made = threading.Event()
-        self._beside: Any = None
+        self._arguments = config, runtime, listener
+        self._ready = threading.Event()
+        self._services: Any = None
 
     def run(self) -> None:
-        """Start the keeper and the admin port, and answer there until closed."""
+        """Start the keeper and the admin port, and serve until `close` is called."""
+        runtime = self._arguments[1]
         try:
-            # Here, so that the workers need not wait for it to start.
+            # Imported late, so that the workers do not wait for the import.
             from serving.processes.parent_services import ParentServices
 
-            self._beside = ParentServices(*self._given)
+            self._services = ParentServices(*self._arguments)
         except SproutError as error:
-            refuse(self._given[1], str(error))
+            refuse(runtime, str(error))
             return
         except Exception as error:
             log_internal_error("the ledger and the admin port did not start", error)
-            refuse(self._given[1], f"no ledger and admin port: {type(error).__name__}")
+            refuse(runtime, f"the ledger and the admin port did not start: {type(error).__name__}")
             return
         finally:
-            self._made.set()
-        self._beside.run()
+            self._ready.set()
+        self._services.run()
 
     def close(self) -> None:
-        """End; harmless where it did not start."""
-        self._made.wait()
-        if self._beside is not None:
-            self._beside.close()
+        """Stop the services; do nothing if they did not start."""
+        self._ready.wait()
+        if self._services is not None:
+            self._services.close()
 
 
 def _uvicorn(app: Worker, config: GatewayConfig) -> uvicorn.Config:
@@ -157,7 +163,7 @@ def _uvicorn(app: Worker, config: GatewayConfig) -> uvicorn.Config:
         lifespan="on",
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=config.drain_seconds,
-        # Upstream's own are relayed.
+        # The upstream's own headers are relayed.
         server_header=False,
         date_header=False,
     )
@@ -170,16 +176,16 @@ def _bound(host: str, port: int, flag: str) -> socket.socket:
         listener.bind((host, port))
     except OSError as error:
         raise ConfigError(
-            f"cannot listen on {host}:{port}: {error.strerror}; choose another with {flag}"
+            f"{flag}: cannot listen on {host}:{port} ({error.strerror}); choose another one"
         ) from error
     listener.set_inheritable(True)
     return listener
 
 
 def _shared_folder() -> tuple[Path, int]:
-    """A folder for the workers, and a lock on it that ends with this process.
+    """Create the folder that the workers share; return it and its lock, an open file descriptor.
 
-    Those of processes that were killed are cleared away.
+    The lock ends with this process. Folders of processes that were killed are deleted.
     """
     memory = _memory_folder()
     for old in Path(memory or tempfile.gettempdir()).glob(f"{_PREFIX}*/lock"):
@@ -191,7 +197,7 @@ def _shared_folder() -> tuple[Path, int]:
             finally:
                 os.close(lock)
     runtime = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=memory))
-    # Locked before it has the name that others look for.
+    # Locked before the file has the name that other gateways look for.
     draft = runtime / "locking"
     lock = os.open(draft, os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -200,11 +206,11 @@ def _shared_folder() -> tuple[Path, int]:
 
 
 def _memory_folder() -> str | None:
-    """Where shared files never meet a full disk, if there is such a place."""
+    """Return a folder in memory, which a full disk does not affect, or None if there is none."""
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
 
 
-def _more_files() -> None:
-    """A connection is a file: as many as this process may have."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+def _raise_file_limit() -> None:
+    """Allow as many open files as the system permits: each connection is one."""
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))

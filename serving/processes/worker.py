@@ -1,4 +1,4 @@
-"""One worker process of the gateway: its application, put together there."""
+"""One worker process of the gateway; it assembles its own application."""
 
 import asyncio
 import ctypes
@@ -18,16 +18,16 @@ from serving.http.asgi import App, Receive, Scope, Send
 from serving.settings.gateway import GatewayConfig
 from serving.telemetry.log import log_internal_error
 
-# Files in the folder that the workers share: the operators' settings are known; something is
-# wrong with the command's settings, and how; a worker has said that it serves.
+# Files in the folder that all workers share. They mean: the operators' settings have been read;
+# the command's settings are wrong (the file says how); a worker has announced that it serves.
 READY_FILE, REFUSED_FILE, ANNOUNCED_FILE = "ready", "refused", "said"
-# Suffix of a file by process id: that worker hears SIGHUP.
+# Suffix of a file named by process id: this worker handles SIGHUP.
 LISTENING_SUFFIX = ".hears"
-# Of the metrics' client library, which reads it when it is imported.
+# Read by the Prometheus client library when it is imported.
 METRICS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-# A database that does not answer is not waited for any longer.
+# Longest wait for the operators' settings; the database may not answer.
 SETTINGS_SECONDS = 10.0
-# Objects made since the last collection, and collections of younger generations.
+# Garbage collection thresholds: new objects, and collections of the younger generations.
 COLLECT_AFTER = (20_000, 20, 50)
 _PR_SET_PDEATHSIG = 1
 
@@ -38,6 +38,7 @@ class Worker:
 
     Args:
         runtime: folder that all workers share.
+        parent: process id of the supervisor.
         places: URLs of the gateway and of the admin port.
     """
 
@@ -48,12 +49,12 @@ class Worker:
     _app: App | None = field(default=None, repr=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one ASGI connection; the first is the lifespan."""
+        """Serve one ASGI connection; the first one, the lifespan, assembles the application."""
         if self._app is not None:
             await self._app(scope, receive, send)
             return
         os.environ[METRICS_VARIABLE] = str(self.runtime)
-        # Here: the parent, which starts first, has no use for all this.
+        # Imported late: the parent, which starts first, does not need these modules.
         from serving.hook.assembly import Upkeep, make_hook
         from serving.http.relay import Relay
         from serving.processes.gateway import Gateway
@@ -62,7 +63,7 @@ class Worker:
         reload_requested = threading.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload_requested.set)
         (self.runtime / f"{os.getpid()}{LISTENING_SUFFIX}").touch()
-        # Before the first request: a kill switch that was set must hold from the start.
+        # Wait before the first request: a kill switch that was set must apply from the start.
         deadline = time.monotonic() + SETTINGS_SECONDS
         while not (self.runtime / READY_FILE).exists() and time.monotonic() < deadline:
             await asyncio.sleep(0.005)
@@ -82,9 +83,12 @@ class Worker:
             hook.refresh(reload=take_request(reload_requested))
 
         upkeep = Upkeep([step])
-        self._say([d.bundle.version for d in hook.policies.loaded], hook.policies.problems.values())
-        # What has been made by now stays: looking through it again and again costs more than
-        # anything else that a collection does.
+        self._announce(
+            [decider.bundle.version for decider in hook.policies.loaded],
+            hook.policies.problems.values(),
+        )
+        # The objects made so far live as long as the worker. Frozen, they are no longer scanned,
+        # which would be the costliest part of a collection.
         gc.collect()
         gc.freeze()
         gc.set_threshold(*COLLECT_AFTER)
@@ -94,21 +98,25 @@ class Worker:
             upkeep.close()
             hook.close()
 
-    def _refuse(self, why: str) -> NoReturn:
-        """End, and let the parent say why; once all went well, another worker tries again."""
+    def _refuse(self, reason: str) -> NoReturn:
+        """End this worker, and the gateway if no worker has served yet; else another one tries."""
         if (self.runtime / ANNOUNCED_FILE).exists():
-            log_internal_error(f"a new worker did not start; another one will: {why}")
+            log_internal_error(f"a new worker did not start; another one will: {reason}")
             os._exit(2)
-        refuse(self.runtime, why)
+        refuse(self.runtime, reason)
         os._exit(2)
 
-    def _say(self, versions: Iterable[str], problems: Iterable[str]) -> None:
+    def _announce(self, versions: Iterable[str], problems: Iterable[str]) -> None:
+        """Print that the gateway serves; only the first worker does."""
         try:
             (self.runtime / ANNOUNCED_FILE).touch(exist_ok=False)
         except FileExistsError:
             return
         for problem in problems:
-            print(f"sprout: {problem}; requests pass untouched until it is there", file=sys.stderr)
+            print(
+                f"sprout: {problem}; requests pass through unchanged until the bundle is valid",
+                file=sys.stderr,
+            )
         upstreams = ", ".join(self.config.upstream)
         print(
             f"sprout serves {self.places[0]} -> {upstreams} with policy "
@@ -120,7 +128,7 @@ class Worker:
 def take_request(requested: threading.Event) -> bool:
     """Clear the event if it was set; return whether it was.
 
-    A request that comes after this, also during the load that follows, is seen the next time.
+    A request that arrives later, even during the reload that follows, is handled the next time.
     """
     if not requested.is_set():
         return False
@@ -128,15 +136,15 @@ def take_request(requested: threading.Event) -> bool:
     return True
 
 
-def refuse(runtime: Path, why: str) -> None:
-    """Have the gateway end, and say why."""
+def refuse(runtime: Path, reason: str) -> None:
+    """Make the gateway end with `reason` as its error message."""
     draft = runtime / f"{REFUSED_FILE}.{os.getpid()}"
-    draft.write_text(why)
+    draft.write_text(reason)
     draft.replace(runtime / REFUSED_FILE)
 
 
 def die_with_parent(parent: int) -> None:
-    """Be asked to end when the parent ends, also when that is killed outright."""
+    """Get a SIGTERM when the parent ends, even if the parent is killed."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:

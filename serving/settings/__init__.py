@@ -1,1 +1,1 @@
-"""Settings of the hook and the gateway, and what operators change at run time."""
+"""Settings of the hook and the gateway, and the operators' run-time settings."""

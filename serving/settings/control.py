@@ -1,8 +1,8 @@
-"""What an operator sets at run time, the same for all workers and replicas.
+"""The operators' run-time settings, shared by all workers and replicas.
 
-It is kept in the ledger's database. A replica's keeper polls it and writes it to a local
-file; the hook reads only that, so that no database stands in a request's way and the last
-known setting holds while the database is away.
+They are stored in the ledger's database. Each replica's keeper polls them and writes them to a
+local file. The hook reads only this file, so that no request waits for the database, and the last
+known settings apply while the database is unreachable.
 """
 
 import os
@@ -14,19 +14,24 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from serving.settings.rules import Mode, Ratio, Rule
 
 FILE = "control.json"
-# What an operator may change of it.
+# Fields of `Control` that an operator may change.
 SETTABLE = frozenset(("mode", "canary_ratio", "canary_tasks", "hold_out_ratio", "rules"))
 
 
 class Control(BaseModel):
-    """Mode, hold-out and rules.
+    """The operators' run-time settings: mode, hold-out and rules.
 
     Attributes:
-        mode: "off": relay only; "shadow": decide and record, change nothing; "canary":
-            steer `canary_ratio` of conversations and all of `canary_tasks`; "on".
-        hold_out_ratio: share of conversations kept at L0, by which savings are measured.
-        salt: of the lottery, one for all replicas; not shown to clients.
-        reloads: counts the operator's demands to load the bundles anew.
+        mode: "off" only relays; "shadow" decides and records, but changes nothing; "canary"
+            steers `canary_ratio` of all conversations and all requests of `canary_tasks`; "on"
+            steers all.
+        canary_ratio: share of conversations that are steered in mode "canary".
+        canary_tasks: tasks whose requests are all steered in mode "canary".
+        hold_out_ratio: share of conversations kept at L0, against which savings are measured.
+        rules: the operators' rules; the first one that matches a request applies.
+        salt: key of the lottery's hashes, the same for all replicas; never shown to clients.
+        reloads: number of times that an operator asked to reload the bundles.
+        revision: number of changes to these settings.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -42,10 +47,14 @@ class Control(BaseModel):
 
 
 class LocalControl:
-    """The control file of a state folder, read anew when it has changed.
+    """The control file of a state folder, read again when it changes.
 
     Args:
-        initial: holds until there is a file.
+        folder: the replica's state folder.
+        initial: settings that apply until the file exists.
+
+    Attributes:
+        now: the settings that apply now.
     """
 
     def __init__(self, folder: Path, initial: Control) -> None:
@@ -56,26 +65,29 @@ class LocalControl:
 
     @property
     def on_file(self) -> bool:
-        """Whether what holds was read from the file."""
+        """Return whether the current settings were read from the file."""
         return self._stamp is not None
 
     def refresh(self) -> bool:
-        """Look once; whether something changed. A damaged file leaves the last known."""
+        """Read the file if it has changed; return whether the settings changed.
+
+        If the file is missing or damaged, the last known settings stay.
+        """
         try:
             stat = self._path.stat()
             stamp = stat.st_mtime_ns, stat.st_ino
             if stamp == self._stamp:
                 return False
-            found = Control.model_validate_json(self._path.read_bytes())
+            control = Control.model_validate_json(self._path.read_bytes())
         except (OSError, ValidationError):
             return False
         self._stamp = stamp
-        changed = found != self.now
-        self.now = found
+        changed = control != self.now
+        self.now = control
         return changed
 
     def write(self, control: Control) -> None:
-        """Replace the file, in one step."""
+        """Replace the file atomically."""
         draft = self._path.with_name(f"{FILE}.{os.getpid()}")
         draft.write_text(control.model_dump_json())
         draft.replace(self._path)

@@ -1,4 +1,4 @@
-"""What `sprout serve` takes beyond the hook's settings: addresses, upstreams, TLS."""
+"""Settings of `sprout serve` beyond the hook's: addresses, upstreams, TLS."""
 
 import ssl
 from pathlib import Path
@@ -11,45 +11,58 @@ from serving.settings.hook import HookConfig, Listed
 
 
 class GatewayConfig(HookConfig):
-    """What `sprout serve` takes."""
+    """Settings of `sprout serve`."""
 
     upstream: Listed = Field(
         min_length=1,
-        description="the server's URL, e.g. http://127.0.0.1:8000; further ones as MODEL=URL",
+        description="URL of the LLM server, e.g. http://127.0.0.1:8000; more servers as MODEL=URL",
     )
-    host: str = Field("127.0.0.1", description="address to listen on")
-    port: int = Field(8080, ge=0, le=65535, description="0 takes a free one")
-    admin_host: str = Field("127.0.0.1", description="address of metrics and settings")
-    admin_port: int = Field(8081, ge=0, le=65535, description="0 takes a free one")
-    workers: int = Field(1, ge=1, le=256, description="processes that answer requests")
-    drain_seconds: int = Field(120, ge=0, description="s that requests may finish in at the end")
-    upstream_ca: Path | None = Field(None, description="PEM of authorities for https upstreams")
-    upstream_cert: Path | None = Field(None, description="PEM of a client certificate and key")
+    host: str = Field("127.0.0.1", description="address that the gateway listens on")
+    port: int = Field(
+        8080, ge=0, le=65535, description="port that the gateway listens on; 0: any free port"
+    )
+    admin_host: str = Field("127.0.0.1", description="address of the admin port")
+    admin_port: int = Field(
+        8081, ge=0, le=65535, description="port of metrics and settings; 0: any free port"
+    )
+    workers: int = Field(1, ge=1, le=256, description="number of worker processes")
+    drain_seconds: int = Field(
+        120, ge=0, description="seconds that requests have to finish at shutdown"
+    )
+    upstream_ca: Path | None = Field(
+        None,
+        description="PEM file of authorities for https upstreams; default: the system's",
+    )
+    upstream_cert: Path | None = Field(
+        None, description="PEM file of the client certificate and key for https upstreams"
+    )
 
     @property
     def upstreams(self) -> tuple[str, dict[str, str]]:
-        """The first URL, and those of named models.
+        """The default URL, and the URLs by model name.
 
         Raises:
-            ConfigError: one is no URL.
+            ConfigError: a value is not a URL, or there is not exactly one default URL.
         """
-        named = [given.partition("=") for given in self.upstream]
-        urls = {model: url for model, equals, url in named if equals and "://" not in model}
-        plain = [url for url in self.upstream if "://" in url.partition("=")[0]]
-        if len(plain) != 1 or len(plain) + len(urls) != len(self.upstream):
-            plain = plain or [""]
-            if len(plain) == 1:
-                check_upstream(plain[0])
-            raise ConfigError("--upstream: give one URL, and further ones as MODEL=URL")
-        for url in (plain[0], *urls.values()):
+        pairs = [value.partition("=") for value in self.upstream]
+        by_model = {model: url for model, equals, url in pairs if equals and "://" not in model}
+        defaults = [url for url in self.upstream if "://" in url.partition("=")[0]]
+        if len(defaults) != 1 or len(defaults) + len(by_model) != len(self.upstream):
+            defaults = defaults or [""]
+            if len(defaults) == 1:
+                check_upstream(defaults[0])
+            raise ConfigError(
+                "--upstream: give exactly one URL without a model, and each other one as MODEL=URL"
+            )
+        for url in (defaults[0], *by_model.values()):
             check_upstream(url)
-        return plain[0], urls
+        return defaults[0], by_model
 
     def tls(self) -> ssl.SSLContext | None:
-        """For https upstreams; None is the system's own.
+        """Return the TLS context for https upstreams, or None for the system's default.
 
         Raises:
-            ConfigError: a file is missing or no PEM.
+            ConfigError: a file is missing or is not PEM.
         """
         if self.upstream_ca is None and self.upstream_cert is None:
             return None
@@ -59,23 +72,23 @@ class GatewayConfig(HookConfig):
                 context.load_cert_chain(self.upstream_cert)
         except OSError as error:
             raise ConfigError(
-                f"--upstream-ca, --upstream-cert: {error.strerror or error}; give PEM files"
+                f"--upstream-ca or --upstream-cert: {error.strerror or error}; give PEM files"
             ) from error
         return context
 
 
 def check_upstream(upstream: str) -> None:
-    """Refuse what is no base URL of a server.
+    """Check that a string is the base URL of a server.
 
     Raises:
-        ConfigError: no http(s) URL with a host and a possible port, or one with a
-            password, which belongs into the clients' own Authorization header.
+        ConfigError: it is not an http(s) URL with a host and a valid port, or it contains a user
+            or password; secrets belong in the clients' Authorization header.
     """
     try:
         parts = urlsplit(upstream)
-        fits = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        fits = fits and not (parts.username or parts.query or parts.fragment)
+        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        valid = valid and not (parts.username or parts.query or parts.fragment)
     except ValueError:
-        fits = False
-    if not fits:
+        valid = False
+    if not valid:
         raise ConfigError("--upstream: give a URL like http://127.0.0.1:8000, without a password")

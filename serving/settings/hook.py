@@ -1,4 +1,4 @@
-"""The hook's settings, in whatever shape it runs."""
+"""The hook's settings, common to the gateway, the middleware and the LiteLLM callback."""
 
 import secrets
 from pathlib import Path
@@ -17,150 +17,191 @@ from envs.plausible import check_intensity, check_mean_intensity
 from serving.settings.control import Control
 from serving.settings.rules import Mode, read_rules
 
-# A reading older than this says little about now: grids swing within the day.
+# An older reading says little about the present, because carbon intensity varies within a day.
 MAX_AGE_SECONDS = 6 * 3600.0
 CallerHeader = Literal["opt-out", "task", "conversation", "floor"]
 
 
-def _split(given: Any) -> Any:
-    return [part.strip() for part in given.split(",")] if isinstance(given, str) else given
+def _split(value: Any) -> Any:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
-# In a variable or as a flag's value: separated by commas.
+# Values are separated by commas in an environment variable or in a flag's value.
 Listed = Annotated[list[str], NoDecode, BeforeValidator(_split)]
 
 
 class HookConfig(MeterFlags):
-    """What every shape of the hook takes: the gateway, the ASGI middleware, LiteLLM's callback."""
+    """Settings of the hook in the gateway, the ASGI middleware and the LiteLLM callback."""
 
     policy: Listed = Field(
         min_length=1,
-        description="policy bundle, a folder; several where each is for another model",
+        description="folder of a policy bundle; several folders if each is for a different model",
     )
     state: Path = Field(
-        Path("runs/serve"), description="folder of this replica's journal and control file"
+        Path("runs/serve"), description="folder for this replica's journal and control file"
     )
     ledger: str | None = Field(
         None,
-        description="database URL, e.g. postgresql+psycopg://user@host/db; default SQLite in "
+        description="database URL, e.g. postgresql+psycopg://user@host/db; default: SQLite in "
         "the state folder",
     )
     intensity: str | None = Field(
         None,
-        description="CSV trace, or a live source: electricity-maps, watttime, uk, carbon-aware; "
-        "default the synthetic day",
+        description="CSV trace of carbon intensity, or a live source: electricity-maps, watttime, "
+        "uk, carbon-aware; default: a synthetic day",
     )
-    zone: str | None = Field(None, description="zone of the trace, or the source's name for it")
+    zone: str | None = Field(
+        None, description="grid zone, as the trace or the live source names it"
+    )
     intensity_mean: float | None = Field(
-        None, ge=0, description="gCO2e/kWh of the zone's year: the last resort of a live source"
+        None,
+        ge=0,
+        description="yearly mean of the zone, gCO2e/kWh, used if a live source has no better value",
     )
     intensity_signal: Literal["average", "marginal"] = Field(
-        "average", description="what a live source is to give"
+        "average", description="carbon-intensity signal to request from a live source"
     )
     intensity_scope: Literal["direct", "lifecycle"] = Field(
-        "direct", description="what a live source is to give"
+        "direct", description="emissions scope to request from a live source"
     )
     intensity_url: str | None = Field(
-        None, pattern="^https?://", description="address of the live source; default its own"
+        None,
+        pattern="^https?://",
+        description="URL of the live source; default: its public address",
     )
     intensity_max_age: float = Field(
-        MAX_AGE_SECONDS, gt=0, description="s; older readings give way to the mean"
+        MAX_AGE_SECONDS,
+        gt=0,
+        description="greatest age of a reading in seconds; an older one is replaced by the mean",
     )
-    clock_start: str | None = Field(None, description="experiment: ISO time the clock starts at")
-    clock_speed: float = Field(1.0, gt=0, description="experiment: clock seconds per second")
+    clock_start: str | None = Field(
+        None, description="for experiments: ISO 8601 time that the clock starts at"
+    )
+    clock_speed: float = Field(1.0, gt=0, description="for experiments: clock seconds per second")
     mode: Mode = Field(
-        "on", description="off, shadow, canary or on; at first start, later `sprout mode`"
+        "on",
+        description="off, shadow, canary or on; used at the first start, later use `sprout mode`",
     )
-    canary: float = Field(0.05, ge=0, le=1, description="share of conversations, in that mode")
-    canary_tasks: Listed = Field([], description="tasks all of whose requests are, too")
+    canary: float = Field(
+        0.05, ge=0, le=1, description="share of conversations that are steered in mode canary"
+    )
+    canary_tasks: Listed = Field(
+        [], description="tasks whose requests are all steered in mode canary"
+    )
     hold_out: float = Field(0.05, ge=0, le=1, description="share of conversations kept at L0")
-    rules: Path | None = Field(None, description="YAML of operator's rules; at first start")
+    rules: Path | None = Field(
+        None, description="YAML file of operators' rules, used at the first start"
+    )
     caller_headers: Annotated[list[CallerHeader], NoDecode, BeforeValidator(_split)] = Field(
-        ["opt-out", "task", "conversation"], description="x-sprout-* headers obeyed; also floor"
+        ["opt-out", "task", "conversation"],
+        description="x-sprout-* request headers that are obeyed; floor is possible too",
     )
     tenant_header: str | None = Field(
-        None, description="header that names the tenant; authorization is kept as a keyed hash"
+        None,
+        description="request header that names the tenant; of authorization only a keyed hash "
+        "is stored",
     )
-    deadline: float = Field(0.05, gt=0, description="s that a decision may take")
-    decided_bytes: int = Field(1 << 20, ge=0, description="larger bodies pass undecided")
-    estimates: bool = Field(True, description="joules and grams in a stream's final usage")
+    deadline: float = Field(0.05, gt=0, description="time limit for a decision, seconds")
+    decided_bytes: int = Field(
+        1 << 20, ge=0, description="request bodies of more bytes are relayed without a decision"
+    )
+    estimates: bool = Field(True, description="add joules and grams to a stream's final usage")
     ask_usage: bool = Field(
-        False, description="ask upstream for a stream's usage (it must know stream_options)"
+        False, description="ask the upstream for a stream's usage (it must support stream_options)"
     )
     joules_per_token: float | None = Field(
-        None, gt=0, description="of the served model; default the policy's training data"
+        None,
+        gt=0,
+        description="energy per generated token of the served model, J; default: as in the "
+        "policy's training data",
     )
     coefficients: Path | None = Field(
-        None, description="file of sprout calibrate: the server's joules by kind of work"
+        None, description="file of `sprout calibrate`: the server's joules by kind of work"
     )
     meter: MeterKind | Literal["none"] = Field(  # type: ignore[assignment]
         "auto",
-        description="of the server's energy, split among its requests; auto: the best that "
-        "measures on this machine, else none: requests keep their estimates",
+        description="energy meter of the server, whose joules are split among the requests; auto: "
+        "the best measuring meter of this machine; none: requests keep their estimates",
     )
     idle: Idle = Field(
-        "apart", description="idle power while requests are answered: apart, or shared by them"
+        "apart",
+        description="idle power while requests are answered: kept apart, or shared by the requests",
     )
     idle_watts: float | None = Field(
-        None, ge=0, description="default the coefficients', else as seen while nothing is asked"
+        None,
+        ge=0,
+        description="idle power of the server, W; default: as in --coefficients, else as measured "
+        "without requests",
     )
     pue: float = Field(1.0, ge=1, description="power usage effectiveness of the site")
     hardware: str | None = Field(
-        None, description="device of the catalogue, for its embodied carbon; default SPROUT's A100"
+        None,
+        description="device of the hardware catalogue, for its embodied carbon; default: the A100 "
+        "server of the SPROUT paper",
     )
-    devices: int = Field(1, ge=1, description="such devices")
-    life_years: float = Field(5.0, gt=0, description="over which they are written off")
-    reserved_share: float = Field(1.0, gt=0, le=1, description="of them, for this service")
-    store_prompts: bool = Field(False, description="keep prompts and answers in the ledger")
-    retention_days: float = Field(400.0, gt=0, description="records older than this are deleted")
+    devices: int = Field(1, ge=1, description="number of these devices")
+    life_years: float = Field(
+        5.0, gt=0, description="years over which their embodied carbon is spread"
+    )
+    reserved_share: float = Field(
+        1.0, gt=0, le=1, description="share of the devices that is reserved for this service"
+    )
+    store_prompts: bool = Field(False, description="store prompts and answers in the ledger")
+    retention_days: float = Field(
+        400.0, gt=0, description="age in days at which records are deleted"
+    )
     otlp: str | None = Field(
         None,
         pattern="^https?://",
-        description="collector of OpenTelemetry spans, e.g. http://127.0.0.1:4318/v1/traces",
+        description="URL of an OpenTelemetry collector, e.g. http://127.0.0.1:4318/v1/traces",
     )
-    seed: int | None = Field(None, ge=0, description="of the lottery; default at random")
+    seed: int | None = Field(None, ge=0, description="seed of the lottery; default: random")
 
     @property
     def folders(self) -> list[Path]:
-        """The bundles' folders."""
+        """Folders of the policy bundles."""
         return [Path(folder) for folder in self.policy]
 
     @property
     def live(self) -> SourceSettings | None:
-        """The live source; None where the intensity is a trace's.
+        """Settings of the live source, or None if the intensity comes from a trace.
 
         Raises:
-            ConfigError: its mean is missing, or absurd.
+            ConfigError: the yearly mean is missing or implausible, or --clock-start is given.
         """
         if self.intensity not in SERVICES:
             return None
         if self.intensity_mean is None:
             raise ConfigError(
                 f"--intensity {self.intensity}: give the zone's yearly mean with --intensity-mean "
-                "(gCO2e/kWh): it is used when the source has been away for long"
+                "(gCO2e/kWh); it is used when the source has been unreachable for long"
             )
         check_intensity(self.intensity_mean, "--intensity-mean")
         check_mean_intensity(self.intensity_mean, "--intensity-mean")
         if self.clock_start is not None:
-            raise ConfigError("--clock-start: a live source knows the present only; give a trace")
+            raise ConfigError(
+                "--clock-start: a live source only knows the present; give a CSV trace with "
+                "--intensity, or leave out --clock-start"
+            )
         kind = Kind(self.intensity_signal, self.intensity_scope)
         return SourceSettings(self.intensity, self.zone, self.intensity_url, kind)
 
     @property
     def outlook(self) -> Path:
-        """Where what a live source has said is kept."""
+        """Path of the cached intensity outlook."""
         return self.state / "intensity.json"
 
     @property
     def ledger_url(self) -> str:
-        """The database's URL."""
+        """URL of the ledger's database."""
         return self.ledger or f"sqlite:///{(self.state / 'ledger.db').absolute()}"
 
     def initial_control(self) -> Control:
-        """What holds until the database says otherwise.
+        """Return the run-time settings that apply until the database has others.
 
         Raises:
-            ConfigError: the rules are wrong.
+            DataError: the rules file cannot be read.
+            ConfigError: a rule is wrong.
         """
         rules = read_rules(self.rules) if self.rules is not None else ()
         salt = secrets.token_hex(16) if self.seed is None else f"{self.seed:032x}"[-32:]
@@ -174,10 +215,10 @@ class HookConfig(MeterFlags):
         )
 
     def make_state(self) -> None:
-        """Make the state folder.
+        """Create the state folder.
 
         Raises:
-            ConfigError: it cannot be made or written to.
+            ConfigError: the folder cannot be created or written to.
         """
         try:
             self.state.mkdir(parents=True, exist_ok=True)
@@ -185,4 +226,6 @@ class HookConfig(MeterFlags):
             probe.touch()
             probe.unlink()
         except OSError as error:
-            raise ConfigError(f"--state {self.state}: {error.strerror}; name another") from error
+            raise ConfigError(
+                f"--state {self.state}: {error.strerror}; give a writable folder"
+            ) from error

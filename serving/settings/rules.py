@@ -1,4 +1,4 @@
-"""The operator's rules: what goes before the policy, for which requests."""
+"""The operators' rules, which override the policy for the requests that they match."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +12,22 @@ from envs.errors import ConfigError
 from envs.yaml_file import read_yaml
 
 Mode = Literal["off", "shadow", "canary", "on"]
-# Strict: `false` is no ratio.
+# Strict, so that `false` is not accepted as 0.
 Ratio = Annotated[float, Field(ge=0, le=1, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
 class RequestFacts:
-    """What rules can ask of a request; `headers` are in lower case, None where not recorded."""
+    """The facts about a request that rules can test.
+
+    Attributes:
+        route: path of the API, e.g. "/v1/chat/completions".
+        model: name of the requested model; empty if the request names none.
+        task: task tag, or None.
+        tenant: tenant, or None if unknown.
+        characters: length of the request's messages, characters.
+        headers: values by header name in lower case; None if they were not recorded.
+    """
 
     route: str
     model: str
@@ -29,7 +38,7 @@ class RequestFacts:
 
 
 class Condition(BaseModel):
-    """All that is given must hold; texts are shell patterns (`legal-*`)."""
+    """Condition of a rule: all given fields must match. Texts are shell patterns (`legal-*`)."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -42,23 +51,41 @@ class Condition(BaseModel):
     headers: dict[str, str] = {}
 
     def holds(self, facts: RequestFacts) -> bool:
-        """Whether a request is meant; one whose headers are not known is not, where asked."""
+        """Return whether a request meets the condition.
+
+        A condition on headers is never met by a request without recorded headers.
+        """
         texts = (
             (self.route, facts.route),
             (self.model, facts.model),
             (self.task, facts.task),
             (self.tenant, facts.tenant),
-            *((p, (facts.headers or {}).get(n.lower())) for n, p in self.headers.items()),
+            *(
+                (pattern, (facts.headers or {}).get(name.lower()))
+                for name, pattern in self.headers.items()
+            ),
         )
         return (
-            all(p is None or (t is not None and fnmatchcase(t, p)) for p, t in texts)
+            all(
+                pattern is None or (text is not None and fnmatchcase(text, pattern))
+                for pattern, text in texts
+            )
             and (self.min_characters is None or facts.characters >= self.min_characters)
             and (self.max_characters is None or facts.characters <= self.max_characters)
         )
 
 
 class Rule(BaseModel):
-    """One rule: which requests it means and the one thing that it does to them."""
+    """One rule: a condition on requests, and its single effect on them.
+
+    Attributes:
+        name: name of the rule, recorded with the requests that it matches.
+        when: condition; the default matches every request.
+        forbid: True forbids steering.
+        force: name of the directive to use.
+        floor: least quality floor, ratio of L0's quality.
+        mode: mode of the hook for these requests.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -78,33 +105,41 @@ class Rule(BaseModel):
 
 
 def first_matching(rules: Sequence[Rule], facts: RequestFacts) -> Rule | None:
-    """The first rule that means the request."""
+    """Return the first rule that matches the request, or None."""
     return next((rule for rule in rules if rule.when.holds(facts)), None)
 
 
 def read_rules(path: Path) -> tuple[Rule, ...]:
-    """Rules of a YAML file, a list.
+    """Return the rules of a YAML file, which holds a list.
 
     Raises:
         DataError: the file cannot be read.
-        ConfigError: a rule is wrong; names the file, the rule and the field.
+        ConfigError: a rule is wrong; the message names the file, the rule and the field.
     """
     return check_rules(read_yaml(path, "give a YAML list of rules") or [], str(path))
 
 
 def check_rules(rows: Any, source: str) -> tuple[Rule, ...]:
-    """Plain rows as rules; see `read_rules`."""
+    """Convert a parsed list to rules.
+
+    Args:
+        rows: the parsed YAML or JSON.
+        source: origin of the rows, for error messages.
+
+    Raises:
+        ConfigError: a rule is wrong; the message names the source, the rule and the field.
+    """
     try:
         rules = TypeAdapter(tuple[Rule, ...]).validate_python(rows)
     except ValidationError as error:
-        found = error.errors()[0]
-        place = [str(part) for part in found["loc"]]
-        which = f"rule {int(place[0]) + 1}" if place else "rules"
-        field = ".".join(place[1:])
+        problem = error.errors()[0]
+        location = [str(part) for part in problem["loc"]]
+        subject = f"rule {int(location[0]) + 1}" if location else "rules"
+        field = ".".join(location[1:])
         raise ConfigError(
-            f"rules {source}: {which}{f', {field}' if field else ''}: {found['msg']}"
+            f"rules {source}: {subject}{f', {field}' if field else ''}: {problem['msg']}"
         ) from error
     names = [rule.name for rule in rules]
     if len(set(names)) != len(names):
-        raise ConfigError(f"rules {source}: names {names}; give each its own")
+        raise ConfigError(f"rules {source}: names are not unique: {names}; give each its own")
     return rules

@@ -1,1 +1,1 @@
-"""Versions of the ledger's schema, for Alembic."""
+"""Alembic migrations of the ledger's schema."""

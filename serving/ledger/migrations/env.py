@@ -1,4 +1,4 @@
-"""Runs migrations over the connection that `serving.ledger.database` hands in."""
+"""Runs migrations over the connection that `serving.ledger.database` provides."""
 
 from alembic import context
 

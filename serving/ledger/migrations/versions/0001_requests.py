@@ -1,4 +1,4 @@
-"""The requests and the operators' settings."""
+"""First version: tables of the requests and of the operators' settings."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ NULLABLE = {
 
 
 def upgrade() -> None:
-    """Make both tables."""
+    """Create both tables."""
     kinds: list[tuple[str, sa.types.TypeEngine[Any]]] = [
         *((name, sa.Text()) for name in TEXTS),
         *((name, sa.Double()) for name in FLOATS),

@@ -1,4 +1,4 @@
-"""How an intensity was come by and of what kind it is; how sure attributed joules are."""
+"""Adds the source and kind of the intensity, and the error of attributed joules."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,11 +10,11 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """To this version."""
+    """Add the three columns."""
     for name in ("intensity_step", "intensity_kind"):
         op.add_column("requests", sa.Column(name, sa.Text()))
     op.add_column("requests", sa.Column("energy_error_joules", sa.Double()))
-    # There was no other kind before.
+    # Earlier versions supported only this kind.
     op.execute(
         "UPDATE requests SET intensity_kind = 'average direct' "
         "WHERE intensity_g_per_kwh IS NOT NULL"
