@@ -22,6 +22,7 @@ from serving.settings.hook import HookConfig
 from serving.settings.rules import RequestFacts, Rule, first_matching
 
 STEERING_MODES = ("canary", "on")
+_L0 = 0
 # Longest model, task and tenant that a record keeps, characters.
 _LONGEST_NAME = 200
 
@@ -150,10 +151,18 @@ class Steering:
         return decider
 
     async def _choose(self, context: _Context, decider: Decider) -> int:
-        """Return the index of the request's directive."""
+        """Return the index of the request's directive and fill in the record.
+
+        In this order: a directive that a rule forces, the canary, the request's own length, the
+        hold-out, the conversation's earlier directive, the policy's draw.
+
+        Raises:
+            NotSteeredError: the canary or the request's own length excludes it.
+            TooLateError: the policy missed the deadline.
+        """
         record, rule, control = context.record, context.rule, context.control
         if rule is not None and rule.force is not None:
-            return _forced(record, rule.force, decider.bundle.catalogue.names)
+            return _apply_forced(record, rule.force, decider.bundle.catalogue.names)
         lottery = self._draw_lottery(context)
         record.conversation = f"{lottery.key:016x}"
         if record.mode == "canary" and not (
@@ -163,6 +172,7 @@ class Steering:
         question = Question(
             context.messages, record.task, record.in_flight, self._floor(context), context.grid
         )
+        # Also for held-out and later turns: the record keeps the observation of every request.
         decision = await self._runner.run(decider, question)
         if not decision.steerable:
             raise NotSteeredError("own_length")
@@ -170,23 +180,25 @@ class Steering:
         record.lottery, record.hold_out_ratio = True, control.hold_out_ratio
         if lottery.hold_out < control.hold_out_ratio:
             record.hold_out, record.reason = True, "hold_out"
-            return 0
-        policy_mark = int(decider.bundle.version[:4], 16)
+            return _L0
+        version_mark = int(decider.bundle.version[:4], 16)
         if lottery.later and question.floor is None:
-            remembered = self._memory.get(lottery.key, policy_mark)
+            remembered = self._memory.get(lottery.key, version_mark)
             if remembered and remembered.action < len(decider.bundle.catalogue):
                 record.probability, record.reason = remembered.probability, "sticky"
                 return remembered.action
-            # Decide from the conversation's opening, so that every turn and replica agrees.
+            # Decide from the conversation's opening, as its first turn did. Turns and replicas
+            # then agree unless the grid or the load has changed since.
             question = replace(question, messages=opening(context.messages))
             decision = await self._runner.run(decider, question)
             record.features = base64.b64encode(decision.observation.tobytes()).decode()
         action = draw(decision.probabilities, lottery.directive)
         record.probability, record.reason = decision.probabilities[action], "policy"
-        self._memory.put(lottery.key, StickyChoice(action, record.probability, policy_mark))
+        self._memory.put(lottery.key, StickyChoice(action, record.probability, version_mark))
         return action
 
     def _draw_lottery(self, context: _Context) -> Lottery:
+        """Return the random numbers of the request's conversation, equal for all its turns."""
         named = "conversation" in self._caller
         return draw_lottery(
             bytes.fromhex(context.control.salt),
@@ -232,7 +244,7 @@ def _matching_rule(control: Control, record: Record, headers: Mapping[str, str])
     return first_matching(control.rules, facts)
 
 
-def _forced(record: Record, directive: str, names: Sequence[str]) -> int:
+def _apply_forced(record: Record, directive: str, names: Sequence[str]) -> int:
     """Return the index of the directive that a rule forces, and note the reason."""
     if directive not in names:
         raise FailedOpenError("unknown_directive")
