@@ -1,4 +1,4 @@
-"""Benchmarks: each a command that prints figures with their spread and can write JSON."""
+"""Benchmark commands. Each prints its figures with their spread and can also write JSON."""
 
 from experiments.bench.attribution import AttributionBench
 from experiments.bench.decide import DecideBench

@@ -1,4 +1,4 @@
-"""`sprout bench attribution`: the split of a batch's joules against a simulated server's truth."""
+"""`sprout bench attribution`: errors of attributed joules on simulated servers."""
 
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -15,8 +15,9 @@ from envs.energy.simulator import DRIFT_RATIO, LLAMA_13B, Simulated, simulate
 from envs.energy.work_costs import PRIOR
 from experiments.settings import Settings, write_json
 
-# Until then coefficients are not known; the figures leave it out.
+# Before this time the coefficients are not fitted yet, so the errors exclude earlier requests.
 WARM_SECONDS = 150.0
+# Period of the sinusoidal load.
 _SWING_SECONDS = 120.0
 
 
@@ -25,7 +26,11 @@ class Setting:
     """A simulated server and its load.
 
     Attributes:
-        steady: as many requests at once all the time; else a quarter of it to all.
+        coefficients: joules and seconds of each kind of work on the server.
+        at_once: most requests in flight.
+        steady: True keeps `at_once` requests in flight all the time; False varies the number
+            between a quarter of `at_once` and `at_once`.
+        drift_ratio: relative drift of the server's power.
     """
 
     coefficients: Coefficients = LLAMA_13B
@@ -53,11 +58,14 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class AttributionErrors:
-    """Relative errors of requests' joules, whether intervals held the truth, and the sums.
+    """Errors of the attributed joules of n requests in one run.
 
     Attributes:
-        by_tokens: relative errors of the split by tokens alone, with prompts at a tenth.
-        off: measured less attributed less idle joules, of the whole.
+        errors: relative error of each request's joules, shape (n,).
+        held: 1 if the request's 95 % interval contains the true joules, else 0, shape (n,).
+        by_tokens: relative errors of a baseline that splits joules by tokens alone, with a
+            prompt token at a tenth of a generated one, shape (n,).
+        off: measured less attributed less idle joules, as a ratio of the measured joules.
     """
 
     errors: Float64Array
@@ -67,65 +75,74 @@ class AttributionErrors:
 
 
 def judge(seed: int, setting: Setting, seconds: float) -> AttributionErrors:
-    """One trial."""
+    """Simulate one run with `seed` and return the errors of its requests after the warm-up."""
     rng = np.random.default_rng(seed)
-    made = _made(rng, setting, seconds)
-    shares = attributed(made, setting.coefficients.idle_watts or 0.0)
+    simulated = _simulated(rng, setting, seconds)
+    shares, off = attributed(simulated, setting.coefficients.idle_watts or 0.0)
     counted = [
         i
-        for i, a in enumerate(made.activities)
+        for i, a in enumerate(simulated.activities)
         if a.first is not None and a.first > WARM_SECONDS and a.end < seconds - 1
     ]
-    found = [shares[0][made.activities[i].key] for i in counted]
-    truth = made.joules[counted]
-    joules = np.array([s.joules + s.unmetered_joules for s in found])
-    error = np.array([s.error_joules for s in found])
-    tokens = np.array([0.1 * a.prompt_tokens + a.completion_tokens for a in made.activities])
-    whole = sum(w.joules for w in made.windows) - (setting.coefficients.idle_watts or 0) * seconds
-    simple = (tokens / tokens.sum() * whole)[counted]
+    counted_shares = [shares[simulated.activities[i].key] for i in counted]
+    truth = simulated.joules[counted]
+    joules = np.array([s.joules + s.unmetered_joules for s in counted_shares])
+    error = np.array([s.error_joules for s in counted_shares])
+    tokens = np.array([0.1 * a.prompt_tokens + a.completion_tokens for a in simulated.activities])
+    idle_joules = (setting.coefficients.idle_watts or 0) * seconds
+    above_idle = sum(w.joules for w in simulated.windows) - idle_joules
+    by_tokens = (tokens / tokens.sum() * above_idle)[counted]
     return AttributionErrors(
         (joules - truth) / truth,
         (np.abs(joules - truth) <= 1.96 * error).astype(float),
-        (simple - truth) / truth,
-        shares[1],
+        (by_tokens - truth) / truth,
+        off,
     )
 
 
-def attributed(made: Simulated, idle_watts: float) -> tuple[dict[str, Share], float]:
-    """Shares by request, and what is missing of the measured whole; settled as on line."""
+def attributed(simulated: Simulated, idle_watts: float) -> tuple[dict[str, Share], float]:
+    """Attribute a simulated server's windows, settled every 30 windows as in the online hook.
+
+    Returns:
+        The shares by request key, and the unattributed ratio of the measured joules.
+    """
     attribution = Attribution(idle_watts=idle_watts)
-    for activity in made.activities:
+    for activity in simulated.activities:
         attribution.ended(activity)
     shares: list[Share] = []
-    for i, window in enumerate(made.windows):
+    for i, window in enumerate(simulated.windows):
         attribution.window(window)
         if i % 30 == 29:
             shares += attribution.settle(window.end)
     shares += attribution.settle(float("inf"))
-    measured = sum(w.joules for w in made.windows)
-    given = sum(s.joules for s in shares) + attribution.idle_joules
-    return {share.key: share for share in shares}, (measured - given) / measured
+    measured = sum(w.joules for w in simulated.windows)
+    accounted = sum(s.joules for s in shares) + attribution.idle_joules
+    return {share.key: share for share in shares}, (measured - accounted) / measured
 
 
 class AttributionBench(Settings):
-    """Simulated servers with continuous batching; what requests cost there is known."""
+    """Compare attributed joules with the true joules of simulated servers that batch requests."""
 
-    trials: int = Field(12, ge=1, description="runs of each server")
-    seconds: float = Field(600.0, ge=2 * WARM_SECONDS, description="of each run")
+    trials: int = Field(12, ge=1, description="simulated runs per server")
+    seconds: float = Field(600.0, ge=2 * WARM_SECONDS, description="simulated seconds of each run")
     coefficients: Path | None = Field(
-        None, description="file of sprout calibrate: judge on that server alone"
+        None, description="file from sprout calibrate; only that server is simulated"
     )
-    at_once: int = Field(32, ge=1, description="requests at once there")
-    workers: int = Field(2, ge=1, description="processes")
+    at_once: int = Field(
+        32, ge=1, description="requests in flight on the server from --coefficients"
+    )
+    workers: int = Field(2, ge=1, description="worker processes")
     seed: int = 0
-    json_path: Path | None = Field(None, alias="json", description="machine-readable result")
+    json_path: Path | None = Field(
+        None, alias="json", description="write the result as JSON to this file"
+    )
 
     def cli_cmd(self) -> None:
-        """Run, print, write."""
+        """Simulate all servers, print a table and write the JSON result."""
         settings = SETTINGS
         if self.coefficients is not None:
-            own = read_coefficients(self.coefficients)
-            settings = {own.source: Setting(own, self.at_once)}
+            calibrated = read_coefficients(self.coefficients)
+            settings = {calibrated.source: Setting(calibrated, self.at_once)}
         seeds = range(self.seed, self.seed + self.trials)
         result: dict[str, Any] = {}
         with ProcessPoolExecutor(self.workers) as pool:
@@ -143,12 +160,14 @@ class AttributionBench(Settings):
                 f"{row['interval_held_pct']:>7.1f}%{row['by_tokens_median_error_pct']:>10.1f}%"
                 f"{row['sum_off']:>10.0e}"
             )
-        print("errors of a request's joules against the truth; held: by its 95% interval")
+        print("errors of a request's joules; held: its 95% interval contains the true joules")
         write_json(self.json_path, {"schema": 1, "servers": result, "prior": PRIOR.tolist()})
 
 
 @dataclass(frozen=True)
 class _Job:
+    """`judge` for one setting, in a form that can be sent to a worker process."""
+
     setting: Setting
     seconds: float
 
@@ -156,13 +175,13 @@ class _Job:
         return judge(seed, self.setting, self.seconds)
 
 
-def _made(rng: np.random.Generator, setting: Setting, seconds: float) -> Simulated:
+def _simulated(rng: np.random.Generator, setting: Setting, seconds: float) -> Simulated:
     def clients(now: float) -> int:
         swing = 1.0 if setting.steady else 0.625 + 0.375 * np.sin(2 * np.pi * now / _SWING_SECONDS)
         return max(1, round(setting.at_once * swing))
 
     def lengths() -> tuple[int, int]:
-        # Half of the requests are answered at length and half briefly.
+        # Half of the requests get long answers and half get short ones.
         mean, spread = (5.0, 0.9) if rng.random() < 0.5 else (3.0, 0.8)
         prompt, answer = rng.lognormal(5.3, 0.8), rng.lognormal(mean, spread)
         return int(np.clip(prompt, 10, 2000)), int(np.clip(answer, 1, 800))

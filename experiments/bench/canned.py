@@ -1,7 +1,8 @@
-"""A canned upstream that answers at once, and a bare hop: what the gateway is measured against.
+"""Reference servers for the gateway benchmark: a canned upstream and a bare hop.
 
-`python -m experiments.bench.canned PORT` runs the upstream; `uvicorn experiments.bench.canned:hop`
-the hop, to the upstream that SPROUT_BENCH_UPSTREAM names.
+`python -m experiments.bench.canned PORT` runs the upstream, which answers at once with fixed bytes.
+`uvicorn experiments.bench.canned:hop` runs the hop, which relays to the URL in the environment
+variable SPROUT_BENCH_UPSTREAM.
 """
 
 import asyncio
@@ -35,27 +36,28 @@ _LAST = (
     b'"choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"usage":{"prompt_tokens":13,'
     b'"completion_tokens":8,"total_tokens":21}}\n\ndata: [DONE]\n\n'
 )
+# Content events of a streamed answer.
 EVENTS = 8
 
 
 class Canned(asyncio.Protocol):
-    """Answers each request with the same bytes; a stream where the body asks for one."""
+    """Server protocol that answers each request with the same bytes, streamed if asked to."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client has connected."""
+        """Start a client's connection with an empty buffer."""
         self._transport: Any = transport
         self._buffer = b""
 
     def data_received(self, data: bytes) -> None:
-        """Answer every whole request."""
+        """Answer every request that has arrived completely."""
         self._buffer += data
         while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
             head = self._buffer[:end].lower()
             _, _, rest = head.partition(b"content-length:")
-            whole = end + 4 + int(rest.split(b"\r\n")[0] or b"0")
-            if len(self._buffer) < whole:
+            length = end + 4 + int(rest.split(b"\r\n")[0] or b"0")
+            if len(self._buffer) < length:
                 return
-            body, self._buffer = self._buffer[end + 4 : whole], self._buffer[whole:]
+            body, self._buffer = self._buffer[end + 4 : length], self._buffer[length:]
             if b'"stream":true' in body or b'"stream": true' in body:
                 self._transport.write(_STREAM + _chunk(_EVENT))
                 for _ in range(EVENTS - 1):
@@ -66,9 +68,11 @@ class Canned(asyncio.Protocol):
 
 
 def _chunk(data: bytes) -> bytes:
+    """Return `data` as one chunk of HTTP/1.1 chunked coding."""
     return b"%x\r\n%s\r\n" % (len(data), data)
 
 
+# The one client session of the hop, while its application runs.
 _session: list[aiohttp.ClientSession] = []
 
 
@@ -77,7 +81,7 @@ async def hop(
     receive: Callable[[], Awaitable[MutableMapping[str, Any]]],
     send: Callable[[MutableMapping[str, Any]], Awaitable[None]],
 ) -> None:
-    """The least that relays: ASGI in, aiohttp out, nothing else."""
+    """Minimal ASGI application that relays each request with aiohttp and does nothing else."""
     if scope["type"] == "lifespan":
         while True:
             event = await receive()
@@ -96,8 +100,10 @@ async def hop(
     url = os.environ[UPSTREAM_VARIABLE] + scope["path"]
     headers = {"content-type": "application/json"}
     async with _session[0].request(scope["method"], url, data=body, headers=headers) as answer:
-        kept = [(b"content-type", answer.content_type.encode())]
-        await send({"type": "http.response.start", "status": answer.status, "headers": kept})
+        response_headers = [(b"content-type", answer.content_type.encode())]
+        await send(
+            {"type": "http.response.start", "status": answer.status, "headers": response_headers}
+        )
         async for piece in answer.content.iter_any():
             await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
@@ -105,13 +111,13 @@ async def hop(
 
 @contextmanager
 def canned() -> Iterator[ChildProcess]:
-    """The upstream as a process, while the context lasts."""
+    """Run the canned upstream as a process while the context lasts."""
     port = free_port()
     command = [sys.executable, "-P", "-m", "experiments.bench.canned", str(port)]
     with start_process(
         "the canned upstream", command, loopback(port, "/"), start_seconds=30
-    ) as started:
-        yield started
+    ) as upstream:
+        yield upstream
 
 
 async def _serve(port: int) -> None:

@@ -1,4 +1,4 @@
-"""`sprout bench decide`: how long a bundle takes over one request, features included."""
+"""`sprout bench decide`: time that a bundle takes to decide one request, features included."""
 
 import time
 from pathlib import Path
@@ -14,20 +14,24 @@ from experiments.settings import Settings, write_json
 from serving.hook.decider import Decider, Question, draw
 from serving.hook.grid import Grid
 
+# Characters of a request.
 LENGTHS = (1_000, 30_000)
+# Used when the policy has no vocabulary of its own.
 PLAIN_WORDS = ("please", "say", "what", "is", "the", "way", "from", "here", "to", "there")
 
 
 class DecideBench(Settings):
-    """Microseconds a decision, one request at a time on one core: median, 99th percentile."""
+    """Microseconds per decision, one request at a time on one core: median, 99th percentile."""
 
     policy: Path = Field(description="policy bundle")
-    requests: int = Field(5000, ge=100, description="different requests of each length")
-    repeats: int = Field(5, ge=1, description="runs; medians and ranges are over these")
-    json_path: Path | None = Field(None, alias="json", description="machine-readable result")
+    requests: int = Field(5000, ge=100, description="distinct requests of each length")
+    repeats: int = Field(5, ge=1, description="runs; medians and ranges are taken over them")
+    json_path: Path | None = Field(
+        None, alias="json", description="write the result as JSON to this file"
+    )
 
     def cli_cmd(self) -> None:
-        """Measure, print, write."""
+        """Time the decisions of each request length, print them and write the JSON result."""
         bundle = load_bundle(self.policy)
         trace = synthetic_day()
         decider = Decider(bundle)
@@ -53,11 +57,14 @@ class DecideBench(Settings):
 
 
 def _bodies(bundle: Bundle, length: int, count: int) -> list[dict[str, Any]]:
-    """Chats of words that the policy knows and numbers, no two alike."""
+    """Return `count` distinct chats of about `length` characters.
+
+    Their words are numbers below 100 and words of the policy's vocabulary.
+    """
     rng = np.random.default_rng(0)
     text = bundle.featurizer.text
-    known = text.vocabulary if isinstance(text, WordProjection) else PLAIN_WORDS
-    words = np.array([*known, *(str(n) for n in range(100))])
+    vocabulary = text.vocabulary if isinstance(text, WordProjection) else PLAIN_WORDS
+    words = np.array([*vocabulary, *(str(n) for n in range(100))])
     tasks = bundle.featurizer.tasks
     bodies = []
     for _ in range(count):
@@ -68,12 +75,13 @@ def _bodies(bundle: Bundle, length: int, count: int) -> list[dict[str, Any]]:
 
 
 def _microseconds(decider: Decider, grid: Grid, bodies: list[dict[str, Any]]) -> list[float]:
-    spent = []
+    """Return the time of each decision, µs."""
+    durations = []
     for body in bodies:
         started = time.perf_counter()
         question = Question(body["messages"], body["task"], 0, None, grid.current())
         decision = decider.decide(question)
         if decision.steerable:
             draw(decision.probabilities, 0.5)
-        spent.append(1e6 * (time.perf_counter() - started))
-    return spent
+        durations.append(1e6 * (time.perf_counter() - started))
+    return durations

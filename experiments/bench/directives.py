@@ -1,4 +1,4 @@
-"""`sprout bench directives`: what each directive costs and is worth, by task and difficulty."""
+"""`sprout bench directives`: tokens and accuracy of each directive, by task and difficulty."""
 
 import itertools
 from pathlib import Path
@@ -20,22 +20,27 @@ from experiments.llama.server import EMBEDDED, llama_server
 from experiments.record.profile import record
 from experiments.settings import Settings, write_json
 
+# Markers of the table in a model card.
 BEGIN, END = "<!-- directives -->", "<!-- /directives -->"
 
 
 class DirectivesBench(Settings):
-    """Table tokens and accuracy by task, difficulty and directive on the live server."""
+    """Measure tokens and accuracy by task, difficulty and directive on the live server."""
 
     out: Path = Field(Path("runs/bench-directives"), description="folder for the profile")
     model: str = Field(str(EMBEDDED), description="folder with weights or Hugging Face name")
-    per_cell: int = Field(300, ge=1, description="requests a (task, difficulty)")
-    floor: float = Field(0.95, ge=0, le=1)
+    per_cell: int = Field(300, ge=1, description="requests per task and difficulty")
+    floor: float = Field(
+        0.95, ge=0, le=1, description="quality floor of every task, relative to no directive"
+    )
     seed: int = 77
-    card: Path | None = Field(None, description="model card whose table to rewrite")
-    json_path: Path | None = Field(None, alias="json", description="also write the result here")
+    card: Path | None = Field(None, description="model card in which to rewrite the table")
+    json_path: Path | None = Field(
+        None, alias="json", description="write the result as JSON to this file"
+    )
 
     def cli_cmd(self) -> None:
-        """Measure and print."""
+        """Record a profile, print its table and figures, and write the files asked for."""
         self.save(self.out)
         requests = generate_requests(self.per_cell, self.seed, by_cell=True)
         with (
@@ -54,12 +59,13 @@ class DirectivesBench(Settings):
 
 
 def _cells(profile: Profile) -> dict[tuple[str, int], Any]:
+    """Return a mask of the profile's requests, shape (R,), for each task and difficulty."""
     keys = [(r.task, r.difficulty) for r in profile.requests]
     return {cell: np.array([key == cell for key in keys]) for cell in CELLS}
 
 
 def table(profile: Profile, per_cell: int) -> str:
-    """Markdown table of mean tokens and accuracy."""
+    """Return a Markdown table of mean tokens and accuracy by task, difficulty and directive."""
     names = profile.directives
     lines = [
         f"Greedy decoding, {per_cell} requests a cell; tokens / accuracy.",
@@ -76,9 +82,11 @@ def table(profile: Profile, per_cell: int) -> str:
 
 
 def figures(profile: Profile, floor: float) -> dict[str, Any]:
-    """Fixed directives' quality, and tokens of the best fixed mix and the best choice a cell.
+    """Return the quality of each fixed directive, and the tokens of two references.
 
-    Every task weighs the same, and every difficulty within its task.
+    The references are the best fixed mix and the best directive for each task and difficulty,
+    both with every task at or above `floor`. All tasks have equal weight, and so have all
+    difficulties within a task.
     """
     tasks = tuple(MODULES)
     cells = _cells(profile)
@@ -86,23 +94,26 @@ def figures(profile: Profile, floor: float) -> dict[str, Any]:
     correct = {c: profile.outcomes.correct[rows].mean(axis=0) for c, rows in cells.items()}
 
     def of_task(values: dict[tuple[str, int], Float64Array], task: str) -> Float64Array:
+        """Return the mean over the difficulties of `task`, shape (directives,)."""
         mean: Float64Array = np.mean([v for (t, _), v in values.items() if t == task], axis=0)
         return mean
 
     cost = np.stack([of_task(tokens, t) for t in tasks])
-    worth = np.stack([of_task(correct, t) for t in tasks])
-    mix = best_fixed_mix(cost, worth, np.array(tasks), dict.fromkeys(tasks, floor))
-    best = [_best_choice(task, tokens, correct, floor) for task in tasks]
+    quality = np.stack([of_task(correct, t) for t in tasks])
+    mix = best_fixed_mix(cost, quality, np.array(tasks), dict.fromkeys(tasks, floor))
+    best_choices = [_best_choice(task, tokens, correct, floor) for task in tasks]
     return {
         "ratio_by_fixed_directive": {
-            name: {t: float(w[i] / w[0]) for t, w in zip(tasks, worth, strict=True)}
+            name: {t: float(w[i] / w[0]) for t, w in zip(tasks, quality, strict=True)}
             for i, name in enumerate(profile.directives)
         },
         "tokens_l0": float(cost[:, 0].mean()),
         "best_fixed_mix": [float(x) for x in mix],
         "tokens_best_fixed_mix": float((cost @ mix).mean()),
-        "tokens_best_choice": float(np.mean([found[0] for found in best])),
-        "best_choice": {t: list(found[1]) for t, found in zip(tasks, best, strict=True)},
+        "tokens_best_choice": float(np.mean([mean_tokens for mean_tokens, _ in best_choices])),
+        "best_choice": {
+            t: list(choice) for t, (_, choice) in zip(tasks, best_choices, strict=True)
+        },
     }
 
 
@@ -112,35 +123,40 @@ def _best_choice(
     correct: dict[tuple[str, int], Float64Array],
     floor: float,
 ) -> tuple[float, tuple[int, ...]]:
-    """Fewest mean tokens, over one directive a difficulty, that keep the task's floor."""
+    """Return the cheapest choice of one directive per difficulty that keeps the task's floor.
+
+    Returns:
+        Mean tokens of the choice, and the index of its directive for each difficulty.
+    """
     cells = [cell for cell in tokens if cell[0] == task]
-    least = floor * np.mean([correct[cell][0] for cell in cells])
+    least_correct = floor * np.mean([correct[cell][0] for cell in cells])
     choices = itertools.product(range(len(tokens[cells[0]])), repeat=len(cells))
     return min(
         (float(np.mean([tokens[c][d] for c, d in zip(cells, choice, strict=True)])), choice)
         for choice in choices
-        if np.mean([correct[c][d] for c, d in zip(cells, choice, strict=True)]) >= least
+        if np.mean([correct[c][d] for c, d in zip(cells, choice, strict=True)]) >= least_correct
     )
 
 
 def verdict(profile: Profile, floor: float) -> str:
-    """The figures in sentences."""
-    found = figures(profile, floor)
+    """Return the figures of a profile as Markdown sentences."""
+    result = figures(profile, floor)
     lines = ["Accuracy relative to `none`, by task, of each directive used for everything:", ""]
-    for name, ratios in found["ratio_by_fixed_directive"].items():
+    for name, ratios in result["ratio_by_fixed_directive"].items():
         lines.append(f"- `{name}`: " + ", ".join(f"{t} {r:.2f}" for t, r in ratios.items()))
-    mix = ", ".join(f"{100 * x:.0f}%" for x in found["best_fixed_mix"])
-    ratio = found["tokens_best_choice"] / found["tokens_best_fixed_mix"]
+    mix = ", ".join(f"{100 * x:.0f}%" for x in result["best_fixed_mix"])
+    ratio = result["tokens_best_choice"] / result["tokens_best_fixed_mix"]
     lines += [
         "",
         f"The best fixed mix that keeps {floor:g} of every task ({mix}) needs "
-        f"{found['tokens_best_fixed_mix']:.1f} tokens a request; the best choice by task and "
-        f"difficulty needs {found['tokens_best_choice']:.1f}, a ratio of {ratio:.2f}.",
+        f"{result['tokens_best_fixed_mix']:.1f} tokens a request; the best choice by task and "
+        f"difficulty needs {result['tokens_best_choice']:.1f}, a ratio of {ratio:.2f}.",
     ]
     return "\n".join(lines)
 
 
 def _rewrite(card: Path, text: str) -> None:
+    """Replace the text between the markers of a model card."""
     before, _, rest = card.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
     card.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")

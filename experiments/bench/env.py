@@ -1,4 +1,4 @@
-"""`sprout bench env`: how fast the replay steps, beside Gymnasium's own vectorisation of it."""
+"""`sprout bench env`: speed of the vectorised replay, compared with Gymnasium's SyncVectorEnv."""
 
 import statistics
 import time
@@ -21,17 +21,19 @@ REPLAY = "envs.registration:sprout/Llama2Replay-v0"
 
 
 class EnvBench(Settings):
-    """Requests stepped a second on one core: our vector environment against SyncVectorEnv."""
+    """Compare our vector environment with SyncVectorEnv: requests stepped per second, one core."""
 
-    outcomes: Path | None = Field(None, description="profile to replay; default a made-up one")
-    lanes: int = Field(4096, ge=1, description="requests a step of the vector environment")
-    scalars: int = Field(64, ge=1, description="scalar environments under SyncVectorEnv")
-    seconds: float = Field(2.0, gt=0, description="least time of each of the runs")
-    repeats: int = Field(5, ge=1, description="runs of each, alternating")
-    json_path: Path | None = Field(None, alias="json", description="machine-readable result")
+    outcomes: Path | None = Field(None, description="profile to replay; default a generated one")
+    lanes: int = Field(4096, ge=1, description="requests per step of the vector environment")
+    scalars: int = Field(64, ge=1, description="scalar environments in SyncVectorEnv")
+    seconds: float = Field(2.0, gt=0, description="least length of each run")
+    repeats: int = Field(5, ge=1, description="runs of each environment, alternating")
+    json_path: Path | None = Field(
+        None, alias="json", description="write the result as JSON to this file"
+    )
 
     def cli_cmd(self) -> None:
-        """Measure, alternating, and print medians and the ratio with its spread."""
+        """Time both environments alternately; print the medians and the range of the ratio."""
         profile = made_up() if self.outcomes is None else read_profile(self.outcomes)
         arguments: dict[str, Any] = {"profile": profile, "mix": uniform_mix(profile.tasks)}
         vector = gymnasium.make_vec(REPLAY, num_envs=self.lanes, **arguments)
@@ -52,7 +54,7 @@ class EnvBench(Settings):
         }
         print(
             f"replay, {self.lanes} lanes: {result['requests_per_second']:,.0f} requests/s\n"
-            f"SyncVectorEnv of {self.scalars} scalar environments, same world: "
+            f"SyncVectorEnv of {self.scalars} scalar environments, same profile: "
             f"{result['sync_vector_env_requests_per_second']:,.0f} requests/s\n"
             f"ratio {result['ratio']:.0f} ({min(ratios):.0f} to {max(ratios):.0f} in "
             f"{self.repeats} runs)"
@@ -61,27 +63,28 @@ class EnvBench(Settings):
 
 
 def _rate(env: VectorEnv[Any, Any, Any], seconds: float) -> float:
-    """Requests a second over whole episodes, their resets included."""
+    """Return requests stepped per second, including the resets of the episodes."""
     env.action_space.seed(0)
     actions = [env.action_space.sample() for _ in range(64)]
     env.reset(seed=0)
     steps = 0
     started = time.perf_counter()
-    while (spent := time.perf_counter() - started) < seconds:
+    while (elapsed := time.perf_counter() - started) < seconds:
         for action in actions:
             env.step(action)
         steps += len(actions)
-    return steps * env.num_envs / spent
+    return steps * env.num_envs / elapsed
 
 
 def made_up(per_task: int = 50) -> Profile:
-    """A profile of generated requests with invented outcomes: for speed, not for claims."""
+    """Return a profile of generated requests with invented outcomes, for speed tests only."""
     tokens = dict(zip(DEFAULT_CATALOGUE.names, (50, 10, 2), strict=True))
     rows = [_row(r, name, tokens[name]) for r in generate_requests(per_task, 0) for name in tokens]
     return check_table("made-up outcomes", profile_table(rows))
 
 
 def _row(request: Request, directive: str, tokens: int) -> dict[str, Any]:
+    """Return a profile row with invented outcomes."""
     return {
         "request_id": request.request_id,
         "task": request.task,

@@ -1,4 +1,4 @@
-"""`sprout bench gateway`: what the hook costs, beside a bare hop, nginx and LiteLLM."""
+"""`sprout bench gateway`: overhead of the hook, compared with a bare hop, nginx and LiteLLM."""
 
 import importlib.util
 import os
@@ -40,22 +40,26 @@ general_settings: {{dangerously_permit_weak_or_unset_master_key: true}}
 
 
 class GatewayBench(Settings):
-    """Requests/s at 32 connections, latency at 1, first byte of a stream; interleaved rounds.
+    """Measure requests/s, latency on one connection, and the first byte of a stream.
 
-    The hook runs with everything on: policy, features, ledger, metrics, hold-out.
+    All targets are measured in each round. The hook runs with every feature on: policy,
+    features, ledger, metrics, hold-out.
     """
 
     policy: Path = Field(description="policy bundle")
-    seconds: float = Field(3.0, gt=0, description="of each measurement")
-    rounds: int = Field(5, ge=1, description="of all targets, one after another")
-    connections: int = Field(32, ge=1)
+    seconds: float = Field(3.0, gt=0, description="length of each measurement")
+    rounds: int = Field(5, ge=1, description="rounds; each measures all targets in turn")
+    connections: int = Field(32, ge=1, description="connections when requests/s are measured")
     litellm: str | None = Field(
-        None, description="LiteLLM's program, if it is not beside this Python"
+        None,
+        description="path of the LiteLLM program; default the one installed beside this Python",
     )
-    json_path: Path | None = Field(None, alias="json", description="machine-readable result")
+    json_path: Path | None = Field(
+        None, alias="json", description="write the result as JSON to this file"
+    )
 
     def cli_cmd(self) -> None:
-        """Measure, print, write."""
+        """Measure all targets, print their medians and ratios, and write the JSON result."""
         model = load_bundle(self.policy).model
         with ExitStack() as stack:
             targets = _targets(stack, self.policy, model, self.litellm)
@@ -65,29 +69,31 @@ class GatewayBench(Settings):
             for _ in range(self.rounds):
                 for name, url in targets.items():
                     self._round(rounds[name], url, model)
-        result = {name: _ranges(found) for name, found in rounds.items()}
+        result = {name: _ranges(samples) for name, samples in rounds.items()}
         result["ratios"] = _ratios(rounds)
         _print(result, self.connections)
         write_json(self.json_path, {"schema": 1, **result})
 
-    def _round(self, found: dict[str, list[float]], url: str, model: str) -> None:
-        # A short warming first: connections upstream, and what is made at the first request.
+    def _round(self, samples: dict[str, list[float]], url: str, model: str) -> None:
+        """Measure one target once and append the results to `samples`."""
+        # A short warm-up opens the upstream connections and runs what only the first request needs.
         load.run(url, load.chats(url, model), self.connections, 0.3)
         many = load.run(url, load.chats(url, model), self.connections, self.seconds)
         one = load.run(url, load.chats(url, model), 1, self.seconds)
         streamed = load.run(url, load.chats(url, model, stream=True), 1, self.seconds)
-        found["per_second"].append(many.per_second)
-        found["median_ms"].append(1e3 * statistics.median(one.latencies))
-        found["first_ms"].append(1e3 * statistics.median(streamed.first))
+        samples["per_second"].append(many.per_second)
+        samples["median_ms"].append(1e3 * statistics.median(one.latencies))
+        samples["first_ms"].append(1e3 * statistics.median(streamed.first))
 
 
 def _targets(stack: ExitStack, policy: Path, model: str, litellm: str | None) -> dict[str, str]:
+    """Start all targets that are installed and return their URLs by name."""
     upstream = stack.enter_context(canned())
     targets = {"direct": upstream.url, "hop": stack.enter_context(_hop(upstream.url)).url}
     if shutil.which("nginx"):
         targets["nginx"] = stack.enter_context(_nginx(upstream.url)).url
-    beside = Path(sys.executable).with_name("litellm")
-    program = litellm or (str(beside) if importlib.util.find_spec("fastapi_sso") else None)
+    default_program = Path(sys.executable).with_name("litellm")
+    program = litellm or (str(default_program) if importlib.util.find_spec("fastapi_sso") else None)
     if program is not None:
         targets["litellm"] = stack.enter_context(_litellm(program, upstream.url, model)).url
     flags = ("--clock-start", "2024-01-02T00:00")
@@ -109,8 +115,8 @@ def _hop(upstream: str) -> Iterator[ChildProcess]:
         loopback(port, "/"),
         environment=environment,
         start_seconds=30,
-    ) as started:
-        yield started
+    ) as hop:
+        yield hop
 
 
 @contextmanager
@@ -118,11 +124,11 @@ def _nginx(upstream: str) -> Iterator[ChildProcess]:
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "nginx.conf"
-        bare = upstream.removeprefix("http://")
-        config.write_text(NGINX.format(folder=folder, upstream=bare, port=port))
+        address = upstream.removeprefix("http://")
+        config.write_text(NGINX.format(folder=folder, upstream=address, port=port))
         command = ["nginx", "-c", str(config), "-e", f"{folder}/error.log"]
-        with start_process("nginx", command, loopback(port, "/"), start_seconds=30) as started:
-            yield started
+        with start_process("nginx", command, loopback(port, "/"), start_seconds=30) as nginx:
+            yield nginx
 
 
 @contextmanager
@@ -131,9 +137,9 @@ def _litellm(program: str, upstream: str, model: str) -> Iterator[ChildProcess]:
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "litellm.yaml"
         config.write_text(LITELLM.format(upstream=upstream, model=model))
-        # Nothing is fetched: neither its price list nor a tokenizer to count streams with.
-        local = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "HF_HUB_OFFLINE": "1"}
-        environment = {**os.environ, **local}
+        # LiteLLM must not download its price list, or a tokenizer to count streamed tokens.
+        offline = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "HF_HUB_OFFLINE": "1"}
+        environment = {**os.environ, **offline}
         command = [program, "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
         with start_process(
             "LiteLLM",
@@ -141,46 +147,51 @@ def _litellm(program: str, upstream: str, model: str) -> Iterator[ChildProcess]:
             loopback(port, "/health/liveliness"),
             environment=environment,
             start_seconds=180,
-        ) as started:
-            yield started
+        ) as gateway:
+            yield gateway
 
 
-def _ranges(found: dict[str, list[float]]) -> dict[str, Any]:
+def _ranges(samples: dict[str, list[float]]) -> dict[str, Any]:
+    """Return the median and the range of each series."""
     return {
         name: {"median": statistics.median(values), "range": [min(values), max(values)]}
-        for name, values in found.items()
+        for name, values in samples.items()
     }
 
 
 def _ratios(rounds: dict[str, dict[str, list[float]]]) -> dict[str, Any]:
-    """Of each round by itself: what one round's neighbours do is done to all its targets."""
+    """Return the hook's overhead and ratios to the other targets: medians and ranges.
+
+    Ratios are computed within each round, so outside load affects all targets alike.
+    """
     pairs: dict[str, list[float]] = {}
-    direct, hop, ours = (rounds[name] for name in ("direct", "hop", "sprout"))
-    added = list(zip(ours["median_ms"], hop["median_ms"], direct["median_ms"], strict=True))
-    pairs["added latency, ms"] = [o - d for o, _, d in added]
-    pairs["added latency / bare hop's"] = [(o - d) / (h - d) for o, h, d in added]
-    first = zip(ours["first_ms"], direct["first_ms"], strict=True)
-    pairs["first streamed byte later, ms"] = [o - d for o, d in first]
-    rates = zip(ours["per_second"], hop["per_second"], strict=True)
-    pairs["requests/s / bare hop's"] = [o / h for o, h in rates]
+    direct, hop, sprout = (rounds[name] for name in ("direct", "hop", "sprout"))
+    latencies = list(zip(sprout["median_ms"], hop["median_ms"], direct["median_ms"], strict=True))
+    pairs["added latency, ms"] = [s - d for s, _, d in latencies]
+    pairs["added latency / bare hop's"] = [(s - d) / (h - d) for s, h, d in latencies]
+    first = zip(sprout["first_ms"], direct["first_ms"], strict=True)
+    pairs["first streamed byte later, ms"] = [s - d for s, d in first]
+    rates = zip(sprout["per_second"], hop["per_second"], strict=True)
+    pairs["requests/s / bare hop's"] = [s / h for s, h in rates]
     if "litellm" in rounds:
-        theirs = zip(ours["per_second"], rounds["litellm"]["per_second"], strict=True)
-        pairs["requests/s / LiteLLM's"] = [o / t for o, t in theirs]
+        rates = zip(sprout["per_second"], rounds["litellm"]["per_second"], strict=True)
+        pairs["requests/s / LiteLLM's"] = [s / other for s, other in rates]
     return {name: _ranges({name: values})[name] for name, values in pairs.items()}
 
 
 def _print(result: dict[str, Any], connections: int) -> None:
     heads = f"requests/s at {connections}", "latency at 1, ms", "first byte of stream, ms"
     print(f"{'':<10}" + "".join(f"{head:>34}" for head in heads))
-    for name, found in result.items():
+    for name, series in result.items():
         if name == "ratios":
             continue
-        cells = (_cell(found[key]) for key in ("per_second", "median_ms", "first_ms"))
+        cells = (_cell(series[key]) for key in ("per_second", "median_ms", "first_ms"))
         print(f"{name:<10}" + "".join(f"{cell:>34}" for cell in cells))
-    for name, found in result["ratios"].items():
-        print(f"{name}: {_cell(found)}")
+    for name, ratio in result["ratios"].items():
+        print(f"{name}: {_cell(ratio)}")
 
 
-def _cell(found: dict[str, Any]) -> str:
-    low, high = found["range"]
-    return f"{found['median']:,.2f} ({low:,.2f} to {high:,.2f})"
+def _cell(series: dict[str, Any]) -> str:
+    """Return a median and its range as text."""
+    low, high = series["range"]
+    return f"{series['median']:,.2f} ({low:,.2f} to {high:,.2f})"

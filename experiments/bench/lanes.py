@@ -1,4 +1,4 @@
-"""A load's lanes: a request in flight on each, over a connection that is kept where it can be."""
+"""Lanes of a load: each keeps one request in flight and reuses its connection if possible."""
 
 import asyncio
 import random
@@ -8,15 +8,22 @@ from typing import Any
 
 
 class Run:
-    """What the lanes of a load share.
+    """State shared by all lanes of one load.
 
     Args:
-        seconds: in which requests are sent.
-        per_second: requests of all lanes; default as many as are answered.
-        kept: no server may close a connection.
+        connections: number of lanes.
+        seconds: time during which requests are sent, s.
+        per_second: requests/s of all lanes together; None sends each request as soon as the
+            previous one is answered.
+        kept: True makes a closed connection an error.
 
     Attributes:
-        done: ends with the last lane, or with the first error.
+        every: s between two requests of one lane, 0 without a rate.
+        kept: True if a closed connection is an error.
+        latencies: s from the start of each request to the end of its answer.
+        first: s from the start of each request to the first byte of the answer's body.
+        until: `time.perf_counter()` value after which no request is sent.
+        done: future that completes with the last lane, or fails with the first error.
     """
 
     def __init__(
@@ -26,53 +33,53 @@ class Run:
         self.kept = kept
         self.latencies: list[float] = []
         self.first: list[float] = []
-        self._left = connections
+        self._active_lanes = connections
         self.until = time.perf_counter() + seconds
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def ended(self) -> None:
-        """The run ends with its last lane."""
-        self._left -= 1
-        if self._left == 0 and not self.done.done():
+        """Note that a lane has ended; complete the run with the last one."""
+        self._active_lanes -= 1
+        if self._active_lanes == 0 and not self.done.done():
             self.done.set_result(None)
 
     def fail(self, error: Exception) -> None:
-        """End the run with its first error."""
+        """Fail the run with `error`, unless it has already ended."""
         if not self.done.done():
             self.done.set_exception(error)
 
 
 class _Connection(asyncio.Protocol):
-    """A connection of a lane: finds where answers begin and end."""
+    """A lane's connection: sends requests and detects the start and end of each answer."""
 
     def __init__(self, lane: "Lane") -> None:
         self._lane = lane
         self._buffer = b""
         self._first: float | None = None
-        self.asked = self.answered = 0
+        self.sent = self.answered = 0
 
     @property
     def cut(self) -> bool:
-        """Whether an answer has begun that has not ended."""
-        return self.asked > self.answered and bool(self._buffer)
+        """True if an answer has begun but not ended."""
+        return self.sent > self.answered and bool(self._buffer)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The lane's request can be sent."""
+        """Tell the lane that its request can be sent."""
         self._transport: Any = transport
         self._lane.opened(self)
 
     def send(self, request: bytes) -> None:
-        """Send a request; the one before has been answered."""
+        """Send a request; the previous one must have been answered."""
         self._buffer, self._first = b"", None
-        self.asked += 1
+        self.sent += 1
         self._transport.write(request)
 
     def close(self) -> None:
-        """No further request is sent here."""
+        """Close the connection."""
         self._transport.close()
 
     def data_received(self, data: bytes) -> None:
-        """Tell the lane of a whole answer."""
+        """Buffer the data; tell the lane once the answer is complete or is not a 200."""
         self._buffer += data
         head = self._buffer.find(b"\r\n\r\n")
         if head < 0:
@@ -80,62 +87,64 @@ class _Connection(asyncio.Protocol):
         if self._first is None and len(self._buffer) > head + 4:
             self._first = time.perf_counter()
         fields = self._buffer[:head].lower()
-        if not _whole(self._buffer, fields):
+        if not _is_complete(self._buffer, fields):
             return
         if not self._buffer.startswith(b"HTTP/1.1 200"):
             self._lane.fail(self._buffer[:200].decode("latin-1"))
             return
         self.answered += 1
-        self._lane.answered(self._first, _is_last(fields))
+        self._lane.answered(self._first, _announces_close(fields))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The lane decides what that means."""
+        """Tell the lane, which decides whether this is an error."""
         self._lane.lost(self)
 
 
 class Lane:
-    """One of the requests that are in flight: sent whenever the last is answered and it is due.
+    """One sequence of requests: each is sent when the previous one is answered and it is due.
 
-    A server may close a kept connection between two answers, also while the next request is on
-    its way (RFC 9112, 9.3.1 and 9.6). That request is then sent once more, on a new connection:
-    to say it twice does no harm to these servers. Its latency counts the opening.
+    A server may close a kept connection between two answers, even while the next request is on
+    its way (RFC 9112, 9.3.1 and 9.6). The lane then sends that request once more, on a new
+    connection; repeating a request does no harm to the servers measured here. The request's
+    latency includes opening the connection.
     """
 
-    def __init__(self, place: tuple[str, int], requests: Iterator[bytes], load: Run) -> None:
-        self._place = place
+    def __init__(self, address: tuple[str, int], requests: Iterator[bytes], load: Run) -> None:
+        self._address = address
         self._requests = requests
         self._run = load
-        # Not all at the same moment.
+        # A random offset, so that the lanes do not all send at the same moment.
         self._due = time.perf_counter() - load.every * random.random()
         self._connection: _Connection | None = None
         self._request = b""
-        self._begun = 0.0
+        self._started = 0.0
 
     def ask(self) -> None:
-        """Send the next request."""
+        """Send the next request, on a new connection if there is none."""
         self._request = next(self._requests)
-        self._begun = time.perf_counter()
+        self._started = time.perf_counter()
         if self._connection is None:
             self._open()
         else:
             self._connection.send(self._request)
 
     def opened(self, connection: _Connection) -> None:
-        """Send what is to be sent."""
+        """Send the waiting request on the new connection."""
         self._connection = connection
         connection.send(self._request)
 
     def answered(self, first: float | None, closes: bool) -> None:
-        """Note an answer, and send the next request when it is due.
+        """Record an answer and send the next request when it is due.
 
         Args:
-            first: when the first byte of its body came.
-            closes: the server has said that it closes the connection.
+            first: `time.perf_counter()` at the first byte of the answer's body, None if the body
+                is empty.
+            closes: True if the server announced that it closes the connection.
         """
         now = time.perf_counter()
-        self._run.latencies.append(now - self._begun)
-        self._run.first.append((first or now) - self._begun)
-        # One that is behind catches up.
+        self._run.latencies.append(now - self._started)
+        self._run.first.append((first or now) - self._started)
+        # The due time advances by the schedule, so a lane that is late catches up.
         self._due += self._run.every
         ended = max(now, self._due) >= self._run.until
         if closes and self._run.kept:
@@ -151,7 +160,7 @@ class Lane:
             self.ask()
 
     def lost(self, connection: _Connection) -> None:
-        """Open another one if there is something to send, and nothing of its answer has come."""
+        """Reopen the connection for an unanswered request; fail the run if that is not allowed."""
         if connection is not self._connection:
             return
         self._connection = None
@@ -159,12 +168,12 @@ class Lane:
             self.fail("the connection was closed in the middle of an answer")
         elif self._run.kept or not connection.answered:
             self.fail("the connection was closed")
-        elif connection.asked > connection.answered:
+        elif connection.sent > connection.answered:
             self._open()
 
     def fail(self, answer: str) -> None:
-        """End the whole run."""
-        self._run.fail(RuntimeError(f"not answered with 200: {answer}"))
+        """Fail the whole run, quoting the answer or the problem."""
+        self._run.fail(RuntimeError(f"a request was not answered with 200: {answer}"))
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
@@ -175,22 +184,23 @@ class Lane:
         async def connect() -> None:
             loop = asyncio.get_running_loop()
             try:
-                await loop.create_connection(lambda: _Connection(self), *self._place)
+                await loop.create_connection(lambda: _Connection(self), *self._address)
             except OSError as error:
                 self._run.fail(error)
 
-        # Named: the loop itself holds its tasks weakly.
+        # Kept in an attribute, because the event loop holds its tasks only weakly.
         self._opening = asyncio.get_running_loop().create_task(connect())
 
 
-def _whole(buffer: bytes, fields: bytes) -> bool:
-    _, found, rest = fields.partition(b"content-length:")
-    if found:
+def _is_complete(buffer: bytes, fields: bytes) -> bool:
+    """Return whether `buffer` holds the whole answer whose lower-case headers are `fields`."""
+    _, name, rest = fields.partition(b"content-length:")
+    if name:
         return len(buffer) >= len(fields) + 4 + int(rest.split(b"\r\n")[0])
     return buffer.endswith(b"0\r\n\r\n")
 
 
-def _is_last(fields: bytes) -> bool:
-    """Whether the server closes the connection after this answer."""
-    _, found, rest = fields.partition(b"\r\nconnection:")
-    return bool(found) and b"close" in rest.split(b"\r\n")[0]
+def _announces_close(fields: bytes) -> bool:
+    """Return whether the server announces that it closes the connection after this answer."""
+    _, name, rest = fields.partition(b"\r\nconnection:")
+    return bool(name) and b"close" in rest.split(b"\r\n")[0]

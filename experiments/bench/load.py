@@ -1,4 +1,4 @@
-"""A load of chat requests over kept connections: requests/s and latencies, one core."""
+"""Chat requests over kept connections, sent from one core: requests/s and latencies."""
 
 import asyncio
 import itertools
@@ -17,11 +17,12 @@ from experiments.bench.lanes import Lane, Run
 
 @dataclass(frozen=True)
 class Load:
-    """What a run of `seconds` saw.
+    """Results of one run.
 
     Attributes:
-        latencies, first: s, shape (requests,): until the answer's end, and its first byte of
-            body.
+        seconds: length of the run, s.
+        latencies: s from each request to the end of its answer, shape (requests,).
+        first: s from each request to the first byte of the answer's body, shape (requests,).
     """
 
     seconds: float
@@ -30,12 +31,12 @@ class Load:
 
     @property
     def per_second(self) -> float:
-        """Requests answered."""
+        """Answered requests per second."""
         return len(self.latencies) / self.seconds
 
 
 def chats(url: str, model: str, *, stream: bool = False) -> Iterator[bytes]:
-    """Requests without end, no two alike, as bytes on the wire."""
+    """Yield distinct chat requests without end, as HTTP/1.1 bytes."""
     host = urlsplit(url).netloc
     for number in itertools.count():
         chat = [{"role": "user", "content": f"What is {number} + 3, and then 5 more?"}]
@@ -57,16 +58,19 @@ def run(
     *,
     kept: bool = False,
 ) -> Load:
-    """Load `url` for some seconds.
+    """Send requests to `url` for `seconds` and wait for the last answers.
 
     Args:
-        per_second: requests to send; default as many as are answered.
-        kept: the server is to keep each connection; by default it may close one between two
-            answers.
+        requests: HTTP requests as bytes, at least as many as are sent.
+        connections: requests in flight.
+        per_second: requests/s to send; None sends each request as soon as the previous one on
+            its connection is answered.
+        kept: True if the server must keep every connection open; by default it may close one
+            between two answers.
 
     Raises:
-        RuntimeError: an answer was not 200 or not whole, a new connection was closed before its
-            first answer, or any was and `kept` is set.
+        RuntimeError: an answer was not a 200 or was incomplete; a new connection was closed
+            before its first answer; or any connection was closed and `kept` is set.
         OSError: a connection could not be opened.
     """
     return asyncio.run(_run(url, requests, connections, seconds, per_second, kept))
@@ -82,11 +86,11 @@ async def _run(
 ) -> Load:
     host, _, port = urlsplit(url).netloc.partition(":")
     load = Run(connections, seconds, per_second, kept)
-    begun = time.perf_counter()
-    # Named, so that they last as long as the run.
+    started = time.perf_counter()
+    # Kept in a list, so that the lanes live as long as the run.
     lanes = [Lane((host, int(port)), requests, load) for _ in range(connections)]
     for lane in lanes:
         lane.ask()
     await load.done
-    spent = time.perf_counter() - begun
-    return Load(spent, np.array(load.latencies), np.array(load.first))
+    elapsed = time.perf_counter() - started
+    return Load(elapsed, np.array(load.latencies), np.array(load.first))

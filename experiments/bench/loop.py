@@ -1,4 +1,4 @@
-"""`sprout bench loop`: does the closed loop beat the best fixed mix, with every floor kept?"""
+"""`sprout bench loop`: compare the closed loop with the best fixed mix, with every floor kept."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,27 +33,29 @@ from experiments.train.job import TrainingJob
 
 
 class LoopBench(Settings):
-    """Profile, train and judge on new requests, once a seed, all on the live embedded Llama.
+    """Profile, train and evaluate on new requests, once per seed, on the live embedded Llama.
 
-    The baseline is the best fixed mix of directives that keeps the same floors, found
-    in hindsight on the very requests it is judged on, which favours it.
+    The baseline is the best fixed mix of directives that keeps the same floors. It is computed
+    in hindsight on the very requests that it is evaluated on, which favours the baseline.
     """
 
     out: Path = Field(Path("runs/bench-loop"), description="folder for profiles and bundles")
     model: str = Field(str(EMBEDDED), description="folder with weights or Hugging Face name")
     seeds: int = Field(5, ge=1, description="independent repetitions")
-    first_seed: int = Field(
-        0, ge=0, description="each seed draws and judges on requests of its own"
+    first_seed: int = Field(0, ge=0, description="first seed; each seed draws its own requests")
+    per_task: int = Field(300, ge=20, description="profiled requests per task")
+    new_per_task: int = Field(400, ge=20, description="new requests per task for the evaluation")
+    replay_steps: int = Field(PpoConfig.replay_steps, ge=1, description="PPO steps on the replay")
+    live_steps: int = Field(
+        PpoConfig.live_steps, ge=0, description="PPO requests on the live server"
     )
-    per_task: int = Field(300, ge=20, description="profiled requests a task")
-    new_per_task: int = Field(400, ge=20, description="new requests a task to judge on")
-    replay_steps: int = Field(PpoConfig.replay_steps, ge=1)
-    live_steps: int = Field(PpoConfig.live_steps, ge=0)
     floor: str = Field("0.95", description="quality floor, or a YAML file of task: floor")
-    json_path: Path | None = Field(None, alias="json", description="also write the result here")
+    json_path: Path | None = Field(
+        None, alias="json", description="write the result as JSON to this file"
+    )
 
     def cli_cmd(self) -> None:
-        """Run all seeds and print one row each."""
+        """Run all seeds and print one row per seed, with and without task tags."""
         self.save(self.out)
         verdicts: list[Verdict] = []
         with (
@@ -71,11 +73,11 @@ class LoopBench(Settings):
         folder = self.out / f"seed-{seed}"
         trace = synthetic_day()
         meter = choose_meter(upstream.url)
-        # Seeds of the drawn requests lie far apart, so that no two sets share one.
+        # The generator seeds lie far apart, so that no two sets of requests share one.
         known = generate_requests(self.per_task, 1000 * (seed + 1))
 
         def played(requests: Sequence[Request], name: str) -> Profile:
-            """Record `requests` anew under every directive."""
+            """Record `requests` under every directive; discard any partial recording."""
             (folder / f"{name}.parquet.partial").unlink(missing_ok=True)
             backend = LiveBackend(upstream, meter, DEFAULT_CATALOGUE, requests)
             return record(
@@ -104,16 +106,19 @@ class LoopBench(Settings):
 
 @dataclass(frozen=True)
 class Verdict:
-    """One seed's figures on new requests.
+    """Figures of one seed on new requests.
 
     Attributes:
-        joules_to_mix: policy's joules over the best fixed mix's.
-        joules_to_l0: policy's joules over always L0's.
-        quality_by_task: policy's correctness over L0's.
-        mix: the best fixed mix, in hindsight.
-        share: the policy's directives.
-        floors_kept: on the training's validation prompts.
-        task_tags: whether the policy saw the tasks' tags, or nothing but the requests.
+        seed: seed of the repetition.
+        requests: number of new requests.
+        joules_to_mix: joules of the policy divided by those of the best fixed mix.
+        joules_to_l0: joules of the policy divided by those of always L0.
+        quality_by_task: correctness of the policy divided by that of always L0.
+        mix: probability of each directive in the best fixed mix, computed in hindsight.
+        share: mean probability of each directive under the policy.
+        energy_method: how the joules were obtained, for example "attributed" or "estimated".
+        floors_kept: whether the policy kept all floors on the validation prompts of its training.
+        task_tags: True if the policy saw the task tags, False if only the requests.
     """
 
     seed: int
@@ -128,12 +133,12 @@ class Verdict:
     task_tags: bool
 
     def line(self) -> str:
-        """One line for the log."""
+        """Return a one-line summary for the log."""
         r = self.joules_to_mix
         return f"seed {self.seed}: joules {r.value:.3f} [{r.low:.3f}, {r.high:.3f}] of the best mix"
 
     def to_json(self) -> dict[str, Any]:
-        """Machine-readable."""
+        """Return the figures as JSON-serialisable values."""
         return {
             "seed": self.seed,
             "requests": self.requests,
@@ -157,19 +162,22 @@ def judge(
     floors_kept: bool,
     task_tags: bool = True,
 ) -> Verdict:
-    """Expected figures of a bundle on recorded new requests, against the best fixed mix."""
+    """Return the expected figures of a bundle on recorded requests, against the best fixed mix."""
     scene = build_scene(judged, [trace], floors, quality="correct", seed=seed)
     chance = Learned(bundle, task_tags).choose(scene)
     tasks, joules, correct = scene.tasks, scene.profile.outcomes.energy_joules, scene.scores
     mix = best_fixed_mix(joules, correct, tasks, floors)
     policy = (joules * chance).sum(axis=1)
-    kept = (correct * chance).sum(axis=1)
+    policy_correct = (correct * chance).sum(axis=1)
     return Verdict(
         seed,
         len(tasks),
         ratio_of_means(policy, joules @ mix, seed),
         ratio_of_means(policy, joules[:, 0], seed),
-        {t: ratio_of_means(kept[tasks == t], correct[tasks == t, 0], seed) for t in judged.tasks},
+        {
+            t: ratio_of_means(policy_correct[tasks == t], correct[tasks == t, 0], seed)
+            for t in judged.tasks
+        },
         tuple(float(x) for x in mix),
         tuple(float(x) for x in chance.mean(axis=0)),
         judged.outcomes.energy_method,
@@ -179,12 +187,12 @@ def judge(
 
 
 def show(verdicts: list[Verdict]) -> None:
-    """Print one row a seed."""
+    """Print a table with one row per seed, then the mean and the worst ratios."""
     tasks = list(verdicts[0].quality_by_task)
     table = Table(
         *("seed", "joules / best mix", "joules / L0", *(f"{t} correct / L0" for t in tasks)),
         *("best mix", "policy"),
-        title=f"{verdicts[0].requests} new requests a seed, energy {verdicts[0].energy_method}, "
+        title=f"{verdicts[0].requests} new requests per seed, energy {verdicts[0].energy_method}, "
         f"{'with' if verdicts[0].task_tags else 'without'} task tags",
     )
     for v in verdicts:

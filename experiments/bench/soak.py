@@ -1,4 +1,4 @@
-"""`sprout bench soak`: the hook under load for long, its bundle loaded anew each minute."""
+"""`sprout bench soak`: a long run of the hook under load, with a new bundle every minute."""
 
 import shutil
 import tempfile
@@ -24,14 +24,20 @@ from experiments.settings import Settings, write_json
 from serving.ledger.database import Ledger
 
 MINUTE = 60.0
-# By then caches are filled.
+# Memory growth is measured from this minute on, when the caches are filled.
 WARM_MINUTES = 3
 FEWEST_MINUTES = 2 * WARM_MINUTES
 
 
 @dataclass(frozen=True)
 class ProcessResources:
-    """What the hook's processes hold: bytes in memory and open files."""
+    """Memory and open files of the hook's processes.
+
+    Attributes:
+        worker_bytes: resident memory of all workers, bytes.
+        parent_bytes: resident memory of the parent process, bytes.
+        files: open file descriptors of the parent and its workers.
+    """
 
     worker_bytes: int
     parent_bytes: int
@@ -39,18 +45,20 @@ class ProcessResources:
 
 
 class SoakBench(Settings):
-    """A canned upstream, half of the requests/s that the hook can answer, everything on.
+    """Load the hook at half its capacity, in front of a canned upstream, with every feature on.
 
-    Fails at the first answer that is not 200, and at the first connection that is closed.
+    The run fails at the first answer that is not a 200 and at the first closed connection.
     """
 
     policy: Path = Field(description="policy bundle")
-    minutes: int = Field(30, ge=FEWEST_MINUTES)
-    connections: int = Field(32, ge=1)
-    json_path: Path | None = Field(None, alias="json", description="machine-readable result")
+    minutes: int = Field(30, ge=FEWEST_MINUTES, description="length of the run")
+    connections: int = Field(32, ge=1, description="connections to the hook")
+    json_path: Path | None = Field(
+        None, alias="json", description="write the result as JSON to this file"
+    )
 
     def cli_cmd(self) -> None:
-        """Run, print, write."""
+        """Measure the capacity, run at half of it, print and write the JSON result."""
         with tempfile.TemporaryDirectory() as folder, canned() as upstream:
             bundle, database = Path(folder) / "bundle", f"sqlite:///{folder}/ledger.db"
             shutil.copytree(self.policy, bundle)
@@ -58,73 +66,76 @@ class SoakBench(Settings):
             flags = ("--clock-start", "2024-01-02T00:00", "--ledger", database)
             with start_hook(
                 upstream.url, bundle, flags, hold_out_ratio=0.05, admin_port=admin
-            ) as started:
-                requests = load.chats(started.url, model)
-                most = load.run(started.url, requests, self.connections, 10, kept=True)
-                with _watched(started.process.pid, bundle) as held:
-                    found = load.run(
-                        started.url,
+            ) as hook:
+                requests = load.chats(hook.url, model)
+                capacity = load.run(hook.url, requests, self.connections, 10, kept=True)
+                with _watched(hook.process.pid, bundle) as resources:
+                    soak = load.run(
+                        hook.url,
                         requests,
                         self.connections,
                         self.minutes * MINUTE,
-                        most.per_second / 2,
+                        capacity.per_second / 2,
                         kept=True,
                     )
-                loads = _metric(admin, 'sprout_bundle_loads_total{result="loaded"}')
-                missing = _metric(admin, "sprout_unrecorded_total")
-                failed = _metric(admin, "sprout_fail_open_total")
+                bundle_loads = _metric(admin, 'sprout_bundle_loads_total{result="loaded"}')
+                unrecorded = _metric(admin, "sprout_unrecorded_total")
+                failed_open = _metric(admin, "sprout_fail_open_total")
             ledger = Ledger(database)
-            kept = sum(1 for _ in ledger.rows(["decision_id"]))
+            recorded = sum(1 for _ in ledger.rows(["decision_id"]))
             ledger.close()
-        slices = np.array_split(found.latencies, self.minutes)
-        warm, last = held[WARM_MINUTES - 1], held[-1]
+        slices = np.array_split(soak.latencies, self.minutes)
+        warm, last = resources[WARM_MINUTES - 1], resources[-1]
         result: dict[str, Any] = {
-            "capacity_per_second": most.per_second,
-            "per_second": found.per_second,
-            "requests": len(found.latencies),
-            "bundle_loads": loads,
-            "failed_open": failed,
-            "unrecorded": missing,
-            "not_in_ledger": len(most.latencies) + len(found.latencies) - kept,
+            "capacity_per_second": capacity.per_second,
+            "per_second": soak.per_second,
+            "requests": len(soak.latencies),
+            "bundle_loads": bundle_loads,
+            "failed_open": failed_open,
+            "unrecorded": unrecorded,
+            "not_in_ledger": len(capacity.latencies) + len(soak.latencies) - recorded,
             "worker_growth_pct": _growth(warm.worker_bytes, last.worker_bytes),
             "parent_growth_pct": _growth(warm.parent_bytes, last.parent_bytes),
             "median_ms": [1e3 * float(np.median(part)) for part in slices],
             "p99_ms": [1e3 * float(np.quantile(part, 0.99)) for part in slices],
-            "held": [asdict(each) for each in held],
+            "held": [asdict(sample) for sample in resources],
         }
-        self._print(result, held)
+        self._print(result, resources)
         write_json(self.json_path, {"schema": 1, **result})
 
-    def _print(self, result: dict[str, Any], held: list[ProcessResources]) -> None:
+    def _print(self, result: dict[str, Any], resources: list[ProcessResources]) -> None:
         heads = ("median ms", "p99 ms", "worker MB", "parent MB", "files")
         print(f"{'minute':<8}" + "".join(f"{head:>11}" for head in heads))
-        rows = zip(result["median_ms"], result["p99_ms"], held, strict=False)
-        for minute, (median, p99, each) in enumerate(rows, 1):
-            sizes = f"{each.worker_bytes / 1e6:>11.1f}{each.parent_bytes / 1e6:>11.1f}"
-            print(f"{minute:<8}{median:>11.2f}{p99:>11.2f}{sizes}{each.files:>11}")
+        rows = zip(result["median_ms"], result["p99_ms"], resources, strict=False)
+        for minute, (median, p99, sample) in enumerate(rows, 1):
+            sizes = f"{sample.worker_bytes / 1e6:>11.1f}{sample.parent_bytes / 1e6:>11.1f}"
+            print(f"{minute:<8}{median:>11.2f}{p99:>11.2f}{sizes}{sample.files:>11}")
         print(
             f"{result['requests']:,} requests at {result['per_second']:,.0f}/s, half of "
             f"{result['capacity_per_second']:,.0f}/s; {result['bundle_loads']:.0f} bundles loaded, "
             f"{result['failed_open']:.0f} failed open, {result['unrecorded']:.0f} unrecorded, "
             f"{result['not_in_ledger']} not in the ledger\n"
             f"memory since minute {WARM_MINUTES}: worker {result['worker_growth_pct']:+.1f}%, "
-            f"parent {result['parent_growth_pct']:+.1f}%; files {min(h.files for h in held)} to "
-            f"{max(h.files for h in held)}"
+            f"parent {result['parent_growth_pct']:+.1f}%; open files "
+            f"{min(r.files for r in resources)} to {max(r.files for r in resources)}"
         )
 
 
 @contextmanager
 def _watched(pid: int, bundle: Path) -> Iterator[list[ProcessResources]]:
-    """What process `pid` and its workers hold each minute, when it has a new bundle to load."""
-    held: list[ProcessResources] = []
+    """Sample the resources of process `pid` and its workers each minute; then renew the bundle.
+
+    The samples are complete, with one more at the end, when the context has ended.
+    """
+    resources: list[ProcessResources] = []
     done = threading.Event()
 
     def watch() -> None:
-        """Look and renew each minute until it is done."""
+        """Sample and renew the bundle each minute until the context ends."""
         manifest = bundle / MANIFEST
         while not done.wait(MINUTE):
-            held.append(_held(pid))
-            # The same policy, of another version.
+            resources.append(_resources(pid))
+            # Another byte in the manifest gives the same policy a new version, to be loaded.
             draft = manifest.with_suffix(".new")
             draft.write_text(manifest.read_text() + "\n")
             draft.replace(manifest)
@@ -132,14 +143,14 @@ def _watched(pid: int, bundle: Path) -> Iterator[list[ProcessResources]]:
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
-        yield held
+        yield resources
     finally:
         done.set()
         thread.join()
-    held.append(_held(pid))
+    resources.append(_resources(pid))
 
 
-def _held(pid: int) -> ProcessResources:
+def _resources(pid: int) -> ProcessResources:
     parent = psutil.Process(pid)
     workers = parent.children(recursive=True)
     return ProcessResources(
@@ -150,10 +161,12 @@ def _held(pid: int) -> ProcessResources:
 
 
 def _growth(before: int, after: int) -> float:
+    """Return the growth in percent."""
     return 100 * (after / before - 1)
 
 
 def _metric(port: int, name: str) -> float:
+    """Return the sum of the metrics whose name and labels start with `name`."""
     with urllib.request.urlopen(f"http://{HOST}:{port}/metrics", timeout=10) as answer:
         lines = answer.read().decode().splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))

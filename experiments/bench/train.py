@@ -1,4 +1,4 @@
-"""`sprout bench train`: from a profile to a bundle, beside stable-baselines3's own defaults."""
+"""`sprout bench train`: speed of training, compared with stable-baselines3's default PPO."""
 
 import statistics
 import tempfile
@@ -26,20 +26,22 @@ SCALARS = 8
 
 
 class TrainBench(Settings):
-    """Seconds from profile to bundle and PPO steps a second, one thread each.
+    """Measure seconds from profile to bundle and PPO steps per second, on one thread.
 
     The peer is PPO("MlpPolicy") with its default settings on 8 scalar environments of the
-    same profile, as the documentation of stable-baselines3 has it.
+    same profile, as in the documentation of stable-baselines3.
     """
 
-    outcomes: Path | None = Field(None, description="profile; default a made-up one")
-    steps: int = Field(1_000_000, ge=4096, description="environment steps of a training")
+    outcomes: Path | None = Field(None, description="profile to train on; default a generated one")
+    steps: int = Field(1_000_000, ge=4096, description="environment steps of our training")
     peer_steps: int = Field(16_384, ge=2048, description="environment steps of the peer")
-    repeats: int = Field(3, ge=1, description="runs of each, alternating")
-    json_path: Path | None = Field(None, alias="json", description="machine-readable result")
+    repeats: int = Field(3, ge=1, description="runs of each training, alternating")
+    json_path: Path | None = Field(
+        None, alias="json", description="write the result as JSON to this file"
+    )
 
     def cli_cmd(self) -> None:
-        """Measure, alternating, and print medians with their ranges."""
+        """Time both trainings alternately; print medians and ranges and write the JSON result."""
         torch.set_num_threads(1)
         profile = made_up(1000) if self.outcomes is None else read_profile(self.outcomes)
         runs = [(self._ours(profile), self._peer(profile)) for _ in range(self.repeats)]
@@ -71,16 +73,19 @@ class TrainBench(Settings):
         write_json(self.json_path, result)
 
     def _ours(self, profile: Profile) -> dict[str, float]:
+        """Train a bundle; return the seconds it took and the PPO steps per second."""
         config = PpoConfig(replay_steps=self.steps, live_steps=0)
         floors = dict.fromkeys(profile.tasks, 0.95)
         job = TrainingJob(profile, DEFAULT_CATALOGUE, synthetic_day(), floors, config)
         started = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             _, trained = job.run(Path(folder), NullRun())
-        whole = time.perf_counter() - started
-        return {"seconds": whole, "rate": trained.steps / trained.seconds}
+        elapsed = time.perf_counter() - started
+        return {"seconds": elapsed, "rate": trained.steps / trained.seconds}
 
     def _peer(self, profile: Profile) -> float:
+        """Train the peer; return its steps per second."""
+
         def make() -> Any:
             return gymnasium.make(REPLAY, profile=profile)
 

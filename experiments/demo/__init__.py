@@ -1,1 +1,1 @@
-"""`sprout demo`: the whole loop on the embedded Llama."""
+"""`sprout demo`: the whole closed loop on the embedded Llama."""

@@ -1,4 +1,4 @@
-"""`sprout demo`: the whole loop on the embedded Llama, in one command."""
+"""`sprout demo`: the whole closed loop on the embedded Llama, in one command."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -30,26 +30,31 @@ from experiments.train.command import report
 from experiments.train.job import TrainingJob
 
 DAY_SECONDS = 24 * HOUR_SECONDS
-# Seconds between requests: a day of requests passes in some twenty seconds.
+# Seconds between requests: with the default 200 requests, a day passes in twenty seconds.
 GAP_SECONDS = 0.1
+# Expected time from the start of the hook to the first request, s.
 START_SECONDS = 0.7
 
 
 class Demo(Settings):
-    """Profile, train, serve and compare on the embedded Llama; a report lands in --out."""
+    """Profile, train, serve and compare on the embedded Llama; write a report to --out."""
 
     out: Path = Field(Path("runs/demo"), description="folder of the report")
     model: str = Field(str(EMBEDDED), description="folder with weights or Hugging Face name")
-    per_task: int = Field(300, ge=20, description="profiled requests a task")
-    requests: int = Field(200, ge=8, description="requests driven through the hook")
+    per_task: int = Field(300, ge=20, description="profiled requests per task")
+    requests: int = Field(200, ge=8, description="requests sent to each arm of the comparison")
     replay_steps: int = Field(PpoConfig.replay_steps, ge=1, description="PPO steps on the replay")
-    live_steps: int = Field(PpoConfig.live_steps, ge=0, description="PPO requests on the server")
+    live_steps: int = Field(
+        PpoConfig.live_steps, ge=0, description="PPO requests on the live server"
+    )
     floor: str = Field("0.95", description="quality floor, or a YAML file of task: floor")
     seed: int = 0
-    json_path: Path | None = Field(None, alias="json", description="also write the result here")
+    json_path: Path | None = Field(
+        None, alias="json", description="write the result as JSON to this file"
+    )
 
     def cli_cmd(self) -> None:
-        """Run the loop and print the comparison."""
+        """Run the loop, print the comparison and write the report."""
         console = Console()
         self.save(self.out)
         trace = synthetic_day()
@@ -58,15 +63,16 @@ class Demo(Settings):
             try:
                 result = self._loop(console, trace, server)
             except UpstreamError:
-                # A dead server explains any failed request better than the request does.
+                # If the server has died, its own error explains more than the failed request.
                 server.child.check(patience_seconds=1.0)
                 raise
         show(result, console)
-        page = write_report(result, self.out)
+        report_path = write_report(result, self.out)
         write_json(self.json_path, result.to_json())
-        console.print(f"report: {page}")
+        console.print(f"report: {report_path}")
 
     def _loop(self, console: Console, trace: IntensityTrace, server: LlamaServer) -> Comparison:
+        """Profile, train, then compare the arms on new requests."""
         requests = generate_requests(self.per_task, self.seed)
         with Upstream(server.url, server.model) as upstream:
             meter = choose_meter(server.url)
@@ -84,12 +90,12 @@ class Demo(Settings):
             with tracked(self.model_dump(mode="json"), self.out / "tracking", "demo") as run:
                 bundle, trained = job.run(self.out / "bundle", run, upstream)
             report(bundle, trained)
-        fresh = generate_requests(
+        new_requests = generate_requests(
             -(-self.requests // len(MODULES)), self.seed + 1, exclude=bundle.prompt_hashes
         )
-        fresh = fresh[: self.requests]
-        arms = self._arms(console, trace, server, fresh)
-        return compare(fresh, arms, self._hours(trace), trace, floors)
+        new_requests = new_requests[: self.requests]
+        arms = self._arms(console, trace, server, new_requests)
+        return compare(new_requests, arms, self._hours(trace), trace, floors)
 
     def _arms(
         self,
@@ -98,20 +104,21 @@ class Demo(Settings):
         server: LlamaServer,
         requests: Sequence[Request],
     ) -> list[Arm]:
+        """Send the requests to the server under L0 and L2, then through the hook."""
         intensity = trace.at(self._hours(trace))
 
         def arm(name: str, url: str, action: int | None) -> Arm:
-            """Drive through `url`; what the hook itself uses counts where it takes part."""
+            """Send the requests to `url`; the meter includes the hook's energy if it takes part."""
             meter = choose_meter(*dict.fromkeys((server.url, url)))
             directive = None if action is None else DEFAULT_CATALOGUE[action]
             target = Target(name, url, server.model, directive)
             return drive(target, requests, intensity, meter, GAP_SECONDS)
 
         length = timedelta(seconds=self.requests * GAP_SECONDS)
-        console.print(f"[bold]4/5[/] the same requests straight to the server ({length} an arm)")
+        console.print(f"[bold]4/5[/] the same requests straight to the server ({length} per arm)")
         arms = [arm("always L0", server.url, None), arm("always L2", server.url, 2)]
         console.print("[bold]5/5[/] the same requests through the hook")
-        # The hook's clock starts with it, some START_SECONDS before the first request.
+        # The hook's clock starts with the hook, about START_SECONDS before the first request.
         speed = DAY_SECONDS / (self.requests * GAP_SECONDS)
         start = self._day_start(trace) - START_SECONDS * speed
         flags = [
@@ -128,5 +135,5 @@ class Demo(Settings):
         return trace.end - DAY_SECONDS
 
     def _hours(self, trace: IntensityTrace) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-        """When each request is sent: evenly over the trace's last day."""
+        """Send time of each request, Unix seconds, shape (n,): even over the trace's last day."""
         return self._day_start(trace) + np.arange(self.requests) * DAY_SECONDS / self.requests

@@ -1,4 +1,4 @@
-"""Drive requests over a day through a URL with the official `openai` client."""
+"""Send a day of requests to a URL with the official `openai` client, and meter them."""
 
 import asyncio
 from collections.abc import Sequence
@@ -21,14 +21,18 @@ from envs.requests.request import Request
 
 @dataclass(frozen=True)
 class Arm:
-    """One way of answering the same requests.
+    """Results of one way of answering the n requests.
 
     Attributes:
-        name: what was done.
-        directives: which directive each request got.
-        tokens, joules, seconds, grams, correct: shape (n,).
+        name: name of the arm in the report.
+        directives: name of the directive of each request.
+        tokens: generated tokens, shape (n,).
+        joules: J, shape (n,).
+        seconds: latency, s, shape (n,).
+        grams: gCO2e, shape (n,).
+        correct: score of each answer, shape (n,).
         energy_method: "attributed" or "estimated".
-        energy_source: what was read.
+        energy_source: description of the meter.
     """
 
     name: str
@@ -44,12 +48,14 @@ class Arm:
 
 @dataclass(frozen=True)
 class Target:
-    """Where and how an arm's requests are sent.
+    """Destination of an arm's requests.
 
     Attributes:
-        name: the arm's name in the report.
+        name: name of the arm in the report.
         url: base URL of an OpenAI-compatible server.
-        directive: added by this client, as a caller would; None sends requests as they are.
+        model: name of the model to request.
+        directive: directive that this client adds to each request; None sends requests as they
+            are.
     """
 
     name: str
@@ -65,13 +71,14 @@ def drive(
     meter: Meter,
     gap_seconds: float,
 ) -> Arm:
-    """Send request i after i gaps, and meter the whole as one window.
+    """Send one request per gap and meter all of them as one window.
 
     Args:
-        intensity_g_per_kwh: of the grid when each request is sent, shape (n,).
+        intensity_g_per_kwh: carbon intensity when each request is sent, gCO2e/kWh, shape (n,).
+        gap_seconds: time between two requests, s.
 
     Raises:
-        UpstreamError: a request failed.
+        UpstreamError: a request failed, or the server reports no token usage.
     """
     window = Window(meter)
     answers = asyncio.run(_send_all(target, requests, gap_seconds))
@@ -84,7 +91,7 @@ def drive(
         correctness(r.task, a.text, r.reference) for r, a in zip(requests, answers, strict=True)
     ]
     starts = np.array([a.started for a in answers])
-    # The device is ours only while it works: idle gaps between requests are left out.
+    # Embodied carbon counts only busy time, so idle gaps between requests are left out.
     device = split_by_tokens(busy_seconds(starts, starts + seconds), prompt, tokens)
     return Arm(
         target.name,
@@ -112,15 +119,15 @@ class _Answer:
 async def _send_all(
     target: Target, requests: Sequence[Request], gap_seconds: float
 ) -> list[_Answer]:
-    # Retries would be metered as this arm's own energy.
+    # No retries: their energy would be metered as part of this arm.
     client = AsyncOpenAI(base_url=f"{target.url}/v1", api_key="none", max_retries=0, timeout=120)
     loop = asyncio.get_running_loop()
     started = loop.time()
     with Progress() as progress:
         bar = progress.add_task(target.name, total=len(requests))
 
-        async def one(index: int, request: Request) -> _Answer:
-            """Wait for the request's turn, send it and time it."""
+        async def send(index: int, request: Request) -> _Answer:
+            """Send the request at its time and measure its latency."""
             await asyncio.sleep(max(0.0, started + index * gap_seconds - loop.time()))
             messages = list(request.messages)
             if target.directive is not None:
@@ -136,11 +143,12 @@ async def _send_all(
             answer = raw.parse()
             seconds = loop.time() - sent
             progress.advance(bar)
-            chosen = raw.headers.get("x-sprout-directive")
+            directive = raw.headers.get("x-sprout-directive")
             usage = answer.usage
             if usage is None:
                 raise UpstreamError(
-                    f"{target.name}: {target.url} reports no token usage; nothing to account by"
+                    f"{target.name}: {target.url} reports no token usage, so energy cannot be "
+                    "attributed"
                 )
             return _Answer(
                 answer.choices[0].message.content or "",
@@ -148,12 +156,12 @@ async def _send_all(
                 usage.completion_tokens,
                 sent,
                 seconds,
-                chosen or (target.directive.name if target.directive else "none"),
+                directive or (target.directive.name if target.directive else "none"),
             )
 
         try:
             async with client, asyncio.TaskGroup() as group:
-                tasks = [group.create_task(one(i, r)) for i, r in enumerate(requests)]
+                tasks = [group.create_task(send(i, r)) for i, r in enumerate(requests)]
         except* openai.OpenAIError as errors:
             first = errors.exceptions[0]
             raise UpstreamError(

@@ -1,4 +1,4 @@
-"""The demo's comparison: table, picture and HTML page."""
+"""Comparison of the demo's arms: table, figure and HTML page."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,19 @@ from matplotlib import pyplot as plt
 
 @dataclass(frozen=True)
 class ArmSummary:
-    """An arm's means and its ratios to the first arm (always L0), with 95% intervals."""
+    """Means of an arm, and its ratios to the first arm (always L0) with 95% intervals.
+
+    Attributes:
+        name: name of the arm.
+        tokens_per_request: mean generated tokens.
+        joules_per_request: mean energy, J.
+        grams_per_request: mean carbon, gCO2e.
+        seconds_per_request: mean latency, s.
+        share: share of requests by directive.
+        joules_ratio, grams_ratio: ratio of the means to those of the first arm.
+        correct_by_task: mean correctness.
+        correct_ratio_by_task: ratio of the mean correctness to that of the first arm.
+    """
 
     name: str
     tokens_per_request: float
@@ -41,7 +53,15 @@ class ArmSummary:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Arms over the same requests at the same hours."""
+    """Arms that answered the same n requests at the same times.
+
+    Attributes:
+        arms: results, the baseline first.
+        summaries: summary of each arm.
+        times: send times, Unix seconds, shape (n,).
+        trace: carbon intensity.
+        floors: quality floor by task, relative to the first arm.
+    """
 
     arms: tuple[Arm, ...]
     summaries: tuple[ArmSummary, ...]
@@ -50,7 +70,7 @@ class Comparison:
     floors: Mapping[str, float]
 
     def to_json(self) -> dict[str, Any]:
-        """Machine-readable result."""
+        """Return the summaries as JSON-serialisable values."""
         methods = {
             s.name: {
                 "mean_completion_tokens": s.tokens_per_request,
@@ -84,7 +104,7 @@ def compare(
     trace: IntensityTrace,
     floors: Mapping[str, float],
 ) -> Comparison:
-    """Summarise arms against the first one, paired by request."""
+    """Summarise the arms, with ratios to the first one paired by request."""
     tasks = np.array([request.task for request in requests])
     summaries = tuple(_summary(arm, arms[0], tasks) for arm in arms)
     return Comparison(tuple(arms), summaries, times, trace, floors)
@@ -110,34 +130,34 @@ def _summary(arm: Arm, base: Arm, tasks: Any) -> ArmSummary:
 
 
 def rows(result: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Header and body of the comparison, as text; the screen and the page show the same."""
+    """Return header and body of the comparison table as text, for the terminal and the page."""
     arms = result.summaries
     lines = {
         "generated tokens": [f"{s.tokens_per_request:.1f}" for s in arms],
         f"joules ({result.arms[0].energy_method})": [f"{s.joules_per_request:.3f}" for s in arms],
         "mgCO2e": [f"{1000 * s.grams_per_request:.4f}" for s in arms],
-        "  a 1,000 generated tokens": [_rate(arm, "1k_generated_tokens") for arm in result.arms],
-        "  a correct answer": [_rate(arm, "correct_answer") for arm in result.arms],
+        "  per 1,000 generated tokens": [_rate(arm, "1k_generated_tokens") for arm in result.arms],
+        "  per correct answer": [_rate(arm, "correct_answer") for arm in result.arms],
         "seconds": [f"{s.seconds_per_request:.3f}" for s in arms],
         "joules against L0": [_percent(s.joules_ratio) for s in arms],
         "carbon against L0": [_percent(s.grams_ratio) for s in arms],
     }
     for task in arms[0].correct_by_task:
         lines[f"correct, {task}"] = [f"{s.correct_by_task[task]:.2f}" for s in arms]
-        lines[f"  to L0, {task}"] = [_interval(s.correct_ratio_by_task[task]) for s in arms]
+        lines[f"  vs L0, {task}"] = [_interval(s.correct_ratio_by_task[task]) for s in arms]
     body = [[name, *cells] for name, cells in lines.items()]
-    return ["mean of a request", *(s.name for s in arms)], body
+    return ["mean per request", *(s.name for s in arms)], body
 
 
 def _rate(arm: Arm, unit: str) -> str:
-    """mgCO2e a functional unit."""
+    """Return the mgCO2e per functional unit as text."""
     sums = float(arm.grams.sum()), len(arm.grams), float(arm.tokens.sum())
-    found = per_functional_unit(*sums, float(np.nansum(arm.correct))).get(f"grams_per_{unit}")
-    return "none" if found is None else f"{1000 * found:.4f}"
+    grams = per_functional_unit(*sums, float(np.nansum(arm.correct))).get(f"grams_per_{unit}")
+    return "none" if grams is None else f"{1000 * grams:.4f}"
 
 
 def show(result: Comparison, console: Console) -> None:
-    """Print the table."""
+    """Print the table, and notes on floors, energy and the policy's choices."""
     header, body = rows(result)
     table = Table(*header, title=f"the same {len(result.times)} requests; 95% intervals")
     for line in body:
@@ -153,7 +173,7 @@ def show(result: Comparison, console: Console) -> None:
 
 
 def write_report(result: Comparison, folder: Path) -> Path:
-    """Write `demo.png` and `report.html` into `folder`; returns the page."""
+    """Write `demo.png` and `report.html` to `folder`; return the path of the page."""
     picture = folder / "demo.png"
     _draw(result, picture)
     header, body = rows(result)
@@ -189,16 +209,16 @@ def _draw(result: Comparison, path: Path) -> None:
     for arm, color in zip(result.arms, ("0.55", "tab:orange", "tab:green"), strict=False):
         grams, _ = np.histogram(hours, bins=edges, weights=1000 * arm.grams)
         middle.stairs(grams, edges, label=arm.name, linewidth=1.8, color=color)
-    middle.set_ylabel("mgCO2e an hour")
+    middle.set_ylabel("mgCO2e per hour")
     _legend(middle)
-    chosen = np.array(result.arms[-1].directives)
+    directives = np.array(result.arms[-1].directives)
     names = list(dict.fromkeys(["none", *sorted(result.arms[-1].directives, key=len)]))
     shades = plt.get_cmap("Greens")(np.linspace(0.25, 0.85, len(names)))
-    below = np.zeros(len(edges) - 1)
+    bottoms = np.zeros(len(edges) - 1)
     for name, shade in zip(names, shades, strict=True):
-        count, _ = np.histogram(hours[chosen == name], bins=edges)
-        bottom.bar(edges[:-1], count, 1.0, bottom=below, align="edge", label=name, color=shade)
-        below += count
+        count, _ = np.histogram(hours[directives == name], bins=edges)
+        bottom.bar(edges[:-1], count, 1.0, bottom=bottoms, align="edge", label=name, color=shade)
+        bottoms += count
     bottom.set_ylabel("requests by directive")
     bottom.set_xlabel("hour of the day (UTC)")
     bottom.set_xlim(0, 24)

@@ -1,1 +1,1 @@
-"""The embedded Llama: training, weights, and the live server that serves it."""
+"""The embedded Llama: its training, its weights, and the live server."""

@@ -1,4 +1,4 @@
-"""`sprout llama` and `sprout pretrain`."""
+"""`sprout llama` serves a Llama model; `sprout pretrain` trains the embedded one."""
 
 from pathlib import Path
 
@@ -12,11 +12,11 @@ from serving.settings.hook import Listed
 
 
 class Llama(Settings):
-    """Start a live, OpenAI-compatible Llama server on loopback and stop it with Ctrl-C."""
+    """Start a live, OpenAI-compatible Llama server on loopback; Ctrl-C stops it."""
 
     model: str = Field(str(EMBEDDED), description="folder with weights or Hugging Face name")
-    engine: str = Field("transformers", description="transformers, or vllm where installed")
-    port: int = Field(8000, ge=0, le=65535, description="0 takes a free one")
+    engine: str = Field("transformers", description="transformers, or vllm if it is installed")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     device: str = Field("auto", description="auto, cpu or cuda")
     middleware: Listed = Field(
         [],
@@ -38,7 +38,7 @@ class Llama(Settings):
                 flush=True,
             )
             server.child.process.wait()
-            raise UpstreamError(f"the Llama server ended: {last_line(server.child.log)}")
+            raise UpstreamError(f"the Llama server has ended: {last_line(server.child.log)}")
 
 
 class Pretrain(Settings):

@@ -1,4 +1,4 @@
-"""Training text of the embedded Llama: chats over the generated tasks under every directive."""
+"""Training text of the embedded Llama: chats on the generated tasks under every directive."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,20 +9,21 @@ from envs.requests.tasks import CELLS, MODULES
 from envs.requests.tasks.knowledge import PEOPLE, TOWNS, VALUES
 from experiments.llama.wordings import BRIEF, CALLERS, NONE, VERY_BRIEF
 
-# Long chains are what is hard to learn: they get most of the text.
+# Relative share of the chats by task. Tasks with long chains of steps are
+# hardest to learn, so they get most of the text.
 WEIGHTS = {"arithmetic": 2.0, "recall": 0.8, "choice": 2.0, "sequence": 1.5}
 
 
 @dataclass(frozen=True)
 class Chat:
-    """One training chat: the template's text up to the answer, and the answer."""
+    """One training chat: the rendered template up to the answer, and the answer."""
 
     prompt: str
     answer: str
 
 
 def chats(rng: np.random.Generator) -> Iterator[Chat]:
-    """Endless stream of training chats over all tasks, difficulties and directives."""
+    """Yield training chats without end, over all tasks, difficulties and directives."""
     weights = np.array([WEIGHTS[task] * (1 + 0.3 * level) for task, level in CELLS])
     weights /= weights.sum()
     while True:
@@ -38,6 +39,7 @@ def chats(rng: np.random.Generator) -> Iterator[Chat]:
 
 
 def _system(level: str, rng: np.random.Generator) -> str:
+    """Draw a system text for a directive level; it may be empty."""
     if level == "none":
         return str(rng.choice(NONE))
     directive = str(rng.choice(BRIEF if level == "brief" else VERY_BRIEF))
@@ -45,7 +47,7 @@ def _system(level: str, rng: np.random.Generator) -> str:
 
 
 def tokenizer_texts(rng: np.random.Generator, n_chats: int = 30_000) -> Iterator[str]:
-    """Text to train the tokenizer on: chats, and every number and name on its own."""
+    """Yield text to train the tokenizer: chats, then every name and number, repeated alone."""
     stream = chats(rng)
     for _ in range(n_chats):
         chat = next(stream)

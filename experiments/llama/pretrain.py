@@ -15,12 +15,13 @@ from experiments.llama.corpus import chats, tokenizer_texts
 from experiments.llama.initialise import plant_copying
 from experiments.llama.tokenizer import train as train_tokenizer
 
+# Chats that are sorted by length and cut into batches together.
 POOL_CHATS = 2048
 BATCH_TOKENS = 4_096
 
 
 def architecture(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
-    """The embedded Llama's shape: 4 layers of 192, about 2.1 M parameters."""
+    """Return the embedded Llama's configuration: 4 layers of width 192, about 2.1 M parameters."""
     return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=192,
@@ -40,9 +41,10 @@ def architecture(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
 def batches(
     tokenizer: PreTrainedTokenizerFast, seed: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Endless (input ids, labels) of shape (chats, length); labels are -100 outside answers.
+    """Yield (input IDs, labels) without end, both of shape (chats, length).
 
-    Chats of like length share a batch of at most `BATCH_TOKENS` padded tokens.
+    Labels are -100 outside answers. Chats of similar length share a batch of at most
+    `BATCH_TOKENS` padded tokens.
     """
     rng = np.random.default_rng(seed)
     stream = chats(rng)
@@ -70,19 +72,19 @@ def batches(
 
 
 def pretrain(out: Path, *, steps: int, seed: int, peak_rate: float = 2e-3) -> None:
-    """Train for `steps` batches and write model and tokenizer to `out`.
+    """Train for `steps` batches; write model and tokenizer to `out`.
 
-    Learning rate: linear warm-up over 100 steps, then cosine to zero. The first
-    loss falls only because of `plant_copying`; without it copying is not learned.
+    Learning rate: linear warm-up over 100 steps, then cosine to zero. The model learns to copy
+    only because of `plant_copying`.
     """
     torch.manual_seed(seed)
     tokenizer = train_tokenizer(tokenizer_texts(np.random.default_rng(seed)))
     model = LlamaForCausalLM(architecture(tokenizer))
     plant_copying(model, seed)
     decayed = [p for p in model.parameters() if p.ndim == 2]
-    plain = [p for p in model.parameters() if p.ndim != 2]
+    not_decayed = [p for p in model.parameters() if p.ndim != 2]
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
+        [{"params": decayed, "weight_decay": 0.05}, {"params": not_decayed, "weight_decay": 0.0}],
         betas=(0.9, 0.98),
     )
     started, smooth = time.monotonic(), 0.0
@@ -108,16 +110,17 @@ def pretrain(out: Path, *, steps: int, seed: int, peak_rate: float = 2e-3) -> No
 
 
 def _loss(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the cross-entropy of the answers; logits are computed for their positions only."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
         hidden = model.model(input_ids=ids).last_hidden_state[:, :-1]
-        wanted = labels[:, 1:]
-        kept = wanted != -100
-        logits = model.lm_head(hidden[kept])
-    return functional.cross_entropy(logits.float(), wanted[kept])
+        targets = labels[:, 1:]
+        in_answer = targets != -100
+        logits = model.lm_head(hidden[in_answer])
+    return functional.cross_entropy(logits.float(), targets[in_answer])
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
-    """Write the folder that `transformers` and the live server load."""
+    """Write the model and the tokenizer to a folder that `transformers` can load."""
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

@@ -1,8 +1,9 @@
-"""Llamas of a given shape with random weights: they cost what real ones cost, and say nothing.
+"""Llama models with random weights, to measure energy where no trained weights are available.
 
-For measuring energy where no weights are at hand. The tokenizer is the embedded Llama's; tokens
-that it does not know, or that are no text by themselves, are never likeliest: a stream has a piece
-for each token. There is no end token, so that an answer is as long as it is allowed to be.
+They cost the same energy as trained models; their answers are meaningless. They use the embedded
+Llama's tokenizer. Greedy decoding never selects tokens that the tokenizer lacks or that decode to
+incomplete text, so a stream has one piece per token. There is no end token, so every answer runs to
+its token limit.
 """
 
 import shutil
@@ -39,45 +40,47 @@ SHAPES: dict[str, dict[str, int]] = {
         "vocab_size": 2000,
     },
 }
-_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+# At least the vocabulary of the embedded tokenizer; higher token IDs have no text.
 _KNOWN_TOKENS = 1152
 
 
 def random_llama(shape: str, folder: Path, device: str) -> int:
-    """Write a model of a shape into `folder`; its bytes of weights.
+    """Write a model of a shape to `folder` and return the size of its weights, bytes.
 
     Args:
-        device: where the weights are drawn, "cpu" or "cuda"; in half precision on the latter.
+        shape: key of `SHAPES`.
+        device: device on which to draw the weights: "cpu", or "cuda" in half precision.
 
     Raises:
-        ConfigError: no such shape.
+        ConfigError: the shape is unknown.
     """
     if shape not in SHAPES:
-        raise ConfigError(f"shape {shape!r}: one of {', '.join(SHAPES)}")
+        raise ConfigError(f"unknown shape {shape!r}: give one of {', '.join(SHAPES)}")
     config = LlamaConfig(
         **SHAPES[shape], max_position_embeddings=4096, bos_token_id=None, eos_token_id=None
     )
-    kind = torch.bfloat16 if device == "cuda" else torch.float32
-    before = torch.get_default_dtype()
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    previous_dtype = torch.get_default_dtype()
     torch.manual_seed(0)
-    torch.set_default_dtype(kind)
+    torch.set_default_dtype(dtype)
     try:
         with torch.device(device), torch.no_grad():
             model = LlamaForCausalLM(config)
-            model.lm_head.weight[_silent(config.vocab_size)] = 0
+            model.lm_head.weight[_textless(config.vocab_size)] = 0
     finally:
-        torch.set_default_dtype(before)
+        torch.set_default_dtype(previous_dtype)
     model.generation_config.eos_token_id = None
     folder.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(folder)
-    for name in _TOKENIZER:
+    for name in _TOKENIZER_FILES:
         shutil.copyfile(EMBEDDED / name, folder / name)
     return sum(p.numel() * p.element_size() for p in model.parameters())
 
 
-def _silent(size: int) -> list[int]:
-    """Tokens of a vocabulary of this size that are no text by themselves."""
+def _textless(size: int) -> list[int]:
+    """Return the tokens of a vocabulary of `size` that decode to no complete text."""
     tokenizer = Tokenizer.from_file(str(EMBEDDED / "tokenizer.json"))
-    said = [tokenizer.decode([token]) for token in range(_KNOWN_TOKENS)]
-    halves = [token for token, text in enumerate(said) if not text or "\ufffd" in text]
-    return [*halves, *range(_KNOWN_TOKENS, size)]
+    texts = [tokenizer.decode([token]) for token in range(_KNOWN_TOKENS)]
+    incomplete = [token for token, text in enumerate(texts) if not text or "\ufffd" in text]
+    return [*incomplete, *range(_KNOWN_TOKENS, size)]

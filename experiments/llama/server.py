@@ -1,4 +1,4 @@
-"""Start a live Llama server: `transformers serve`, or vLLM where it is installed."""
+"""Start a live Llama server: `transformers serve`, or vLLM if it is installed."""
 
 import json
 import os
@@ -18,11 +18,13 @@ ENGINES = ("transformers", "vllm")
 
 
 def batching(blocks: int = 512, tokens: int = 512) -> tuple[str, ...]:
-    """Continuous batching with bounds: the defaults take most of a machine's memory.
+    """Return the flags of `transformers serve` for bounded continuous batching.
+
+    Without bounds, the program takes most of the machine's memory.
 
     Args:
-        blocks: of 32 tokens each, for all requests in flight.
-        tokens: of all of them in a pass.
+        blocks: cache blocks of 32 tokens for all requests in flight.
+        tokens: most tokens of all requests in one pass.
     """
     return (
         *("--continuous-batching", "--cb-block-size", "32"),
@@ -35,19 +37,24 @@ BATCHING = batching()
 
 @dataclass(frozen=True)
 class LlamaServer:
-    """A running server and the model's name to ask it for."""
+    """A running server.
+
+    Attributes:
+        model: name of the model, for requests.
+        child: process of the server.
+    """
 
     model: str
     child: ChildProcess
 
     @property
     def url(self) -> str:
-        """Its URL, on loopback."""
+        """Base URL of the server, on loopback."""
         return self.child.url
 
 
 @contextmanager
-def llama_server(  # noqa: PLR0913, the configuration of a server
+def llama_server(  # noqa: PLR0913, the parameters are the server's configuration
     model: str | Path = EMBEDDED,
     *,
     engine: str = "transformers",
@@ -62,17 +69,17 @@ def llama_server(  # noqa: PLR0913, the configuration of a server
 
     Args:
         model: a folder with weights, or a Hugging Face model's name.
-        engine: "transformers" (`transformers serve`) or "vllm" where it is installed.
-        port: 0 takes a free one.
-        device: "auto", "cpu" or "cuda"; for transformers.
-        batched: flags of `transformers serve` for it.
-        middleware: import paths of ASGI middleware to put round the server's application.
-        environment: what is added to the server's environment.
-        log: the server's output; default a temporary file.
+        engine: "transformers" (`transformers serve`) or "vllm" (if it is installed).
+        port: port to listen on; 0 takes a free one.
+        device: "auto", "cpu" or "cuda"; only for transformers.
+        middleware: import paths of ASGI middleware to add to the server's application.
+        batched: batching flags of `transformers serve`.
+        environment: variables to add to the server's environment.
+        log: file for the server's output; default a temporary file.
 
     Raises:
-        ConfigError: wrong model, engine, or a port in use.
-        UpstreamError: the server did not become healthy; quotes its last line.
+        ConfigError: the model, engine or middleware is invalid, or the port is in use.
+        UpstreamError: the server did not become healthy; the message quotes its last log line.
     """
     name, folder = _resolved(model)
     port = free_port(port)
@@ -84,12 +91,13 @@ def llama_server(  # noqa: PLR0913, the configuration of a server
         log=log,
         folder=folder,
         environment=_environment() | _absolute(environment or {}, bool(middleware)),
-    ) as started:
-        yield LlamaServer(name, started)
+    ) as child:
+        yield LlamaServer(name, child)
 
 
 def _resolved(model: str | Path) -> tuple[str, Path | None]:
-    # Served from its parent folder, a model's name is short and shows no path.
+    """Return the name under which to serve a model, and the folder to serve it from."""
+    # Served from its parent folder, a model has a short name that shows no path.
     path = Path(model)
     if path.is_dir():
         if not (path / "config.json").exists():
@@ -113,43 +121,56 @@ def _command(
     middleware: Sequence[str],
     batched: Sequence[str],
 ) -> list[str]:
+    """Return the command that starts the server.
+
+    Raises:
+        ConfigError: the middleware cannot be imported, or the engine is unknown or missing.
+    """
     for path in middleware:
         try:
             resolve_name(path)
         except (ValueError, ImportError, AttributeError) as error:
-            raise ConfigError(f"middleware {path!r}: {error}; give MODULE.CLASS") from error
+            raise ConfigError(
+                f"middleware {path!r}: {error}; give an import path MODULE.CLASS"
+            ) from error
     if engine == "transformers":
-        # -P: the folder it runs in holds models, not modules.
+        # -P: modules must not be imported from the working folder, which holds models.
         base = [sys.executable, "-P", "-m", "experiments.llama.transformers_serve"]
         base += [json.dumps(list(middleware)), "serve", name]
-        where = ["--host", HOST, "--port", str(port), "--device", device]
-        return [*base, *where, "--dtype", "auto", *batched]
+        options = ["--host", HOST, "--port", str(port), "--device", device]
+        return [*base, *options, "--dtype", "auto", *batched]
     if engine != "vllm":
-        raise ConfigError(f"engine {engine!r}: one of {', '.join(ENGINES)}")
+        raise ConfigError(f"unknown engine {engine!r}: give one of {', '.join(ENGINES)}")
     program = shutil.which("vllm")
     if program is None:
-        raise ConfigError("engine vllm: the program vllm is not installed; see vLLM's own guide")
-    wrapped = [part for path in middleware for part in ("--middleware", path)]
-    return [program, "serve", name, "--host", HOST, "--port", str(port), *wrapped]
+        raise ConfigError(
+            "engine vllm: the program vllm is not installed; see vLLM's installation guide"
+        )
+    flags = [part for path in middleware for part in ("--middleware", path)]
+    return [program, "serve", name, "--host", HOST, "--port", str(port), *flags]
 
 
-def _absolute(given: Mapping[str, str], wrapped: bool) -> dict[str, str]:
-    """The middleware's paths as seen from here: the server runs in the model's folder."""
-    found = dict(given)
-    if wrapped:
-        settings = {"SPROUT_STATE": "runs/serve"} | os.environ | found
+def _absolute(environment: Mapping[str, str], has_middleware: bool) -> dict[str, str]:
+    """Return the variables with the middleware's paths made absolute.
+
+    The server runs in the model's folder, where relative paths would not resolve.
+    """
+    variables = dict(environment)
+    if has_middleware:
+        settings = {"SPROUT_STATE": "runs/serve"} | os.environ | variables
         for name in ("SPROUT_POLICY", "SPROUT_STATE", "SPROUT_INTENSITY", "SPROUT_RULES"):
             if paths := settings.get(name):
-                found[name] = ",".join(str(Path(p).absolute()) for p in paths.split(","))
-    return found
+                variables[name] = ",".join(str(Path(p).absolute()) for p in paths.split(","))
+    return variables
 
 
 def _environment() -> dict[str, str]:
-    # `transformers serve` answers /v1/models with 500 where the cache folder is missing.
+    """Return the server's environment, with an existing cache folder and passive waiting."""
+    # `transformers serve` answers /v1/models with 500 if the cache folder is missing.
     home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
     cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
     cache.mkdir(parents=True, exist_ok=True)
-    own = {"HF_HUB_CACHE": str(cache), "TOKENIZERS_PARALLELISM": "false"}
-    # Threads that spin while they wait stall the server for seconds on busy cores, and burn
-    # processor time that would count as the answers' energy.
-    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **own}
+    overrides = {"HF_HUB_CACHE": str(cache), "TOKENIZERS_PARALLELISM": "false"}
+    # Threads that spin while they wait stall the server for seconds on busy cores, and their
+    # processor time would count as energy of the answers.
+    return {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, **overrides}

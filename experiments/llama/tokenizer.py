@@ -7,8 +7,8 @@ from transformers import PreTrainedTokenizerFast
 
 SPECIAL = ["<unk>", "<s>", "</s>", "<pad>", "[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"]
 
-# Meta's Llama-2 chat format, with a space before every turn's text so that a word
-# has one token wherever it stands.
+# Meta's Llama-2 chat format, with a space before the text of every turn, so that a word has the
+# same token in every position.
 CHAT_TEMPLATE = (
     "{% if messages[0]['role'] == 'system' %}"
     "{% set system = messages[0]['content'] %}{% set turns = messages[1:] %}"
@@ -23,7 +23,10 @@ CHAT_TEMPLATE = (
 
 
 def train(texts: Iterable[str], vocabulary: int = 2048) -> PreTrainedTokenizerFast:
-    """Train the tokenizer on `texts`; the numbers 0 to 99 become single tokens."""
+    """Train the tokenizer on `texts`.
+
+    With `experiments.llama.corpus.tokenizer_texts`, the numbers 0 to 99 become single tokens.
+    """
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()

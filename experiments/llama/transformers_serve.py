@@ -1,4 +1,4 @@
-"""`transformers serve` with ASGI middleware round its application, for which it has no flag.
+"""`transformers serve` with ASGI middleware, for which the program has no flag.
 
 `python -m experiments.llama.transformers_serve '["module.Class"]' serve MODEL ...`
 """
@@ -13,17 +13,17 @@ from transformers.cli.serving import server
 
 
 def main() -> None:
-    """Wrap what builds the application, and run the program itself."""
+    """Make the program add the middleware to its application, then run the program."""
     classes = [resolve_name(path) for path in json.loads(sys.argv.pop(1))]
     build = server.build_server
 
-    def wrapped(*arguments: Any, **named: Any) -> Any:
-        app = build(*arguments, **named)
+    def build_with_middleware(*arguments: Any, **keywords: Any) -> Any:
+        app = build(*arguments, **keywords)
         for middleware in classes:
             app.add_middleware(middleware)
         return app
 
-    server.build_server = wrapped
+    server.build_server = build_with_middleware
     program.main()
 
 

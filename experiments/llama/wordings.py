@@ -1,7 +1,7 @@
 """System texts that the embedded Llama is trained on, per directive level.
 
-A small model obeys only what it has seen, so each level has many wordings; the
-default catalogue's own are among them.
+A small model follows only wordings that it has seen in training, so each level has many. They
+include those of the default catalogue. A text listed more than once is drawn more often.
 """
 
 NONE = (
@@ -14,6 +14,7 @@ NONE = (
     "Always answer in full.",
     "Explain your answer step by step.",
 )
+# System texts of the caller, to which a directive is added.
 CALLERS = ("", "", "", "You are a helpful assistant.", "You are a careful assistant.")
 BRIEF = (
     "Always answer briefly.",

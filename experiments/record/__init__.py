@@ -1,1 +1,1 @@
-"""`sprout profile` and `sprout calibrate`: what is recorded from a live server."""
+"""`sprout profile` and `sprout calibrate`: recordings from a live server."""

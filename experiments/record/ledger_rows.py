@@ -1,4 +1,4 @@
-"""Ledger records as rows of a profile (`envs.outcomes.profile`), with their propensities."""
+"""Conversion of ledger records to profile rows (`envs.outcomes.profile`) with propensities."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,13 +13,14 @@ from envs.outcomes.profile import SCHEMA
 from envs.requests.request import Request
 from experiments.record.recorded_requests import UNTAGGED
 
+# Columns of the ledger that `profile_rows` expects, in this order.
 NEEDED = (
     *("decision_id", "task", "model", "directive", "applied", "prompt", "response"),
     *("prompt_tokens", "completion_tokens", "tokens_method", "energy_joules", "energy_method"),
     *("seconds", "probability", "policy_version", "lottery", "hold_out", "hold_out_ratio"),
     *("intensity_g_per_kwh", "time", "outcome", "status"),
 )
-# Beside the profile's own columns: what off-policy learning needs.
+# Columns that off-policy learning needs in addition to those of a profile.
 BESIDE = pa.schema(
     [
         pa.field("probability", pa.float64()),
@@ -34,7 +35,11 @@ BESIDE = pa.schema(
 
 
 def profile_rows(records: Iterable[Sequence[Any]]) -> Iterator[Mapping[str, Any]]:
-    """Completed requests whose prompt, tokens and energy are known, of columns `NEEDED`."""
+    """Yield a profile row for each completed request with known prompt, tokens and energy.
+
+    Args:
+        records: ledger records with the columns `NEEDED`.
+    """
     for values in records:
         row = dict(zip(NEEDED, values, strict=True))
         if row["outcome"] != "completed" or row["status"] != 200 or row["prompt"] is None:
@@ -58,7 +63,7 @@ def profile_rows(records: Iterable[Sequence[Any]]) -> Iterator[Mapping[str, Any]
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write them as Parquet.
+    """Write the rows as Parquet with the columns of a profile and `BESIDE`.
 
     Raises:
         DataError: a row does not fit the profile's columns.
@@ -68,6 +73,8 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         table = pa.Table.from_pylist(list(rows), schema=pa.schema([*SCHEMA, *BESIDE]))
     except pa.ArrowInvalid as error:
         raise DataError(
-            path, f"rows do not fit ({error})", "look at the ledger's records"
+            path,
+            f"rows do not fit the profile's columns ({error})",
+            "check the ledger's records",
         ) from error
     pq.write_table(table, path)

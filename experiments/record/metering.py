@@ -1,4 +1,4 @@
-"""Load on a live server, seen as a gateway would see it, and the server's metered windows."""
+"""Load for a live server, observed as a gateway observes it, and the server's meter windows."""
 
 import asyncio
 import random
@@ -18,13 +18,13 @@ from envs.energy.meter import EnergyReading, Meter, WindowReader
 from envs.energy.work import Activity
 from envs.errors import MeterError, UpstreamError
 
-# A word of these is about a token to most tokenizers.
+# A random word of this length is about one token in most tokenizers.
 _WORD_LETTERS = 3
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked: how long the prompt is to be about, and how long the answer at most."""
+    """Size of a request: approximate prompt tokens, and the cap on the answer's tokens."""
 
     prompt_tokens: int
     max_tokens: int
@@ -32,11 +32,12 @@ class Question:
 
 @dataclass(frozen=True)
 class Played:
-    """What was asked in a bounded time, each question with what was seen of its answer.
+    """Requests sent in a bounded time, each with the observed activity of its answer.
 
     Attributes:
-        cut: answers that had begun and not ended; their tokens are counted by the pieces that
-            came, as many a piece as in those that ended, else one.
+        ended: requests whose answers ended.
+        cut: requests whose answers had begun but were cut off. Their tokens are estimated from
+            the received pieces, at the ended answers' tokens per piece, or one if none ended.
     """
 
     ended: list[tuple[Question, Activity]]
@@ -44,17 +45,19 @@ class Played:
 
     @property
     def all(self) -> list[tuple[Question, Activity]]:
-        """Those that ended, then those that were cut off."""
+        """All requests: those that ended, then those that were cut off."""
         return [*self.ended, *self.cut]
 
     @property
     def activities(self) -> list[Activity]:
-        """Of all that was begun to be answered."""
+        """Activities of all requests whose answers began."""
         return [activity for _, activity in self.all]
 
 
 @dataclass
 class _Answer:
+    """The observed state of one answer; times are Unix seconds."""
+
     question: Question
     key: str
     start: float
@@ -67,16 +70,16 @@ class _Answer:
 
 @contextmanager
 def metered(meter: Meter, window_seconds: float = 1.0) -> Iterator[list[EnergyReading]]:
-    """A meter's windows, read in a thread; the list is complete once the context has ended.
+    """Read a meter's windows in a thread; the list is complete once the context has ended.
 
     Raises:
-        MeterError: there was no window in all that time.
+        MeterError: the meter gave no window.
     """
-    reader, over = WindowReader(meter), threading.Event()
+    reader, stopped = WindowReader(meter), threading.Event()
     windows: list[EnergyReading] = []
 
     def watch() -> None:
-        while not over.wait(window_seconds):
+        while not stopped.wait(window_seconds):
             if (reading := reader.read()) is not None:
                 windows.append(reading)
 
@@ -86,9 +89,9 @@ def metered(meter: Meter, window_seconds: float = 1.0) -> Iterator[list[EnergyRe
     try:
         yield windows
     finally:
-        over.set()
+        stopped.set()
         thread.join()
-    # A counter that ticks slowly may owe the last of it.
+    # A counter that ticks slowly may advance only after the load has ended.
     deadline = time.monotonic() + 2 * meter.tick_seconds + window_seconds
     while time.monotonic() < deadline:
         if (last := reader.read()) is not None:
@@ -97,15 +100,15 @@ def metered(meter: Meter, window_seconds: float = 1.0) -> Iterator[list[EnergyRe
         time.sleep(window_seconds / 20)
     if not windows:
         problem = reader.problem or "the counter did not move"
-        raise MeterError(f"{meter.source}: no window in all that time; {problem}")
+        raise MeterError(f"{meter.source}: no window was measured; {problem}")
 
 
 def play(
     url: str, model: str, at_once: int, ask: Callable[[], Question | None], seed: int = 0
 ) -> list[Activity]:
-    """Keep `at_once` requests in flight until there is nothing more to ask, and wait for the last.
+    """Keep `at_once` requests in flight until `ask` returns None, then wait for the last answers.
 
-    Prompts are random words, so that no cache of prefixes spares their reading.
+    Prompts are random words, so that a prefix cache cannot save work.
 
     Raises:
         UpstreamError: a request failed, or the server reports no usage.
@@ -121,29 +124,32 @@ def play_for(
     seconds: float | None,
     seed: int = 0,
 ) -> Played:
-    """As `play`, but what has not ended after so many seconds is cut off.
+    """Keep requests in flight as `play` does, but cut off those not ended after `seconds`.
+
+    Args:
+        seconds: None waits for all answers.
 
     Raises:
         UpstreamError: a request failed, or the server reports no usage.
     """
-    begun: list[_Answer] = []
-    asyncio.run(_play_for(url, model, at_once, ask, seconds, random.Random(seed), begun))
-    ended = [(a.question, _ended(a, a.usage)) for a in begun if a.usage is not None]
-    cut = [a for a in begun if a.usage is None and a.first is not None]
-    pieces = sum(a.pieces for a in begun if a.usage is not None)
-    rate = sum(a.completion_tokens for _, a in ended) / pieces if pieces else 1.0
-    # What a chat template adds.
-    more = round(np.mean([a.prompt_tokens - q.prompt_tokens for q, a in ended])) if ended else 0
-    return Played(ended, [(a.question, _cut(a, more, rate)) for a in cut])
+    answers: list[_Answer] = []
+    asyncio.run(_play_for(url, model, at_once, ask, seconds, random.Random(seed), answers))
+    ended = [(a.question, _ended(a, a.usage)) for a in answers if a.usage is not None]
+    cut = [a for a in answers if a.usage is None and a.first is not None]
+    pieces = sum(a.pieces for a in answers if a.usage is not None)
+    per_piece = sum(a.completion_tokens for _, a in ended) / pieces if pieces else 1.0
+    # The chat template adds tokens to every prompt.
+    added = round(np.mean([a.prompt_tokens - q.prompt_tokens for q, a in ended])) if ended else 0
+    return Played(ended, [(a.question, _cut(a, added, per_piece)) for a in cut])
 
 
 def timed(seconds: float, questions: Sequence[Question], seed: int = 0) -> Callable[[], Question]:
-    """One of these by lot, for so long; for `play`."""
+    """Return a source for `play` that draws random questions for `seconds`, then returns None."""
     rng = random.Random(seed)
-    until = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
 
     def ask() -> Question | None:
-        return rng.choice(questions) if time.monotonic() < until else None
+        return rng.choice(questions) if time.monotonic() < deadline else None
 
     return ask  # type: ignore[return-value]
 
@@ -155,11 +161,12 @@ async def _play_for(
     ask: Callable[[], Question | None],
     seconds: float | None,
     rng: random.Random,
-    begun: list[_Answer],
+    answers: list[_Answer],
 ) -> None:
+    """Append the answers to `answers`; stop after `seconds`."""
     try:
         async with asyncio.timeout(seconds):
-            await _play(url, model, at_once, ask, rng, begun)
+            await _play(url, model, at_once, ask, rng, answers)
     except TimeoutError:
         pass
 
@@ -170,27 +177,28 @@ async def _play(
     at_once: int,
     ask: Callable[[], Question | None],
     rng: random.Random,
-    begun: list[_Answer],
+    answers: list[_Answer],
 ) -> None:
     client = AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=600)
 
-    async def one() -> None:
-        """Ask again and again."""
+    async def lane() -> None:
+        """Send one request after another until there is no question left."""
         while (question := ask()) is not None:
-            begun.append(_Answer(question, f"{rng.getrandbits(64):016x}", time.time()))
-            await _answered(client, model, begun[-1], rng)
+            answers.append(_Answer(question, f"{rng.getrandbits(64):016x}", time.time()))
+            await _receive(client, model, answers[-1], rng)
 
     try:
         async with client, asyncio.TaskGroup() as group:
             for _ in range(at_once):
-                group.create_task(one())
+                group.create_task(lane())
     except* openai.OpenAIError as errors:
         raise UpstreamError(f"a request to {url} failed: {errors.exceptions[0]}") from None
     except* UpstreamError as errors:
         raise UpstreamError(str(errors.exceptions[0])) from None
 
 
-async def _answered(client: AsyncOpenAI, model: str, answer: _Answer, rng: random.Random) -> None:
+async def _receive(client: AsyncOpenAI, model: str, answer: _Answer, rng: random.Random) -> None:
+    """Send the answer's question and record the stream in `answer`."""
     words = (
         "".join(rng.choices(string.ascii_lowercase, k=_WORD_LETTERS))
         for _ in range(answer.question.prompt_tokens)
@@ -212,7 +220,7 @@ async def _answered(client: AsyncOpenAI, model: str, answer: _Answer, rng: rando
             answer.last = time.time()
             answer.first = answer.first or answer.last
     if usage is None:
-        raise UpstreamError("the server reports no token usage; nothing to account by")
+        raise UpstreamError("the server reports no token usage; energy cannot be attributed")
     answer.end, answer.usage = time.time(), usage
 
 
@@ -227,13 +235,14 @@ def _ended(answer: _Answer, usage: CompletionUsage) -> Activity:
     )
 
 
-def _cut(answer: _Answer, more: int, rate: float) -> Activity:
-    tokens = min(answer.question.max_tokens, round(answer.pieces * rate))
+def _cut(answer: _Answer, added_tokens: int, per_piece: float) -> Activity:
+    """Return the activity of a cut-off answer, with tokens estimated from its pieces."""
+    tokens = min(answer.question.max_tokens, round(answer.pieces * per_piece))
     return Activity(
         key=answer.key,
         start=answer.start,
         first=answer.first,
         end=answer.last,
-        prompt_tokens=answer.question.prompt_tokens + more,
+        prompt_tokens=answer.question.prompt_tokens + added_tokens,
         completion_tokens=tokens,
     )

@@ -1,4 +1,4 @@
-"""`sprout profile`: record a workload's outcomes under every directive from a live server."""
+"""`sprout profile`: record the outcomes of requests under every directive on a live server."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 from rich.progress import Progress
 
 from agents.policy.bundle_files import sha256_of
+from envs.arrays import AnyArray
 from envs.energy.meter import Meter
 from envs.energy.meters.choose import choose_meter
 from envs.energy.meters.flags import MeterFlags
@@ -30,29 +30,29 @@ from experiments.tracking import tracked
 
 IN_FLIGHT = 32
 WARM_UP = 8
-# Requests that are played at once, and the directive.
-_Turn = tuple[NDArray[Any], int]
+# Rows of the requests that are played together, and the index of their directive.
+_Turn = tuple[AnyArray, int]
 
 
 class ProfileCommand(MeterFlags, Settings):
-    """Record a profile of generated or given requests; run again to resume when interrupted."""
+    """Record a profile of generated or given requests; resume an interrupted recording."""
 
     upstream: str = Field(description="URL of the Llama server")
-    model: str | None = Field(None, description="model to ask for; default the server's first")
+    model: str | None = Field(None, description="model to request; default the server's first")
     out: Path = Field(description="Parquet file to write")
     requests: Path | None = Field(
-        None, description="Parquet of chats to play, as `sprout ledger export` writes them"
+        None, description="Parquet file of chats to play, for example from `sprout ledger export`"
     )
-    per_task: int = Field(300, ge=1, description="generated requests a task, without --requests")
+    per_task: int = Field(300, ge=1, description="generated requests per task, without --requests")
     directives: Path | None = Field(None, description="YAML catalogue; default the paper's three")
-    in_flight: int = Field(IN_FLIGHT, ge=1, description="requests in flight together")
+    in_flight: int = Field(IN_FLIGHT, ge=1, description="requests in flight")
     joules_per_token: float | None = Field(
-        None, gt=0, description="stated energy of a token, for a server on another machine"
+        None, gt=0, description="assumed J per token, for a server on another machine"
     )
     seed: int = 0
 
     def cli_cmd(self) -> None:
-        """Record and write."""
+        """Record the profile, write it and track the run."""
         if self.requests is not None:
             requests = read_requests(self.requests)
         else:
@@ -70,7 +70,7 @@ class ProfileCommand(MeterFlags, Settings):
         settings = self.model_dump(mode="json") | {"energy_method": profile.outcomes.energy_method}
         with tracked(settings, self.out.parent / "tracking", group="profile") as run:
             digest = sha256_of(self.out)
-            # Only named: it holds prompts.
+            # Tracked by digest only, not copied, because the file contains prompts.
             run.artifact("profile", "profile", [self.out], {"digest": digest}, copied=False)
         print(
             f"{len(profile.requests)} requests x {len(profile.directives)} directives in "
@@ -86,37 +86,40 @@ def record(
     in_flight: int = IN_FLIGHT,
     label: str = "profile",
 ) -> Profile:
-    """Play every request under every directive and write the profile.
+    """Play every request under every directive, write the profile and return it.
 
-    Requests go in blocks of `in_flight`; a block's requests run under one directive
-    at a time, each such window metered by itself, so that differences between
-    directives are read, not assumed. A window that ends before the meter ticks is carried
-    into the next: one window over both, split by tokens. Finished windows are kept in
-    `out`.partial, from which a later call goes on.
+    Requests run in blocks of `in_flight`, under one directive at a time. Each such window is
+    metered separately, so that differences between directives are measured, not assumed. A
+    window that ends before the meter ticks is merged into the next one, and the joules are split
+    by tokens. Finished windows are kept in `out`.partial, from which a later call resumes.
+
+    Args:
+        model: name of the model in the profile.
+        label: text of the progress bar.
 
     Raises:
-        UpstreamError, MeterError: the server or its meter failed; what was recorded stays.
+        UpstreamError, MeterError: the server or its meter failed; finished windows are kept.
         ConfigError: the partial file was recorded under other settings.
     """
     partial = out.with_suffix(out.suffix + ".partial")
     partial.parent.mkdir(parents=True, exist_ok=True)
     session = {"model": model, "catalogue": catalogue.to_rows(), **backend.conditions()}
-    kept = _resumed(partial, session, backend.requests)
+    recorded = _resumed(partial, session, backend.requests)
     count = len(backend.requests)
     warm = np.arange(min(WARM_UP, count))
     backend.play(warm, np.zeros(len(warm), dtype=np.int64))
     with Progress() as progress, partial.open("a", encoding="utf-8") as journal:
-        bar = progress.add_task(label, total=count * len(catalogue), completed=len(kept))
+        bar = progress.add_task(label, total=count * len(catalogue), completed=len(recorded))
         waiting: list[_Turn] = []
 
         def keep(metered: list[Outcomes]) -> None:
-            """Write those that waited, if the meter has seen them by now."""
-            # Turns that were played again for the meter alone come last.
+            """Write the waiting turns to the journal if the meter has now ticked."""
+            # `metered` may have more entries: turns repeated only to make the meter tick come last.
             for (window, action), outcomes in zip(waiting, metered, strict=False):
                 name = catalogue[action].name
-                fresh = outcome_rows(backend.requests, window, outcomes, name, model)
-                journal.writelines(json.dumps(row) + "\n" for row in fresh)
-                kept.update({(row["request_id"], row["directive"]): row for row in fresh})
+                new_rows = outcome_rows(backend.requests, window, outcomes, name, model)
+                journal.writelines(json.dumps(row) + "\n" for row in new_rows)
+                recorded.update({(row["request_id"], row["directive"]): row for row in new_rows})
                 progress.advance(bar, len(window))
             if metered:
                 journal.flush()
@@ -124,25 +127,25 @@ def record(
 
         for window, action in _turns(count, in_flight, len(catalogue)):
             name = catalogue[action].name
-            # A window is kept whole or played again: its joules were split over all of it.
-            if all((backend.requests[r].request_id, name) in kept for r in window):
+            # A window is reused only as a whole, because its joules were split over all requests.
+            if all((backend.requests[r].request_id, name) in recorded for r in window):
                 continue
             waiting.append((window, action))
             keep(backend.carry(window, np.full(len(window), action)))
         while waiting:
-            # The meter owes the last of it.
+            # The meter has not ticked since the last turns: repeat one until it does.
             window, action = waiting[-1]
             keep(backend.carry(window, np.full(len(window), action)))
-    write_profile(out, kept.values())
+    write_profile(out, recorded.values())
     profile = read_profile(out, directives=catalogue.names)
     partial.unlink()
     return profile
 
 
 def _turns(count: int, in_flight: int, directives: int) -> Iterator[_Turn]:
-    """Blocks of requests, each under every directive; each begins with another directive.
+    """Yield every block of requests under every directive.
 
-    So drift favours none.
+    Each block starts with another directive, so that drift favours none.
     """
     for block, start in enumerate(range(0, count, in_flight)):
         for turn in range(directives):
@@ -152,21 +155,30 @@ def _turns(count: int, in_flight: int, directives: int) -> Iterator[_Turn]:
 def _resumed(
     partial: Path, session: Mapping[str, Any], requests: Sequence[Request]
 ) -> dict[tuple[str, str], dict[str, Any]]:
-    """What a cut-off recording kept; leaves `partial` ready to be appended to."""
+    """Return the rows of an interrupted recording by request ID and directive.
+
+    Leaves `partial` ready for appending: complete lines only, the session's line first.
+
+    Raises:
+        DataError: the file holds something other than JSON lines.
+        ConfigError: the file was recorded under other settings.
+    """
     text = partial.read_text(encoding="utf-8") if partial.exists() else ""
-    # Whatever interrupted us may have cut the last line: it is recorded again.
+    # The interruption may have cut the last line; its window is recorded again.
     lines = text[: text.rfind("\n") + 1].splitlines()
     try:
         rows = [json.loads(line) for line in lines]
     except ValueError as error:
-        raise DataError(partial, f"holds what is no JSON ({error})", "delete the file") from error
+        raise DataError(
+            partial, f"holds a line that is not JSON ({error})", "delete the file"
+        ) from error
     prompts = {request.request_id: request.messages_json for request in requests}
     if rows and (
         rows[0] != session or any(prompts.get(r["request_id"]) != r["messages"] for r in rows[1:])
     ):
         raise ConfigError(
             f"{partial} was recorded under other settings (requests, model, directives, meter); "
-            "use the same as then, or delete the file"
+            "use the same settings, or delete the file to start again"
         )
     rows = rows or [dict(session)]
     partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -180,7 +192,14 @@ def outcome_rows(
     directive: str,
     model: str,
 ) -> list[dict[str, Any]]:
-    """Profile rows of one window."""
+    """Return the profile rows of one window.
+
+    Args:
+        requests: the whole workload.
+        rows: indices in `requests` of the window's requests, shape (n,).
+        outcomes: outcomes of the window's requests, in the same order.
+        directive: name of the directive that all of them had.
+    """
     result = []
     for i, row in enumerate(rows):
         request = requests[int(row)]

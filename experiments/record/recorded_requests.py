@@ -1,4 +1,4 @@
-"""Requests that were recorded: of a ledger's export, a profile, or any table of prompts."""
+"""Reader of recorded requests: a ledger's export, a profile, or any table of prompts."""
 
 import json
 from pathlib import Path
@@ -10,16 +10,19 @@ from envs.errors import DataError
 from envs.outcomes.profile_reader import chat_of
 from envs.requests.request import Request
 
-# Of requests without a tag.
+# Task of requests without a task tag.
 UNTAGGED = "untagged"
-_REMEDY = "give Parquet with messages (JSON of the chat) or prompt; and task, reference"
+_REMEDY = (
+    "give Parquet with a column messages (the chat as JSON) or prompt; optional: task, reference"
+)
 
 
 def read_requests(path: Path) -> list[Request]:
-    """The different chats of a Parquet file, in its order.
+    """Return the distinct chats of a Parquet file, in the order of the file.
 
     Raises:
-        DataError: naming file and row: unreadable, no column of chats, a chat that is none.
+        DataError: the file is unreadable, has no rows or no column of chats, or a row holds no
+            valid chat; the error names the file and the row.
     """
     try:
         table = pq.read_table(path)
@@ -27,7 +30,7 @@ def read_requests(path: Path) -> list[Request]:
         raise DataError(path, f"no readable Parquet ({error})", _REMEDY) from error
     if "messages" not in table.column_names and "prompt" not in table.column_names:
         raise DataError(path, "column 'messages' is missing", _REMEDY)
-    found: dict[str, Request] = {}
+    requests: dict[str, Request] = {}
     for number, row in enumerate(table.to_pylist()):
         text = row.get("messages")
         if text is None and row.get("prompt") is not None:
@@ -36,7 +39,7 @@ def read_requests(path: Path) -> list[Request]:
         request = Request("", row.get("task") or UNTAGGED, chat, row.get("reference"))
         identity = request.prompt_hash
         named = Request(identity[:16], request.task, chat, request.reference)
-        found.setdefault(identity, named)
-    if not found:
-        raise DataError(path, "holds no rows", "record some with `--store-prompts`")
-    return list(found.values())
+        requests.setdefault(identity, named)
+    if not requests:
+        raise DataError(path, "holds no rows", "record requests with `--store-prompts`")
+    return list(requests.values())

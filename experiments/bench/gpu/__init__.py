@@ -1,1 +1,1 @@
-"""`sprout bench gpu`: joules of Llama-2 shapes with random weights on a real GPU."""
+"""`sprout bench gpu`: joules of Llama-2 models with random weights on a real GPU."""

@@ -1,4 +1,4 @@
-"""What `sprout bench gpu` measures on a live server: cells, lone requests, mixtures."""
+"""Measurements of `sprout bench gpu` on a live server: cells, lone requests, mixtures."""
 
 import time
 from collections.abc import Callable
@@ -13,8 +13,8 @@ from envs.energy.meter import EnergyReading, Meter
 from envs.energy.work import Activity
 from experiments.record.metering import Played, Question, metered, play_for, timed
 
-# By directive, twentieths 1, 3, 5 ... 19 of the tokens of prompts and answers: Llama-2-13b-chat
-# over SPROUT's published prompts (Li et al., EMNLP 2024, artifact).
+# By directive: quantiles 1/20, 3/20, 5/20 ... 19/20 of prompt tokens, then of completion tokens.
+# Llama-2-13b-chat over SPROUT's published prompts (Li et al., EMNLP 2024, artifact).
 LENGTHS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "none": (
         (17, 19, 22, 27, 37, 49, 61, 75, 96, 149),
@@ -29,15 +29,20 @@ LENGTHS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
         (5, 6, 8, 11, 16, 20, 25, 33, 50, 109),
     ),
 }
+# Questions by directive.
 Questions = dict[str, list[Question]]
 
 
 @dataclass(frozen=True)
 class Server:
-    """What is measured: a live server, its model and its meter.
+    """A live server under measurement.
 
     Attributes:
-        attribution: one for all that is measured: coefficients are learned from all of it.
+        url: base URL of the server.
+        model: name of its model.
+        meter: meter of the server's devices.
+        attribution: one object for all phases, so that it learns its coefficients from all data.
+        window_seconds: s between two readings of the meter.
     """
 
     url: str
@@ -49,14 +54,22 @@ class Server:
 
 @dataclass(frozen=True)
 class Cell:
-    """Requests of one directive, so many at once.
+    """Measurement of one directive at one number of requests in flight.
 
     Attributes:
-        requests, cut: that ended, and that were still on their way at the end.
-        joules: of all windows, idle power included.
-        joules_per_request: J a token times the mean tokens of what was asked from: it does not
-            depend on which requests ended in time.
-        off: measured less attributed less idle joules, relative.
+        directive: name of the directive.
+        at_once: requests in flight.
+        requests: requests that ended.
+        cut: requests that were cut off at the end of the cell.
+        prompt_tokens, completion_tokens: tokens of all requests, also of those cut off.
+        joules, uncertainty_joules: J of all windows with idle power, and its uncertainty.
+        seconds: length of all windows, s.
+        joules_per_request: J per token times the mean answer length of the questions, so the
+            figure does not depend on which requests ended in time.
+        joules_per_token: J per generated token.
+        tokens_per_second: generated tokens per second.
+        watts: mean power, W.
+        off: measured less attributed less idle joules, as a ratio of the measured joules.
     """
 
     directive: str
@@ -76,7 +89,12 @@ class Cell:
 
 
 def questions_of(lengths: dict[str, Any] | None = None) -> Questions:
-    """Questions by directive, of recorded lengths: arrays of prompt and completion tokens."""
+    """Return questions with the given lengths, by directive.
+
+    Args:
+        lengths: by directive, the prompt tokens and the completion tokens of each question;
+            default `LENGTHS`.
+    """
     return {
         name: [Question(int(p), max(1, int(c))) for p, c in zip(*pair, strict=True)]
         for name, pair in (lengths or LENGTHS).items()
@@ -84,24 +102,27 @@ def questions_of(lengths: dict[str, Any] | None = None) -> Questions:
 
 
 def spread(questions: Questions, most: int) -> Questions:
-    """At most so many, evenly spread over the first directive's lengths; the same for all."""
+    """Select at most `most` questions per directive, the same rows for all directives.
+
+    The rows are evenly spread over the sorted answer lengths of the first directive.
+    """
     lengths = [question.max_tokens for question in next(iter(questions.values()))]
     order, count = np.argsort(lengths, kind="stable"), min(most, len(lengths))
     rows = order[((np.arange(count) + 0.5) * len(lengths) / max(1, count)).astype(int)]
-    return {name: [asked[row] for row in rows] for name, asked in questions.items()}
+    return {name: [candidates[row] for row in rows] for name, candidates in questions.items()}
 
 
 def measure(
-    server: Server, directive: str, asked: list[Question], at_once: int, seconds: float
+    server: Server, directive: str, questions: list[Question], at_once: int, seconds: float
 ) -> Cell:
-    """One cell, of so many seconds: what is on its way at the end is cut off."""
-    played, windows = _loaded(server, asked, at_once, seconds)
+    """Measure one cell for `seconds`; requests still in flight at the end are cut off."""
+    played, windows = _play(server, questions, at_once, seconds)
     activities = played.activities
-    joules, lasted = sum(w.joules for w in windows), sum(w.seconds for w in windows)
+    joules, elapsed = sum(w.joules for w in windows), sum(w.seconds for w in windows)
     tokens = sum(a.completion_tokens for a in activities)
-    idle = server.attribution.idle_joules
+    idle_before = server.attribution.idle_joules
     shares = attributed(server, activities, windows)
-    idle = server.attribution.idle_joules - idle
+    idle = server.attribution.idle_joules - idle_before
     off = joules - idle - sum(share.joules for share in shares.values())
     return Cell(
         directive,
@@ -111,89 +132,96 @@ def measure(
         sum(a.prompt_tokens for a in activities),
         tokens,
         joules,
-        lasted,
+        elapsed,
         sum(w.uncertainty_joules**2 for w in windows) ** 0.5,
-        joules / max(1, tokens) * _mean_length(asked),
+        joules / max(1, tokens) * _mean_length(questions),
         joules / max(1, tokens),
-        tokens / lasted,
-        joules / lasted,
+        tokens / elapsed,
+        joules / elapsed,
         abs(off) / joules,
     )
 
 
-def lone_requests(server: Server, asked: list[Question], seconds: float) -> dict[str, float]:
-    """Ask requests one by one, each with a window of its own: the truth for their shares.
+def lone_requests(server: Server, questions: list[Question], seconds: float) -> dict[str, float]:
+    """Send requests one by one and compare their shares with a meter window around each.
 
-    A request that ends before the meter ticks is asked again, until the meter has ticked.
+    A request that ends before the meter ticks is sent again until the meter has ticked.
 
     Args:
-        seconds: of all requests together; those that have not ended by then are left out.
+        seconds: time for all requests together; requests that end later are left out.
+
+    Returns:
+        Number of compared requests, median error and error of the sum (percent).
     """
     truth: dict[str, float] = {}
     activities: list[Activity] = []
-    own = CarriedWindows(server.meter)
-    until = time.monotonic() + seconds
+    request_windows = CarriedWindows(server.meter)
+    deadline = time.monotonic() + seconds
     with metered(server.meter, server.window_seconds) as windows:
-        for i, question in enumerate(asked):
+        for i, question in enumerate(questions):
             joules: float | None = None
-            again: list[Activity] = []
+            tries: list[Activity] = []
             while joules is None:
-                own.begin()
-                left = max(0.0, until - time.monotonic())
-                # The seed names the request: each try needs one of its own.
-                seed = i + len(asked) * len(again)
-                played = play_for(server.url, server.model, 1, _once(question), left, seed)
-                again += played.activities
+                request_windows.begin()
+                remaining = max(0.0, deadline - time.monotonic())
+                # Request keys are drawn from the seed, so each try needs a different seed.
+                seed = i + len(questions) * len(tries)
+                played = play_for(server.url, server.model, 1, _once(question), remaining, seed)
+                tries += played.activities
                 if not played.ended:
                     break
-                joules = own.end(1.0)
-            activities += again
+                joules = request_windows.end(1.0)
+            activities += tries
             if joules is None:
                 break
-            truth |= {activity.key: joules for activity in again}
+            truth |= {activity.key: joules for activity in tries}
     shares = attributed(server, activities, windows)
     if not truth:
         return {"requests": 0}
-    given = {key: shares[key].joules for key in truth}
-    errors = [given[key] / joules - 1 for key, joules in truth.items()]
+    attributed_joules = {key: shares[key].joules for key in truth}
+    errors = [attributed_joules[key] / joules - 1 for key, joules in truth.items()]
     return {
         "requests": len(errors),
         "median_error_pct": 100 * float(np.median(np.abs(errors))),
-        "sum_error_pct": 100 * (sum(given.values()) / sum(truth.values()) - 1),
+        "sum_error_pct": 100 * (sum(attributed_joules.values()) / sum(truth.values()) - 1),
     }
 
 
 def mixture(
-    server: Server, asked: Questions, at_once: int, seconds: float, pure: dict[str, float]
+    server: Server, questions: Questions, at_once: int, seconds: float, pure: dict[str, float]
 ) -> dict[str, Any]:
-    """Requests of several directives together: each one's attributed joules against its own cell.
+    """Mix requests of several directives and compare their joules with those of their own cells.
 
     Args:
-        pure: J a request where all are of one directive.
+        pure: J per request of each directive when all requests have that directive.
+
+    Returns:
+        By directive: number of requests, attributed J per request, and the difference from
+        `pure` in percent.
     """
-    # By identity: questions of two directives may be equal.
-    of = {id(question): name for name, questions in asked.items() for question in questions}
-    every = [question for questions in asked.values() for question in questions]
-    played, windows = _loaded(server, every, at_once, seconds)
+    # By identity, because questions of two directives may be equal.
+    names = {id(question): name for name, group in questions.items() for question in group}
+    mixed = [question for group in questions.values() for question in group]
+    played, windows = _play(server, mixed, at_once, seconds)
     shares = attributed(server, played.activities, windows)
-    found: dict[str, Any] = {}
-    for name in asked:
-        mine = [activity for question, activity in played.all if of[id(question)] == name]
-        joules = sum(shares[a.key].joules + shares[a.key].unmetered_joules for a in mine)
-        tokens = sum(a.completion_tokens for a in mine)
-        each = joules / tokens * _mean_length(asked[name]) if tokens else float("nan")
-        found[name] = {
-            "requests": len(mine),
-            "joules_per_request": each,
-            "against_pure_pct": 100 * (each / pure[name] - 1),
+    by_directive: dict[str, Any] = {}
+    for name in questions:
+        activities = [a for question, a in played.all if names[id(question)] == name]
+        joules = sum(shares[a.key].joules + shares[a.key].unmetered_joules for a in activities)
+        tokens = sum(a.completion_tokens for a in activities)
+        per_request = joules / tokens * _mean_length(questions[name]) if tokens else float("nan")
+        by_directive[name] = {
+            "requests": len(activities),
+            "joules_per_request": per_request,
+            "against_pure_pct": 100 * (per_request / pure[name] - 1),
         }
-    return found
+    return by_directive
 
 
 def attributed(
     server: Server, activities: list[Activity], windows: list[EnergyReading]
 ) -> dict[str, Share]:
-    """Shares of all measured joules, by request."""
+    """Attribute the windows to the requests; return the shares by request key."""
     for activity in activities:
         server.attribution.ended(activity)
     for window in windows:
@@ -201,20 +229,22 @@ def attributed(
     return {share.key: share for share in server.attribution.settle(float("inf"))}
 
 
-def _loaded(
-    server: Server, asked: list[Question], at_once: int, seconds: float
+def _play(
+    server: Server, questions: list[Question], at_once: int, seconds: float
 ) -> tuple[Played, list[EnergyReading]]:
+    """Send random questions for `seconds`; return the requests and the meter's windows."""
     with metered(server.meter, server.window_seconds) as windows:
-        ask = timed(seconds, asked, at_once)
+        ask = timed(seconds, questions, at_once)
         played = play_for(server.url, server.model, at_once, ask, seconds, at_once)
     return played, windows
 
 
-def _mean_length(asked: list[Question]) -> float:
-    """Tokens of an answer: there is no end but the cap."""
-    return float(np.mean([question.max_tokens for question in asked]))
+def _mean_length(questions: list[Question]) -> float:
+    """Return the mean tokens of an answer: the cap, because the model never ends an answer."""
+    return float(np.mean([question.max_tokens for question in questions]))
 
 
 def _once(question: Question) -> Callable[[], Question | None]:
-    left = [question]
-    return lambda: left.pop() if left else None
+    """Return a source that gives `question` once, then None."""
+    remaining = [question]
+    return lambda: remaining.pop() if remaining else None

@@ -1,4 +1,4 @@
-"""PPO on the live vector environment, as `sprout bench gpu` measures it."""
+"""The training phase of `sprout bench gpu`: PPO on the live vector environment."""
 
 import time
 from typing import Any
@@ -13,7 +13,14 @@ from experiments.bench.gpu.runs import LENGTHS, Server
 
 
 def train(server: Server, seconds: float, lanes: int) -> dict[str, Any]:
-    """PPO on the live vector environment, with metered joules in its reward, for so long."""
+    """Train PPO on the live vector environment for `seconds`, with metered joules in the reward.
+
+    Args:
+        lanes: environments, and so requests in flight.
+
+    Returns:
+        Steps, steps per second, and joules per request at the start and the end.
+    """
     from stable_baselines3 import PPO
     from stable_baselines3.common.callbacks import BaseCallback
 
@@ -35,27 +42,27 @@ def train(server: Server, seconds: float, lanes: int) -> dict[str, Any]:
     assert isinstance(env, Llama2VectorEnv)
     rewards: list[float] = []
     joules: list[float] = []
-    until = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     vector = Lanes(env, gamma=0.0)
 
-    class Watch(BaseCallback):
-        """Keeps what each step gave, and ends in time."""
+    class Recorder(BaseCallback):
+        """Records the mean reward and joules of each step; stops the training in time."""
 
         def _on_step(self) -> bool:
             info = vector.last_info
             rewards.append(float(np.mean(self.locals["rewards"])))
             joules.append(float(np.mean(info["energy_joules"])))
-            return time.monotonic() < until
+            return time.monotonic() < deadline
 
-    began = time.monotonic()
+    started = time.monotonic()
     agent = PPO("MlpPolicy", vector, n_steps=4, batch_size=lanes, gamma=0.0, device="cpu", seed=0)
-    agent.learn(1_000_000, callback=Watch())
-    lasted = time.monotonic() - began
+    agent.learn(1_000_000, callback=Recorder())
+    elapsed = time.monotonic() - started
     env.close()
     tenth = max(1, len(joules) // 10)
     return {
         "steps": len(rewards) * lanes,
-        "steps_per_second": len(rewards) * lanes / lasted,
+        "steps_per_second": len(rewards) * lanes / elapsed,
         "energy_method": attributed_method(server.meter.method),
         "rewards_finite": bool(np.isfinite(rewards).all()),
         "joules_per_request_first_tenth": float(np.mean(joules[:tenth])),
