@@ -160,7 +160,7 @@ class GpuBench(MeterFlags, Settings):
         lone = [question for pair in zip(*selected.values(), strict=True) for question in pair]
         _announce(f"{len(lone)} requests one by one", 2 * self.seconds)
         lone_result = lone_requests(server, lone, 2 * self.seconds)
-        keep({"lone_requests": lone_result})
+        keep({"alone": lone_result})
         print(f"one by one: shares against a window per request: {lone_result}", flush=True)
         _announce(f"{level} at once, {' and '.join(extremes)} mixed", 2 * self.seconds)
         mixed = mixture(server, extremes, level, 2 * self.seconds, pure)
