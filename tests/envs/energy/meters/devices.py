@@ -1,4 +1,4 @@
-"""Stand-ins for the libraries that meters read."""
+"""Fakes of the libraries that the meters read."""
 
 import sys
 import time
@@ -20,7 +20,7 @@ class Gpu:
 
 
 def pynvml(gpus):
-    """A module with the calls of nvidia-ml-py that the meter makes."""
+    """Return a module with the calls of nvidia-ml-py that the meter makes."""
     nvml = types.ModuleType("pynvml")
     nvml.NVMLError = NVMLError
 
@@ -58,10 +58,12 @@ def install(monkeypatch, gpus):
 
 
 def zeus(monkeypatch, **parts):
-    """Zeus' modules with the calls that the meter makes: `AMDGPUs`, `get_cpus`, `get_soc`.
+    """Install fake Zeus modules with the calls that the meter makes.
 
-    The package itself is no part of the tests' environment: what it brings for AMD's GPUs keeps
-    Ray from starting where there are none. `test_zeus_has_the_calls` holds these to it where it is.
+    `parts` holds those of `AMDGPUs`, `get_cpus` and `get_soc` that a test needs. The tests'
+    environment lacks Zeus itself, because its dependency for AMD GPUs keeps Ray from starting on
+    a machine without one. If Zeus is installed, `test_zeus_has_the_calls_that_its_meter_makes`
+    checks that it has the calls faked here.
     """
     modules = {
         name: types.ModuleType(name)

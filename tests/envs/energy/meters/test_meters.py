@@ -1,4 +1,4 @@
-"""Every meter keeps one contract; each tells truthfully what it reads and why it cannot."""
+"""Every meter keeps the same contract, reports its source, and says why it cannot be used."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def vector(**series):
 
 
 class Counter:
-    """Devices as Zeus shows them, at 100 W."""
+    """Devices in Zeus' interface, at 100 W each."""
 
     def __init__(self, devices=2, read=None):
         self._devices, self._began, self._read = devices, time.monotonic(), read
@@ -84,17 +84,17 @@ def meter(request, monkeypatch):
         yield CpuTimeMeter(os.getpid(), watts_per_core=4.0)
 
 
-def test_every_meter_rises_and_says_what_it_is(meter):
+def test_every_meter_counts_work_and_describes_itself(meter):
     window = Window(meter)
-    until = time.monotonic() + 0.3
-    while time.monotonic() < until:
+    deadline = time.monotonic() + 0.3
+    while time.monotonic() < deadline:
         sum(range(1000))
     reading = window.close()
     assert reading.joules > 0
     assert reading.method == meter.method in ("measured", "estimated")
     assert reading.source == meter.source
     assert reading.devices == meter.devices
-    # As documented: windows shorter than a few of its ticks need not move it.
+    # As documented, a window shorter than a few ticks may leave the counter unchanged.
     assert 0 < meter.tick_seconds <= 0.1
     assert meter.devices
     assert all(isinstance(name, str) for name in meter.devices)
@@ -104,45 +104,48 @@ def test_every_meter_rises_and_says_what_it_is(meter):
         assert 20 < reading.joules / reading.seconds < 2000
 
 
-def test_gpus_counters_add_up_in_joules(monkeypatch):
+def test_the_counters_of_several_gpus_add_up_in_joules(monkeypatch):
     install(monkeypatch, [Gpu("GPU-a", 100.0), Gpu("GPU-b", 200.0)])
     meter = NvmlMeter()
-    first, began = meter.read_joules(), time.monotonic()
+    before_first, first, after_first = time.monotonic(), meter.read_joules(), time.monotonic()
     time.sleep(0.2)
-    joules, seconds = meter.read_joules() - first, time.monotonic() - began
-    assert joules == pytest.approx(300 * seconds, rel=0.1)
+    before_last, last, after_last = time.monotonic(), meter.read_joules(), time.monotonic()
+    # Readings take time on a busy machine, so the window has a least and a greatest length.
+    assert last - first >= 0.9 * 300 * (before_last - after_first)
+    assert last - first <= 1.1 * 300 * (after_last - before_first)
     assert meter.devices == ("NVIDIA Made", "NVIDIA Made")
 
 
-def test_gpus_are_those_asked_for(monkeypatch):
+def test_only_the_selected_gpus_are_metered_and_unknown_ones_are_refused(monkeypatch):
     install(monkeypatch, [Gpu("GPU-a"), Gpu("GPU-b"), Gpu("GPU-c", mig=True)])
     assert len(NvmlMeter().devices) == 3
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,GPU-a")
     assert len(NvmlMeter().devices) == 2
     assert len(NvmlMeter(["0"]).devices) == 1
     assert len(NvmlMeter(["GPU-b"]).devices) == 1
-    with pytest.raises(MeterError, match="3 GPUs GPU-"):
+    with pytest.raises(MeterError, match="3 GPUs match GPU-"):
         NvmlMeter(["GPU-"])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(MeterError, match="hides all GPUs"):
         NvmlMeter()
     with pytest.raises(MeterError, match="no GPU 7; there are 3"):
         NvmlMeter(["7"])
-    # Two instances of one GPU: NVML knows the energy of the GPU alone.
-    cut = NvmlMeter(["MIG-1", "MIG-2"])
-    assert len(cut.devices) == 1
-    assert "MIG" in cut.source
+    # Two instances of one GPU: NVML counts the energy of the whole GPU only.
+    instances_meter = NvmlMeter(["MIG-1", "MIG-2"])
+    assert len(instances_meter.devices) == 1
+    assert "MIG" in instances_meter.source
 
 
-def test_old_gpus_power_is_integrated(monkeypatch):
+def test_the_power_of_a_gpu_without_an_energy_counter_is_integrated(monkeypatch):
     install(monkeypatch, [Gpu("GPU-a", 250.0, counts=False)])
     meter = NvmlMeter()
     assert "power over time" in meter.source
     time.sleep(0.3)
-    reading = Window(meter)
-    time.sleep(0.3)
-    closed = reading.close()
-    assert closed.joules == pytest.approx(250 * closed.seconds, rel=0.1)
+    window = Window(meter)
+    time.sleep(0.6)
+    reading = window.close()
+    # The sampling thread may lag on a busy machine.
+    assert reading.joules == pytest.approx(250 * reading.seconds, rel=0.4)
 
 
 def test_a_lost_gpu_is_an_error(monkeypatch):
@@ -154,40 +157,43 @@ def test_a_lost_gpu_is_an_error(monkeypatch):
         meter.read_joules()
 
 
-def test_power_that_was_not_read_for_long_is_not_made_up():
-    now = {"broken": False}
+def test_a_gap_in_the_power_readings_adds_no_energy():
+    state = {"broken": False}
 
     def watts():
-        if now["broken"]:
+        if state["broken"]:
             raise MeterError("away")
         return 100.0
 
     integral = PowerIntegral(watts, 0.02)
     time.sleep(0.2)
     before = integral.joules()
-    now["broken"] = True
+    state["broken"] = True
     time.sleep(0.3)
     with pytest.raises(MeterError, match="away"):
         integral.joules()
-    now["broken"] = False
-    # As a counter that began anew: a window over the gap is left out, not guessed.
+    state["broken"] = False
+    # The integral starts anew, like a reset counter, so a window over the gap is left out.
     assert integral.joules() < before
 
 
-def test_a_power_that_nobody_asks_for_is_left_alone(monkeypatch):
+def test_power_that_nobody_reads_is_no_longer_sampled(monkeypatch):
     monkeypatch.setattr("envs.energy.meters.power._FORGOTTEN_SECONDS", 0.1)
     integral = PowerIntegral(lambda: 100.0, 0.02)
     integral._thread.join(2)
     assert not integral._thread.is_alive()
     time.sleep(0.3)
-    # Asked again, it begins anew.
+    # The next reading starts a new integral.
+    restarted = time.monotonic()
     assert integral.joules() == 0.0
-    time.sleep(0.06)
-    assert integral.joules() == pytest.approx(6, abs=4)
+    deadline = restarted + 10
+    while not (joules := integral.joules()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert 0 < joules <= 100 * (time.monotonic() - restarted)
 
 
 class Stepping:
-    """A counter that goes where it is put."""
+    """A counter that the test sets."""
 
     method, source, devices = "measured", "made", ("made",)
     error_ratio, tick_seconds = 0.05, 0.0
@@ -202,44 +208,44 @@ class Stepping:
         return self.joules
 
 
-def test_windows_leave_out_what_cannot_be_trusted(monkeypatch):
+def test_windows_over_counter_resets_clock_steps_and_faults_are_left_out(monkeypatch):
     meter, clock = Stepping(), {"steady": 100.0, "wall": 1e9}
     monkeypatch.setattr("envs.energy.meter.time.monotonic", lambda: clock["steady"])
     monkeypatch.setattr("envs.energy.meter.time.time", lambda: clock["wall"])
     windows = WindowReader(meter)
 
-    def passed(seconds, joules, jump=0.0):
+    def read_after(seconds, joules, jump=0.0):
         clock["steady"] += seconds
         clock["wall"] += seconds + jump
         meter.joules += joules
         return windows.read()
 
     assert windows.read() is None
-    assert passed(1, 50).joules == pytest.approx(50)
-    # A counter between two ticks: the window goes on.
-    assert passed(1, 0) is None
-    joined = passed(1, 70)
+    assert read_after(1, 50).joules == pytest.approx(50)
+    # Between two ticks of the counter, the window stays open.
+    assert read_after(1, 0) is None
+    joined = read_after(1, 70)
     assert (joined.joules, joined.seconds) == (pytest.approx(70), pytest.approx(2))
-    # The driver was loaded anew.
-    assert passed(1, -900) is None
-    assert passed(1, 40).joules == pytest.approx(40)
-    # Somebody set the clock.
-    assert passed(1, 40, jump=-3600) is None
-    assert passed(1, 40).start == pytest.approx(clock["wall"] - 1)
+    # The driver was reloaded, which resets the counter.
+    assert read_after(1, -900) is None
+    assert read_after(1, 40).joules == pytest.approx(40)
+    # The wall clock was set back.
+    assert read_after(1, 40, jump=-3600) is None
+    assert read_after(1, 40).start == pytest.approx(clock["wall"] - 1)
     meter.error = "away"
-    assert passed(1, 40) is None
+    assert read_after(1, 40) is None
     assert windows.problem == "away"
     meter.error = None
-    assert passed(1, 40) is None
-    assert passed(1, 40).joules == pytest.approx(40)
+    assert read_after(1, 40) is None
+    assert read_after(1, 40).joules == pytest.approx(40)
     assert windows.problem is None
-    # Joules that no machine uses in a second.
-    assert passed(1, 1e8) is None
+    # No machine uses so many joules in a second.
+    assert read_after(1, 1e8) is None
     assert "W" in windows.problem
     for _ in range(70):
-        passed(1, 0)
+        read_after(1, 0)
     assert "not moved" in windows.problem
-    # A server that does nothing takes no processor time, and little more than nothing is right.
+    # An idle server takes no processor time, so an estimate near 0 J is right.
     meter.method = "estimated"
     idle = WindowReader(meter)
     for _ in range(70):
@@ -256,18 +262,20 @@ def test_a_slow_counters_windows_go_from_tick_to_tick(monkeypatch):
     meter.tick_seconds = 3.0
     monkeypatch.setattr("envs.energy.meter.time.monotonic", lambda: clock["now"])
     monkeypatch.setattr("envs.energy.meter.time.time", lambda: 1e9 + clock["now"])
-    windows, found = WindowReader(meter), []
-    # 100 W, seen every 3 s; first looked at just before a tick.
+    windows, readings = WindowReader(meter), []
+    # 100 W on a counter that ticks every 3 s; the first reading is just before a tick.
     for tenth in range(26, 200):
         clock["now"] = tenth / 10
         meter.joules = 1000 + 300.0 * (tenth // 30)
         if (reading := windows.read()) is not None:
-            found.append(reading)
-    assert len(found) >= 4
-    assert [w.joules / w.seconds for w in found] == pytest.approx([100.0] * len(found), rel=0.05)
+            readings.append(reading)
+    assert len(readings) >= 4
+    assert [r.joules / r.seconds for r in readings] == pytest.approx(
+        [100.0] * len(readings), rel=0.05
+    )
 
 
-def test_dcgm_exporters_page_is_read(monkeypatch):
+def test_dcgm_exporters_counters_add_up_and_an_absent_metric_is_refused(monkeypatch):
     with answering(lambda _: (200, (PAGE % (2000, 3000)).encode(), {})) as url:
         assert RemoteMeter(RemoteSettings(f"{url}/metrics")).read_joules() == pytest.approx(5.0)
         with pytest.raises(MeterError, match="no values"):
@@ -278,14 +286,14 @@ def test_dcgm_exporters_page_is_read(monkeypatch):
     ("unit", "value", "joules"),
     [("J", 7.0, 7.0), ("mJ", 7.0, 0.007), ("Wh", 7.0, 25_200.0), ("kWh", 7.0, 2.52e7)],
 )
-def test_prometheus_units(unit, value, joules):
+def test_each_prometheus_unit_is_converted_to_joules(unit, value, joules):
     with answering(lambda _: (200, vector(a=value), {})) as url:
         assert RemoteMeter(RemoteSettings(url, "energy", unit)).read_joules() == pytest.approx(
             joules
         )
 
 
-def test_a_series_that_comes_or_goes_is_no_energy():
+def test_a_series_that_vanishes_is_an_error_and_not_energy():
     series = {"a": 5.0, "b": 6.0}
     with answering(lambda _: (200, vector(**series), {})) as url:
         meter = RemoteMeter(RemoteSettings(url, "energy", "J"))
@@ -293,7 +301,7 @@ def test_a_series_that_comes_or_goes_is_no_energy():
         del series["b"]
         with pytest.raises(MeterError, match="came or went"):
             meter.read_joules()
-        # Counted anew from there on.
+        # The next reading counts from the remaining series.
         assert meter.read_joules() == pytest.approx(5)
 
 
@@ -305,31 +313,31 @@ def test_a_series_that_comes_or_goes_is_no_energy():
         (200, b'{"data": {"resultType": "vector", "result": [{"metric": {}, "value": [1]}]}}'),
     ],
 )
-def test_a_broken_prometheus_is_named_without_its_secrets(status, body):
+def test_a_broken_prometheus_is_named_in_the_error_without_its_secrets(status, body):
     with answering(lambda _: (status, body, {})) as url:
         secret = url.replace("//", "//me:hunter2@") + "/?token=hunter3"
-        with pytest.raises(MeterError) as caught:
+        with pytest.raises(MeterError) as error:
             RemoteMeter(RemoteSettings(secret, "energy", "J"))
-    assert url.split("//")[1] in str(caught.value)
-    assert "hunter" not in str(caught.value)
+    assert url.split("//")[1] in str(error.value)
+    assert "hunter" not in str(error.value)
 
 
-def test_why_each_meter_cannot_be_used_is_said(monkeypatch):
+def test_the_error_of_each_unusable_meter_gives_the_reason(monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", None)
     monkeypatch.setitem(sys.modules, "zeus", None)
     for name in ("zeus.device", "zeus.device.gpu"):
         monkeypatch.setitem(sys.modules, name, None)
-    found = {}
+    reasons = {}
     for candidate in candidates(["http://127.0.0.1:9"], MeterChoice()):
-        with pytest.raises(MeterError) as caught:
+        with pytest.raises(MeterError) as error:
             candidate.make()
-        found[candidate.kind] = str(caught.value)
-    assert "nvidia-ml-py is not installed" in found["nvml"]
-    assert "zeus is not installed" in found["rapl"] == found["amd"] == found["soc"]
-    assert "nothing listens" in found["cpu"]
+        reasons[candidate.kind] = str(error.value)
+    assert "nvidia-ml-py is not installed" in reasons["nvml"]
+    assert "zeus is not installed" in reasons["rapl"] == reasons["amd"] == reasons["soc"]
+    assert "nothing listens" in reasons["cpu"]
 
 
-def test_zeus_has_the_calls():
+def test_zeus_has_the_calls_that_its_meter_makes():
     amd = pytest.importorskip("zeus.device.gpu.amd")
     from zeus.device import cpu, soc
 
@@ -341,7 +349,7 @@ def test_zeus_has_the_calls():
     assert callable(soc.get_soc)
 
 
-def test_zeus_without_a_device_or_with_a_fault_is_a_meters_error(monkeypatch):
+def test_zeus_without_a_device_or_with_a_fault_raises_a_meter_error(monkeypatch):
     zeus(monkeypatch, get_cpus=lambda: Counter(devices=0))
     with pytest.raises(MeterError, match="no AMD GPU"):
         ZeusMeter("amd")
@@ -356,7 +364,7 @@ def test_zeus_without_a_device_or_with_a_fault_is_a_meters_error(monkeypatch):
         ZeusMeter("rapl")
 
 
-def test_the_meter_can_be_chosen(monkeypatch):
+def test_a_named_meter_is_used_or_the_error_says_why_not(monkeypatch):
     install(monkeypatch, [Gpu("GPU-a")])
     assert isinstance(choose_meter("http://127.0.0.1:9"), NvmlMeter)
     with pytest.raises(MeterError, match="nothing listens"):
@@ -381,5 +389,5 @@ def test_kilowatt_hours_in_place_of_joules_are_refused():
         window.close()
 
 
-def test_dcgm_is_what_is_read_by_default():
+def test_dcgms_energy_counter_is_the_default_query():
     assert RemoteSettings("http://gpu:9400/metrics").query == DCGM_ENERGY
