@@ -1,4 +1,4 @@
-"""A server on loopback that answers as it is told."""
+"""An HTTP server on loopback whose answers a test function gives."""
 
 import threading
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @contextmanager
 def answering(answer):
-    """A server on loopback; `answer(path)` gives (status, body, headers)."""
+    """Serve on loopback and yield the URL; `answer(request)` returns (status, body, headers)."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

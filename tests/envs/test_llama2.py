@@ -23,13 +23,13 @@ def profile(tmp_path):
     )
 
 
-def test_replay_passes_both_checkers(profile):
+def test_the_replay_environment_passes_both_checkers(profile):
     env = gymnasium.make(REPLAY, profile=profile).unwrapped
     check_env(env)
     sb3_check_env(env)
 
 
-def test_replay_with_arrivals_and_a_mix_is_deterministic_too(profile, tmp_path):
+def test_replay_with_arrivals_and_a_mix_repeats_by_seed(profile, tmp_path):
     (tmp_path / "arrivals.csv").write_text(made.ARRIVALS)
     (tmp_path / "mix.csv").write_text("hour,arithmetic,choice,recall,sequence\n0,.1,.2,.3,.4\n")
     env = gymnasium.make(
@@ -39,14 +39,14 @@ def test_replay_with_arrivals_and_a_mix_is_deterministic_too(profile, tmp_path):
         arrivals=str(tmp_path / "arrivals.csv"),
     ).unwrapped
     check_env(env)
-    first = [env.reset(seed=4)[0], *(env.step(0)[0] for _ in range(6))]
-    again = [env.reset(seed=4)[0], *(env.step(0)[0] for _ in range(6))]
-    assert np.array_equal(first, again)
+    first_run = [env.reset(seed=4)[0], *(env.step(0)[0] for _ in range(6))]
+    second_run = [env.reset(seed=4)[0], *(env.step(0)[0] for _ in range(6))]
+    assert np.array_equal(first_run, second_run)
     in_flight = env.world.featurizer.names.index("in_flight")
-    assert [observation[in_flight] for observation in first[:4]] != [0, 0, 0, 0]
+    assert [observation[in_flight] for observation in first_run[:4]] != [0, 0, 0, 0]
 
 
-def test_reward_is_the_sum_of_its_terms_and_brevity_pays(profile):
+def test_the_reward_is_the_sum_of_its_terms_for_footprint_and_quality(profile):
     env = gymnasium.make(REPLAY, profile=profile, intensity=None)
     rewards = []
     for action in (0, 1, 2):
@@ -60,20 +60,20 @@ def test_reward_is_the_sum_of_its_terms_and_brevity_pays(profile):
     assert rewards[0][1] == rewards[1][1] > 0 > rewards[2][1]
 
 
-def test_an_episode_is_truncated_after_its_requests(profile):
+def test_an_episode_is_truncated_after_its_number_of_requests(profile):
     env = gymnasium.make(REPLAY, profile=profile, episode_requests=3)
     env.reset(seed=0)
     assert [env.step(0)[3] for _ in range(3)] == [False, False, True]
 
 
-@pytest.mark.parametrize("arriving", [False, True])
-def test_the_vector_is_the_scalar_many_times(profile, tmp_path, arriving):
+@pytest.mark.parametrize("with_arrivals", [False, True])
+def test_the_vector_environment_equals_as_many_scalar_ones(profile, tmp_path, with_arrivals):
     arguments = {
         "profile": profile,
         "episode_requests": 5,
         "mix": mix_from_job_counts(np.arange(1.0, 50.0), profile.tasks, 60, seed=1),
     }
-    if arriving:
+    if with_arrivals:
         arguments["arrivals"] = tmp_path / "arrivals.csv"
         arguments["arrivals"].write_text(made.ARRIVALS)
     vector = gymnasium.make_vec(REPLAY, num_envs=6, **arguments)
@@ -81,22 +81,24 @@ def test_the_vector_is_the_scalar_many_times(profile, tmp_path, arriving):
         [lambda: gymnasium.make(REPLAY, **arguments).unwrapped] * 6,
         autoreset_mode=AutoresetMode.SAME_STEP,
     )
-    left, right = vector.reset(seed=11)[0], scalars.reset(seed=11)[0]
+    observations, scalar_observations = vector.reset(seed=11)[0], scalars.reset(seed=11)[0]
     rng = np.random.default_rng(0)
     for step in range(1, 18):
-        assert np.array_equal(left, right)
+        assert np.array_equal(observations, scalar_observations)
         actions = rng.integers(0, 3, 6)
-        left, rewards, _, truncated, info = vector.step(actions)
-        right, expected, _, ended, other = scalars.step(actions)
-        assert np.array_equal(rewards, expected)
-        assert truncated.tolist() == ended.tolist() == [step % 5 == 0] * 6
+        observations, rewards, _, truncated, info = vector.step(actions)
+        scalar_observations, scalar_rewards, _, scalar_truncated, scalar_info = scalars.step(
+            actions
+        )
+        assert np.array_equal(rewards, scalar_rewards)
+        assert truncated.tolist() == scalar_truncated.tolist() == [step % 5 == 0] * 6
         if step % 5 == 0:
-            assert np.array_equal(info["final_obs"], np.stack(other["final_obs"]))
+            assert np.array_equal(info["final_obs"], np.stack(scalar_info["final_obs"]))
         else:
-            assert np.array_equal(info["footprint_grams"], other["footprint_grams"])
+            assert np.array_equal(info["footprint_grams"], scalar_info["footprint_grams"])
 
 
-def test_sb3_sees_the_same_steps(profile):
+def test_the_lanes_for_sb3_give_the_steps_of_the_vector_environment(profile):
     lanes = Lanes(gymnasium.make_vec(REPLAY, num_envs=4, profile=profile), gamma=0.99)
     vector = gymnasium.make_vec(REPLAY, num_envs=4, profile=profile)
     lanes.seed(3)
@@ -110,7 +112,7 @@ def test_sb3_sees_the_same_steps(profile):
     assert done.tolist() == expected[3].tolist()
 
 
-def test_a_mix_gives_each_hour_its_tasks(profile):
+def test_a_mix_sets_the_tasks_of_each_hour(profile):
     hours = np.zeros((24, 4))
     hours[np.arange(24), np.arange(24) % 4] = 1
     env = gymnasium.make_vec(
@@ -125,7 +127,7 @@ def test_a_mix_gives_each_hour_its_tasks(profile):
         assert world.tasks[info["row"]].tolist() == [profile.tasks[h % 4] for h in hour]
 
 
-def test_an_episode_that_is_over_has_to_be_reset(profile):
+def test_a_step_after_the_end_of_an_episode_is_refused(profile):
     env = gymnasium.make(REPLAY, profile=profile, episode_requests=1).unwrapped
     env.reset(seed=0)
     env.step(0)
@@ -159,12 +161,12 @@ def test_live_lanes_run_together_and_are_metered(llama):
     assert info["completion_tokens"][0::2].mean() > 3 * info["completion_tokens"][1::2].mean()
 
 
-def test_a_request_with_a_length_of_its_own_is_played_at_l0(tmp_path):
+def test_a_request_that_asks_for_a_length_is_played_at_l0(tmp_path):
     kinds = {"free": "What is {n}?", "bound": "Explain {n} in two sentences."}
     profile = made.profile(tmp_path, made.chats(40, kinds), lambda r, d: 1.0)
     env = gymnasium.make_vec(REPLAY, num_envs=64, profile=profile)
     env.reset(seed=0)
-    seen = set()
+    played_tasks = set()
     for _ in range(4):
         masks = env.action_masks()
         _, _, _, _, info = env.step(np.full(64, 2))
@@ -174,5 +176,5 @@ def test_a_request_with_a_length_of_its_own_is_played_at_l0(tmp_path):
         assert set(info["completion_tokens"][~bound]) <= {made.TOKENS["very_brief"]}
         tasks = np.array([profile.requests[row].task for row in info["row"]])
         assert np.array_equal(bound, tasks == "bound")
-        seen |= set(tasks)
-    assert seen == set(kinds)
+        played_tasks |= set(tasks)
+    assert played_tasks == set(kinds)

@@ -20,7 +20,7 @@ def fake():
         yield fake
 
 
-def test_a_remote_servers_energy_is_stated_and_says_so(fake):
+def test_a_remote_servers_energy_is_tokens_times_joules_and_labelled_estimated(fake):
     requests = generate_requests(2, seed=0)
     with Upstream(fake.url, "made") as upstream:
         meter = TokenMeter(upstream, 2.5)
@@ -33,7 +33,7 @@ def test_a_remote_servers_energy_is_stated_and_says_so(fake):
     assert outcomes.responses == ("Hello",) * 8
 
 
-def test_the_key_goes_upstream_and_the_directive_into_the_body(fake, monkeypatch):
+def test_the_api_key_goes_upstream_and_the_directive_into_the_body(fake, monkeypatch):
     monkeypatch.setenv(API_KEY_VARIABLE, "sk-ours")
     with Upstream(fake.url, "made") as upstream:
         backend = LiveBackend(
@@ -43,24 +43,27 @@ def test_the_key_goes_upstream_and_the_directive_into_the_body(fake, monkeypatch
     _, path, headers, body = fake.received[-1]
     assert path == "/v1/chat/completions"
     assert headers[b"authorization"] == b"Bearer sk-ours"
-    sent = json.loads(body)
-    assert sent["messages"][0]["content"] == DEFAULT_CATALOGUE[1].text
-    assert sent["temperature"] == 0
-    assert set(sent) == {"model", "messages", "max_tokens", "temperature"}
+    payload = json.loads(body)
+    assert payload["messages"][0]["content"] == DEFAULT_CATALOGUE[1].text
+    assert payload["temperature"] == 0
+    assert set(payload) == {"model", "messages", "max_tokens", "temperature"}
 
 
-def test_a_refusal_and_an_absent_server_are_named(fake, monkeypatch):
+def test_a_refusal_and_an_absent_server_are_named_in_the_error(fake, monkeypatch):
     monkeypatch.setenv(API_KEY_VARIABLE, "sk-ours")
     fake.mode = "refuse"
-    with Upstream(fake.url, "made") as upstream, pytest.raises(UpstreamError) as refused:
+    with Upstream(fake.url, "made") as upstream, pytest.raises(UpstreamError) as refusal:
         upstream.chat([{"messages": []}])
-    assert f"{fake.url}/v1/chat/completions answered 429" in str(refused.value)
-    assert "sk-ours" not in str(refused.value)
-    with Upstream("http://127.0.0.1:9", "made") as upstream, pytest.raises(UpstreamError) as gone:
+    assert f"{fake.url}/v1/chat/completions answered 429" in str(refusal.value)
+    assert "sk-ours" not in str(refusal.value)
+    with (
+        Upstream("http://127.0.0.1:9", "made") as upstream,
+        pytest.raises(UpstreamError) as absence,
+    ):
         upstream.chat([{"messages": []}])
-    assert "http://127.0.0.1:9 failed" in str(gone.value)
+    assert "http://127.0.0.1:9 failed" in str(absence.value)
 
 
-def test_a_server_that_lists_no_model_asks_for_one(fake):
+def test_a_server_that_lists_no_model_needs_the_model_flag(fake):
     with Upstream(fake.url) as upstream, pytest.raises(UpstreamError, match="--model"):
         upstream.chat([{"messages": []}])

@@ -12,8 +12,8 @@ TASKS = np.array(["a", "b"])
 GROUPS = 5
 
 
-def test_the_mix_is_the_closed_form_of_two_directives():
-    # Cheap one keeps 0.5 of the quality: to keep 0.9, at most a fifth may be cheap.
+def test_the_mix_of_two_directives_has_its_closed_form():
+    # The cheap one keeps 0.5 of the quality: to keep 0.9, at most a fifth may be cheap.
     costs = np.array([[10.0, 1.0]])
     mix = best_fixed_mix(costs, np.array([[0.8, 0.4]]), np.array(["a"]), {"a": 0.9})
     assert mix == pytest.approx([0.8, 0.2])
@@ -50,7 +50,7 @@ def test_stacked_programs_keep_their_constraints_and_cost_the_closed_form(costs,
     assert (costs * mixes).sum(axis=1) == pytest.approx(expected, abs=2e-6)
 
 
-def test_scores_out_of_reach_are_said():
+def test_scores_out_of_reach_are_refused():
     with pytest.raises(ValueError, match="no mix"):
         cheapest_mixes(np.ones((1, 2)), np.array([[[0.2, 0.5]]]), np.array([[0.6]]))
     with pytest.raises(ValueError, match="possible"):
@@ -63,18 +63,20 @@ def test_the_dual_price_solves_the_program_over_all_requests(costs, scores, shar
     chance = cheapest_choices(costs, scores, least)
     assert chance.sum(axis=1) == pytest.approx(np.ones(GROUPS))
     assert (scores * chance).sum() >= least - 1e-9
-    # One group's program over every request's options: HiGHS as the judge.
+    # HiGHS solves the same program over the options of all requests.
     assert (costs * chance).sum() == pytest.approx(_by_highs(costs, scores, least), abs=1e-6)
 
 
 def _by_highs(costs, scores, least):
     from scipy.optimize import linprog
 
-    each = np.kron(np.eye(GROUPS), np.ones(3))
-    found = linprog(costs.ravel(), -scores.ravel()[None], [-least], each, np.ones(GROUPS))
-    if not found.success:  # at the very edge of what is possible
+    one_per_group = np.kron(np.eye(GROUPS), np.ones(3))
+    solution = linprog(
+        costs.ravel(), -scores.ravel()[None], [-least], one_per_group, np.ones(GROUPS)
+    )
+    if not solution.success:  # at the very edge of the feasible region
         return (costs * cheapest_choices(costs, scores, least)).sum()
-    return found.fun
+    return solution.fun
 
 
 @given(figures(1), figures(0))

@@ -11,7 +11,7 @@ from envs.errors import BundleError
 from tests import made
 
 
-def test_a_bundle_survives_its_folder(tmp_path):
+def test_a_saved_bundle_is_loaded_unchanged(tmp_path):
     saved = made.bundle(tmp_path, (0.0, 1.0, 2.0))
     loaded = load_bundle(tmp_path)
     observations = np.zeros((1, len(loaded.featurizer.names)), dtype=np.float32)
@@ -39,7 +39,7 @@ def changed(folder, **fields):
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"schema_version": 99}, "schema_version 99"),
         ({"features": []}, "features"),
@@ -50,14 +50,14 @@ def changed(folder, **fields):
         ({"files": {}}, "does not list"),
     ],
 )
-def test_a_bundle_that_does_not_fit_is_refused(tmp_path, fields, said):
+def test_a_bundle_whose_parts_do_not_fit_is_refused(tmp_path, fields, message):
     made.bundle(tmp_path)
     changed(tmp_path, **fields)
-    with pytest.raises(BundleError, match=said):
+    with pytest.raises(BundleError, match=message):
         load_bundle(tmp_path)
 
 
-def test_a_folder_without_a_manifest_is_named(tmp_path):
+def test_a_missing_or_unreadable_manifest_is_named(tmp_path):
     with pytest.raises(BundleError, match=r"manifest\.json is missing"):
         load_bundle(tmp_path)
     (tmp_path / MANIFEST).write_text("{")

@@ -40,9 +40,9 @@ def observations(profile, count=10_000):
     return np.concatenate([world.reset(seed=1000 * i) for i in range(count // 1000)])
 
 
-def told(model, seen):
+def sb3_probabilities(model, observed):
     with torch.no_grad():
-        return model.policy.get_distribution(torch.as_tensor(seen)).distribution.probs.numpy()
+        return model.policy.get_distribution(torch.as_tensor(observed)).distribution.probs.numpy()
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def told(model, seen):
         (PPO, {"net_arch": {"pi": [24, 8], "vf": [4]}, "activation_fn": torch.nn.ReLU}),
     ],
 )
-def test_a_researchers_own_policy_becomes_a_bundle_that_decides_alike(
+def test_an_sb3_checkpoint_becomes_a_bundle_with_the_same_probabilities(
     profile, tmp_path, algorithm, policy
 ):
     model = trained(profile, algorithm, **policy)
@@ -61,8 +61,11 @@ def test_a_researchers_own_policy_becomes_a_bundle_that_decides_alike(
     command = ["bundle", "from-sb3", str(tmp_path / "own.zip"), "--out", str(tmp_path / "b")]
     assert main([*command, "--outcomes", str(tmp_path / "profile.parquet")]) == 0
     bundle = load_bundle(tmp_path / "b")
-    seen = observations(profile)
-    assert np.abs(bundle.policy.probabilities(seen) - told(model, seen)).max() < 1e-5
+    observed = observations(profile)
+    assert (
+        np.abs(bundle.policy.probabilities(observed) - sb3_probabilities(model, observed)).max()
+        < 1e-5
+    )
     assert bundle.prompt_hashes == {request.prompt_hash for request in profile.requests}
 
 
@@ -76,9 +79,9 @@ def test_a_normalised_policy_keeps_its_normaliser(profile, tmp_path):
         features_extractor_kwargs={k: v.astype(np.float32) for k, v in numbers.items()},
     )
     model.save(tmp_path / "own.zip")
-    seen = observations(profile, 1000)
+    observed = observations(profile, 1000)
     policy = read_policy(tmp_path / "own.zip")
-    assert np.abs(policy.probabilities(seen) - told(model, seen)).max() < 1e-5
+    assert np.abs(policy.probabilities(observed) - sb3_probabilities(model, observed)).max() < 1e-5
 
 
 class Bomb:
@@ -97,14 +100,14 @@ def test_no_pickle_of_the_checkpoint_is_loaded(profile, tmp_path):
     model = trained(profile)
     model.save(tmp_path / "own.zip")
     bomb = pickle.dumps(Bomb())
-    # In the description it is passed over, as the optimiser's state is.
+    # A pickle in the description or in the optimiser's state is ignored.
     rewritten(
         tmp_path / "own.zip",
         tmp_path / "bomb.zip",
         **{"data": json.dumps({"x": bomb.hex()}).encode(), "policy.optimizer.pth": bomb},
     )
     assert read_policy(tmp_path / "bomb.zip").layers[0][0].shape[0] == 64
-    # In place of the weights it is refused.
+    # A pickle in place of the weights is refused.
     for weights in (bomb, _saved(Bomb())):
         rewritten(tmp_path / "own.zip", tmp_path / "bomb.zip", **{"policy.pth": weights})
         with pytest.raises(DataError, match="cannot be read as weights"):
@@ -117,7 +120,7 @@ def _saved(thing):
     return stream.getvalue()
 
 
-def test_what_is_no_checkpoint_is_named(profile, tmp_path, capsys):
+def test_a_file_that_is_no_checkpoint_is_named_in_the_error(profile, tmp_path, capsys):
     (tmp_path / "x.zip").write_bytes(b"PK no")
     with pytest.raises(DataError, match=r"x\.zip: cannot be read as weights"):
         read_policy(tmp_path / "x.zip")
@@ -125,7 +128,7 @@ def test_what_is_no_checkpoint_is_named(profile, tmp_path, capsys):
     rewritten(tmp_path / "own.zip", tmp_path / "y.zip", **{"policy.pth": b""})
     with pytest.raises(DataError, match=r"y\.zip: holds no policy\.pth"):
         read_policy(tmp_path / "y.zip")
-    # Another observation: the profile's tasks are fewer.
+    # A profile with fewer tasks has a shorter observation.
     fewer = [request for request in generate_requests(10, seed=0) if request.task == "recall"]
     made.profile(tmp_path, fewer, lambda r, d: 1.0)
     command = ["bundle", "from-sb3", str(tmp_path / "own.zip"), "--out", str(tmp_path / "b")]

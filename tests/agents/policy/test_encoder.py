@@ -16,13 +16,13 @@ from envs.requests.features import Featurizer
 from experiments.llama.server import EMBEDDED
 from tests import made
 
-# The same words in either order: only what reads their order can tell which.
+# The same words in two orders: only a model that reads word order can tell them apart.
 KINDS = {"one": "Is {n} more than seven, or seven more than {n}? Add one."}
 
 
 @pytest.fixture(scope="module")
 def encoder():
-    """The served model's own weights."""
+    """The weights of the served model."""
     return load_encoder(EMBEDDED)
 
 
@@ -40,7 +40,7 @@ def saved_with(featurizer, folder):
     return save_bundle(folder, policy, DEFAULT_CATALOGUE, featurizer, "made", {})
 
 
-def test_vectors_are_of_one_length_whether_read_alone_or_in_a_batch(encoder):
+def test_vectors_have_one_norm_and_are_equal_alone_and_in_a_batch(encoder):
     texts = ["7 + 5", "Which is larger, 52 (A) or 61 (B)? Say why.", ""]
     alone = np.stack([encoder.vector(text) for text in texts])
     encoder.warm(texts)
@@ -49,28 +49,30 @@ def test_vectors_are_of_one_length_whether_read_alone_or_in_a_batch(encoder):
     assert np.stack([encoder.vector(text) for text in texts]) == pytest.approx(alone, abs=1e-4)
 
 
-def test_what_only_the_order_of_words_tells_is_foretold(encoder, tmp_path):
+def test_an_encoder_predicts_quality_that_only_word_order_shows(encoder, tmp_path):
     rng = np.random.default_rng(0)
-    requests, good = [], []
+    requests, verdicts = [], []
     for r in made.chats(160, {"t": "{n}"}):
         first = bool(rng.random() < 0.5)
         text = "first 3 then 9" if first else "first 9 then 3"
         content = f"{text} item {r.reference}"
         requests.append(type(r)(r.request_id, "t", ({"role": "user", "content": content},), "1"))
-        good.append(first)
-    of = {r.request_id: g for r, g in zip(requests, good, strict=True)}
-    profile = made.profile(tmp_path, requests, lambda r, d: float(d == "none" or of[r.request_id]))
+        verdicts.append(first)
+    verdict_by_id = {r.request_id: verdict for r, verdict in zip(requests, verdicts, strict=True)}
+    profile = made.profile(
+        tmp_path, requests, lambda r, d: float(d == "none" or verdict_by_id[r.request_id])
+    )
 
-    def told(vectors):
+    def correlation(vectors):
         prepared = prepare(profile, {"t": 0.9}, 300.0, quality="correct", vectors=vectors)
         column = prepared.featurizer.names.index("quality=brief")
-        return np.corrcoef(prepared.parts[1][:, column], good)[0, 1]
+        return np.corrcoef(prepared.parts[1][:, column], verdicts)[0, 1]
 
-    assert abs(told(None)) < 0.35
-    assert told(encoder) > 0.9
+    assert abs(correlation(None)) < 0.35
+    assert correlation(encoder) > 0.9
 
 
-def test_a_bundle_carries_its_encoder(fitted, tmp_path):
+def test_a_bundle_carries_its_encoder_and_refuses_a_damaged_one(fitted, tmp_path):
     profile, text = fitted
     featurizer = Featurizer(profile.tasks, text.whole)
     saved = saved_with(featurizer, tmp_path / "b")
@@ -94,7 +96,7 @@ def test_a_bundle_carries_its_encoder(fitted, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["encoder/../x.json", "encoder/a/b.json", "other/x.json"])
-def test_no_listed_file_leaves_the_bundle(name, tmp_path):
+def test_a_listed_file_outside_the_bundle_is_refused(name, tmp_path):
     made.bundle(tmp_path / "b")
     path = tmp_path / "b/manifest.json"
     manifest = json.loads(path.read_text())
@@ -120,11 +122,12 @@ def test_a_prompts_own_outcome_does_not_reach_its_features(fitted, encoder):
         encoder,
     )
     fold = [fold_of(request) for request in profile.requests]
-    same = fold[5]
-    before, after = text.without[same], changed.without[same]
-    # Its own fold's reading was fitted to the others only, but for the mean they are set to.
+    own_fold = fold[5]
+    before, after = text.without[own_fold], changed.without[own_fold]
+    # The model of the prompt's own fold was fitted to the other folds. Only the mean energy, to
+    # which all energies are relative, includes the prompt.
     spread = np.ptp(after.weights - before.weights)
-    others = [i for i in range(len(text.without)) if i != same]
+    others = [i for i in range(len(text.without)) if i != own_fold]
     assert spread < 0.01 * max(np.ptp(changed.without[i].weights) for i in others)
     assert featurizer.text is text.whole
 
@@ -137,7 +140,7 @@ def test_code_in_an_encoders_folder_is_not_run(encoder, tmp_path, monkeypatch):
     config |= {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", None]}}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     monkeypatch.setattr("builtins.input", lambda *_: "y")
-    # Loaded without it or refused.
+    # The encoder is loaded without that code, or refused.
     with suppress(ConfigError):
         load_encoder(tmp_path)
     assert not executed.exists()
@@ -152,7 +155,7 @@ def test_files_that_the_manifest_does_not_list_are_refused(fitted, tmp_path):
     (tmp_path / "encoder" / "adapter_config.json").unlink()
     path = tmp_path / "manifest.json"
     manifest = json.loads(path.read_text())
-    kept = {n: d for n, d in manifest["files"].items() if not n.startswith("encoder/")}
-    path.write_text(json.dumps(manifest | {"files": kept}))
+    other_files = {n: d for n, d in manifest["files"].items() if not n.startswith("encoder/")}
+    path.write_text(json.dumps(manifest | {"files": other_files}))
     with pytest.raises(BundleError, match="not among the manifest's files"):
         load_bundle(tmp_path)

@@ -36,42 +36,42 @@ def linear(bias=0.0, **weights):
 
 
 @given(st.integers(0, 10_000))
-def test_contributions_sum_to_the_log_odds_less_those_at_the_means(seed):
+def test_contributions_sum_to_the_log_odds_minus_those_at_the_means(seed):
     policy = random_policy(seed)
-    seen = np.random.default_rng(seed + 1).normal(size=WIDTH).astype(np.float32)
-    chance = np.log(policy.probabilities(np.stack([seen, policy.mean])))
+    observation = np.random.default_rng(seed + 1).normal(size=WIDTH).astype(np.float32)
+    chance = np.log(policy.probabilities(np.stack([observation, policy.mean])))
     odds = chance[:, 2] - chance[:, 0]
-    found = contributions(policy, FEATURIZER, seen, 2, 0)
-    assert sum(found.values()) == pytest.approx(odds[0] - odds[1], abs=1e-4)
+    terms = contributions(policy, FEATURIZER, observation, 2, 0)
+    assert sum(terms.values()) == pytest.approx(odds[0] - odds[1], abs=1e-4)
 
 
-def test_of_a_linear_policy_each_group_adds_its_own_term():
+def test_each_group_of_a_linear_policy_contributes_its_own_term():
     policy = linear(numbers=-0.5, log_intensity=2.0)
-    seen = np.zeros(WIDTH, np.float32)
-    seen[FEATURIZER.names.index("numbers")] = 4
-    seen[FEATURIZER.names.index("log_intensity")] = 3
-    found = contributions(policy, FEATURIZER, seen, 2, 0)
-    assert found == pytest.approx(
+    observation = np.zeros(WIDTH, np.float32)
+    observation[FEATURIZER.names.index("numbers")] = 4
+    observation[FEATURIZER.names.index("log_intensity")] = 3
+    terms = contributions(policy, FEATURIZER, observation, 2, 0)
+    assert terms == pytest.approx(
         dict.fromkeys(GROUPS, 0.0) | {"structure": -2.0, "carbon": 6.0}, abs=1e-5
     )
 
 
 def test_the_turning_point_is_where_the_odds_are_even():
-    seen = np.zeros(WIDTH, np.float32)
+    observation = np.zeros(WIDTH, np.float32)
     policy = linear(log_intensity=1.0, bias=-np.log(201))
-    first, second = turning_points(policy, FEATURIZER, seen)
+    first, second = turning_points(policy, FEATURIZER, observation)
     assert first == (0.0, 0)
     assert second[1] == 2
     assert second[0] == pytest.approx(200, rel=0.02)
 
 
-def test_a_tree_finds_a_policy_that_is_one():
+def test_a_policy_that_is_a_tree_is_distilled_exactly():
     policy = linear(numbers=10.0, bias=-25.0)
     rng = np.random.default_rng(0)
-    seen = rng.normal(size=(2000, WIDTH)).astype(np.float32)
-    seen[:, FEATURIZER.names.index("numbers")] = rng.integers(0, 6, 2000)
-    seen[:, FEATURIZER.names.index("own_length")] = 0
-    tree = distilled(policy, FEATURIZER, seen, NAMES)
+    observations = rng.normal(size=(2000, WIDTH)).astype(np.float32)
+    observations[:, FEATURIZER.names.index("numbers")] = rng.integers(0, 6, 2000)
+    observations[:, FEATURIZER.names.index("own_length")] = 0
+    tree = distilled(policy, FEATURIZER, observations, NAMES)
     assert tree.leaves == 2
     assert tree.fidelity == 1.0
     assert 0.4 < tree.usual < 0.6
@@ -79,11 +79,11 @@ def test_a_tree_finds_a_policy_that_is_one():
     assert "very_brief" in tree.rules
 
 
-def test_a_tree_never_has_more_leaves_than_asked():
+def test_a_tree_never_has_more_leaves_than_requested():
     rng = np.random.default_rng(0)
-    seen = rng.normal(size=(2000, WIDTH)).astype(np.float32)
-    tree = distilled(random_policy(3), FEATURIZER, seen, NAMES, leaves=12)
+    observations = rng.normal(size=(2000, WIDTH)).astype(np.float32)
+    tree = distilled(random_policy(3), FEATURIZER, observations, NAMES, leaves=12)
     assert 2 <= tree.leaves <= 12
     assert tree.usual <= tree.fidelity <= 1
     with pytest.raises(ValueError, match="too few"):
-        distilled(random_policy(3), FEATURIZER, seen[:1], NAMES)
+        distilled(random_policy(3), FEATURIZER, observations[:1], NAMES)

@@ -14,7 +14,7 @@ DIRECTIVES = ("none", "brief", "very_brief")
 
 
 def recorded(count, seed):
-    """Half of each kind ask for a "tiny" answer, half for a "huge" one of five times the cost."""
+    """Profile with as many "tiny" as "huge" answers in each kind; a huge one costs 5 tiny ones."""
     rng = np.random.default_rng(seed)
     requests = []
     for r in made.chats(count, KINDS, seed):
@@ -44,83 +44,85 @@ def prepared():
 
 
 def played(seed, actions=None, brief_if="answer", **factor):
-    """Live answers from the same world, some of them made dearer; briefly where a word says so."""
+    """Live answers from the same world, measures scaled by `factor`; brief if `brief_if` occurs."""
     live = recorded(100, seed)
-    said = np.array([brief_if in r.messages[0]["content"] for r in live.requests])
-    actions = np.where(said, 1, 0) if actions is None else actions
+    brief = np.array([brief_if in r.messages[0]["content"] for r in live.requests])
+    actions = np.where(brief, 1, 0) if actions is None else actions
     changed = {name: getattr(live.outcomes, name) * by for name, by in factor.items()}
     live = replace(live, outcomes=replace(live.outcomes, **changed))
     return live.requests, actions, live.outcomes_of(np.arange(len(live.requests)), actions)
 
 
-def test_the_same_world_hardly_drifts(prepared):
-    found = [one for seed in range(1, 6) for one in drifts(prepared, *played(seed))]
-    assert {one.measure for one in found} == {*COSTS, "correct"}
-    assert {one.directive for one in found} == {"brief"}
-    # One interval in twenty leaves out the truth.
-    assert np.mean([one.drifted for one in found]) < 0.15
+def test_answers_from_the_same_world_rarely_count_as_drift(prepared):
+    results = [drift for seed in range(1, 6) for drift in drifts(prepared, *played(seed))]
+    assert {drift.measure for drift in results} == {*COSTS, "correct"}
+    assert {drift.directive for drift in results} == {"brief"}
+    # One interval in twenty misses the truth by chance.
+    assert np.mean([drift.drifted for drift in results]) < 0.15
 
 
-def test_prompts_asked_again_and_again_are_no_more_evidence(prepared):
+def test_repeated_prompts_add_no_evidence(prepared):
     rng = np.random.default_rng(0)
-    found = []
+    results = []
     for seed in range(20, 40):
         requests, actions, _ = played(seed)
         live = recorded(100, seed)
         drawn = rng.integers(0, len(requests), 600)
         outcomes = live.outcomes_of(drawn, actions[drawn])
-        found += drifts(prepared, [requests[i] for i in drawn], actions[drawn], outcomes)
-    assert len(found) == 20 * 2 * 4
-    assert np.mean([one.drifted for one in found]) < 0.12
-    assert max(one.answers for one in found) <= 100
+        results += drifts(prepared, [requests[i] for i in drawn], actions[drawn], outcomes)
+    assert len(results) == 20 * 2 * 4
+    assert np.mean([drift.drifted for drift in results]) < 0.12
+    assert max(drift.answers for drift in results) <= 100
 
 
 @pytest.mark.parametrize(
     ("measure", "factor", "change", "within"),
     [("energy_joules", 1.5, 1.5, 0.15), ("correct", 0.5, -0.4, 0.1)],
 )
-def test_a_change_is_told_by_how_much(prepared, measure, factor, change, within):
-    """Dearer answers as a ratio, worse ones as a difference."""
-    found = drifts(prepared, *played(7, **{measure: factor}))
-    moved = [one for one in found if one.measure == measure]
+def test_a_change_is_detected_and_its_size_estimated(prepared, measure, factor, change, within):
+    """The size is a ratio for a cost, and a difference for correctness."""
+    results = drifts(prepared, *played(7, **{measure: factor}))
+    moved = [drift for drift in results if drift.measure == measure]
     assert len(moved) == len(KINDS)
-    for one in moved:
-        assert one.drifted
-        assert one.change == pytest.approx(change, abs=within)
-        assert one.low < one.change < one.high
+    for drift in moved:
+        assert drift.drifted
+        assert drift.change == pytest.approx(change, abs=within)
+        assert drift.low < drift.change < drift.high
 
 
-def test_a_few_verdicts_that_are_all_right_are_no_drift(prepared):
+def test_a_few_verdicts_that_are_all_correct_are_no_drift(prepared):
     live = recorded(15, 50)
     live = live.with_quality("correct", np.ones_like(live.outcomes.correct))
     actions = np.zeros(len(live.requests), dtype=np.int64)
     outcomes = live.outcomes_of(np.arange(len(live.requests)), actions)
-    found = drifts(prepared, live.requests, actions, outcomes)
-    correct = [one for one in found if one.measure == "correct"]
+    results = drifts(prepared, live.requests, actions, outcomes)
+    correct = [drift for drift in results if drift.measure == "correct"]
     assert len(correct) == len(KINDS)
-    # 15 of 15, where nine in ten are right: that happens one time in five.
-    assert not any(one.drifted for one in correct)
+    # 15 correct of 15, at a rate of nine in ten, happens one time in five.
+    assert not any(drift.drifted for drift in correct)
 
 
-def test_a_policy_that_picks_the_easy_ones_is_no_drift(prepared):
-    """Bare means of the briefly answered would be a third of the profile's."""
-    found = [one for seed in range(9, 14) for one in drifts(prepared, *played(seed, None, "tiny"))]
-    assert {one.directive for one in found} == {"none", "brief"}
-    costs = [one for one in found if one.measure in COSTS]
-    assert all(0.85 < one.change < 1.18 for one in costs)
-    assert np.mean([one.drifted for one in costs]) < 0.25
+def test_a_policy_that_shortens_only_the_easy_prompts_is_no_drift(prepared):
+    """Plain mean costs of the brief answers would be a third of the profile's."""
+    results = [
+        drift for seed in range(9, 14) for drift in drifts(prepared, *played(seed, None, "tiny"))
+    ]
+    assert {drift.directive for drift in results} == {"none", "brief"}
+    costs = [drift for drift in results if drift.measure in COSTS]
+    assert all(0.85 < drift.change < 1.18 for drift in costs)
+    assert np.mean([drift.drifted for drift in costs]) < 0.25
 
 
-def test_a_handful_of_answers_tells_nothing(prepared):
+def test_a_handful_of_answers_gives_no_result(prepared):
     requests, actions, outcomes = played(3)
-    few = [r.task for r in requests].index("facts") + 7
-    kept = np.arange(few - 7, few)
-    some = replace(
+    end = [r.task for r in requests].index("facts") + 7
+    rows = np.arange(end - 7, end)
+    handful = replace(
         outcomes,
         **{
-            name: value[kept]
+            name: value[rows]
             for name, value in vars(outcomes).items()
             if isinstance(value, np.ndarray)
         },
     )
-    assert drifts(prepared, [requests[i] for i in kept], actions[kept], some) == []
+    assert drifts(prepared, [requests[i] for i in rows], actions[rows], handful) == []

@@ -18,7 +18,7 @@ from envs.world import moment_on, request_parts
 from tests import made
 
 
-class Kept:
+class MemoryTracker:
     def __init__(self):
         self.rows = []
 
@@ -32,14 +32,14 @@ def one_thread():
 
 
 def test_ppo_learns_the_obvious_policy_on_two_kinds(tmp_path):
-    # Brevity costs "proof" everything and "lookup" nothing: L0 there, L2 here.
+    # Short answers cost "proof" all its quality and "lookup" none: L0 and L2 are best.
     requests = made.chats(
         60, {"lookup": "What is item {n}?", "proof": "Explain why {n} is so. Show all steps."}
     )
     profile = made.profile(
         tmp_path, requests, lambda r, d: float(r.task == "lookup" or d == "none")
     )
-    tracker = Kept()
+    tracker = MemoryTracker()
     trace = synthetic_day()
     floors = {"lookup": 0.95, "proof": 0.95}
     config = PpoConfig(replay_steps=100_000, confidence=0.0, safety=0.0, seed=1)
@@ -59,9 +59,11 @@ def test_ppo_learns_the_obvious_policy_on_two_kinds(tmp_path):
         trained.featurizer.observe(parts, moment_on(trace, times, np.zeros(count)))
     )
     tasks = np.array([request.task for request in fresh])
-    kept = (judged.outcomes.correct * chance).sum(axis=1)
-    ratios = [kept[tasks == t].sum() / judged.outcomes.correct[tasks == t, 0].sum() for t in floors]
-    # Of what L0 spends, half (lookup) can be saved but for L2's own 2 of 50 tokens.
+    quality = (judged.outcomes.correct * chance).sum(axis=1)
+    ratios = [
+        quality[tasks == t].sum() / judged.outcomes.correct[tasks == t, 0].sum() for t in floors
+    ]
+    # Half of L0's energy (lookup) can be saved, except for L2's own 2 of 50 tokens.
     best = 0.5 * (1 - 2 / 50)
     saved = (
         1
@@ -74,13 +76,13 @@ def test_ppo_learns_the_obvious_policy_on_two_kinds(tmp_path):
     assert {"reward/footprint", "multiplier/proof", "validation/quality/lookup"} <= set(figures)
 
 
-def test_a_training_leaves_no_folder_of_its_own_in_the_temporary_one(tmp_path, monkeypatch):
+def test_training_leaves_no_folder_in_the_temporary_directory(tmp_path, monkeypatch):
     profile = made.profile(tmp_path, generate_requests(10, seed=0), lambda r, d: 1.0)
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
     config = PpoConfig(replay_steps=256, lanes=32, n_steps=4)
-    Trainer(profile, synthetic_day(), {"recall": 0.5}, config, Kept()).replay()
+    Trainer(profile, synthetic_day(), {"recall": 0.5}, config, MemoryTracker()).replay()
     # (torch keeps one cache there, the same for every run.)
     assert not list(temporary.glob("SB3*"))
 
@@ -115,8 +117,8 @@ def test_the_bundle_decides_as_the_sb3_model_does(tmp_path):
     observations = np.concatenate([world.reset(seed=8 * i) for i in range(1250)])
     assert len(observations) == 10_000
     with torch.no_grad():
-        told = model.policy.get_distribution(torch.as_tensor(observations)).distribution.probs
-    difference = np.abs(bundle.policy.probabilities(observations) - told.numpy())
+        expected = model.policy.get_distribution(torch.as_tensor(observations)).distribution.probs
+    difference = np.abs(bundle.policy.probabilities(observations) - expected.numpy())
     assert difference.max() < 1e-5
 
 
@@ -134,7 +136,7 @@ def test_lanes_report_truncation_as_sb3_expects(tmp_path):
     assert not np.array_equal(infos[0]["terminal_observation"], observations[0])
 
 
-def test_without_a_future_an_end_has_no_mark(tmp_path):
+def test_lanes_with_gamma_0_report_no_truncation(tmp_path):
     profile = made.profile(tmp_path, generate_requests(4, seed=0), lambda r, d: 1.0)
     env = Llama2VectorEnv(replay_world(profile, lanes=3, episode_requests=1))
     lanes = Lanes(env, gamma=0.0)
@@ -149,7 +151,7 @@ def test_a_task_without_references_is_left_out(tmp_path):
     profile = made.profile(tmp_path, made.chats(30, kinds), lambda r, d: 1.0)
     profile.outcomes.correct[profile.rows_of("open")] = np.nan
     floors = {"lookup": 0.95, "open": 0.95}
-    trainer = Trainer(profile, synthetic_day(), floors, PpoConfig(), Kept())
+    trainer = Trainer(profile, synthetic_day(), floors, PpoConfig(), MemoryTracker())
     assert trainer.featurizer.tasks == ("lookup",)
     assert set(trainer.reward.floors) == {"lookup"}
 
@@ -158,18 +160,18 @@ def test_a_floor_that_cannot_be_checked_is_refused(tmp_path):
     requests = made.chats(30, {"lookup": "What is item {n}?"})
     profile = made.profile(tmp_path, requests, lambda r, d: 0.0)
     with pytest.raises(ConfigError, match="'lookup'"):
-        Trainer(profile, synthetic_day(), {"lookup": 0.95}, PpoConfig(), Kept())
+        Trainer(profile, synthetic_day(), {"lookup": 0.95}, PpoConfig(), MemoryTracker())
 
 
-def test_a_latency_limit_overrules_what_emits_least(tmp_path):
-    # As good under every directive, but the cheapest one takes long, as on a slow small server.
+def test_a_latency_limit_overrules_the_directive_that_emits_least(tmp_path):
+    # Quality is equal under all directives, but the cheapest is slow, as on a small server.
     requests = made.chats(60, {"lookup": "What is item {n}?", "proof": "Explain why {n} is so."})
     profile = made.profile(tmp_path, requests, lambda r, d: 1.0)
     profile.outcomes.latency_seconds[profile.rows_of("lookup"), 2] = 1.0
     floors = {"lookup": 0.9, "proof": 0.9}
     config = PpoConfig(replay_steps=200_000)
     for limits, least, most in (({}, 0.9, 1.0), ({"lookup": Limit(mean_seconds=0.2)}, 0.0, 0.21)):
-        trainer = Trainer(profile, synthetic_day(), floors, config, Kept(), limits=limits)
+        trainer = Trainer(profile, synthetic_day(), floors, config, MemoryTracker(), limits=limits)
         trainer.replay()
         trained = trainer.result()
         shares = np.array(trained.validation.share_by_task["lookup"])

@@ -32,20 +32,20 @@ def column(parts, featurizer, name):
     return parts[:, featurizer.names.index(name)]
 
 
-def test_words_foretell_quality_and_task_of_prompts_they_were_not_fitted_to(profile, fitted):
+def test_words_predict_quality_and_task_of_prompts_outside_the_fit(profile, fitted):
     featurizer = Featurizer(profile.tasks, fitted.whole)
     parts = fitted.parts(featurizer, profile.requests, tags=False)
     fact = profile.rows_of("fact")
-    told = column(parts, featurizer, "quality=brief")
-    assert told[fact].min() > 0.8
-    assert told[~fact].max() < 0.2
-    like = column(parts, featurizer, "like=proof")
-    assert np.array_equal(like > 0.5, ~fact)
+    quality = column(parts, featurizer, "quality=brief")
+    assert quality[fact].min() > 0.8
+    assert quality[~fact].max() < 0.2
+    likeness = column(parts, featurizer, "like=proof")
+    assert np.array_equal(likeness > 0.5, ~fact)
     costs = column(parts, featurizer, "log_energy=brief")
     assert costs == pytest.approx(np.full(len(costs), np.log(0.2)), abs=0.1)
 
 
-def test_new_prompts_are_seen_alike_by_all_the_projections(profile, fitted, tmp_path):
+def test_all_projections_give_new_prompts_nearly_the_same_features(profile, fitted, tmp_path):
     fresh = made.chats(20, KINDS, seed=9)
     by_whole = request_parts(Featurizer(profile.tasks, fitted.whole), fresh)
     for text in fitted.without:
@@ -58,15 +58,15 @@ def test_a_prompts_own_outcome_does_not_reach_its_features(profile):
     changed = profile.with_quality("correct", profile.outcomes.correct.copy())
     changed.outcomes.correct[3] = 1 - changed.outcomes.correct[3]
     request = profile.requests[3:4]
-    seen = [
+    features = [
         fitted.parts(Featurizer(profile.tasks, fitted.whole), request, tags=True)
         for fitted in (fit_text(profile, "correct"), fit_text(changed, "correct"))
     ]
-    assert np.array_equal(*seen)
+    assert np.array_equal(*features)
 
 
-def test_rare_words_are_not_kept(profile, fitted):
-    # Each number occurs in one prompt or two, as names of people would.
+def test_rare_words_are_not_in_the_vocabulary(profile, fitted):
+    # Each number occurs in only one or two prompts, as people's names would.
     assert {"capital", "lemma"} <= set(fitted.whole.vocabulary)
     assert not any(word.isdecimal() for word in fitted.whole.vocabulary)
 

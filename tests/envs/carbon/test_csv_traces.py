@@ -12,7 +12,7 @@ def write(path, hours):
 
 
 @pytest.mark.parametrize(
-    ("hours", "said"),
+    ("hours", "message"),
     [
         ([(0, 1), (2, 1)], "2024-01-01T01:00Z is missing"),
         ([(0, 1), (0, 1)], "twice"),
@@ -22,11 +22,11 @@ def write(path, hours):
         ([(0, "")], "row 2"),
     ],
 )
-def test_a_bad_trace_is_named(tmp_path, hours, said):
+def test_a_fault_in_a_trace_is_named_with_its_file(tmp_path, hours, message):
     path = write(tmp_path / "t.csv", hours)
     with pytest.raises(DataError) as error:
         read_trace(path)
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert str(path) in str(error.value)
 
 
@@ -37,7 +37,7 @@ def test_local_times_are_refused(tmp_path):
         read_trace(path)
 
 
-def test_other_columns_are_refused(tmp_path):
+def test_a_file_with_other_columns_is_refused(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("when,what\n1,2\n")
     with pytest.raises(DataError, match="timestamp_utc"):
@@ -53,7 +53,7 @@ def test_electricity_maps_exports_are_read(shared_data):
     assert read_trace(shared_data / "carbon_intensity", "GB").g_per_kwh[0] == 71.54
 
 
-def test_a_traces_kind_is_what_its_columns_say_and_one(tmp_path):
+def test_a_trace_has_one_kind_which_its_columns_state(tmp_path):
     path = tmp_path / "grid.csv"
     head = "timestamp_utc,zone,carbon_intensity_g_per_kwh,signal,scope\n"
     first = "2024-01-01T00:00:00Z,DE,400,marginal,lifecycle\n"

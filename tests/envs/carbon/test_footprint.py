@@ -14,10 +14,10 @@ from envs.errors import ConfigError
 CARDS = ("a100-sxm-80gb", "h100-sxm", "h200-sxm", "l40s", "rtx-4090", "cpu")
 
 
-def test_sci_is_the_specifications_example():
-    # ISO/IEC 21031's own: 1,000 kg over 4 years, reserved whole for an hour.
-    site = FootprintModel(embodied_grams=1e6, life_seconds=4 * 365 * 86400)
-    assert site.grams(0.0, 3600.0, 0.0) == pytest.approx(28.5, abs=0.1)
+def test_the_specifications_example_of_sci_is_reproduced():
+    # The example of ISO/IEC 21031: 1,000 kg over 4 years, all of it reserved for an hour.
+    model = FootprintModel(embodied_grams=1e6, life_seconds=4 * 365 * 86400)
+    assert model.grams(0.0, 3600.0, 0.0) == pytest.approx(28.5, abs=0.1)
 
 
 @given(st.floats(10, 1e5), st.floats(1, 3600), st.floats(0, 1000), st.floats(1, 2))
@@ -30,26 +30,26 @@ def test_operational_carbon_follows_pue_and_embodied_does_not(joules, seconds, g
     assert plain.grams(joules, seconds, grid) == footprint_grams(joules, seconds, grid)
 
 
-def test_half_of_the_devices_reserved_is_half_of_their_making():
-    whole = make_footprint_model(find_hardware("h100-sxm"), 8, pue=1.2, life_years=5)
+def test_reserving_half_of_the_devices_halves_their_embodied_carbon():
+    full = make_footprint_model(find_hardware("h100-sxm"), 8, pue=1.2, life_years=5)
     half = make_footprint_model(
         find_hardware("h100-sxm"), 8, pue=1.2, life_years=5, reserved_ratio=0.5
     )
-    assert half.embodied_g_per_second == pytest.approx(whole.embodied_g_per_second / 2)
-    assert "8 x NVIDIA H100 SXM" in whole.source
+    assert half.embodied_g_per_second == pytest.approx(full.embodied_g_per_second / 2)
+    assert "8 x NVIDIA H100 SXM" in full.source
 
 
 @pytest.mark.parametrize(
     "wrong", [{"pue": 0.9}, {"life_seconds": 0}, {"reserved_ratio": 0}, {"reserved_ratio": 1.5}]
 )
-def test_a_site_that_cannot_be_is_refused(wrong):
+def test_impossible_footprint_settings_are_refused(wrong):
     with pytest.raises(ConfigError, match="PUE of 1 or more"):
         FootprintModel(**wrong)
 
 
-def test_functional_units():
-    found = per_functional_unit(12.0, requests=4, tokens=6000, correct=3)
-    assert found == {
+def test_grams_are_given_per_request_per_1k_tokens_and_per_correct_answer():
+    grams = per_functional_unit(12.0, requests=4, tokens=6000, correct=3)
+    assert grams == {
         "grams_per_request": 3.0,
         "grams_per_1k_generated_tokens": 2.0,
         "grams_per_correct_answer": 4.0,
@@ -81,6 +81,6 @@ def test_the_catalogue_gives_a_source_for_each_figure():
         ("Tesla T4", None),
     ],
 )
-def test_devices_are_known_by_their_drivers_names(driver, name):
-    found = match_hardware(driver)
-    assert (found.name if found else None) == name
+def test_devices_are_matched_by_the_drivers_name_for_them(driver, name):
+    hardware = match_hardware(driver)
+    assert (hardware.name if hardware else None) == name

@@ -18,7 +18,7 @@ def test_an_intensity_holds_for_its_hour():
     assert trace.recent_place(times).tolist() == [0.5, 0.5, 1.0, 0.5]
 
 
-def test_place_looks_back_only():
+def test_the_recent_place_depends_on_earlier_hours_only():
     hours = [100 + h for h in range(10)]
     before = trace_of(hours)
     after = trace_of([*hours, 5000])
@@ -28,7 +28,7 @@ def test_place_looks_back_only():
 
 def test_a_time_outside_the_trace_is_refused_but_a_reading_ages():
     trace = synthetic_day()
-    with pytest.raises(DataError, match="it covers"):
+    with pytest.raises(DataError, match="the trace covers"):
         trace.at(np.array([trace.end]))
     late = trace.reading(trace.end + 7200)
     assert late.age_seconds == 7200

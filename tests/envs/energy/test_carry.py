@@ -1,4 +1,4 @@
-"""Work that is shorter than the meter's tick: estimated or carried, never 0 J, never made up."""
+"""Work that is shorter than the meter's tick: its joules are estimated or carried over, never 0."""
 
 import numpy as np
 import pytest
@@ -29,8 +29,8 @@ def backend(server, meter, kind=LiveBackend):
 
 
 @pytest.mark.parametrize("method", ["measured", "estimated"])
-def test_steps_shorter_than_a_tick_end_no_episode(method):
-    # A step takes 4 ms, a tick 13.
+def test_steps_shorter_than_a_tick_have_energy_and_end_no_episode(method):
+    # A step takes 4 ms, a tick 13 ms.
     with ticking(0.013, method) as (server, meter):
         recording = Recording(backend(server, meter))
         reward = Reward(1.0, dict.fromkeys(TASKS, 1.0), dict.fromkeys(TASKS, 0.9))
@@ -45,80 +45,82 @@ def test_steps_shorter_than_a_tick_end_no_episode(method):
         assert (joules > 0).all()
         # 100 W for 4 ms each.
         assert joules.mean() == pytest.approx(0.4, rel=0.1)
-        moved = "attributed" if method == "measured" else "estimated"
-        assert {labels[0], *labels} == {moved, "estimated"}
+        label_at_a_tick = "attributed" if method == "measured" else "estimated"
+        assert {labels[0], *labels} == {label_at_a_tick, "estimated"}
         assert labels[1] == "estimated"
-        assert recording.played()[2].energy_method == "/".join(sorted({moved, "estimated"}))
+        assert recording.played()[2].energy_method == "/".join(
+            sorted({label_at_a_tick, "estimated"})
+        )
 
 
 @given(ticks, lengths)
-def test_no_step_has_no_joules(tick, tokens):
+def test_every_step_has_joules_and_its_own_seconds(tick, tokens):
     with ticking(tick) as (server, meter):
-        server.tokens = lambda asked: tokens[asked % len(tokens)]
-        played = backend(server, meter)
-        given_out = [played.play(*ONE) for _ in tokens]
-        assert all(outcomes.energy_joules[0] > 0 for outcomes in given_out)
-        # Time is always measured: each step has its own.
-        seconds = [outcomes.device_seconds[0] for outcomes in given_out]
-        assert seconds == pytest.approx([o.latency_seconds[0] for o in given_out])
+        server.tokens = lambda index: tokens[index % len(tokens)]
+        live_backend = backend(server, meter)
+        results = [live_backend.play(*ONE) for _ in tokens]
+        assert all(result.energy_joules[0] > 0 for result in results)
+        # Time is always measured, so each step has its own.
+        seconds = [result.device_seconds[0] for result in results]
+        assert seconds == pytest.approx([result.latency_seconds[0] for result in results])
 
 
 @given(ticks, lengths)
-def test_what_is_carried_adds_up_to_what_the_counter_rose_by(tick, tokens):
+def test_carried_joules_add_up_to_the_counters_rise(tick, tokens):
     with ticking(tick) as (server, meter):
-        server.tokens = lambda asked: tokens[asked % len(tokens)]
-        played = backend(server, meter)
-        calls = [played.carry(*ONE) for _ in tokens]
-        found = [outcomes for call in calls for outcomes in call]
-        assert sum(o.energy_joules[0] for o in found) == pytest.approx(meter.read_joules())
-        assert all(o.energy_joules[0] > 0 for o in found)
-        # In the order of the calls; what still waits, waits.
+        server.tokens = lambda index: tokens[index % len(tokens)]
+        live_backend = backend(server, meter)
+        calls = [live_backend.carry(*ONE) for _ in tokens]
+        settled = [outcomes for call in calls for outcomes in call]
+        assert sum(o.energy_joules[0] for o in settled) == pytest.approx(meter.read_joules())
+        assert all(o.energy_joules[0] > 0 for o in settled)
+        # Outcomes come in the order of the calls; the last calls still wait for a tick.
         waiting = next((n for n, call in enumerate(reversed(calls)) if call), len(calls))
-        assert [o.completion_tokens[0] for o in found] == tokens[: len(tokens) - waiting]
+        assert [o.completion_tokens[0] for o in settled] == tokens[: len(tokens) - waiting]
 
 
 @pytest.mark.parametrize("method", ["measured", "estimated"])
 @pytest.mark.parametrize("tick", [0.01, 2.0])
 def test_a_counter_that_stands_still_is_an_error_and_not_an_estimate(tick, method):
     with ticking(tick, method) as (server, meter):
-        played = backend(server, meter)
-        played.play(*ONE)
+        live_backend = backend(server, meter)
+        live_backend.play(*ONE)
         meter.stands, began = True, server.busy_seconds
 
-        def until_it_is_said():
+        def play_until_refused():
             while True:
-                assert (played.play(*ONE).energy_joules > 0).all()
+                assert (live_backend.play(*ONE).energy_joules > 0).all()
 
         with pytest.raises(MeterError, match=r"made read 0 J over .* s of work.*unavailable"):
-            until_it_is_said()
-        # Clearly longer than its tick, and not for ever.
+            play_until_refused()
+        # The error comes after clearly more than one tick, and within a bounded time.
         assert server.busy_seconds - began == pytest.approx(max(1.0, 4 * tick), rel=0.05)
-        # One that never moved is no less an error.
+        # A counter that never moved is an error as well.
         with pytest.raises(MeterError, match="unavailable"):
             backend(server, meter).play(*ONE)
         meter.stands = False
-        assert played.play(*ONE).energy_joules[0] > 0
+        assert live_backend.play(*ONE).energy_joules[0] > 0
 
 
-def test_time_without_work_is_no_sign_of_a_counter_that_stands_still():
+def test_time_without_work_does_not_count_as_a_counter_that_stands_still():
     with ticking(0.01) as (server, meter):
-        played = backend(server, meter)
-        played.play(*ONE)
+        live_backend = backend(server, meter)
+        live_backend.play(*ONE)
         for _ in range(5):
-            # A training that learns between two steps.
+            # A training that updates its policy between two steps.
             server.clock.sleep(30)
-            assert played.play(*ONE).energy_joules[0] > 0
+            assert live_backend.play(*ONE).energy_joules[0] > 0
 
 
-def test_a_call_that_failed_is_billed_to_nobody():
+def test_the_energy_of_a_failed_call_is_charged_to_no_request():
     with ticking(0.013) as (server, meter):
-        played = backend(server, meter)
-        assert played.carry(*ONE) == []
+        live_backend = backend(server, meter)
+        assert live_backend.carry(*ONE) == []
         server.error = UpstreamError("away")
         with pytest.raises(UpstreamError):
-            played.carry(*ONE)
+            live_backend.carry(*ONE)
         server.error = None
-        # Work of nobody's, as of the call that failed.
+        # Work that belongs to no recorded call, like that of the call that failed.
         server.chat([{}] * 100)
-        first = next(found for _ in range(9) if (found := played.carry(*ONE)))
-        assert sum(outcomes.energy_joules[0] for outcomes in first) == pytest.approx(1.3)
+        first_settled = next(settled for _ in range(9) if (settled := live_backend.carry(*ONE)))
+        assert sum(outcomes.energy_joules[0] for outcomes in first_settled) == pytest.approx(1.3)

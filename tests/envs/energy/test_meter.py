@@ -14,7 +14,7 @@ counts = st.lists(st.integers(0, 500), min_size=1, max_size=40)
 
 
 @given(st.floats(1e-6, 1e6), counts, st.data())
-def test_shares_sum_to_the_whole(joules, completion, data):
+def test_shares_by_tokens_sum_to_the_joules_that_were_split(joules, completion, data):
     prompt = data.draw(
         st.lists(st.integers(0, 500), min_size=len(completion), max_size=len(completion))
     )
@@ -33,7 +33,7 @@ def test_more_tokens_never_cost_less(tokens, more):
     assert shares[1] >= shares[0]
 
 
-def test_processor_time_counts_work():
+def test_the_processor_time_meter_counts_work():
     meter = CpuTimeMeter(os.getpid(), watts_per_core=10.0)
     window = Window(meter)
     while meter.read_joules() - window._joules < 0.3:
@@ -55,8 +55,8 @@ def test_a_meter_that_does_not_move_is_unavailable():
         Window(Stuck()).close()
 
 
-def test_footprint_is_the_papers():
-    # 1 kWh at 100 g/kWh for 1000 s; k1 as SPROUT's artifact has it.
+def test_the_footprint_follows_sprouts_published_formula():
+    # 1 kWh at 100 g/kWh for 1000 s; k1 (embodied carbon) is that of SPROUT's artifact.
     assert footprint_grams(3.6e6, 1000.0, 100.0) == pytest.approx(100 + 0.16715, rel=1e-4)
     assert pytest.approx(1.6715e-4, rel=1e-4) == EMBODIED_G_PER_SECOND
     assert footprint_grams(3.6e6, 0.0, 100.0, pue=1.5) == pytest.approx(150)

@@ -1,4 +1,4 @@
-"""A server on a clock of its own, and meters of it whose counters tick slowly."""
+"""A fake server on a simulated clock, and meters of it whose counters tick slowly."""
 
 import types
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from envs.upstream import Generation
 
 
 class Clock:
-    """Stands in for the module `time`; only work and waiting move it."""
+    """Replacement for the module `time`; only simulated work and `sleep` advance it."""
 
     def __init__(self):
         self.now = 1000.0
@@ -28,33 +28,33 @@ class Clock:
 
 
 class Server:
-    """An upstream that takes so many seconds a token, and answers the tokens it is told."""
+    """An upstream with a fixed time per token; `tokens(n)` gives the length of its n-th answer."""
 
     def __init__(self, clock, seconds_per_token=0.001):
         self.clock, self.seconds_per_token = clock, seconds_per_token
-        self.tokens = lambda asked: 4
-        self.asked, self.busy_seconds = 0, 0.0
+        self.tokens = lambda index: 4
+        self.answered, self.busy_seconds = 0, 0.0
         self.error = None
 
     def chat(self, bodies):
         if self.error:
             raise self.error
-        found = []
+        generations = []
         for _ in bodies:
-            tokens = self.tokens(self.asked)
+            tokens = self.tokens(self.answered)
             seconds = tokens * self.seconds_per_token
             self.clock.sleep(seconds)
             self.busy_seconds += seconds
-            self.asked += 1
-            found.append(Generation("Hello", 0, tokens, seconds))
-        return found
+            self.answered += 1
+            generations.append(Generation("Hello", 0, tokens, seconds))
+        return generations
 
     def close(self):
         pass
 
 
 class Ticking:
-    """100 W while the server works, shown from tick to tick."""
+    """A meter of 100 W while the server works; its counter rises once a tick."""
 
     source, devices, error_ratio = "made", ("made",), 0.0
 
@@ -72,7 +72,7 @@ class Ticking:
 
 @contextmanager
 def ticking(tick_seconds, method="estimated", *modules: types.ModuleType):
-    """(server, meter) on a made clock, which these modules see too."""
+    """Yield (server, meter) on a simulated clock, which also replaces `time` in `modules`."""
     clock = Clock()
     server = Server(clock)
     with pytest.MonkeyPatch.context() as patch:

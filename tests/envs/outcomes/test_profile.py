@@ -14,7 +14,7 @@ def good():
     return made.rows(generate_requests(4, seed=0), lambda r, d: 1.0)
 
 
-def test_a_profile_survives_its_file(tmp_path, good):
+def test_a_profile_written_to_a_file_is_read_back(tmp_path, good):
     write_profile(tmp_path / "p.parquet", good)
     profile = read_profile(tmp_path / "p.parquet")
     assert profile.directives == ("none", "brief", "very_brief")
@@ -29,7 +29,7 @@ def drop(rows, name):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda rows: rows[:-1], r"lacks directive 'very_brief'"),
         (lambda rows: [*rows, rows[0]], "twice"),
@@ -45,18 +45,18 @@ def drop(rows, name):
             "energy_joules is nan",
         ),
         (lambda rows: [row for row in rows if row["directive"] != "none"], "directive 'none'"),
-        (lambda rows: [row | {"messages": "[]"} for row in rows], "row 0 messages is no chat"),
+        (lambda rows: [row | {"messages": "[]"} for row in rows], "row 0 messages is not a chat"),
         (
             lambda rows: [row | {"messages": '[{"role": "user", "content": 5}]'} for row in rows],
-            "row 0 messages is no chat",
+            "row 0 messages is not a chat",
         ),
         (lambda rows: [], "holds no rows"),
     ],
 )
-def test_a_bad_profile_is_named(tmp_path, good, change, said):
+def test_a_fault_in_a_profile_is_named_with_its_file(tmp_path, good, change, message):
     path = tmp_path / "p.parquet"
     write_profile(path, change(good))
-    with pytest.raises(DataError, match=said) as error:
+    with pytest.raises(DataError, match=message) as error:
         read_profile(path)
     assert str(path) in str(error.value)
 
@@ -70,15 +70,15 @@ def test_a_missing_column_is_named(tmp_path, good):
 
 
 @pytest.mark.parametrize(
-    ("name", "values", "said"),
+    ("name", "values", "message"),
     [("energy_method", [1], "int64; it must be text"), ("difficulty", ["x"], "whole number")],
 )
-def test_an_optional_column_of_a_wrong_type_is_named(tmp_path, good, name, values, said):
+def test_an_optional_column_of_a_wrong_type_is_named(tmp_path, good, name, values, message):
     path = tmp_path / "p.parquet"
     write_profile(path, good)
     table = pq.read_table(path).drop_columns([name])
     pq.write_table(table.append_column(name, [values * len(good)]), path)
-    with pytest.raises(DataError, match=f"column '{name}' is .*{said}"):
+    with pytest.raises(DataError, match=f"column '{name}' is .*{message}"):
         read_profile(path)
 
 
@@ -86,7 +86,7 @@ def test_a_truncated_file_is_named(tmp_path, good):
     path = tmp_path / "p.parquet"
     write_profile(path, good)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(DataError, match="no readable Parquet"):
+    with pytest.raises(DataError, match="not a readable Parquet file"):
         read_profile(path)
 
 
@@ -96,7 +96,7 @@ def test_an_unexpected_directive_is_named(tmp_path, good):
         read_profile(tmp_path / "p.parquet", directives=("none", "short"))
 
 
-def test_of_several_models_the_one_played_under_several_directives_is_taken(tmp_path, good):
+def test_the_only_model_played_under_several_directives_is_read(tmp_path, good):
     path = tmp_path / "p.parquet"
     other = [row | {"model": "small"} for row in good if row["directive"] == "none"]
     write_profile(path, [*other, *good])
@@ -110,7 +110,7 @@ def test_of_several_models_the_one_played_under_several_directives_is_taken(tmp_
         read_profile(path, model="large")
 
 
-def test_an_error_gives_the_file_s_own_row(tmp_path, good):
+def test_an_error_names_the_row_in_the_file(tmp_path, good):
     path = tmp_path / "p.parquet"
     other = [row | {"model": "small"} for row in good if row["directive"] == "none"]
     write_profile(path, [*other, *good, good[0]])
@@ -118,15 +118,19 @@ def test_an_error_gives_the_file_s_own_row(tmp_path, good):
         read_profile(path)
 
 
-def test_a_split_is_by_prompt_whatever_else_is_in_the_profile(tmp_path):
+def test_a_split_depends_on_the_prompt_alone(tmp_path):
     requests = generate_requests(50, seed=0)
-    whole = made.profile(tmp_path, requests, lambda r, d: 1.0)
-    rest, held = whole.split(0.3, "hold-out")
-    assert 0.2 < len(held.requests) / len(requests) < 0.4
-    assert not {r.prompt_hash for r in rest.requests} & {r.prompt_hash for r in held.requests}
-    half = whole.select(np.arange(0, len(requests), 2)).split(0.3, "hold-out")[1]
-    assert {r.request_id for r in half.requests} <= {r.request_id for r in held.requests}
-    assert [len(part.requests) for part in whole.split(0.0, "x")] == [len(requests), 0]
+    profile = made.profile(tmp_path, requests, lambda r, d: 1.0)
+    training, hold_out = profile.split(0.3, "hold-out")
+    assert 0.2 < len(hold_out.requests) / len(requests) < 0.4
+    assert not {r.prompt_hash for r in training.requests} & {
+        r.prompt_hash for r in hold_out.requests
+    }
+    half_hold_out = profile.select(np.arange(0, len(requests), 2)).split(0.3, "hold-out")[1]
+    assert {r.request_id for r in half_hold_out.requests} <= {
+        r.request_id for r in hold_out.requests
+    }
+    assert [len(part.requests) for part in profile.split(0.0, "x")] == [len(requests), 0]
 
 
 def test_the_published_outcomes_are_read(shared_data):

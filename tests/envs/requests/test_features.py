@@ -24,7 +24,7 @@ def test_any_text_gives_an_observation_within_its_bounds(text, task):
     assert (part <= FEATURIZER.high[: len(part)]).all()
 
 
-def test_structure_is_what_it_says():
+def test_structure_counts_numbers_options_and_turns_and_tags_the_task():
     chat = [
         {"role": "system", "content": "Count 1 2 3."},
         {"role": "user", "content": "How many of 7 and 12? (A) one (B) two"},
@@ -49,15 +49,15 @@ def test_the_environments_docstring_is_its_specification():
         for line in (Llama2Env.__doc__ or "").splitlines()
         if line.strip().startswith("|")
     ]
-    told = {row[0]: tuple(row[1:]) for row in table if len(row) == 5}
+    documented = {row[0]: tuple(row[1:]) for row in table if len(row) == 5}
     for feature in STRUCTURE + CONTEXT:
         low, high = f"{feature.low:g}", f"{feature.high:g}"
-        assert told[feature.name] == (feature.unit, low, high, feature.meaning)
+        assert documented[feature.name] == (feature.unit, low, high, feature.meaning)
     assert Featurizer([]).features == STRUCTURE + CONTEXT
 
 
-class Told:
-    """Foretells the same relative energies of any text."""
+class ConstantEnergies:
+    """A text model that predicts the same relative energies for any text."""
 
     def __init__(self, *energies):
         names = ("none", "brief", "very_brief")
@@ -68,7 +68,7 @@ class Told:
         return self._energies
 
 
-def seen(featurizer, *levels):
+def observed(featurizer, *levels):
     part = featurizer.request([{"role": "user", "content": "Hi"}], "a")
     levels = np.array(levels, dtype=float)
     count = len(levels)
@@ -77,25 +77,25 @@ def seen(featurizer, *levels):
     return featurizer.observe(np.tile(part, (count, 1)), moment)
 
 
-def test_what_a_directive_would_spare_is_energy_times_intensity():
-    featurizer = Featurizer(["a"], Told(2.0, 0.5, 0.25))
-    found = seen(featurizer, 100.0, 300.0)
+def test_a_directives_spared_carbon_is_spared_energy_times_intensity():
+    featurizer = Featurizer(["a"], ConstantEnergies(2.0, 0.5, 0.25))
+    observations = observed(featurizer, 100.0, 300.0)
     assert featurizer.names[-2:] == ("spared=brief", "spared=very_brief")
-    assert found[:, -2:] == pytest.approx(np.array([[1.5, 1.75], [4.5, 5.25]]), rel=1e-5)
+    assert observations[:, -2:] == pytest.approx(np.array([[1.5, 1.75], [4.5, 5.25]]), rel=1e-5)
 
 
 @given(st.floats(0, 2900), st.floats(0, 2900))
-def test_moving_an_observation_to_another_grid_is_observing_it_there(first, second):
-    featurizer = Featurizer(["a"], Told(2.0, 0.5, 0.25))
-    moved = featurizer.at_intensity(seen(featurizer, first), np.array([second]))
-    assert moved == pytest.approx(seen(featurizer, second), rel=1e-6)
+def test_an_observation_moved_to_another_intensity_equals_one_made_there(first, second):
+    featurizer = Featurizer(["a"], ConstantEnergies(2.0, 0.5, 0.25))
+    moved = featurizer.at_intensity(observed(featurizer, first), np.array([second]))
+    assert moved == pytest.approx(observed(featurizer, second), rel=1e-6)
     assert (moved >= featurizer.low).all()
     assert (moved <= featurizer.high).all()
 
 
-def test_without_its_text_or_the_grid_nothing_tells_what_is_spared():
-    groups = Featurizer(["a"], Told(2.0, 0.5, 0.25)).groups
-    width = len(Featurizer(["a"], Told(2.0, 0.5, 0.25)).names)
+def test_the_text_and_carbon_groups_both_include_the_spared_components():
+    groups = Featurizer(["a"], ConstantEnergies(2.0, 0.5, 0.25)).groups
+    width = len(Featurizer(["a"], ConstantEnergies(2.0, 0.5, 0.25)).names)
     for group in ("text", "carbon"):
         assert set(groups[group]) >= {width - 2, width - 1}
     assert set(groups["spared"]) == {width - 2, width - 1}

@@ -18,11 +18,11 @@ def test_random_mixes_are_shares_and_repeat_by_seed(seed, hours):
     assert mix.shares.shape == (hours, 3)
     assert np.allclose(mix.shares.sum(axis=1), 1)
     assert mix.shares.min() > 0
-    again = mix_from_job_counts(counts, TASKS, hours, seed)
-    assert np.array_equal(mix.shares, again.shares)
+    repeated = mix_from_job_counts(counts, TASKS, hours, seed)
+    assert np.array_equal(mix.shares, repeated.shares)
 
 
-def test_new_shares_come_about_once_a_day():
+def test_random_shares_change_about_once_a_day():
     mix = mix_from_job_counts(np.arange(1.0, 1000.0) ** 2, TASKS, 24 * 400, seed=0)
     changes = np.flatnonzero((np.diff(mix.shares, axis=0) != 0).any(axis=1))
     lengths = np.diff(changes)
@@ -30,7 +30,7 @@ def test_new_shares_come_about_once_a_day():
     assert 4 < lengths.std() < 5.6
 
 
-def test_uniform_and_fixed_hold_at_every_hour():
+def test_uniform_and_fixed_mixes_hold_at_every_hour():
     assert uniform_mix(TASKS).at(np.array([0, 7])).tolist() == [[1 / 3] * 3] * 2
     assert fixed_mix({"a": 3, "b": 1}).at(np.array([5])).tolist() == [[0.75, 0.25]]
     with pytest.raises(ValueError, match="shares"):
@@ -44,7 +44,7 @@ def test_a_mix_of_unknown_tasks_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("hour,a,b\n0,.5,.4\n", "row 2 sums to 0.9"),
         ("hour,a,b\n0,.5,.5\n2,.5,.5\n", "row 3 hour is 2; give hour 1"),
@@ -55,10 +55,10 @@ def test_a_mix_of_unknown_tasks_is_refused():
         ("hour,a\n", "no rows"),
     ],
 )
-def test_a_bad_mix_is_named(tmp_path, text, said):
+def test_a_fault_in_a_mix_is_named_with_its_file(tmp_path, text, message):
     path = tmp_path / "mix.csv"
     path.write_text(text)
-    with pytest.raises(DataError, match=said) as error:
+    with pytest.raises(DataError, match=message) as error:
         read_mix(path)
     assert str(path) in str(error.value)
 

@@ -29,7 +29,7 @@ from envs.requests.quality import correctness
         ("triviaqa", "It was Paris, France", '["Lutetia", "Paris"]', 1),
     ],
 )
-def test_rules(task, answer, reference, score):
+def test_each_tasks_rule_scores_the_answer(task, answer, reference, score):
     assert correctness(task, answer, reference) == score
 
 

@@ -10,7 +10,7 @@ from envs.requests.workload import generate_requests
 
 
 @pytest.mark.parametrize(("task", "difficulty"), CELLS)
-def test_every_solution_is_right_and_briefer_than_the_last(task, difficulty):
+def test_every_solution_is_correct_and_no_longer_than_the_one_before(task, difficulty):
     rng = np.random.default_rng(difficulty)
     for _ in range(200):
         problem = MODULES[task].sample(difficulty, rng)
@@ -21,7 +21,7 @@ def test_every_solution_is_right_and_briefer_than_the_last(task, difficulty):
 
 
 @pytest.mark.parametrize("difficulty", MODULES["arithmetic"].DIFFICULTIES)
-def test_arithmetic_is_arithmetic(difficulty):
+def test_every_step_of_an_arithmetic_solution_is_correct(difficulty):
     rng = np.random.default_rng(difficulty)
     for _ in range(200):
         text = MODULES["arithmetic"].sample(difficulty, rng).solutions["none"]
@@ -30,18 +30,18 @@ def test_arithmetic_is_arithmetic(difficulty):
             assert 0 <= int(right) <= 99
 
 
-def test_a_workload_is_seeded_new_and_even():
-    first, again = generate_requests(20, seed=3), generate_requests(20, seed=3)
-    assert first == again
-    seen = {request.prompt_hash for request in first}
-    assert len(seen) == len(first) == 80
-    later = generate_requests(20, seed=3, exclude=seen)
-    assert seen.isdisjoint(request.prompt_hash for request in later)
+def test_a_workload_repeats_by_seed_avoids_known_prompts_and_balances_tasks():
+    first, repeated = generate_requests(20, seed=3), generate_requests(20, seed=3)
+    assert first == repeated
+    prompt_hashes = {request.prompt_hash for request in first}
+    assert len(prompt_hashes) == len(first) == 80
+    later = generate_requests(20, seed=3, exclude=prompt_hashes)
+    assert prompt_hashes.isdisjoint(request.prompt_hash for request in later)
     assert {r.task for r in first} == set(MODULES)
     assert sum(r.task == "arithmetic" for r in first) == 20
 
 
-def test_running_out_of_questions_is_said():
+def test_running_out_of_new_questions_is_an_error():
     class Everything:
         def __contains__(self, item):
             return True

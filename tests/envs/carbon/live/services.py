@@ -1,7 +1,7 @@
-"""The services of carbon intensity, in the shapes of their documentation, on a made-up grid.
+"""Fake carbon intensity services with the documented shapes of the real ones, on a made-up grid.
 
-The grid has 100 g/kWh in hour 0 of the day (UTC), 110 in hour 1, and so on; estimated in even
-hours. A forecast is 1 g/kWh off.
+The grid has 100 g/kWh in hour 0 of the day (UTC), 110 in hour 1, and so on. Values of even hours
+are marked as estimated. A forecast is 1 g/kWh above the value of its hour.
 """
 
 import base64
@@ -54,25 +54,27 @@ def electricity_maps_row(at, zone="DE", scope="direct", **changed):
 
 @dataclass
 class Services:
-    """All of them, at one address.
+    """All the services at one address.
 
     Attributes:
-        now: what the services take the time to be.
-        fails: by a part of the path: (status, body, headers) to answer instead.
-        slow: seconds between pieces of a body.
-        missing: hours of the day that history leaves out.
-        asked: paths with their queries, in order.
+        now: present time of the services, Unix seconds.
+        fails: (status, body, headers) to answer instead, or a function of the request that
+            returns them, by a part of the path.
+        missing: hours of the day (UTC) that the answers leave out.
+        requested: requested paths with their queries, in order.
+        logins: number of WattTime logins.
+        expired: True if WattTime's token has expired.
     """
 
     now: float = field(default_factory=time.time)
     fails: dict = field(default_factory=dict)
     missing: tuple = ()
-    asked: list = field(default_factory=list)
+    requested: list = field(default_factory=list)
     logins: int = 0
     expired: bool = False
 
     def __call__(self, request):
-        self.asked.append(request.path)
+        self.requested.append(request.path)
         for part, failure in self.fails.items():
             if part in request.path:
                 return failure(request) if callable(failure) else failure
@@ -92,7 +94,7 @@ class Services:
             return self._uk(path)
         return self._carbon_aware(path, query)
 
-    def _electricity_maps(self, what, query, headers):
+    def _electricity_maps(self, endpoint, query, headers):
         if headers.get("auth-token") != SECRET:
             body = {"error": "Invalid auth-token", "message": "The provided token is invalid."}
             return 401, dumped(body), {}
@@ -100,31 +102,31 @@ class Services:
         if zone != "DE":
             if query.get("disableCallerLookup") == "true":
                 return 404, dumped({"error": f'No recent data for zone "{zone}"'}), {}
-            # As it is: somebody else's place, and 200.
+            # As the real service does: another place's intensity, with status 200.
             zone = "US-CAR-DUK"
         hour = self._hour()
-        if what == "latest":
+        if endpoint == "latest":
             return 200, dumped(electricity_maps_row(hour, zone, scope)), {}
-        hours = range(24, -1, -1) if what == "history" else range(0, -25, -1)
+        hours = range(24, -1, -1) if endpoint == "history" else range(0, -25, -1)
         times = [
             hour - HOUR * h for h in hours if (hour - HOUR * h) // HOUR % 24 not in self.missing
         ]
-        if what == "history":
+        if endpoint == "history":
             rows = [electricity_maps_row(at, zone, scope) for at in times]
             return 200, dumped({"zone": zone, "history": rows}), {}
         rows = [{"carbonIntensity": grams(at) + 1, "datetime": iso(at)} for at in times]
         return 200, dumped({"zone": zone, "forecast": rows, "updatedAt": iso(hour)}), {}
 
     def _watttime(self, path, query, headers):
-        given = headers.get("authorization", "")
+        authorization = headers.get("authorization", "")
         if path == "/login":
-            right = "Basic " + base64.b64encode(f"me:{SECRET}".encode()).decode()
-            if given != right:
+            expected = "Basic " + base64.b64encode(f"me:{SECRET}".encode()).decode()
+            if authorization != expected:
                 return 403, b"<html>Forbidden</html>", {}
             self.logins += 1
             self.expired = False
             return 200, dumped({"token": f"token-{self.logins}"}), {}
-        if self.expired or given != f"Bearer token-{self.logins}":
+        if self.expired or authorization != f"Bearer token-{self.logins}":
             return 401, dumped({"detail": "Signature has expired"}), {}
         marked = query.get("include_imputed_marker") == "true"
         if path == "/v3/historical":
@@ -162,7 +164,7 @@ class Services:
             times = [first + 1800 * i for i in range(int((last - first) // 1800) + 1)]
         rows = []
         for at in times:
-            # What has not ended has no actual value.
+            # A half hour that has not ended has no actual value.
             actual = grams(at) if at + 1800 <= self.now else None
             value = {"forecast": grams(at) + 1, "actual": actual, "index": "moderate"}
             if regional:
@@ -212,7 +214,7 @@ SOURCES = {
     "uk": lambda url: CarbonIntensityUk("GB", url),
     "carbon-aware": lambda url: CarbonAware("northeurope", Kind("average", "direct"), url),
 }
-# A part of the paths at which each gives readings, and forecasts.
+# A part of the path at which each service gives readings or forecasts.
 READINGS = {
     "electricity-maps": "/latest",
     "watttime": "/historical",

@@ -1,4 +1,4 @@
-"""Each live source against a server that speaks its documented answers, good and bad."""
+"""Each live source against a server that gives its documented answers, good and bad."""
 
 import logging
 import time
@@ -28,7 +28,7 @@ from tests.envs.carbon.live.services import (
 )
 
 MEAN = 345.0
-# Half past an hour, so that nothing here happens at its edge.
+# Half past the hour, so that no test runs at the edge of an hour.
 NOW = 1_790_000_000 // HOUR * HOUR + 1800.0
 
 
@@ -39,24 +39,24 @@ def name(request):
 
 @pytest.fixture
 def services():
-    made = Services(now=NOW)
-    with answering(made) as url:
-        made.url = url
-        yield made
+    fake = Services(now=NOW)
+    with answering(fake) as url:
+        fake.url = url
+        yield fake
 
 
-def feed_of(name, services, path, now=lambda: NOW, **given):
-    return Feed(SOURCES[name](services.url), path / "i.json", MEAN, now=now, **given)
+def feed_of(name, services, path, now=lambda: NOW, **options):
+    return Feed(SOURCES[name](services.url), path / "i.json", MEAN, now=now, **options)
 
 
-def asked(feed):
-    """One question; what is known afterwards, whatever came of it."""
+def reading_after_poll(feed):
+    """Poll once and return the present reading, even if the poll failed."""
     with suppress(FetchError):
         feed.once()
     return feed.outlook.reading(feed._now(), 6 * HOUR)
 
 
-def test_readings_and_forecasts_are_the_grids(name, services):
+def test_readings_and_forecasts_equal_those_of_the_grid(name, services):
     source = SOURCES[name](services.url)
     readings = source.readings(NOW - 24 * HOUR, NOW)
     assert len(readings) >= 23
@@ -69,31 +69,31 @@ def test_readings_and_forecasts_are_the_grids(name, services):
     assert max(p.end for p in forecast) > NOW + 22 * HOUR
 
 
-def test_estimated_values_say_so(services):
+def test_estimated_values_are_labelled_so(services):
     for name in ("electricity-maps", "watttime"):
-        found = SOURCES[name](services.url).readings(NOW - 24 * HOUR, NOW)
-        for point in found:
+        readings = SOURCES[name](services.url).readings(NOW - 24 * HOUR, NOW)
+        for point in readings:
             even = point.start // HOUR % 2 == 0
             assert point.method == ("estimated" if even else "measured")
 
 
-def test_a_feed_finds_the_present_and_keeps_it_on_file(name, services, tmp_path):
+def test_a_feed_reads_the_present_intensity_and_stores_it(name, services, tmp_path):
     feed = feed_of(name, services, tmp_path)
     feed.once()
     reading = feed.outlook.reading(NOW, 0)
     assert reading.step == "live"
     assert reading.g_per_kwh == pytest.approx(grams(reading.time))
     assert reading.age_seconds <= 1800
-    kept = read_outlook(tmp_path / "i.json")
-    assert kept.reading(NOW, 0) == reading
-    # The day behind it and the day ahead.
-    place, coming = kept.places(reading)
-    day = [grams(NOW - h * HOUR) for h in range(1, 24)]
+    stored = read_outlook(tmp_path / "i.json")
+    assert stored.reading(NOW, 0) == reading
+    # Its place among the past day's hours, and the share of the coming day's that are cleaner.
+    place, cleaner_ahead = stored.places(reading)
+    past = [grams(NOW - h * HOUR) for h in range(1, 24)]
     assert place == pytest.approx(
-        (reading.g_per_kwh - min(day)) / (max(*day, reading.g_per_kwh) - min(day)), abs=0.05
+        (reading.g_per_kwh - min(past)) / (max(*past, reading.g_per_kwh) - min(past)), abs=0.05
     )
     ahead = [grams(NOW + h * HOUR) + 1 < reading.g_per_kwh for h in range(1, 24)]
-    assert coming == pytest.approx(sum(ahead) / len(ahead), abs=0.06)
+    assert cleaner_ahead == pytest.approx(sum(ahead) / len(ahead), abs=0.06)
 
 
 FAULTS = {
@@ -114,60 +114,60 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", list(FAULTS))
-def test_whatever_fails_the_next_best_is_used(name, services, tmp_path, caplog, fault):
+def test_after_any_fault_the_next_best_intensity_is_used(name, services, tmp_path, caplog, fault):
     caplog.set_level(logging.DEBUG)
     counts = []
     clock = [NOW]
     feed = feed_of(
         name, services, tmp_path, now=lambda: clock[0], count=lambda *c: counts.append(c)
     )
-    assert asked(feed).step == "live"
-    # Readings fail: what was foretold for now.
+    assert reading_after_poll(feed).step == "live"
+    # Readings fail: the forecast for the present hour is used.
     services.fails = {READINGS[name]: FAULTS[fault]}
     if name == "uk":
         services.fails = {READINGS[name]: lambda r: FAULTS[fault] if "fw24h" not in r.path
                           else services._uk(r.path)}  # fmt: skip
     clock[0] = services.now = NOW + 3 * HOUR
-    reading = asked(feed)
+    reading = reading_after_poll(feed)
     if not (name == "carbon-aware" and fault == "empty"):
         assert counts[-1][1] != "ok"
     assert reading.step == "forecast"
     assert reading.g_per_kwh == pytest.approx(grams(clock[0]) + 1)
     assert reading.age_seconds == 0
-    # Forecasts fail as well, and the old one has run out: the last known, aged.
+    # Forecasts fail too, and no old one is left: the last reading is used, with its age.
     services.fails = dict.fromkeys((READINGS[name], FORECASTS[name], "latest"), FAULTS[fault])
     last = max(p.end for p in feed.outlook.readings)
     feed.outlook = feed.outlook.with_points(clock[0], forecasts=[])
-    reading = asked(feed)
+    reading = reading_after_poll(feed)
     assert reading.step == "last_known"
     assert reading.age_seconds == pytest.approx(clock[0] - last)
-    # Too old: the year's mean.
+    # The last reading is too old: the yearly mean is used.
     clock[0] = NOW + 30 * HOUR
-    reading = asked(feed)
+    reading = reading_after_poll(feed)
     assert (reading.step, reading.g_per_kwh) == ("yearly_mean", MEAN)
-    # All is well again.
+    # The service answers again.
     services.fails, services.now = {}, clock[0]
     feed._forecast_due = 0.0
-    assert asked(feed).step == "live"
+    assert reading_after_poll(feed).step == "live"
     assert SECRET not in caplog.text
     assert "me:" not in caplog.text
 
 
-def test_the_year_mean_is_there_before_anything_was_heard(name, services, tmp_path):
+def test_the_yearly_mean_is_used_before_the_first_answer(name, services, tmp_path):
     services.fails = {"/": FAULTS["500"]}
-    reading = asked(feed_of(name, services, tmp_path))
+    reading = reading_after_poll(feed_of(name, services, tmp_path))
     assert (reading.step, reading.g_per_kwh, reading.age_seconds) == ("yearly_mean", MEAN, 0)
 
 
 def test_missing_hours_are_gaps_not_guesses(name, services):
     services.missing = ((NOW // HOUR - 5) % 24, (NOW // HOUR - 6) % 24)
-    found = SOURCES[name](services.url).readings(NOW - 20 * HOUR, NOW)
-    hours = {p.start // HOUR % 24 for p in found}
+    readings = SOURCES[name](services.url).readings(NOW - 20 * HOUR, NOW)
+    hours = {p.start // HOUR % 24 for p in readings}
     assert not hours & set(services.missing)
-    assert [p.g_per_kwh for p in found] == pytest.approx([grams(p.start) for p in found])
+    assert [p.g_per_kwh for p in readings] == pytest.approx([grams(p.start) for p in readings])
 
 
-def test_a_slow_body_is_given_up():
+def test_a_slow_body_is_given_up_after_the_timeout():
     def drip(request):
         request.send_response(200)
         request.send_header("content-length", "100000")
@@ -185,15 +185,15 @@ def test_a_slow_body_is_given_up():
         assert time.monotonic() - began < 3
 
 
-def test_a_clock_that_is_wrong_gives_an_age_not_a_future(name, services, tmp_path):
-    # Ours is 5 hours behind the service's: its readings of "now" are yet to come.
+def test_a_wrong_local_clock_never_gives_a_reading_from_the_future(name, services, tmp_path):
+    # The local clock is 5 hours behind, so the service's latest readings lie in its future.
     behind = feed_of(name, services, tmp_path, now=lambda: NOW - 5 * HOUR)
-    assert asked(behind).age_seconds >= 0
+    assert reading_after_poll(behind).age_seconds >= 0
     assert all(p.start <= NOW - 5 * HOUR for p in behind.outlook.readings)
-    # Ours is 5 hours ahead: what it has is old.
+    # The local clock is 5 hours ahead, so all readings are old.
     (tmp_path / "i.json").unlink()
     ahead = feed_of(name, services, tmp_path, now=lambda: NOW + 5 * HOUR)
-    reading = asked(ahead)
+    reading = reading_after_poll(ahead)
     if reading.step == "last_known":
         assert 3 * HOUR < reading.age_seconds < 6 * HOUR
     else:
@@ -208,33 +208,33 @@ def test_values_that_no_grid_has_are_refused(services, value):
         SOURCES["electricity-maps"](services.url).readings(NOW, NOW)
 
 
-def test_another_place_or_kind_than_asked_for_is_refused(services):
+def test_a_reading_of_another_place_or_kind_than_requested_is_refused(services):
     hour = NOW // HOUR * HOUR
     for wrong in ({"zone": "US-CAR-DUK"}, {"scope": "lifecycle"}):
         services.fails = {"/latest": (200, dumped(electricity_maps_row(hour, **wrong)), {})}
         with pytest.raises(MalformedError, match="asked for"):
             SOURCES["electricity-maps"](services.url).readings(NOW, NOW)
-    assert all("disableCallerLookup=true" in path for path in services.asked)
+    assert all("disableCallerLookup=true" in path for path in services.requested)
 
 
-def test_an_hour_without_a_value_takes_no_other_with_it(services):
+def test_an_hour_without_a_value_is_left_out_alone(services):
     hour = NOW // HOUR * HOUR
     rows = [electricity_maps_row(hour - HOUR * h) for h in range(24)]
     rows[3]["carbonIntensity"] = None
     services.fails = {"/history": (200, dumped({"zone": "DE", "history": rows}), {})}
     source = SOURCES["electricity-maps"](services.url)
-    found = source.readings(NOW - 24 * HOUR, NOW)
-    assert hour in [p.start for p in found]
-    assert hour - 3 * HOUR not in [p.start for p in found]
-    # One missed hour is asked for.
+    readings = source.readings(NOW - 24 * HOUR, NOW)
+    assert hour in [p.start for p in readings]
+    assert hour - 3 * HOUR not in [p.start for p in readings]
+    # A single missed hour is requested from the history.
     services.fails = {}
     assert len(source.readings(hour - HOUR, NOW)) >= 2
-    # The past does not keep the present waiting.
+    # A history that fails does not hold back the present reading.
     services.fails = {"/history": FAULTS["500"]}
     assert [p.start for p in source.readings(NOW - 24 * HOUR, NOW)] == [hour]
 
 
-def test_watttimes_units_are_checked_and_its_token_renewed(services):
+def test_watttimes_expired_token_is_renewed_and_a_wrong_unit_is_refused(services):
     source = SOURCES["watttime"](services.url)
     source.readings(NOW - HOUR, NOW)
     source.forecast(NOW)
@@ -259,7 +259,7 @@ def test_a_region_of_britain_has_forecasts_only(services, tmp_path):
         CarbonIntensityUk("GB-18")
 
 
-def test_retry_after_is_kept_and_refusals_are_left_in_peace(services, tmp_path):
+def test_waits_follow_retry_after_and_are_long_after_a_refusal(services, tmp_path):
     feed = feed_of("uk", services, tmp_path)
 
     class State:
@@ -279,27 +279,27 @@ def test_retry_after_is_kept_and_refusals_are_left_in_peace(services, tmp_path):
     assert 600 <= feed._patience(late) <= 605
 
 
-def test_nothing_is_asked_again_before_it_can_be_new(name, services, tmp_path):
+def test_nothing_is_requested_again_before_it_can_have_changed(name, services, tmp_path):
     feed = feed_of(name, services, tmp_path)
     feed.once()
     reading = feed.outlook.reading(NOW, 0)
     due = feed.due_seconds()
-    # Not before the span of the reading, or of what follows it, ends.
+    # Not before the period of the reading, or the one after it, ends.
     assert due >= min(150, max(0.0, reading.time + 1800 - NOW))
     if name in ("electricity-maps", "carbon-aware"):
         assert due >= 1800
-    questions = len(services.asked)
+    request_count = len(services.requested)
     feed.once()
-    # The forecast is not due, and of the past only what is missing is asked for.
-    assert len(services.asked) == questions + 1
+    # The forecast is not due, and only the missing part of the past is requested.
+    assert len(services.requested) == request_count + 1
 
 
-def test_a_running_feed_recovers_and_ends(services, tmp_path):
+def test_a_running_feed_recovers_from_a_fault_and_ends_when_closed(services, tmp_path):
     services.fails = {"/": FAULTS["500"]}
     feed = feed_of("electricity-maps", services, tmp_path, first_seconds=0.05)
     feed.start()
     deadline = time.monotonic() + 20
-    while len(services.asked) < 3 and time.monotonic() < deadline:
+    while len(services.requested) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
     services.fails = {}
     while feed.outlook.reading(NOW, 0).step != "live" and time.monotonic() < deadline:
@@ -309,19 +309,19 @@ def test_a_running_feed_recovers_and_ends(services, tmp_path):
     assert not feed.is_alive()
 
 
-def test_what_was_known_outlives_a_restart_but_not_another_zone(services, tmp_path):
+def test_stored_readings_survive_a_restart_but_not_a_change_of_source(services, tmp_path):
     feed = feed_of("electricity-maps", services, tmp_path)
     feed.once()
     services.fails = {"/": FAULTS["500"]}
-    again = feed_of("electricity-maps", services, tmp_path, now=lambda: NOW + 2 * HOUR)
-    assert again.outlook.readings == feed.outlook.readings
+    restarted = feed_of("electricity-maps", services, tmp_path, now=lambda: NOW + 2 * HOUR)
+    assert restarted.outlook.readings == feed.outlook.readings
     other = Feed(SOURCES["watttime"](services.url), tmp_path / "i.json", MEAN, now=lambda: NOW)
     assert other.outlook.readings == ()
     (tmp_path / "i.json").write_text("{")
     assert feed_of("uk", services, tmp_path).outlook.readings == ()
 
 
-def test_kinds_cannot_be_mixed_by_accident(monkeypatch):
+def test_a_source_of_another_kind_or_without_its_settings_is_refused(monkeypatch):
     monkeypatch.setenv("SPROUT_WATTTIME_USER", "me")
     monkeypatch.setenv("SPROUT_WATTTIME_PASSWORD", SECRET)
     monkeypatch.setenv("SPROUT_ELECTRICITY_MAPS_TOKEN", SECRET)
