@@ -1,4 +1,4 @@
-"""Small worlds made by our own code, for tests."""
+"""Small profiles, requests and bundles for tests, built with the project's own code."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,7 +26,7 @@ TOKENS = {"none": 50, "brief": 10, "very_brief": 2}
 def rows(
     requests: list[Request], correct: Callable[[Request, str], float], **changed: Any
 ) -> list[dict[str, Any]]:
-    """Profile rows whose tokens depend on the directive only."""
+    """Return profile rows in which the token count depends on the directive only."""
     return [
         {
             "request_id": r.request_id,
@@ -61,7 +61,7 @@ def profile(
 
 
 def chats(count: int, kinds: Mapping[str, str], seed: int = 0) -> list[Request]:
-    """`count` requests of each kind; a kind's text is a format with {n}."""
+    """Return `count` requests of each kind; `kinds` maps a kind to a format string with {n}."""
     rng = np.random.default_rng(seed)
     return [
         Request(f"{kind}-{i}", kind, ({"role": "user", "content": text.format(n=n)},), str(n))
@@ -78,7 +78,7 @@ def bundle(
     tasks: tuple[str, ...] = ("arithmetic",),
     extra: Mapping[str, Any] | None = None,
 ) -> Bundle:
-    """A bundle whose policy ignores the observation and follows `logits`."""
+    """Save and return a bundle whose policy ignores the observation and follows `logits`."""
     featurizer = Featurizer(tasks)
     width = len(featurizer.names)
     weight = np.zeros((len(logits), width), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""What stands in deploy/ fits the program: its flags, ports, metrics and extras."""
+"""The files in deploy/ agree with the program: its flags, ports, metrics and extras."""
 
 import json
 import re
@@ -31,81 +31,89 @@ ENTRY = json.loads(re.search(r"^ENTRYPOINT (.*)$", DOCKERFILE, re.MULTILINE)[1])
 
 
 def parsed(arguments, monkeypatch):
-    """The settings that `sprout serve` makes of a container's arguments."""
-    found = []
-    monkeypatch.setattr(Serve, "cli_cmd", lambda self: found.append(self))
+    """Return the settings that `sprout serve` parses from a container's arguments."""
+    commands = []
+    monkeypatch.setattr(Serve, "cli_cmd", lambda self: commands.append(self))
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    # As Kubernetes does for a service of that name.
+    # Kubernetes sets this variable in its pods if a service is named "sprout".
     monkeypatch.setenv("SPROUT_PORT", "tcp://10.0.0.1:80")
     assert main([*ENTRY[1:], *arguments]) == 0
-    return found[0]
+    return commands[0]
 
 
 @pytest.mark.parametrize("arguments", [GATEWAY["command"], CONTAINER["args"]])
-def test_its_arguments_are_the_programs(arguments, monkeypatch):
-    given = [re.sub(r"\$\{WORKERS:-(\d+)\}", r"\1", a) for a in arguments]
-    given = [re.sub(r"\$\{UPSTREAM:.*\}", "http://model:8000", a) for a in given]
-    settings = parsed(given, monkeypatch)
+def test_the_container_arguments_set_the_addresses_upstream_and_workers(arguments, monkeypatch):
+    filled_in = [re.sub(r"\$\{WORKERS:-(\d+)\}", r"\1", a) for a in arguments]
+    filled_in = [re.sub(r"\$\{UPSTREAM:.*\}", "http://model:8000", a) for a in filled_in]
+    settings = parsed(filled_in, monkeypatch)
     assert settings.host == settings.admin_host == "0.0.0.0"
     assert (settings.port, settings.admin_port) == (8080, 8081)
     assert settings.upstreams[0] == "http://model:8000"
     assert settings.workers == 2
 
 
-def test_requests_are_given_time_to_finish():
+def test_the_container_grace_period_exceeds_the_drain_time():
     drain = GatewayConfig.model_fields["drain_seconds"].default
     pod = KUBERNETES[0]["spec"]["template"]["spec"]
     assert pod["terminationGracePeriodSeconds"] > drain
     assert int(GATEWAY["stop_grace_period"].rstrip("s")) > drain
 
 
-def test_the_image_is_small_and_nobodys_root():
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    named = re.search(r"'\.\[(.*)\]'", DOCKERFILE)[1].split(",")
-    needed = extras["dependencies"] + [d for e in named for d in extras["optional-dependencies"][e]]
-    assert not [d for d in needed if re.match(r"torch|gymnasium|wandb|stable|transformers", d)]
+def test_the_image_has_no_training_packages_and_does_not_run_as_root():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extra_names = re.search(r"'\.\[(.*)\]'", DOCKERFILE)[1].split(",")
+    requirements = project["dependencies"] + [
+        d for e in extra_names for d in project["optional-dependencies"][e]
+    ]
+    assert not [
+        d for d in requirements if re.match(r"torch|gymnasium|wandb|stable|transformers", d)
+    ]
     assert re.search(r"^USER 10001", DOCKERFILE, re.MULTILINE)
     assert CONTAINER["securityContext"]["readOnlyRootFilesystem"]
-    for copied in re.findall(r"^COPY (?!--from)(.*) \S+$", DOCKERFILE, re.MULTILINE):
-        assert all((ROOT / path).exists() for path in copied.split())
+    for sources in re.findall(r"^COPY (?!--from)(.*) \S+$", DOCKERFILE, re.MULTILINE):
+        assert all((ROOT / path).exists() for path in sources.split())
 
 
-def test_every_metric_that_the_dashboard_shows_is_there(tmp_path):
-    made = hook(tmp_path)
-    with served(Upstream()) as upstream, served(Gateway(made, Relay(upstream))) as url:
+def test_the_dashboard_shows_exactly_the_metrics_that_exist(tmp_path):
+    made_hook = hook(tmp_path)
+    with served(Upstream()) as upstream, served(Gateway(made_hook, Relay(upstream))) as url:
         post(url, CHAT)
         post(url, b"{")
-    made.publish_metrics()
-    kept = Keeper(made.config, made.control)
-    kept.step()
-    text = (made.metrics.render() + generate_latest(kept.registry)).decode()
-    kept.close()
-    known = set(re.findall(r"^# TYPE (\w+) ", text, re.MULTILINE))
-    known |= {f"{name}_bucket" for name in known}
-    labels = {name: set() for name in known}
-    for name, given in re.findall(r"^(\w+)\{(.*)\} ", text, re.MULTILINE):
-        labels.setdefault(name, set()).update(re.findall(r"(\w+)=", given))
+    made_hook.publish_metrics()
+    keeper = Keeper(made_hook.config, made_hook.control)
+    keeper.step()
+    text = (made_hook.metrics.render() + generate_latest(keeper.registry)).decode()
+    keeper.close()
+    metric_names = set(re.findall(r"^# TYPE (\w+) ", text, re.MULTILINE))
+    metric_names |= {f"{name}_bucket" for name in metric_names}
+    label_names = {name: set() for name in metric_names}
+    for name, label_text in re.findall(r"^(\w+)\{(.*)\} ", text, re.MULTILINE):
+        label_names.setdefault(name, set()).update(re.findall(r"(\w+)=", label_text))
     panels = json.loads((DEPLOY / "grafana" / "dashboards" / "sprout.json").read_text())["panels"]
-    shown = [target["expr"] for panel in panels for target in panel.get("targets", ())]
-    assert len(shown) > 20
-    used = {name for expression in shown for name in re.findall(r"sprout_\w+", expression)}
-    assert used <= known, used - known
-    # And nothing that is there goes unseen.
-    assert {n for n in known if not n.endswith(("_bucket", "_created"))} <= {
-        name.removesuffix("_bucket") for name in used
+    expressions = [target["expr"] for panel in panels for target in panel.get("targets", ())]
+    assert len(expressions) > 20
+    used_names = {
+        name for expression in expressions for name in re.findall(r"sprout_\w+", expression)
     }
-    for expression in shown:
+    assert used_names <= metric_names, used_names - metric_names
+    # Conversely, the dashboard shows every metric.
+    assert {n for n in metric_names if not n.endswith(("_bucket", "_created"))} <= {
+        name.removesuffix("_bucket") for name in used_names
+    }
+    for expression in expressions:
         (name,) = set(re.findall(r"sprout_\w+", expression)[:1])
-        by = set(re.findall(r"by \(([\w, ]+)\)", expression) or [""])
-        for label in {one for each in by for one in each.split(", ") if one} - {"instance", "le"}:
-            of = labels[name] | labels[name.removesuffix("_bucket")]
-            # Counters that nothing has happened to have no line that shows their labels.
-            assert not of or label in of, (expression, label)
+        groupings = set(re.findall(r"by \(([\w, ]+)\)", expression) or [""])
+        for grouped_by in {
+            label for grouping in groupings for label in grouping.split(", ") if label
+        } - {"instance", "le"}:
+            known_labels = label_names[name] | label_names[name.removesuffix("_bucket")]
+            # A counter that was never incremented has no sample, so its labels are not known.
+            assert not known_labels or grouped_by in known_labels, (expression, grouped_by)
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed here")
-def test_kustomize_takes_the_manifests():
+def test_kustomize_renders_every_manifest():
     command = ["kubectl", "kustomize", str(DEPLOY / "kubernetes")]
-    made = subprocess.run(command, capture_output=True, check=True, text=True).stdout
-    kinds = [document["kind"] for document in yaml.safe_load_all(made)]
+    rendered = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+    kinds = [document["kind"] for document in yaml.safe_load_all(rendered)]
     assert sorted(kinds) == sorted(document["kind"] for document in KUBERNETES)

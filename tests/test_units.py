@@ -1,4 +1,4 @@
-"""kWh where joules belong, and kg where grams do, are noticed at every public door."""
+"""Every public entry point detects kWh in place of joules, and kg in place of grams."""
 
 import json
 
@@ -42,20 +42,20 @@ def profile(tmp_path, scale):
     return path
 
 
-def test_a_profile(tmp_path):
+def test_a_profile_in_kwh_is_refused(tmp_path):
     read_profile(profile(tmp_path, 1.0))
     with pytest.raises(UnitError, match=HINT):
         read_profile(profile(tmp_path, KWH))
 
 
-def test_the_environment(tmp_path):
+def test_the_environment_refuses_a_profile_in_kwh(tmp_path):
     name = f"{envs.registration.__name__}:sprout/Llama2Replay-v0"
     with pytest.raises(UnitError, match=HINT):
         gymnasium.make(name, profile=profile(tmp_path, KWH))
 
 
 @pytest.mark.parametrize(("unit", "fits"), [("J", False), ("kWh", True)])
-def test_an_import(tmp_path, capsys, unit, fits):
+def test_an_import_needs_the_right_energy_unit(tmp_path, capsys, unit, fits):
     table = tmp_path / "table.csv"
     table.write_text(CSV.format(588 * KWH, 58.8 * KWH))
     out = tmp_path / "out.parquet"
@@ -65,22 +65,22 @@ def test_an_import(tmp_path, capsys, unit, fits):
         assert "1 kWh = 3.6e6 J" in capsys.readouterr().err
 
 
-def test_a_command(tmp_path, capsys):
+def test_the_train_command_refuses_a_profile_in_kwh(tmp_path, capsys):
     path = profile(tmp_path, KWH)
     assert main(["train", "--outcomes", str(path), "--out", str(tmp_path / "b")]) == 2
     assert "1 kWh = 3.6e6 J" in capsys.readouterr().err
 
 
-def test_a_reading_and_what_splits_it():
+def test_a_meter_reading_in_the_wrong_unit_is_refused():
     EnergyReading(300.0, 0.0, 1.0, "measured", "made")
     with pytest.raises(UnitError, match=HINT):
         Attribution().window(EnergyReading(300.0 * KWH, 0.0, 1.0, "measured", "made"))
-    # Joules given for kWh and turned into joules once more.
+    # A value in joules that was converted from kWh to joules once more.
     with pytest.raises(UnitError, match=HINT):
         EnergyReading(300.0 / KWH, 0.0, 1.0, "measured", "made")
 
 
-def test_stated_joules_a_token(tmp_path):
+def test_stated_joules_per_token_in_kwh_are_refused(tmp_path):
     with pytest.raises(UnitError, match=HINT):
         TokenMeter(None, 5.88 * KWH)
     with pytest.raises(UnitError, match=HINT):
@@ -89,7 +89,7 @@ def test_stated_joules_a_token(tmp_path):
         hook(tmp_path, joules_per_token=5.88 * KWH)
 
 
-def test_coefficients(tmp_path):
+def test_coefficients_in_kwh_are_refused(tmp_path):
     path = tmp_path / "coefficients.json"
     LLAMA_13B.write(path)
     assert read_coefficients(path).joules == pytest.approx(LLAMA_13B.joules)
@@ -102,7 +102,7 @@ def test_coefficients(tmp_path):
         read_coefficients(path)
 
 
-def test_a_footprint():
+def test_a_footprint_of_energy_in_kwh_warns():
     joules, seconds = np.array([588.0, 58.8]), np.array([2.4, 0.24])
     footprint_grams(joules, seconds, np.array([300.0, 300.0]))
     with pytest.warns(UnitWarning, match=HINT):
@@ -112,7 +112,7 @@ def test_a_footprint():
 
 
 @pytest.mark.parametrize("factor", [1e-3, 1e3])
-def test_an_intensity_trace(tmp_path, factor):
+def test_an_intensity_trace_off_by_a_thousand_warns_or_is_refused(tmp_path, factor):
     path = tmp_path / "grid.csv"
     hours = "".join(f"2024-01-01T{h:02d}:00:00Z,DE,{400 * factor}\n" for h in range(24))
     path.write_text("timestamp_utc,zone,carbon_intensity_g_per_kwh\n" + hours)
@@ -124,7 +124,7 @@ def test_an_intensity_trace(tmp_path, factor):
             read_traces([path])
 
 
-def test_a_stated_mean(tmp_path):
+def test_an_implausible_mean_intensity_warns_or_is_refused(tmp_path):
     with pytest.warns(UnitWarning, match="g/kWh"):
         assert config(tmp_path, intensity="uk", intensity_mean=0.2, clock_start=None).live
     with pytest.raises(UnitError, match="g/kWh"):

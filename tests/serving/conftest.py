@@ -7,7 +7,7 @@ from tests.serving.upstream import Upstream, served
 
 @pytest.fixture
 def upstream():
-    """A fake upstream that serves."""
+    """A running fake upstream."""
     fake = Upstream()
     with served(fake) as url:
         fake.url = url
@@ -16,14 +16,14 @@ def upstream():
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with a bundle that chooses "very_brief"."""
+    """A folder with a bundle whose policy chooses "very_brief"."""
     made.bundle(tmp_path / "bundle")
     return tmp_path
 
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory):
-    """A running PostgreSQL, for all tests that want one."""
+    """A running PostgreSQL server that all tests share."""
     if programs() is None:
         pytest.skip("PostgreSQL is not installed here")
     server = Postgres(tmp_path_factory.mktemp("postgres"))
@@ -33,7 +33,7 @@ def postgres(tmp_path_factory):
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def ledger_url(request, tmp_path):
-    """An empty database of each kind."""
+    """URL of an empty database, once of SQLite and once of PostgreSQL."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'ledger.db'}"
     server = request.getfixturevalue("postgres")

@@ -1,4 +1,4 @@
-"""Hooks over made bundles, for tests."""
+"""Hooks with small bundles, and helpers around them, for tests."""
 
 import json
 import time
@@ -17,40 +17,42 @@ from tests import made
 CHAT = {"model": "made", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 5}
 
 
-def config(folder: Path, **given: Any) -> HookConfig:
-    found = HookConfig.model_validate(
+def config(folder: Path, **settings: Any) -> HookConfig:
+    hook_config = HookConfig.model_validate(
         {
             "policy": [str(folder / "bundle")],
             "state": folder / "state",
             "clock_start": "2024-01-02T00:00",
             "hold_out": 0.0,
             "seed": 0,
-            # A busy machine must not make a decision late, but where a test asks for it.
+            # No decision may be late on a busy machine, unless a test sets a short deadline.
             "deadline": 10.0,
         }
-        | given
+        | settings
     )
-    found.make_state()
-    return found
+    hook_config.make_state()
+    return hook_config
 
 
-def hook(folder: Path, logits: tuple[float, ...] = (0.0, 0.0, 50.0), **given: Any) -> Hook:
-    """A hook whose policy follows `logits`; by default it chooses "very_brief"."""
-    bundled = {k: given.pop(k) for k in ("catalogue", "model", "tasks", "extra") if k in given}
-    made.bundle(folder / "bundle", logits, **bundled)
-    return make_hook(config(folder, **given))
+def hook(folder: Path, logits: tuple[float, ...] = (0.0, 0.0, 50.0), **settings: Any) -> Hook:
+    """Return a hook whose policy follows `logits`; by default it chooses "very_brief"."""
+    bundle_options = {
+        k: settings.pop(k) for k in ("catalogue", "model", "tasks", "extra") if k in settings
+    }
+    made.bundle(folder / "bundle", logits, **bundle_options)
+    return make_hook(config(folder, **settings))
 
 
 def records(hook: Hook) -> list[dict[str, Any]]:
-    """What the journal holds, oldest first."""
-    lines = []
+    """Return the fields of the journal's lines, oldest first."""
+    entries = []
     for path in sorted((hook.config.state / "journal").glob("*.jsonl")):
-        lines += [entry(json.loads(line)) for line in path.read_text().splitlines() if line]
-    return lines
+        entries += [entry(json.loads(line)) for line in path.read_text().splitlines() if line]
+    return entries
 
 
 def entry(line: dict[str, Any]) -> dict[str, Any]:
-    """A journal line's fields; of an amendment those of the record that it changes."""
+    """Return a journal line's fields; an amendment's changes are merged into them."""
     ((_, fields),) = line.items()
     return fields | fields.pop("changes", {})
 
@@ -60,7 +62,7 @@ def keeper(hook: Hook) -> Keeper:
 
 
 def metric(hook: Hook, name: str) -> float:
-    """Sum over the metric's lines."""
+    """Return the sum of the samples whose line starts with `name`."""
     hook.refresh()
     lines = hook.metrics.render().decode().splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
@@ -69,7 +71,10 @@ def metric(hook: Hook, name: str) -> float:
 def post(
     url: str, data: bytes | dict[str, Any], headers: dict[str, str] | None = None
 ) -> tuple[int, bytes, dict[str, str]]:
-    """Status, body and headers (lower case) of a POST; `url` may leave out the chat's route."""
+    """POST `data` and return status, body and headers (lower case).
+
+    A `url` without a route is completed with the chat's route.
+    """
     if "/v1/" not in url:
         url += "/v1/chat/completions"
     raw = data if isinstance(data, bytes) else json.dumps(data).encode()
@@ -88,7 +93,7 @@ def _lower(headers: Any) -> dict[str, str]:
 
 
 def waited(test: Callable[[], object], seconds: float = 10.0) -> bool:
-    """Whether it became true in time."""
+    """Return whether `test` became true within `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if test():

@@ -1,4 +1,4 @@
-"""`sprout serve` as processes, for tests."""
+"""Start `sprout serve` as processes for tests."""
 
 import json
 import os
@@ -43,21 +43,22 @@ class Served:
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
     def chosen(self):
-        """The directive in an answer's headers."""
+        """Send a chat and return the directive in the answer's headers ("off" if none)."""
         return post(self.url, CHAT)[2].get("x-sprout-directive", "off")
 
 
 @contextmanager
 def serving(upstream, folder, *flags, ledger=None, inside=(), secrets=None):
-    """Flags replace those given here; `inside` is a command that runs the command it is given.
+    """Start `sprout serve` and yield it once it is healthy; end it afterwards.
 
-    `secrets` are variables of its environment.
+    `flags` override the default flags below. `inside` is a command that runs the server's command.
+    `secrets` are additional environment variables of the server.
     """
     port, admin = free_port(), free_port()
     state = folder / f"state{port}"
     ledger = ledger or f"sqlite:///{folder}/ledger.db"
     command = [sys.executable, "-P", "-m", "experiments.cli", "serve", "--upstream", upstream]
-    given = {
+    default_flags = {
         "policy": folder / "bundle",
         "port": port,
         "admin-port": admin,
@@ -66,8 +67,8 @@ def serving(upstream, folder, *flags, ledger=None, inside=(), secrets=None):
         "hold-out": 0,
     }
     if "--intensity" not in flags:
-        given["clock-start"] = "2024-01-02T00:00"
-    for name, value in given.items():
+        default_flags["clock-start"] = "2024-01-02T00:00"
+    for name, value in default_flags.items():
         command += [f"--{name}", str(value)]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SPROUT_")}
     with (folder / f"log{port}").open("wb") as log:
@@ -79,21 +80,21 @@ def serving(upstream, folder, *flags, ledger=None, inside=(), secrets=None):
             start_new_session=True,
             preexec_fn=die_with_parent,
         )
-    found = Served(process, port, admin, state, ledger)
+    server = Served(process, port, admin, state, ledger)
     try:
-        up = lambda: healthy(found.url) and healthy(found.admin)  # noqa: E731
-        waited(lambda: process.poll() is not None or up(), 30)
-        ready = process.poll() is None and up()
+        is_up = lambda: healthy(server.url) and healthy(server.admin)  # noqa: E731
+        waited(lambda: process.poll() is not None or is_up(), 30)
+        ready = process.poll() is None and is_up()
         assert ready, (folder / f"log{port}").read_text()
-        yield found
+        yield server
     finally:
-        for number in (signal.SIGTERM, signal.SIGKILL):
+        for signal_number in (signal.SIGTERM, signal.SIGKILL):
             try:
-                os.killpg(process.pid, number)
+                os.killpg(process.pid, signal_number)
                 process.wait(20)
             except (ProcessLookupError, subprocess.TimeoutExpired):
                 continue
-        found.ledger.close()
+        server.ledger.close()
 
 
 def healthy(url):

@@ -1,4 +1,4 @@
-"""A PostgreSQL of the tests' own, on loopback, that can be stopped and started."""
+"""A PostgreSQL server on loopback that tests can stop and start."""
 
 import getpass
 import os
@@ -13,9 +13,9 @@ USER = "sprout"
 
 
 def programs() -> Path | None:
-    """The folder of PostgreSQL's programs, if it is installed."""
-    if found := shutil.which("initdb"):
-        return Path(found).resolve().parent
+    """Return the folder of PostgreSQL's programs, or None if it is not installed."""
+    if initdb := shutil.which("initdb"):
+        return Path(initdb).resolve().parent
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     return folders[-1].parent if folders else None
 
@@ -27,9 +27,9 @@ class Postgres:
         self._bin = bin_folder
         self._folder = folder
         self._data = folder / "data"
-        # It refuses to run as root.
-        self._as = {"user": "postgres"} if getpass.getuser() == "root" else {}
-        if self._as:
+        # PostgreSQL refuses to run as root.
+        self._run_as = {"user": "postgres"} if getpass.getuser() == "root" else {}
+        if self._run_as:
             shutil.chown(folder, "postgres")
             for parent in folder.parents[:3]:
                 if parent.owner() == "root" and str(parent).startswith("/tmp/"):
@@ -42,7 +42,7 @@ class Postgres:
         self.url = f"postgresql://{USER}@127.0.0.1:{self.port}/postgres"
 
     def database(self, name: str) -> str:
-        """A new, empty database's URL."""
+        """Create an empty database and return its URL."""
         with psycopg.connect(self.url, autocommit=True) as connection:
             connection.execute(f'CREATE DATABASE "{name}"')
         return self.url.removesuffix("postgres") + name
@@ -56,13 +56,13 @@ class Postgres:
         self._run("pg_ctl", "-D", str(self._data), "-m", "immediate", "-w", "stop")
 
     def _run(self, program: str, *arguments: str) -> None:
-        done = subprocess.run(
+        completed = subprocess.run(
             [str(self._bin / program), *arguments],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             cwd=self._folder,
             env=os.environ | {"LC_ALL": "C"},
             timeout=60,
-            **self._as,
+            **self._run_as,
         )
-        assert done.returncode == 0, done.stderr
+        assert completed.returncode == 0, completed.stderr

@@ -1,4 +1,4 @@
-"""The hook's shapes behind one seam: each plays a request and says what upstream received."""
+"""The hook's shapes behind one interface: send a request, return the body that upstream got."""
 
 import asyncio
 import json
@@ -17,34 +17,34 @@ from tests.serving.upstream import Upstream, served
 
 
 class GatewayShape:
-    """A server in front of the server."""
+    """The gateway: a server in front of the model server."""
 
     def __init__(self, hook):
         self._hook = hook
         self.upstream = Upstream()
 
     def __enter__(self):
-        self._served = served(self.upstream)
-        self._front = served(Gateway(self._hook, Relay(self._served.__enter__())))
+        self._upstream_server = served(self.upstream)
+        self._front = served(Gateway(self._hook, Relay(self._upstream_server.__enter__())))
         self._url = self._front.__enter__()
         return self
 
     def __exit__(self, *error):
         self._front.__exit__(*error)
-        self._served.__exit__(*error)
+        self._upstream_server.__exit__(*error)
 
     def ask(self, route, body, headers=None):
-        """Status, and the answer's headers and bytes."""
-        status, data, said = post(f"{self._url}{route}", body, headers)
-        return status, said, data
+        """Send a request and return the status and the answer's headers and bytes."""
+        status, data, answer_headers = post(f"{self._url}{route}", body, headers)
+        return status, answer_headers, data
 
     def sent(self):
-        """The body that upstream received last."""
+        """Return the body that upstream received last."""
         return json.loads(self.upstream.received[-1][3])
 
 
 class MiddlewareShape(GatewayShape):
-    """Inside the server's own application."""
+    """The middleware inside the model server's application."""
 
     def __enter__(self):
         self._front = served(SproutMiddleware(self.upstream, self._hook))
@@ -56,43 +56,43 @@ class MiddlewareShape(GatewayShape):
 
 
 class DecideShape(GatewayShape):
-    """Asked by a caller who sends to the model itself, and reports."""
+    """The decide routes: the caller asks for a decision, sends to the model itself, and reports."""
 
     def __enter__(self):
-        self._back = served(self.upstream)
-        self._model = self._back.__enter__()
+        self._upstream_server = served(self.upstream)
+        self._model = self._upstream_server.__enter__()
         self._front = served(DecideRoutes(self._hook))
         self._url = self._front.__enter__()
         return self
 
     def __exit__(self, *error):
         self._front.__exit__(*error)
-        self._back.__exit__(*error)
+        self._upstream_server.__exit__(*error)
 
     def ask(self, route, body, headers=None):
-        asked = {"route": route, "body": body}
-        _, raw, _ = post(f"{self._url}/v1/decide", asked, headers)
-        decided = json.loads(raw)
-        status, data, _ = post(f"{self._model}{route}", decided["body"])
-        report = {"decision_id": decided["decision_id"], "status": status}
+        question = {"route": route, "body": body}
+        _, raw, _ = post(f"{self._url}/v1/decide", question, headers)
+        decision = json.loads(raw)
+        status, data, _ = post(f"{self._model}{route}", decision["body"])
+        report = {"decision_id": decision["decision_id"], "status": status}
         if b'"usage"' in data:
             report |= {"prompt_tokens": 3, "completion_tokens": 4}
         post(f"{self._url}/v1/outcome", report)
-        said = {f"x-sprout-{k.replace('_', '-')}": str(v) for k, v in decided.items()}
-        return status, said, data
+        answer_headers = {f"x-sprout-{k.replace('_', '-')}": str(v) for k, v in decision.items()}
+        return status, answer_headers, data
 
 
 class LitellmShape(GatewayShape):
-    """LiteLLM's hooks, called in the proxy's order (test_litellm.py has the proxy)."""
+    """LiteLLM's hooks, called in the proxy's order (test_clients.py runs the real proxy)."""
 
     def __enter__(self):
-        self._back = served(self.upstream)
-        self._model = self._back.__enter__()
+        self._upstream_server = served(self.upstream)
+        self._model = self._upstream_server.__enter__()
         self._callback = SproutCallback(self._hook)
         return self
 
     def __exit__(self, *error):
-        self._back.__exit__(*error)
+        self._upstream_server.__exit__(*error)
 
     def ask(self, route, body, headers=None):
         return asyncio.run(self._ask(route, body, headers or {}))
@@ -111,7 +111,7 @@ class LitellmShape(GatewayShape):
             session.post(self._model + route, json=sent) as answer,
         ):
             raw, status = await answer.read(), answer.status
-        said = await callback.async_post_call_response_headers_hook(data, key, None)
+        answer_headers = await callback.async_post_call_response_headers_hook(data, key, None)
         if body.get("stream"):
             await self._stream(data, key, raw)
         elif status == 200:
@@ -120,7 +120,7 @@ class LitellmShape(GatewayShape):
             error = Exception()
             error.status_code = status
             await callback.async_post_call_failure_hook(data, error, key)
-        return status, said or {}, raw
+        return status, answer_headers or {}, raw
 
     async def _stream(self, data, key, raw):
         async def pieces():

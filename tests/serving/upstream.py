@@ -1,4 +1,4 @@
-"""A fake OpenAI-compatible upstream on a real socket, that says what it received."""
+"""A fake OpenAI-compatible upstream on a real socket; it records each request that it receives."""
 
 import asyncio
 import json
@@ -13,10 +13,11 @@ RESPONSE_USAGE = {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7}
 
 
 class Upstream:
-    """Answers chats, completions and responses; `mode` injects faults.
+    """Answer chats, completions and responses; `mode` injects faults.
 
-    Modes: answer; refuse (429); strict (400 to what has a system text); die (in mid-stream);
-    cut (a whole answer's body is shorter than announced); hang; slow (waits for `release`).
+    Modes: answer; refuse (status 429); strict (status 400 if the body has a system text); die
+    (the stream breaks off); cut (an unstreamed body is shorter than announced); hang (no answer);
+    slow (waits for `release`).
     """
 
     def __init__(self):
@@ -50,11 +51,11 @@ class Upstream:
             while not self.release.is_set():
                 await asyncio.sleep(0.01)
         try:
-            asked = json.loads(body)
+            request = json.loads(body)
         except (ValueError, RecursionError):
-            asked = None
-        asked = asked if isinstance(asked, dict) else {}
-        streamed = self.mode == "die" or asked.get("stream") is True
+            request = None
+        request = request if isinstance(request, dict) else {}
+        streamed = self.mode == "die" or request.get("stream") is True
         kind = b"text/event-stream" if streamed else b"application/json"
         status = 429 if self.mode == "refuse" else 200
         if self.mode == "strict" and b'"system"' in body:
@@ -69,7 +70,7 @@ class Upstream:
         if not streamed:
             await send({"type": "http.response.body", "body": answer})
             return
-        for event in self._events(scope["path"], asked):
+        for event in self._events(scope["path"], request):
             await send({"type": "http.response.body", "body": event, "more_body": True})
             if self.mode == "die":
                 raise RuntimeError("upstream dies in mid-stream")
@@ -106,14 +107,14 @@ class Upstream:
             "usage": RESPONSE_USAGE,
         }
 
-    def _events(self, path, asked):
+    def _events(self, path, request):
         if path == "/v1/responses":
             for word in ("Hel", "lo"):
                 delta = {"type": "response.output_text.delta", "delta": word, "item_id": "m"}
                 delta |= {"output_index": 0, "content_index": 0, "sequence_number": 1}
                 yield self._event(delta | {"logprobs": []}, "response.output_text.delta")
-            done = {"type": "response.completed", "response": self._response()}
-            yield self._event(done | {"sequence_number": 2}, "response.completed")
+            completed = {"type": "response.completed", "response": self._response()}
+            yield self._event(completed | {"sequence_number": 2}, "response.completed")
             return
         chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "made"}
         for word in ("Hel", "lo"):
@@ -121,11 +122,11 @@ class Upstream:
             if path == "/v1/completions":
                 delta = {"index": 0, "text": word, "finish_reason": None}
             yield self._event(chunk | {"choices": [delta]})
-        last = {"index": 0, "delta": {}, "finish_reason": "stop"}
-        wanted = (asked.get("stream_options") or {}).get("include_usage")
-        usage = {"usage": USAGE} if self.usage and not wanted else {}
-        yield self._event(chunk | {"choices": [last]} | usage)
-        if wanted:
+        final_delta = {"index": 0, "delta": {}, "finish_reason": "stop"}
+        usage_requested = (request.get("stream_options") or {}).get("include_usage")
+        usage = {"usage": USAGE} if self.usage and not usage_requested else {}
+        yield self._event(chunk | {"choices": [final_delta]} | usage)
+        if usage_requested:
             yield self._event(chunk | {"choices": [], "usage": USAGE})
         yield b"data: [DONE]\n\n"
 
@@ -135,11 +136,11 @@ class Upstream:
 
 
 @contextmanager
-def served(application, **given):
-    """An ASGI application on uvicorn on a free loopback port, in a thread."""
+def served(application, **options):
+    """Serve an ASGI application on a free loopback port, in a thread, and yield its URL."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(application, log_level="critical", **given)
+    config = uvicorn.Config(application, log_level="critical", **options)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

@@ -11,28 +11,30 @@ from tests.serving.upstream import Upstream
 SSE = b"text/event-stream"
 
 
-def stream(route="/v1/chat/completions", asked=None, usage=True):
+def stream(route="/v1/chat/completions", request=None, usage=True):
     fake = Upstream()
     fake.usage = usage
-    return list(fake._events(route, asked or {}))
+    return list(fake._events(route, request or {}))
 
 
 def relayed(answer, pieces):
-    """What comes out for each piece, and after which piece it was complete."""
-    out, complete = [], None
-    for place, piece in enumerate(pieces):
-        out.append(answer.feed(piece, True))
-        if answer.complete and complete is None:
-            complete = place
-    out.append(answer.feed(b"", False))
-    return out, complete
+    """Return the output for each piece, and the index of the piece that completed the answer."""
+    outputs, completed_at = [], None
+    for index, piece in enumerate(pieces):
+        outputs.append(answer.feed(piece, True))
+        if answer.complete and completed_at is None:
+            completed_at = index
+    outputs.append(answer.feed(b"", False))
+    return outputs, completed_at
 
 
 @given(st.data())
 def test_a_stream_passes_byte_for_byte_however_it_is_cut(data):
-    whole = b"".join(stream())
-    cuts = sorted(data.draw(st.sets(st.integers(1, len(whole) - 1), max_size=8)))
-    pieces = [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
+    stream_bytes = b"".join(stream())
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(stream_bytes) - 1), max_size=8)))
+    pieces = [
+        stream_bytes[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream_bytes)], strict=True)
+    ]
     answer = Answer(0.0)
     answer.start(200, SSE, None)
     out, _ = relayed(answer, pieces)
@@ -50,7 +52,7 @@ def test_an_answer_is_complete_before_its_last_event_is_released(route):
     assert answer.usage == Usage(3, 4, "reported")
 
 
-def test_a_whole_answer_is_complete_with_its_last_byte():
+def test_an_unstreamed_answer_is_complete_with_its_last_byte():
     answer = Answer(0.0)
     answer.start(200, b"application/json", b"10")
     answer.feed(b"12345", True)
@@ -69,37 +71,39 @@ def test_without_usage_tokens_are_counted_by_events():
 
 def test_an_estimate_is_added_to_the_final_usage_and_nothing_else_changes():
     pieces = stream()
-    said = b'"sprout":{"energy_joules":1.5,"method":"estimated"}'
-    answer = Answer(0.0, estimate=lambda usage: said)
+    estimate_json = b'"sprout":{"energy_joules":1.5,"method":"estimated"}'
+    answer = Answer(0.0, estimate=lambda usage: estimate_json)
     answer.start(200, SSE, None)
     out, _ = relayed(answer, pieces)
-    assert b"".join(out).replace(said + b",", b"") == b"".join(pieces)
-    last = json.loads(out[2].removeprefix(b"data: "))
-    assert last["usage"]["sprout"] == {"energy_joules": 1.5, "method": "estimated"}
-    assert last["usage"]["completion_tokens"] == 4
-    # Cut within the usage: not added, since something would have to wait for it.
+    assert b"".join(out).replace(estimate_json + b",", b"") == b"".join(pieces)
+    final_event = json.loads(out[2].removeprefix(b"data: "))
+    assert final_event["usage"]["sprout"] == {"energy_joules": 1.5, "method": "estimated"}
+    assert final_event["usage"]["completion_tokens"] == 4
+    # A piece that ends within the usage gets no estimate: bytes would have to be held back for it.
     cut = pieces[2].index(b"completion_tokens")
-    answer = Answer(0.0, estimate=lambda usage: said)
+    answer = Answer(0.0, estimate=lambda usage: estimate_json)
     answer.start(200, SSE, None)
-    halves = [*pieces[:2], pieces[2][:cut], pieces[2][cut:], pieces[3]]
-    assert relayed(answer, halves)[0] == [*halves, b""]
+    cut_pieces = [*pieces[:2], pieces[2][:cut], pieces[2][cut:], pieces[3]]
+    assert relayed(answer, cut_pieces)[0] == [*cut_pieces, b""]
 
 
 @given(st.data())
-def test_usage_that_only_we_asked_for_does_not_reach_the_client(data):
-    whole = b"".join(stream(asked={"stream_options": {"include_usage": True}}))
-    plain = b"".join(stream(usage=False))
-    cuts = sorted(data.draw(st.sets(st.integers(1, len(whole) - 1), max_size=8)))
-    pieces = [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
+def test_usage_that_only_the_hook_requested_does_not_reach_the_client(data):
+    stream_bytes = b"".join(stream(request={"stream_options": {"include_usage": True}}))
+    stream_without_usage = b"".join(stream(usage=False))
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(stream_bytes) - 1), max_size=8)))
+    pieces = [
+        stream_bytes[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream_bytes)], strict=True)
+    ]
     answer = Answer(0.0, hide_usage=True)
     answer.start(200, SSE, None)
-    assert b"".join(relayed(answer, pieces)[0]) == plain
+    assert b"".join(relayed(answer, pieces)[0]) == stream_without_usage
     assert answer.usage == Usage(3, 4, "reported")
 
 
 @pytest.mark.parametrize("route", ["/v1/chat/completions", "/v1/completions", "/v1/responses"])
 @pytest.mark.parametrize("streamed", [False, True])
-def test_a_kept_answers_text(route, streamed):
+def test_an_answer_has_its_text_only_if_it_is_kept(route, streamed):
     answer = Answer(0.0, keep=True)
     if streamed:
         answer.start(200, SSE, None)
@@ -112,7 +116,7 @@ def test_a_kept_answers_text(route, streamed):
 
 
 @given(st.binary(max_size=300), st.booleans())
-def test_nothing_that_comes_breaks_it(data, sse):
+def test_no_bytes_break_the_parsing_of_an_answer(data, sse):
     answer = Answer(0.0, estimate=lambda usage: b'"a":1', keep=True)
     answer.start(200, SSE if sse else b"", b"nonsense")
     answer.feed(data, True)

@@ -18,7 +18,7 @@ from tests import made
 from tests.serving.hooks import CHAT, hook, records
 
 ROUTE = "/v1/chat/completions"
-EVEN = tuple(math.log(p) for p in (0.5, 0.3, 0.2))
+MIXED_LOGITS = tuple(math.log(p) for p in (0.5, 0.3, 0.2))
 NAMES = ("none", "brief", "very_brief")
 
 
@@ -32,17 +32,17 @@ def chat(text, *more):
     return CHAT | {"messages": [{"role": "user", "content": text}, *more]}
 
 
-def later(text):
+def follow_up(text):
     return chat(text, {"role": "assistant", "content": "So"}, {"role": "user", "content": "And?"})
 
 
 def test_directives_are_drawn_with_their_probability(tmp_path):
-    choose = hook(tmp_path, EVEN)
-    drawn = [plan(choose, chat(f"What is {n}?")) for n in range(4000)]
+    made_hook = hook(tmp_path, MIXED_LOGITS)
+    drawn_records = [plan(made_hook, chat(f"What is {n}?")) for n in range(4000)]
     for name, share in zip(NAMES, (0.5, 0.3, 0.2), strict=True):
-        chosen = [r for r in drawn if r.directive == name]
+        chosen = [record for record in drawn_records if record.directive == name]
         assert len(chosen) / 4000 == pytest.approx(share, abs=0.03)
-        assert all(r.probability == pytest.approx(share) for r in chosen)
+        assert all(record.probability == pytest.approx(share) for record in chosen)
 
 
 def test_a_directive_without_probability_is_never_drawn():
@@ -50,85 +50,97 @@ def test_a_directive_without_probability_is_never_drawn():
         assert draw([0.5, 0.0, 0.5, 0.0], uniform) in (0, 2)
 
 
-def test_one_observation_is_decided_as_many_are(tmp_path):
+def test_a_single_observation_gets_the_same_probabilities_as_in_a_batch(tmp_path):
     bundle = made.bundle(tmp_path)
     rng = np.random.default_rng(0)
     layers = tuple(
-        (rng.normal(size=s).astype(np.float32), rng.normal(size=s[0]).astype(np.float32))
-        for s in ((8, len(bundle.featurizer.names)), (3, 8))
+        (rng.normal(size=shape).astype(np.float32), rng.normal(size=shape[0]).astype(np.float32))
+        for shape in ((8, len(bundle.featurizer.names)), (3, 8))
     )
     policy = type(bundle.policy)(bundle.policy.mean, bundle.policy.scale, layers)
-    seen = rng.normal(size=(1000, len(bundle.featurizer.names)), scale=4).astype(np.float32)
-    one = [policy.probabilities_of(row) for row in seen]
-    np.testing.assert_allclose(one, policy.probabilities(seen), atol=1e-5)
+    observations = rng.normal(size=(1000, len(bundle.featurizer.names)), scale=4).astype(np.float32)
+    one_by_one = [policy.probabilities_of(row) for row in observations]
+    np.testing.assert_allclose(one_by_one, policy.probabilities(observations), atol=1e-5)
 
 
-def test_a_policy_without_probabilities_decides_nothing(tmp_path, monkeypatch):
-    nothing = hook(tmp_path)
-    policy = type(nothing.policies.loaded[0].bundle.policy)
-    monkeypatch.setattr(policy, "probabilities_of", lambda self, seen: [math.nan] * 3)
-    assert plan(nothing).reason == "failed"
+def test_a_policy_that_returns_nan_fails_open(tmp_path, monkeypatch):
+    made_hook = hook(tmp_path)
+    policy = type(made_hook.policies.loaded[0].bundle.policy)
+    monkeypatch.setattr(policy, "probabilities_of", lambda self, observation: [math.nan] * 3)
+    assert plan(made_hook).reason == "failed"
 
 
 def test_a_conversation_keeps_its_directive(tmp_path):
-    choose = hook(tmp_path, EVEN)
+    made_hook = hook(tmp_path, MIXED_LOGITS)
     for n in range(200):
-        begun, went_on = plan(choose, chat(f"What is {n}?")), plan(choose, later(f"What is {n}?"))
-        assert (went_on.directive, went_on.reason) == (begun.directive, "sticky")
-        assert went_on.probability == pytest.approx(begun.probability)
-        assert went_on.conversation == begun.conversation
+        first_turn, next_turn = (
+            plan(made_hook, chat(f"What is {n}?")),
+            plan(made_hook, follow_up(f"What is {n}?")),
+        )
+        assert (next_turn.directive, next_turn.reason) == (first_turn.directive, "sticky")
+        assert next_turn.probability == pytest.approx(first_turn.probability)
+        assert next_turn.conversation == first_turn.conversation
 
 
-def test_it_keeps_it_on_another_replica_too(tmp_path):
-    one, other = hook(tmp_path, EVEN), hook(tmp_path, EVEN)
+def test_a_conversation_keeps_its_directive_on_another_replica(tmp_path):
+    replica, other_replica = hook(tmp_path, MIXED_LOGITS), hook(tmp_path, MIXED_LOGITS)
     for n in range(200):
-        begun, went_on = plan(one, chat(f"What is {n}?")), plan(other, later(f"What is {n}?"))
-        assert (went_on.directive, went_on.reason) == (begun.directive, "policy")
+        first_turn, next_turn = (
+            plan(replica, chat(f"What is {n}?")),
+            plan(other_replica, follow_up(f"What is {n}?")),
+        )
+        assert (next_turn.directive, next_turn.reason) == (first_turn.directive, "policy")
 
 
-def test_a_callers_name_of_a_conversation_goes_before_its_text(tmp_path):
-    choose = hook(tmp_path, EVEN)
-    named = [
-        plan(choose, chat(f"What is {n}?"), {"x-sprout-conversation": "c1"}) for n in range(20)
+def test_a_conversation_header_takes_precedence_over_the_text(tmp_path):
+    made_hook = hook(tmp_path, MIXED_LOGITS)
+    named_records = [
+        plan(made_hook, chat(f"What is {n}?"), {"x-sprout-conversation": "c1"}) for n in range(20)
     ]
-    assert len({r.directive for r in named}) == 1
-    assert len({r.conversation for r in named}) == 1
+    assert len({record.directive for record in named_records}) == 1
+    assert len({record.conversation for record in named_records}) == 1
 
 
-def test_the_hold_out_is_a_share_of_conversations_at_l0(tmp_path):
-    choose = hook(tmp_path, hold_out=0.2)
-    drawn = [plan(choose, chat(f"What is {n}?")) for n in range(3000)]
-    held = [r for r in drawn if r.hold_out]
-    assert len(held) / 3000 == pytest.approx(0.2, abs=0.02)
-    assert {(r.directive, r.reason, r.applied) for r in held} == {("none", "hold_out", True)}
-    assert all(r.lottery and r.hold_out_ratio == 0.2 for r in drawn)
-    for n, record in enumerate(drawn[:200]):
-        assert plan(choose, later(f"What is {n}?")).hold_out == record.hold_out
+def test_the_hold_out_keeps_a_share_of_conversations_at_l0(tmp_path):
+    made_hook = hook(tmp_path, hold_out=0.2)
+    all_records = [plan(made_hook, chat(f"What is {n}?")) for n in range(3000)]
+    held_out = [r for r in all_records if r.hold_out]
+    assert len(held_out) / 3000 == pytest.approx(0.2, abs=0.02)
+    assert {(r.directive, r.reason, r.applied) for r in held_out} == {("none", "hold_out", True)}
+    assert all(r.lottery and r.hold_out_ratio == 0.2 for r in all_records)
+    for n, record in enumerate(all_records[:200]):
+        assert plan(made_hook, follow_up(f"What is {n}?")).hold_out == record.hold_out
 
 
-def test_a_canary_is_a_share_of_conversations_or_listed_tasks(tmp_path):
-    choose = hook(tmp_path, mode="canary", canary=0.3, canary_tasks=["arithmetic"])
-    drawn = [plan(choose, chat(f"What is {n}?")) for n in range(2000)]
-    assert sum(r.directive == "very_brief" for r in drawn) / 2000 == pytest.approx(0.3, abs=0.03)
-    assert {r.reason for r in drawn} == {"policy", "not_canary"}
-    tagged = [plan(choose, chat(f"{n}?"), {"x-sprout-task": "arithmetic"}) for n in range(50)]
-    assert {r.directive for r in tagged} == {"very_brief"}
+def test_a_canary_steers_a_share_of_conversations_and_all_listed_tasks(tmp_path):
+    made_hook = hook(tmp_path, mode="canary", canary=0.3, canary_tasks=["arithmetic"])
+    drawn_records = [plan(made_hook, chat(f"What is {n}?")) for n in range(2000)]
+    assert sum(
+        record.directive == "very_brief" for record in drawn_records
+    ) / 2000 == pytest.approx(0.3, abs=0.03)
+    assert {record.reason for record in drawn_records} == {"policy", "not_canary"}
+    tagged_records = [
+        plan(made_hook, chat(f"{n}?"), {"x-sprout-task": "arithmetic"}) for n in range(50)
+    ]
+    assert {record.directive for record in tagged_records} == {"very_brief"}
 
 
 @pytest.mark.parametrize(
     ("demand", "at_l0"), [("0.9", 0.0), ("0.975", 0.5), ("1", 1.0), ("x", 1.0)]
 )
-def test_a_demand_for_quality_mixes_in_l0(tmp_path, demand, at_l0):
+def test_a_callers_quality_floor_mixes_in_l0(tmp_path, demand, at_l0):
     floors = {"floors": {"arithmetic": 0.95}}
     headers = {"x-sprout-floor": demand, "x-sprout-task": "arithmetic"}
-    deaf = hook(tmp_path / "deaf", extra=floors)
-    assert plan(deaf, CHAT, headers).directive == "very_brief"
-    kind = hook(tmp_path, extra=floors, caller_headers=["floor", "task"])
-    drawn = [plan(kind, chat(f"What is {n}?"), headers) for n in range(1000)]
-    assert sum(r.directive == "none" for r in drawn) / 1000 == pytest.approx(at_l0, abs=0.05)
+    ignoring_hook = hook(tmp_path / "deaf", extra=floors)
+    assert plan(ignoring_hook, CHAT, headers).directive == "very_brief"
+    obeying_hook = hook(tmp_path, extra=floors, caller_headers=["floor", "task"])
+    drawn_records = [plan(obeying_hook, chat(f"What is {n}?"), headers) for n in range(1000)]
+    assert sum(record.directive == "none" for record in drawn_records) / 1000 == pytest.approx(
+        at_l0, abs=0.05
+    )
 
 
-def test_rules_go_before_the_policy(tmp_path):
+def test_rules_take_precedence_over_the_policy(tmp_path):
     rows = [
         {"name": "legal", "when": {"tenant": "legal-*"}, "forbid": True},
         {"name": "long", "when": {"min_characters": 100}, "force": "brief"},
@@ -152,7 +164,7 @@ def test_rules_go_before_the_policy(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "message"),
     [
         ([{"name": "a"}], "rule 1: Value error, give exactly one of forbid"),
         ([{"name": "a", "forbid": True, "floor": 1}], "rule 1: Value error, give exactly one"),
@@ -163,12 +175,12 @@ def test_rules_go_before_the_policy(tmp_path):
         ([{"name": "a", "forbid": True}] * 2, "give each its own"),
     ],
 )
-def test_a_wrong_rule_is_named(rows, said):
-    with pytest.raises(ConfigError, match=said):
+def test_a_wrong_rule_is_named_in_the_error(rows, message):
+    with pytest.raises(ConfigError, match=message):
         check_rules(rows, "given")
 
 
-def test_a_key_is_kept_as_a_hash_only(tmp_path):
+def test_an_api_key_is_stored_only_as_a_hash(tmp_path):
     made_hook = hook(tmp_path, tenant_header="authorization")
     record = plan(made_hook, CHAT, {"authorization": "Bearer sk-secret"})
     assert record.tenant == plan(made_hook, CHAT, {"authorization": "Bearer sk-secret"}).tenant
@@ -176,26 +188,26 @@ def test_a_key_is_kept_as_a_hash_only(tmp_path):
     assert "secret" not in str(records(made_hook))
 
 
-def test_the_grid_ages_and_old_readings_are_not_acted_upon():
+def test_a_reading_ages_and_is_replaced_by_the_mean_when_too_old():
     trace = synthetic_day()
-    now = [trace.end - 1800.0]
-    grid = Grid(trace, lambda: now[0])
+    clock = [trace.end - 1800.0]
+    grid = Grid(trace, lambda: clock[0])
     fresh = grid.current()
     assert fresh.reading.age_seconds == 0
     assert fresh.moment.g_per_kwh[0] == trace.g_per_kwh[-1]
-    now[0] += 3600
+    clock[0] += 3600
     assert grid.current().reading.age_seconds == 1800
     assert grid.current().moment.g_per_kwh[0] == trace.g_per_kwh[-1]
-    now[0] += 86400
-    # Too old to be acted upon: the mean, and no place among hours that nobody knows.
-    old = grid.current()
-    assert old.reading.age_seconds == 1800 + 86400
-    assert old.reading.step == "yearly_mean"
-    assert old.moment.g_per_kwh[0] == pytest.approx(trace.g_per_kwh.mean())
-    assert (old.moment.recent_place[0], old.moment.coming_place[0]) == (0.5, 0.5)
+    clock[0] += 86400
+    # Too old to use: the mean takes its place, and its rank among unknown hours is neutral.
+    too_old = grid.current()
+    assert too_old.reading.age_seconds == 1800 + 86400
+    assert too_old.reading.step == "yearly_mean"
+    assert too_old.moment.g_per_kwh[0] == pytest.approx(trace.g_per_kwh.mean())
+    assert (too_old.moment.recent_place[0], too_old.moment.coming_place[0]) == (0.5, 0.5)
 
 
-def test_a_trace_is_read_anew_when_its_file_changes(tmp_path):
+def test_a_changed_trace_is_reread_and_a_broken_one_ignored(tmp_path):
     path = tmp_path / "grid.csv"
     head = "timestamp_utc,zone,carbon_intensity_g_per_kwh\n"
     path.write_text(head + "2024-01-01T00:00:00Z,A,100\n2024-01-01T01:00:00Z,A,200\n")
@@ -209,7 +221,7 @@ def test_a_trace_is_read_anew_when_its_file_changes(tmp_path):
     assert plan(made_hook).intensity_g_per_kwh == 300
 
 
-def test_a_bundle_is_replaced_whole_or_not_at_all(tmp_path):
+def test_a_changed_bundle_is_loaded_completely_or_refused(tmp_path):
     made_hook = hook(tmp_path)
     first_version = plan(made_hook).policy_version
     made.bundle(tmp_path / "bundle", (50.0, 0.0, 0.0))
@@ -225,26 +237,26 @@ def test_a_bundle_is_replaced_whole_or_not_at_all(tmp_path):
     assert b'sprout_bundle_loads_total{result="refused"} 1.0' in made_hook.metrics.render()
 
 
-def test_lotteries_are_uniform_and_know_nothing_of_each_other():
+def test_lotteries_are_uniform_and_independent():
     salt = b"s" * 16
-    drawn = [
+    lotteries = [
         draw_lottery(salt, [{"role": "user", "content": str(n)}], ("t", "m"), None)
         for n in range(4000)
     ]
-    numbers = np.array([d[1:4] for d in drawn])
+    numbers = np.array([lottery[1:4] for lottery in lotteries])
     assert ((numbers >= 0) & (numbers < 1)).all()
     np.testing.assert_allclose(numbers.mean(axis=0), 0.5, atol=0.02)
     assert np.abs(np.corrcoef(numbers.T) - np.eye(3)).max() < 0.06
-    other = draw_lottery(b"t" * 16, [{"role": "user", "content": "0"}], ("t", "m"), None)
-    assert other.key != drawn[0].key
+    other_salt = draw_lottery(b"t" * 16, [{"role": "user", "content": "0"}], ("t", "m"), None)
+    assert other_salt.key != lotteries[0].key
 
 
-def test_workers_share_what_conversations_were_given(tmp_path):
-    one, other = ConversationMemory(tmp_path / "m"), ConversationMemory(tmp_path / "m")
-    one.put(2**63 + 5, StickyChoice(2, 0.25, 7))
-    assert other.get(2**63 + 5, 7) == StickyChoice(2, 0.25, 7)
-    assert other.get(2**63 + 5, 8) is None
-    assert other.get(5, 7) is None
+def test_workers_share_the_choices_of_conversations(tmp_path):
+    memory, other_memory = ConversationMemory(tmp_path / "m"), ConversationMemory(tmp_path / "m")
+    memory.put(2**63 + 5, StickyChoice(2, 0.25, 7))
+    assert other_memory.get(2**63 + 5, 7) == StickyChoice(2, 0.25, 7)
+    assert other_memory.get(2**63 + 5, 8) is None
+    assert other_memory.get(5, 7) is None
 
 
 def test_a_decision_is_timed(tmp_path):
@@ -254,7 +266,7 @@ def test_a_decision_is_timed(tmp_path):
     assert 0 < record.decision_seconds <= record.seconds
 
 
-def test_deciders_keep_the_lowest_floor_for_unknown_tasks(tmp_path):
+def test_a_decider_keeps_the_lowest_floor_for_unknown_tasks(tmp_path):
     bundle = made.bundle(tmp_path, extra={"floors": {"a": 0.9, "b": 0.8}})
     decider = Decider(bundle)
     assert [decider.kept_floor(t) for t in ("a", "b", "c", None)] == [0.9, 0.8, 0.8, 0.8]

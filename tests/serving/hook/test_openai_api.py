@@ -10,7 +10,7 @@ from experiments.llama.server import EMBEDDED
 from serving.hook.openai_api import APIS, opening
 
 BRIEF = Directive("brief", "Be brief.")
-# Tokens between the caller's system text and what the user says.
+# Template tokens between the caller's system text and the user's text.
 CLOSING = 8
 CHAT, COMPLETIONS, RESPONSES = (
     APIS[f"/v1/{name}"] for name in ("chat/completions", "completions", "responses")
@@ -28,24 +28,26 @@ CHATS = st.lists(ROLES, min_size=1, max_size=6).map(lambda roles: turns(*roles))
 
 
 @given(CHATS)
-def test_only_a_text_is_added_and_what_comes_before_it_stays(chat):
+def test_steering_adds_only_a_text_after_the_callers_system_text(chat):
     body = {"model": "m", "messages": chat, "n": 2, "logprobs": True, "stream": True}
-    before = json.dumps(body)
+    body_before = json.dumps(body)
     steered = CHAT.steer(body, BRIEF)
-    assert json.dumps(body) == before
+    assert json.dumps(body) == body_before
     assert {k: v for k, v in steered.items() if k != "messages"} == {
         k: v for k, v in body.items() if k != "messages"
     }
-    said = [m["content"] for m in steered["messages"]]
-    own = [m["content"] for m in chat]
-    assert "".join(said).replace(" Be brief.", "").replace("Be brief.", "") == "".join(own)
-    # A server's cache of the caller's own system texts stays of use: the prefix they share.
+    steered_texts = [m["content"] for m in steered["messages"]]
+    own_texts = [m["content"] for m in chat]
+    assert "".join(steered_texts).replace(" Be brief.", "").replace("Be brief.", "") == "".join(
+        own_texts
+    )
+    # The caller's own system texts stay the prefix, so the server's prefix cache still applies.
     leading = 0
     while leading < len(chat) and chat[leading]["role"] in ("system", "developer"):
         leading += 1
-    prefix = "".join(own[:leading])
-    assert "".join(said).startswith(prefix)
-    # What follows stays, turn by turn.
+    prefix = "".join(own_texts[:leading])
+    assert "".join(steered_texts).startswith(prefix)
+    # All later turns are unchanged.
     assert steered["messages"][len(steered["messages"]) - len(chat) + leading :] == chat[leading:]
 
 
@@ -58,21 +60,27 @@ def test_a_prefix_cache_keeps_all_tokens_of_the_callers_own_system_text():
         steered = [directive.messages(chat) for directive in DEFAULT_CATALOGUE]
         return [tokenizer.apply_chat_template(m, return_dict=False) for m in steered]
 
-    def shared(one, other):
-        return len(list(takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))))
+    def shared(first, second):
+        return len(
+            list(takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
+        )
 
     system = {"role": "system", "content": "You are a careful assistant of the city library. " * 9}
-    asked = [[system, {"role": "user", "content": text}] for text in ("What is 2 + 3?", "Where?")]
-    # What the caller's two requests share by themselves, but for what closes the system text.
-    own = shared(tokens(asked[0])[0], tokens(asked[1])[0])
-    assert own > 100
-    for level, other in product(range(3), range(3)):
-        found = shared(tokens(asked[0])[level], tokens(asked[1])[other])
-        # Under one directive its text is shared as well.
-        assert found >= own - CLOSING if level != other else found >= own
+    chats = [[system, {"role": "user", "content": text}] for text in ("What is 2 + 3?", "Where?")]
+    # Tokens that the two requests share without a directive, including the CLOSING tokens.
+    shared_unsteered = shared(tokens(chats[0])[0], tokens(chats[1])[0])
+    assert shared_unsteered > 100
+    for level, other_level in product(range(3), range(3)):
+        shared_steered = shared(tokens(chats[0])[level], tokens(chats[1])[other_level])
+        # Under the same directive, its text is shared as well.
+        assert (
+            shared_steered >= shared_unsteered - CLOSING
+            if level != other_level
+            else shared_steered >= shared_unsteered
+        )
 
 
-def test_parts_stay_parts():
+def test_content_parts_stay_parts_when_a_chat_is_steered():
     chat = [
         {"role": "developer", "content": [{"type": "text", "text": "Be kind."}]},
         {"role": "user", "content": [PICTURE, {"type": "text", "text": "What is it?"}]},
@@ -92,7 +100,7 @@ def test_parts_stay_parts():
         ({"max_completion_tokens": 80}, "max_completion_tokens", 50),
     ],
 )
-def test_a_cap_is_never_lengthened(body, field, cap):
+def test_a_token_cap_is_never_raised(body, field, cap):
     capped = Directive("short", "Be brief.", 50)
     assert CHAT.steer({"messages": [USER], **body}, capped)[field] == cap
 
@@ -119,7 +127,7 @@ def test_a_response_is_steered_by_its_instructions_or_its_system_item():
         {"input": []},
     ],
 )
-def test_responses_with_a_form_of_their_own_are_not_safe(change):
+def test_responses_that_steering_could_break_are_not_safe(change):
     body = {"input": "Hi"}
     assert RESPONSES.safe(body)
     assert not RESPONSES.safe(body | change)
@@ -145,17 +153,17 @@ def test_a_llama_2_prompt_is_steered_in_its_system_text(prompt, steered):
 @pytest.mark.parametrize(
     "prompt", ["Once upon", ["[INST] a [/INST]"], [1, 2], "[INST] a [/INST] b"]
 )
-def test_other_prompts_are_left_alone(prompt):
+def test_prompts_without_a_complete_llama_2_template_are_not_safe(prompt):
     assert not COMPLETIONS.safe({"prompt": prompt})
 
 
-def test_empty_fields_ask_for_nothing():
+def test_empty_tool_and_format_fields_do_not_make_a_chat_unsafe():
     assert CHAT.safe({"messages": [USER], "tools": [], "response_format": None})
     assert not CHAT.safe({"messages": [USER], "tools": [{}]})
     assert not CHAT.safe({"messages": [USER, {"role": "tool", "content": "3"}, USER]})
 
 
 @given(CHATS, st.lists(ROLES, max_size=4))
-def test_an_opening_is_the_same_in_every_turn(chat, more):
+def test_a_conversations_opening_is_the_same_in_every_turn(chat, more):
     chat = [*chat, USER]
     assert opening([*chat, *turns(*more)]) == opening(chat)

@@ -1,4 +1,4 @@
-"""Clients that mean harm: nothing of ours breaks, and other clients are served meanwhile."""
+"""Hostile clients: the hook does not break, and other clients are served meanwhile."""
 
 import asyncio
 import json
@@ -30,43 +30,43 @@ def gateway(upstream, tmp_path):
 
 def connected(url):
     host, port = url.removeprefix("http://").split(":")
-    found = socket.create_connection((host, int(port)))
-    found.settimeout(10)
-    return found
+    connection = socket.create_connection((host, int(port)))
+    connection.settimeout(10)
+    return connection
 
 
-def said(connection):
-    """All that the server says until it closes."""
+def received_until_close(connection):
+    """Return all bytes that the server sends until it closes the connection."""
     parts = []
     while data := connection.recv(65536):
         parts.append(data)
     return b"".join(parts)
 
 
-def test_dribbled_heads_are_cut_off_and_others_are_served(upstream, tmp_path, monkeypatch):
+def test_slow_request_heads_are_cut_off_while_others_are_served(upstream, tmp_path, monkeypatch):
     monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.5)
     app = Gateway(hook(tmp_path), Relay(upstream.url))
     with served(app, http=GuardedProtocol) as url:
-        slow = [connected(url) for _ in range(200)]
-        for connection in slow[:100]:
+        slow_connections = [connected(url) for _ in range(200)]
+        for connection in slow_connections[:100]:
             connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nX-A")
         assert post(url, CHAT)[0] == 200
-        # Also those that sent nothing at all.
-        assert [said(connection) for connection in slow] == [b""] * 200
+        # The connections that sent nothing are closed too.
+        assert [received_until_close(connection) for connection in slow_connections] == [b""] * 200
         assert post(url, CHAT)[0] == 200
 
 
-def test_a_kept_connection_must_send_its_next_head_soon_too(upstream, tmp_path, monkeypatch):
+def test_a_reused_connection_is_closed_if_its_next_head_is_slow(upstream, tmp_path, monkeypatch):
     monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.5)
     app = Gateway(hook(tmp_path), Relay(upstream.url))
     with served(app, http=GuardedProtocol) as url, connected(url) as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
         assert b"200 OK" in connection.recv(65536)
         connection.sendall(b"GET /healthz HT")
-        assert said(connection) == b""
+        assert received_until_close(connection) == b""
 
 
-def test_a_head_without_end_is_refused(gateway):
+def test_an_endless_request_head_is_refused(gateway):
     with connected(gateway) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
         try:
@@ -75,7 +75,7 @@ def test_a_head_without_end_is_refused(gateway):
         except OSError:
             pass
         try:
-            assert b"431" in said(connection)
+            assert b"431" in received_until_close(connection)
         except ConnectionResetError:
             pass
     assert post(gateway, CHAT)[0] == 200
@@ -95,14 +95,14 @@ def test_a_head_without_end_is_refused(gateway):
         "X: a\nTransfer-Encoding: chunked",
     ],
 )
-def test_a_request_is_never_two_upstream(upstream, gateway, framing):
+def test_ambiguous_framing_never_smuggles_a_request_upstream(upstream, gateway, framing):
     hidden = "GET /hidden HTTP/1.1\r\nHost: x\r\n\r\n"
     head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n"
     with connected(gateway) as connection:
         connection.sendall((head + "0\r\n\r\n" + hidden).encode())
         connection.shutdown(socket.SHUT_WR)
-        answer = said(connection)
-    # Nothing reaches upstream that its client gets no answer to: no request rides in another.
+        answer = received_until_close(connection)
+    # Each request that reaches upstream gets an answer: none is smuggled inside another.
     assert answer.count(b"HTTP/1.1 200") == len(upstream.received)
     assert b" 5" not in answer[:14] or b"502" in answer[:14]
     for method, path, headers, _ in upstream.received:
@@ -111,19 +111,19 @@ def test_a_request_is_never_two_upstream(upstream, gateway, framing):
 
 
 @pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\nb", "ä" * 10, "\x00", "a" * 5000])
-def test_what_a_caller_tags_is_not_said_back(gateway, value):
+def test_a_task_header_is_not_echoed_in_the_answer(gateway, value):
     with connected(gateway) as connection:
         body = json.dumps(CHAT).encode()
         head = (
             f"POST {PATH} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}"
         )
         connection.sendall(f"{head}\r\nX-Sprout-Task: {value}\r\n\r\n".encode() + body)
-        answer = said(connection)
+        answer = received_until_close(connection)
     assert b"200 OK" in answer or b"400 Bad Request" in answer
     assert b"evil" not in answer.lower()
 
 
-def test_thousands_of_idle_connections_leave_room_for_others(gateway):
+def test_hundreds_of_idle_connections_leave_room_for_others(gateway):
     idle = [connected(gateway) for _ in range(800)]
     try:
         assert all(post(gateway, CHAT)[0] == 200 for _ in range(20))
@@ -166,7 +166,7 @@ async def _echo(scope, receive, send):
 
 
 def through(app, path, raw):
-    """Status and body of one request to an ASGI application, without a socket."""
+    """Return status and body of one request to an ASGI application, without a socket."""
     events = []
 
     async def receive():
@@ -182,7 +182,7 @@ def through(app, path, raw):
 
 @pytest.fixture(scope="module")
 def fuzzed(tmp_path_factory):
-    # A directive with a cap: its every way of changing a body is tried.
+    # A directive with a token cap uses every way in which the hook changes a body.
     from envs.requests.directive import Catalogue, Directive
 
     catalogue = Catalogue((Directive("none"), Directive("short", "Be brief.", 50)))
@@ -199,12 +199,14 @@ def test_no_body_breaks_the_hook(fuzzed, route, body):
     status, sent = through(SproutMiddleware(_echo, fuzzed), route, raw)
     assert status == 200
     if sent != raw:
-        # Changed only where it could be read: all else of the body is as it was.
+        # A changed body is valid JSON, and only the fields that the hook may set differ.
         changed = json.loads(sent)
-        ours = {"messages", "prompt", "instructions", "input", "stream_options"}
-        ours |= {"max_tokens", "max_output_tokens", "max_completion_tokens"}
-        assert json.dumps({k: v for k, v in changed.items() if k not in ours}, sort_keys=True) == (
-            json.dumps({k: v for k, v in body.items() if k not in ours}, sort_keys=True)
+        steered_fields = {"messages", "prompt", "instructions", "input", "stream_options"}
+        steered_fields |= {"max_tokens", "max_output_tokens", "max_completion_tokens"}
+        assert json.dumps(
+            {k: v for k, v in changed.items() if k not in steered_fields}, sort_keys=True
+        ) == (
+            json.dumps({k: v for k, v in body.items() if k not in steered_fields}, sort_keys=True)
         )
     assert fuzzed.in_flight == 0
 
@@ -219,29 +221,29 @@ def test_no_body_breaks_the_hook(fuzzed, route, body):
         optional={"route": ROUTES | JSON, "body": BODIES, "decision_id": JSON, "seconds": JSON},
     ).map(lambda value: json.dumps(value).encode()),
 )
-def test_our_own_routes_answer_whatever_comes(fuzzed, path, raw):
+def test_decide_and_outcome_answer_any_body_with_json(fuzzed, path, raw):
     status, sent = through(DecideRoutes(fuzzed), path, raw)
     assert status in (200, 400, 413, 422)
     assert json.loads(sent)
 
 
-def test_memory_stays_flat(fuzzed):
+def test_memory_does_not_grow_with_the_number_of_requests(fuzzed):
     app = SproutMiddleware(_echo, fuzzed)
 
-    def play(times):
-        for n in range(times):
+    def send_requests(count):
+        for n in range(count):
             body = CHAT | {"messages": [{"role": "user", "content": f"What is {n}?"}]}
             through(app, PATH, json.dumps(body).encode())
         fuzzed.metrics.flush(0)
 
-    play(300)
+    send_requests(300)
     tracemalloc.start()
     try:
-        play(300)
-        first, _ = tracemalloc.get_traced_memory()
-        play(1500)
-        last, _ = tracemalloc.get_traced_memory()
+        send_requests(300)
+        first_bytes, _ = tracemalloc.get_traced_memory()
+        send_requests(1500)
+        last_bytes, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    # Of 1,500 requests, not a hundred bytes each.
-    assert last - first < 150_000
+    # Less than 100 bytes for each of 1,500 requests.
+    assert last_bytes - first_bytes < 150_000

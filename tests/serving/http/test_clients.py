@@ -1,4 +1,4 @@
-"""Real clients against the gateway and the embedded Llama; LiteLLM's proxy with our callback."""
+"""Real clients against the gateway and the embedded Llama; LiteLLM's proxy with the callback."""
 
 import asyncio
 import json
@@ -44,92 +44,97 @@ def steering(llama, tmp_path):
 
 
 def rows(made_hook, *names):
-    kept = keeper(made_hook)
-    kept.step()
-    found = list(kept.ledger.rows(names))
-    kept.close()
-    return found
+    ledger_keeper = keeper(made_hook)
+    ledger_keeper.step()
+    ledger_rows = list(ledger_keeper.ledger.rows(names))
+    ledger_keeper.close()
+    return ledger_rows
 
 
-def test_the_openai_sdk(steering):
+def test_the_openai_sdk_gets_steered_answers_with_estimates(steering):
     made_hook, url = steering
     client = openai.OpenAI(base_url=f"{url}/v1", api_key="sk-user", max_retries=0)
-    asked = {"model": MODEL, "messages": MESSAGES, "max_tokens": 64}
-    raw = client.chat.completions.with_raw_response.create(**asked)
-    whole = raw.parse()
+    arguments = {"model": MODEL, "messages": MESSAGES, "max_tokens": 64}
+    raw = client.chat.completions.with_raw_response.create(**arguments)
+    completion = raw.parse()
     assert raw.headers["x-sprout-directive"] == "very_brief"
-    assert whole.choices[0].message.content
-    pieces = list(client.chat.completions.create(**asked, stream=True))
-    streamed = "".join(p.choices[0].delta.content or "" for p in pieces if p.choices)
-    assert streamed == whole.choices[0].message.content
-    # The estimate, said to be one, with the id to look the request up by.
-    usage = next(p.usage for p in pieces if p.usage is not None).model_dump()
+    assert completion.choices[0].message.content
+    pieces = list(client.chat.completions.create(**arguments, stream=True))
+    streamed = "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices)
+    assert streamed == completion.choices[0].message.content
+    # The usage holds the energy, marked as an estimate, and the id of the decision.
+    usage = next(piece.usage for piece in pieces if piece.usage is not None).model_dump()
     assert usage["sprout"]["method"] == "estimated"
     assert usage["sprout"]["energy_joules"] > 0
-    kept = rows(made_hook, "decision_id", "completion_tokens", "outcome")
-    assert kept[1][0] == usage["sprout"]["decision_id"]
-    assert [r[1] for r in kept] == [whole.usage.completion_tokens] * 2
-    # What a machine parses is left alone; the server answers or refuses as it would by itself.
+    ledger_rows = rows(made_hook, "decision_id", "completion_tokens", "outcome")
+    assert ledger_rows[1][0] == usage["sprout"]["decision_id"]
+    assert [row[1] for row in ledger_rows] == [completion.usage.completion_tokens] * 2
+    # Requests for machine-readable output are not steered; the server answers or refuses them.
     for form in ({"tools": [TOOL]}, {"response_format": SCHEMA}):
         try:
-            answer = client.chat.completions.with_raw_response.create(**asked, **form)
+            answer = client.chat.completions.with_raw_response.create(**arguments, **form)
             headers = answer.headers
         except openai.APIStatusError as error:
             headers = error.response.headers
         assert headers["x-sprout-reason"] == "format"
 
 
-def test_the_asynchronous_openai_sdk(steering):
+def test_the_asynchronous_openai_sdk_gets_equal_concurrent_and_streamed_answers(steering):
     _, url = steering
 
     async def ask():
         async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="sk", max_retries=0) as client:
-            asked = {"model": MODEL, "messages": MESSAGES, "max_tokens": 64}
-            whole = await asyncio.gather(
-                *(client.chat.completions.create(**asked) for _ in range(8))
+            arguments = {"model": MODEL, "messages": MESSAGES, "max_tokens": 64}
+            completions = await asyncio.gather(
+                *(client.chat.completions.create(**arguments) for _ in range(8))
             )
-            stream = await client.chat.completions.create(**asked, stream=True)
+            stream = await client.chat.completions.create(**arguments, stream=True)
             text = "".join([p.choices[0].delta.content or "" async for p in stream if p.choices])
-            return {answer.choices[0].message.content for answer in whole} | {text}
+            return {answer.choices[0].message.content for answer in completions} | {text}
 
     assert len(asyncio.run(ask())) == 1
 
 
-def test_the_litellm_sdk(steering, monkeypatch):
+def test_the_litellm_sdk_gets_equal_streamed_and_unstreamed_answers(steering, monkeypatch):
     monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     import litellm
 
-    # A model with "llama-2" in its name would have it look for a tokenizer on the network.
+    # For a model with "llama-2" in its name, LiteLLM would look for a tokenizer on the network.
     monkeypatch.setattr(litellm, "disable_hf_tokenizer_download", True)
     _, url = steering
-    asked = {"model": f"openai/{MODEL}", "messages": MESSAGES, "max_tokens": 64}
-    reach = {"api_base": f"{url}/v1", "api_key": "sk", "num_retries": 0}
-    whole = litellm.completion(**asked, **reach)
-    stream = litellm.completion(**asked, **reach, stream=True)
+    arguments = {"model": f"openai/{MODEL}", "messages": MESSAGES, "max_tokens": 64}
+    connection = {"api_base": f"{url}/v1", "api_key": "sk", "num_retries": 0}
+    completion = litellm.completion(**arguments, **connection)
+    stream = litellm.completion(**arguments, **connection, stream=True)
     text = "".join(piece.choices[0].delta.content or "" for piece in stream)
-    assert text == whole.choices[0].message.content
+    assert text == completion.choices[0].message.content
 
 
 @pytest.mark.parametrize("engine", ["transformers", "vllm"])
-def test_the_middleware_inside_the_model_server(tmp_path, engine):
+def test_the_middleware_steers_and_records_inside_the_model_server(tmp_path, engine):
     if engine == "vllm" and shutil.which("vllm") is None:
         pytest.skip("vLLM is not installed here")
     made.bundle(tmp_path / "bundle", model=MODEL)
-    given = {
+    environment = {
         "SPROUT_POLICY": str(tmp_path / "bundle"),
         "SPROUT_STATE": str(tmp_path / "state"),
         "SPROUT_CLOCK_START": "2024-01-02T00:00",
         "SPROUT_HOLD_OUT": "0",
     }
-    wrapped = {"middleware": ["serving.middleware.SproutMiddleware"], "environment": given}
-    with llama_server(engine=engine, log=tmp_path / "llama.log", **wrapped) as server:
+    server_options = {
+        "middleware": ["serving.middleware.SproutMiddleware"],
+        "environment": environment,
+    }
+    with llama_server(engine=engine, log=tmp_path / "llama.log", **server_options) as server:
         client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="sk", max_retries=0)
-        asked = {"model": MODEL, "messages": MESSAGES, "max_tokens": 64}
-        raw = client.chat.completions.with_raw_response.create(**asked)
+        arguments = {"model": MODEL, "messages": MESSAGES, "max_tokens": 64}
+        raw = client.chat.completions.with_raw_response.create(**arguments)
         assert raw.headers["x-sprout-directive"] == "very_brief"
-        plain = client.chat.completions.create(**asked, extra_headers={"x-sprout-opt-out": "1"})
-        assert raw.parse().usage.completion_tokens < plain.usage.completion_tokens
-        pieces = list(client.chat.completions.create(**asked, stream=True))
+        unsteered = client.chat.completions.create(
+            **arguments, extra_headers={"x-sprout-opt-out": "1"}
+        )
+        assert raw.parse().usage.completion_tokens < unsteered.usage.completion_tokens
+        pieces = list(client.chat.completions.create(**arguments, stream=True))
         text = "".join(p.choices[0].delta.content or "" for p in pieces if p.choices)
         assert text == raw.parse().choices[0].message.content
         assert client.models.list().object == "list"
@@ -137,10 +142,16 @@ def test_the_middleware_inside_the_model_server(tmp_path, engine):
         ledger.migrate()
         columns = ("reason", "outcome", "completion_tokens")
         assert waited(lambda: len(list(ledger.rows(columns))) == 3)
-        kept = list(ledger.rows(columns))
-    assert [r[:2] for r in kept] == [(r, "completed") for r in ("policy", "opt_out", "policy")]
-    spent = raw.parse().usage.completion_tokens
-    assert [r[2] for r in kept] == [spent, plain.usage.completion_tokens, spent]
+        ledger_rows = list(ledger.rows(columns))
+    assert [r[:2] for r in ledger_rows] == [
+        (r, "completed") for r in ("policy", "opt_out", "policy")
+    ]
+    steered_tokens = raw.parse().usage.completion_tokens
+    assert [r[2] for r in ledger_rows] == [
+        steered_tokens,
+        unsteered.usage.completion_tokens,
+        steered_tokens,
+    ]
 
 
 CONFIG = """
@@ -157,11 +168,11 @@ callback = SproutCallback()
 """
 
 
-def test_litellms_proxy_with_the_callback(tmp_path):
+def test_litellms_proxy_steers_and_records_through_the_callback(tmp_path):
     made.bundle(tmp_path / "bundle")
     (tmp_path / "sprout_callback.py").write_text(CALLBACK)
     port, upstream = free_port(), Upstream()
-    given = {
+    environment = {
         "SPROUT_POLICY": str(tmp_path / "bundle"),
         "SPROUT_STATE": str(tmp_path / "state"),
         "SPROUT_CLOCK_START": "2024-01-02T00:00",
@@ -177,7 +188,7 @@ def test_litellms_proxy_with_the_callback(tmp_path):
             "LiteLLM",
             [*command, *flags, "--port", str(port)],
             loopback(port, "/health/liveliness"),
-            environment=os.environ | given,
+            environment=os.environ | environment,
             start_seconds=120,
         ) as proxy:
             body = {"model": "made", "messages": [{"role": "user", "content": "Hi"}]}
@@ -190,7 +201,7 @@ def test_litellms_proxy_with_the_callback(tmp_path):
             status, data, headers = post(proxy.url, body | {"stream": True})
             assert (status, headers["x-sprout-directive"]) == (200, "very_brief")
             assert data.rstrip().endswith(b"data: [DONE]")
-            # A policy gone wrong leaves the proxy's requests as they are.
+            # A request that opts out passes the proxy unchanged.
             status, _, headers = post(proxy.url, body, {"x-sprout-opt-out": "1"})
             assert (status, headers["x-sprout-reason"]) == (200, "opt_out")
             assert json.loads(upstream.received[-1][3])["messages"] == body["messages"]
@@ -198,7 +209,7 @@ def test_litellms_proxy_with_the_callback(tmp_path):
             ledger.migrate()
             columns = ("reason", "outcome", "completion_tokens")
             assert waited(lambda: len(list(ledger.rows(columns))) == 3)
-            kept = list(ledger.rows(columns))
-    assert [r[0] for r in kept] == ["policy", "policy", "opt_out"]
-    assert {r[1] for r in kept} == {"completed"}
-    assert kept[0][2] == 4
+            ledger_rows = list(ledger.rows(columns))
+    assert [r[0] for r in ledger_rows] == ["policy", "policy", "opt_out"]
+    assert {r[1] for r in ledger_rows} == {"completed"}
+    assert ledger_rows[0][2] == 4

@@ -1,4 +1,4 @@
-"""Our own routes keep to what they say of themselves, whatever they are asked."""
+"""The project's own routes conform to their OpenAPI document, whatever the request."""
 
 import pytest
 import schemathesis
@@ -14,8 +14,8 @@ from tests.serving.hooks import hook, keeper
 from tests.serving.upstream import served
 
 TOKEN = "admin-secret"
-# The token given here goes with every request; and that a rule has one effect, and no more, is
-# not for its schema to say.
+# The test sends the token with every request; and the schema cannot state that a rule has
+# exactly one effect.
 EXCLUDED = ["ignored_auth", "positive_data_acceptance"]
 MANY = settings(
     max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), database=None
@@ -24,23 +24,23 @@ MANY = settings(
 
 @pytest.fixture(scope="module")
 def urls(tmp_path_factory):
-    """The gateway's URL and the admin port's."""
+    """URLs of the gateway and of the admin port."""
     folder = tmp_path_factory.mktemp("own")
-    made = hook(folder)
-    kept = keeper(made)
-    kept.step()
+    made_hook = hook(folder)
+    ledger_keeper = keeper(made_hook)
+    ledger_keeper.step()
     (folder / "metrics").mkdir()
-    admin = Admin(kept, str(folder / "metrics"), TOKEN)
+    admin = Admin(ledger_keeper, str(folder / "metrics"), TOKEN)
     with (
-        served(Gateway(made, Relay("http://127.0.0.1:9"))) as gateway,
-        served(admin, lifespan="off") as beside,
+        served(Gateway(made_hook, Relay("http://127.0.0.1:9"))) as gateway_url,
+        served(admin, lifespan="off") as admin_url,
     ):
-        yield gateway, beside
-    kept.close()
+        yield gateway_url, admin_url
+    ledger_keeper.close()
 
 
 def references(part):
-    """All `$ref`s in a part of a document."""
+    """Yield every `$ref` in a part of the document."""
     if isinstance(part, dict):
         yield from ([part["$ref"]] if "$ref" in part else [])
         part = list(part.values())
@@ -50,9 +50,11 @@ def references(part):
 
 def test_every_reference_of_the_document_resolves():
     schemas = document()["components"]["schemas"]
-    used = {reference.removeprefix("#/components/schemas/") for reference in references(document())}
-    assert used <= set(schemas)
-    assert {"DecideRequest", "OutcomeReport", "Control"} <= used
+    used_schemas = {
+        reference.removeprefix("#/components/schemas/") for reference in references(document())
+    }
+    assert used_schemas <= set(schemas)
+    assert {"DecideRequest", "OutcomeReport", "Control"} <= used_schemas
 
 
 schema = schemathesis.openapi.from_dict(document())
@@ -60,7 +62,7 @@ schema = schemathesis.openapi.from_dict(document())
 
 @schema.parametrize()
 @MANY
-def test_own_routes_answer_as_they_say(case, urls):
+def test_own_routes_conform_to_the_openapi_document(case, urls):
     answer = case.call(
         base_url=urls[0 if case.path in ROUTES else 1],
         headers={"authorization": f"Bearer {TOKEN}"},

@@ -17,42 +17,42 @@ from tests.serving.hooks import config, hook, keeper, records
 
 @pytest.fixture
 def ledger(ledger_url):
-    found = Ledger(ledger_url)
-    found.migrate()
-    yield found
-    found.close()
+    new_ledger = Ledger(ledger_url)
+    new_ledger.migrate()
+    yield new_ledger
+    new_ledger.close()
 
 
-def row(**given):
+def row(**values):
     fields = {"decision_id": new_id(), "time": time.time(), "route": "/v1/responses"}
-    return Record(**(fields | given))
+    return Record(**(fields | values))
 
 
-def test_the_migrations_make_what_the_records_need(ledger):
+def test_the_migrations_create_the_columns_of_the_records(ledger):
     inspector = sa.inspect(ledger._engine)
     for table in METADATA.tables.values():
-        there = {c["name"]: c["nullable"] for c in inspector.get_columns(table.name)}
-        assert there == {c.name: c.nullable for c in table.columns}
+        nullable = {c["name"]: c["nullable"] for c in inspector.get_columns(table.name)}
+        assert nullable == {c.name: c.nullable for c in table.columns}
 
 
-def test_a_record_is_kept_whole_and_once(ledger):
-    kept = row(grams=0.25, hold_out=True, completion_tokens=7, task="ä'b", status=200)
-    ledger.add([kept, row()])
-    ledger.add([replace(kept, grams=9.0)])
-    assert ledger.find(kept.decision_id) == asdict(kept)
+def test_a_record_is_stored_completely_and_only_once(ledger):
+    record = row(grams=0.25, hold_out=True, completion_tokens=7, task="ä'b", status=200)
+    ledger.add([record, row()])
+    ledger.add([replace(record, grams=9.0)])
+    assert ledger.find(record.decision_id) == asdict(record)
     assert len(list(ledger.rows(["decision_id"]))) == 2
 
 
-def test_rows_come_by_time(ledger):
+def test_rows_are_sorted_and_selected_by_time(ledger):
     ledger.add([row(time=float(t)) for t in (5, 1, 3)])
     assert [t for (t,) in ledger.rows(["time"])] == [1, 3, 5]
     assert [t for (t,) in ledger.rows(["time"], since=2, until=5)] == [3]
 
 
 def test_records_are_deleted_by_request_tenant_and_age(ledger):
-    one = row(tenant="a")
-    ledger.add([one, row(tenant="a"), row(tenant="b"), row(time=5.0)])
-    assert ledger.delete(decision_id=one.decision_id) == 1
+    record = row(tenant="a")
+    ledger.add([record, row(tenant="a"), row(tenant="b"), row(time=5.0)])
+    assert ledger.delete(decision_id=record.decision_id) == 1
     assert ledger.delete(tenant="a") == 1
     assert ledger.delete(before=6.0) == 1
     assert [t for (t,) in ledger.rows(["tenant"])] == ["b"]
@@ -60,7 +60,7 @@ def test_records_are_deleted_by_request_tenant_and_age(ledger):
         ledger.delete()
 
 
-def test_replicas_start_at_once(ledger_url):
+def test_replicas_that_start_together_share_one_salt(ledger_url):
     code = (
         "import sys; from serving.ledger.database import Ledger\n"
         "from serving.settings.control import Control\n"
@@ -72,15 +72,15 @@ def test_replicas_start_at_once(ledger_url):
         )
         for _ in range(3)
     ]
-    said = [replica.communicate(timeout=60) for replica in replicas]
-    assert [replica.returncode for replica in replicas] == [0, 0, 0], said
-    assert len({salt for salt, _ in said}) == 1
+    outputs = [replica.communicate(timeout=60) for replica in replicas]
+    assert [replica.returncode for replica in replicas] == [0, 0, 0], outputs
+    assert len({salt for salt, _ in outputs}) == 1
 
 
-def test_what_operators_set_is_one_for_all(ledger, ledger_url):
+def test_an_operators_settings_are_shared_by_all_replicas(ledger, ledger_url):
     first = ledger.control(Control(mode="canary"))
     other = Ledger(ledger_url)
-    # A replica that starts later does not set it back.
+    # A replica that starts later does not reset the mode.
     assert other.control(Control(mode="on")) == first
     other.set_control(mode="off")
     threads = [
@@ -91,113 +91,113 @@ def test_what_operators_set_is_one_for_all(ledger, ledger_url):
         thread.start()
     for thread in threads:
         thread.join()
-    now = ledger.control()
-    assert (now.mode, now.hold_out_ratio, now.revision) == ("off", 0.5, 5)
-    assert now.salt == first.salt
+    current = ledger.control()
+    assert (current.mode, current.hold_out_ratio, current.revision) == ("off", 0.5, 5)
+    assert current.salt == first.salt
 
 
 @pytest.mark.parametrize("url", ["nonsense", "mysql://a:secret@b/c", "sqlite+nope://"])
-def test_what_is_no_database_is_refused_without_its_password(url):
+def test_a_wrong_ledger_url_is_refused_without_showing_its_password(url):
     with pytest.raises(ConfigError, match="--ledger: give sqlite") as error:
         Ledger(url)
     assert "secret" not in str(error.value)
 
 
-def test_a_ledger_that_nobody_used_says_so(ledger):
+def test_a_ledger_that_no_hook_has_used_is_an_error(ledger):
     with pytest.raises(ConfigError, match="no hook has used this ledger"):
         ledger.control()
 
 
-def test_the_journal_reaches_the_database_whatever_its_writer_came_to(tmp_path, ledger_url):
-    made = hook(tmp_path, ledger=ledger_url)
-    journal = Journal(made.config.state)
+def test_the_journal_reaches_the_database_after_a_cut_line_and_a_crash(tmp_path, ledger_url):
+    made_hook = hook(tmp_path, ledger=ledger_url)
+    journal = Journal(made_hook.config.state)
     ids = []
-    kept = keeper(made)
+    ledger_keeper = keeper(made_hook)
     for _ in range(3):
         for _ in range(5):
             ids.append(new_id())
             journal.write(Record(ids[-1], time.time(), "/v1/responses"))
-        kept.step()
-    # Cut short in the middle of a line, as by a full disk.
-    path = next((made.config.state / "journal").glob("*"))
+        ledger_keeper.step()
+    # The last line is cut short, as by a full disk.
+    path = next((made_hook.config.state / "journal").glob("*"))
     with path.open("ab") as file:
         file.write(b'{"decision_id": "cut')
-    kept.step()
+    ledger_keeper.step()
     assert path.exists()
     journal.close()
-    # A later keeper, after a crash, reads all of it again.
-    kept.close()
-    again = keeper(made)
-    again.step()
-    assert sorted(i for (i,) in again.ledger.rows(["decision_id"])) == sorted(ids)
-    assert records(made) == []
-    again.close()
+    # After a crash, a later keeper reads the whole journal again.
+    ledger_keeper.close()
+    later_keeper = keeper(made_hook)
+    later_keeper.step()
+    assert sorted(i for (i,) in later_keeper.ledger.rows(["decision_id"])) == sorted(ids)
+    assert records(made_hook) == []
+    later_keeper.close()
 
 
-def test_an_outcome_may_overtake_its_request(tmp_path):
-    made = hook(tmp_path)
-    late, early = Journal(made.config.state), Journal(made.config.state)
-    kept = keeper(made)
+def test_an_outcome_that_arrives_before_its_record_is_merged(tmp_path):
+    made_hook = hook(tmp_path)
+    late, early = Journal(made_hook.config.state), Journal(made_hook.config.state)
+    ledger_keeper = keeper(made_hook)
     early.write(Amendment("d" * 32, {"status": 200, "completion_tokens": 3}))
-    kept.step()
+    ledger_keeper.step()
     late.write(Record("d" * 32, 1.0, "/v1/responses", outcome="decided"))
-    kept.step()
-    kept.step()
-    assert kept.ledger.find("d" * 32)["completion_tokens"] == 3
-    kept.close()
+    ledger_keeper.step()
+    ledger_keeper.step()
+    assert ledger_keeper.ledger.find("d" * 32)["completion_tokens"] == 3
+    ledger_keeper.close()
 
 
-def test_one_keeper_a_state_folder(tmp_path):
-    made = hook(tmp_path)
-    first, second = keeper(made), keeper(made)
+def test_only_one_keeper_works_on_a_state_folder(tmp_path):
+    made_hook = hook(tmp_path)
+    first, second = keeper(made_hook), keeper(made_hook)
     first.step()
-    Journal(made.config.state).write(Record(new_id(), 1.0, "r"))
+    Journal(made_hook.config.state).write(Record(new_id(), 1.0, "r"))
     second.step()
-    assert len(records(made)) == 1
+    assert len(records(made_hook)) == 1
     first.step()
     assert len(list(first.ledger.rows(["time"]))) == 1
     first.close()
     second.close()
 
 
-def test_old_records_go(tmp_path):
-    made = hook(tmp_path, retention_days=2.0)
-    journal = Journal(made.config.state)
+def test_records_older_than_the_retention_time_are_deleted(tmp_path):
+    made_hook = hook(tmp_path, retention_days=2.0)
+    journal = Journal(made_hook.config.state)
     for days in (0, 1, 3):
         journal.write(Record(new_id(), time.time() - 86400 * days, "r"))
-    kept = keeper(made)
-    kept.step()
-    assert len(list(kept.ledger.rows(["time"]))) == 2
-    kept.close()
+    ledger_keeper = keeper(made_hook)
+    ledger_keeper.step()
+    assert len(list(ledger_keeper.ledger.rows(["time"]))) == 2
+    ledger_keeper.close()
 
 
-def test_a_database_that_goes_away_loses_nothing(tmp_path, postgres):
+def test_no_record_is_lost_while_the_database_is_down(tmp_path, postgres):
     url = postgres.database("away")
-    made = hook(tmp_path, ledger=url)
-    kept = keeper(made)
-    kept.step()
-    journal = Journal(made.config.state)
+    made_hook = hook(tmp_path, ledger=url)
+    ledger_keeper = keeper(made_hook)
+    ledger_keeper.step()
+    journal = Journal(made_hook.config.state)
     postgres.stop()
     try:
         for _ in range(2500):
             journal.write(Record(new_id(), time.time(), "r"))
-        kept.step()
-        kept.step()
-        assert kept.registry.get_sample_value("sprout_ledger_up") == 0
-        assert kept.registry.get_sample_value("sprout_journal_bytes") > 100_000
-        # The last settings hold.
-        assert made.control.now.mode == "on"
+        ledger_keeper.step()
+        ledger_keeper.step()
+        assert ledger_keeper.registry.get_sample_value("sprout_ledger_up") == 0
+        assert ledger_keeper.registry.get_sample_value("sprout_journal_bytes") > 100_000
+        # The last known settings still apply.
+        assert made_hook.control.now.mode == "on"
     finally:
         postgres.start()
-    kept.step()
-    assert kept.registry.get_sample_value("sprout_ledger_up") == 1
-    assert len(list(kept.ledger.rows(["decision_id"]))) == 2500
-    kept.close()
+    ledger_keeper.step()
+    assert ledger_keeper.registry.get_sample_value("sprout_ledger_up") == 1
+    assert len(list(ledger_keeper.ledger.rows(["decision_id"]))) == 2500
+    ledger_keeper.close()
 
 
-def test_a_full_journal_is_counted_and_nothing_else(tmp_path):
-    made = config(tmp_path)
-    journal = Journal(made.state, full_bytes=10)
+def test_writing_to_a_full_journal_is_an_error(tmp_path):
+    hook_config = config(tmp_path)
+    journal = Journal(hook_config.state, full_bytes=10)
     journal.write(Record(new_id(), 1.0, "r"))
     journal.close()
     with pytest.raises(OSError, match="holds more than 10 bytes"):

@@ -1,4 +1,4 @@
-"""The interval of the live saving covers the truth."""
+"""The confidence interval of the live saving covers the true saving."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from serving.ledger.savings import COLUMNS, LEAST_CONVERSATIONS, estimate_saving
 
 
 def world(seed, conversations, hold_out, truth_only=False):
-    """Heavy-tailed costs, several turns a conversation, a policy that differs by task."""
+    """Simulate heavy-tailed costs, several turns per conversation, a policy that varies by task."""
     rng = np.random.default_rng(seed)
     turns = rng.integers(1, 4, conversations)
     group = np.repeat(np.arange(conversations), turns)
@@ -16,27 +16,29 @@ def world(seed, conversations, hold_out, truth_only=False):
     grid = 200 + 150 * np.sin(rng.uniform(0, 2 * np.pi, conversations))[group]
     noise = rng.normal(0, 0.7, len(group)) + rng.normal(0, 0.5, conversations)[group]
     l0 = np.exp(noise) * (1 + task) * np.log1p(characters) * grid / 1000
-    kept = rng.random(conversations)[group] < np.array([0.2, 0.5, 1.0])[task]
-    held = (rng.random(conversations) < hold_out)[group]
-    cost = np.where(held | kept, l0, 0.15 * l0)
+    stays_at_l0 = rng.random(conversations)[group] < np.array([0.2, 0.5, 1.0])[task]
+    held_out = (rng.random(conversations) < hold_out)[group]
+    cost = np.where(held_out | stays_at_l0, l0, 0.15 * l0)
     if truth_only:
-        return 1 - np.where(kept, l0, 0.15 * l0).sum() / l0.sum()
+        return 1 - np.where(stays_at_l0, l0, 0.15 * l0).sum() / l0.sum()
     tags = [(task == t).astype(float) for t in (1, 2)]
-    seen = np.column_stack([np.ones(len(group)), grid, np.log1p(characters), *tags])
-    return cost, held, np.full(len(group), hold_out), seen, group
+    covariates = np.column_stack([np.ones(len(group)), grid, np.log1p(characters), *tags])
+    return cost, held_out, np.full(len(group), hold_out), covariates, group
 
 
 def test_the_interval_covers_the_truth_in_95_of_100():
     truth = world(99, 500_000, 0.0, truth_only=True)
     for conversations, hold_out in ((800, 0.05), (1500, 0.2)):
-        found = [hold_out_saving(*world(seed, conversations, hold_out)) for seed in range(1000)]
-        covered = np.mean([low <= truth <= high for low, high in (f.ci95 for f in found)])
-        # Of 1,000 trials at 95 % all but one in a thousand runs lie within 2.3 points.
-        assert 0.925 <= covered <= 0.975
-        assert abs(np.mean([f.ratio for f in found]) - truth) < 0.05
+        estimates = [hold_out_saving(*world(seed, conversations, hold_out)) for seed in range(1000)]
+        coverage = np.mean(
+            [low <= truth <= high for low, high in (estimate.ci95 for estimate in estimates)]
+        )
+        # With 1,000 trials at 95 %, the coverage of 999 in 1,000 runs lies within 2.3 points.
+        assert 0.925 <= coverage <= 0.975
+        assert abs(np.mean([estimate.ratio for estimate in estimates]) - truth) < 0.05
 
 
-def row(**given):
+def row(**values):
     base = {
         "hold_out": False,
         "hold_out_ratio": 0.5,
@@ -53,57 +55,59 @@ def row(**given):
         "outcome": "completed",
         "intensity_kind": "average direct",
     }
-    return [(base | given)[name] for name in COLUMNS]
+    return [(base | values)[name] for name in COLUMNS]
 
 
-def halves(count, **given):
+def halves(count, **values):
     rng = np.random.default_rng(0)
     for n in range(count):
-        held = n % 2 == 0
-        scale = rng.uniform(0.9, 1.1) * (2 if held else 1)
-        yield row(hold_out=held, conversation=str(n), grams=scale, energy_joules=scale, **given)
+        held_out = n % 2 == 0
+        scale = rng.uniform(0.9, 1.1) * (2 if held_out else 1)
+        yield row(
+            hold_out=held_out, conversation=str(n), grams=scale, energy_joules=scale, **values
+        )
 
 
-def test_half_saved_is_half():
-    found = estimate_savings(halves(400))
-    assert found["grams"]["ratio"] == np.clip(found["grams"]["ratio"], 0.48, 0.52)
-    low, high = found["grams"]["ci95"]
+def test_a_saving_of_one_half_is_estimated_as_one_half():
+    savings = estimate_savings(halves(400))
+    assert savings["grams"]["ratio"] == np.clip(savings["grams"]["ratio"], 0.48, 0.52)
+    low, high = savings["grams"]["ci95"]
     assert low < 0.5 < high
     assert high - low < 0.03
-    assert found["grams"]["total"] == np.clip(found["grams"]["total"], 190, 210)
-    assert (found["requests"], found["held_out_requests"]) == (400, 200)
-    assert found["completion_tokens"]["ratio"] == 0
+    assert savings["grams"]["total"] == np.clip(savings["grams"]["total"], 190, 210)
+    assert (savings["requests"], savings["held_out_requests"]) == (400, 200)
+    assert savings["completion_tokens"]["ratio"] == 0
 
 
-def test_what_was_not_drawn_by_lot_does_not_count():
-    for given in (
+def test_requests_outside_the_hold_out_experiment_do_not_count():
+    for values in (
         {"lottery": False},
         {"mode": "shadow"},
         {"outcome": "client_left"},
         {"hold_out_ratio": 0.0},
         {"completion_tokens": None},
     ):
-        assert estimate_savings(halves(100, **given))["requests"] == 0
+        assert estimate_savings(halves(100, **values))["requests"] == 0
 
 
-def test_too_few_say_nothing():
-    found = estimate_savings(halves(2 * LEAST_CONVERSATIONS - 2))
-    assert found["grams"] is None
-    assert "fewer than" in found["reason"]
+def test_too_few_conversations_give_no_estimate():
+    savings = estimate_savings(halves(2 * LEAST_CONVERSATIONS - 2))
+    assert savings["grams"] is None
+    assert "fewer than" in savings["reason"]
     assert estimate_savings([])["grams"] is None
 
 
-def test_grams_of_unlike_intensities_are_not_summed():
+def test_grams_of_different_intensity_kinds_are_not_summed():
     rows = list(halves(400))
-    found = estimate_savings(rows)
-    assert found["sci"]["l0"]["grams_per_request"] == found["grams"]["l0"]
-    tokens = found["completion_tokens"]["policy"]
-    assert found["sci"]["policy"]["grams_per_1k_generated_tokens"] == pytest.approx(
-        1000 * found["grams"]["policy"] / tokens
+    savings = estimate_savings(rows)
+    assert savings["sci"]["l0"]["grams_per_request"] == savings["grams"]["l0"]
+    tokens = savings["completion_tokens"]["policy"]
+    assert savings["sci"]["policy"]["grams_per_1k_generated_tokens"] == pytest.approx(
+        1000 * savings["grams"]["policy"] / tokens
     )
-    place = COLUMNS.index("intensity_kind")
-    rows[0] = [*rows[0][:place], "marginal direct", *rows[0][place + 1 :]]
-    mixed = estimate_savings(rows)
-    assert mixed["grams"] is None
-    assert "average direct, marginal direct" in mixed["reason"]
-    assert mixed["energy_joules"] is not None
+    column = COLUMNS.index("intensity_kind")
+    rows[0] = [*rows[0][:column], "marginal direct", *rows[0][column + 1 :]]
+    mixed_savings = estimate_savings(rows)
+    assert mixed_savings["grams"] is None
+    assert "average direct, marginal direct" in mixed_savings["reason"]
+    assert mixed_savings["energy_joules"] is not None

@@ -1,4 +1,4 @@
-"""The hook's meter may tick more slowly than it is read: its joules come in longer windows."""
+"""A meter may tick more slowly than it is read; its joules then belong to longer windows."""
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -11,7 +11,7 @@ from tests.serving.hooks import config
 
 
 @pytest.mark.parametrize("tick", [0.3, 1.7, 7.0])
-def test_seconds_shorter_than_a_tick_are_carried_into_the_next_window(tick, tmp_path, monkeypatch):
+def test_work_shorter_than_a_tick_is_carried_into_the_next_window(tick, tmp_path, monkeypatch):
     with ticking(tick, "measured", accounts_module) as (server, meter):
         monkeypatch.setattr(accounts_module, "_meter", lambda config, urls: meter)
         registry = CollectorRegistry()
@@ -21,7 +21,7 @@ def test_seconds_shorter_than_a_tick_are_carried_into_the_next_window(tick, tmp_
         value = registry.get_sample_value
         amended = []
 
-        def second(key):
+        def play_second(key):
             sent = server.clock.time()
             server.chat([{}] * 250)
             record = Record(key, sent, "/v1/chat/completions", seconds=1.0, status=200)
@@ -30,22 +30,22 @@ def test_seconds_shorter_than_a_tick_are_carried_into_the_next_window(tick, tmp_
             accounts.read()
             amended.extend(accounts.settle(server.clock.time()))
 
-        first = 0.0
+        first_tick_joules = 0.0
         for number in range(100):
-            second(f"r{number}")
-            first = first or meter.read_joules() * accounts._windows._ticked
+            play_second(f"r{number}")
+            first_tick_joules = first_tick_joules or meter.read_joules() * accounts._windows._ticked
         amended.extend(accounts.close())
-        # From the first tick that was seen on, every joule, and none beside.
+        # Every joule since the first observed tick is counted, and no other.
         measured = value("sprout_meter_joules_total")
-        assert measured == pytest.approx(meter.read_joules() - first)
-        given = value("sprout_attributed_joules_total", {"directive": "none"})
-        assert given + value("sprout_idle_joules_total") == pytest.approx(measured)
+        assert measured == pytest.approx(meter.read_joules() - first_tick_joules)
+        attributed = value("sprout_attributed_joules_total", {"directive": "none"})
+        assert attributed + value("sprout_idle_joules_total") == pytest.approx(measured)
         assert len(amended) > 80
         assert all(amendment.changes["energy_joules"] > 0 for amendment in amended)
         assert value("sprout_meter_up") == 1
-        # A counter that stands still for long is none.
+        # A counter that stands still for long is treated as a failed meter.
         meter.stands = True
         for number in range(70):
-            second(f"s{number}")
+            play_second(f"s{number}")
         assert value("sprout_meter_up") == 0
         assert value("sprout_meter_joules_total") == measured

@@ -1,4 +1,4 @@
-"""Many connections, many broken bodies, against `sprout serve` as a process; `make test-long`."""
+"""Many connections and many broken bodies against a `sprout serve` process; `make test-long`."""
 
 import http.client
 import json
@@ -30,36 +30,36 @@ def upstream():
 
 
 def memory(process):
-    """Bytes held by the hook's processes."""
-    found = psutil.Process(process.pid)
-    return sum(p.memory_info().rss for p in (found, *found.children(recursive=True)))
+    """Return the memory of the hook's processes, bytes."""
+    parent = psutil.Process(process.pid)
+    return sum(p.memory_info().rss for p in (parent, *parent.children(recursive=True)))
 
 
 def test_ten_thousand_idle_connections_leave_room_for_others(upstream, folder):
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if most < IDLE + 1000:
-        pytest.skip(f"only {most} open files are allowed here")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    with serving(upstream, folder) as found:
-        host, port = urlsplit(found.url).hostname, urlsplit(found.url).port
+    _, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard_limit < IDLE + 1000:
+        pytest.skip(f"only {hard_limit} open files are allowed here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
+    with serving(upstream, folder) as server:
+        host, port = urlsplit(server.url).hostname, urlsplit(server.url).port
         idle = []
         try:
             while len(idle) < IDLE:
                 idle.append(socket.create_connection((host, port), timeout=30))
-            held = memory(found.process)
-            answers = [post(found.url, CHAT)[0] for _ in range(200)]
+            memory_bytes = memory(server.process)
+            answers = [post(server.url, CHAT)[0] for _ in range(200)]
             assert answers == [200] * 200
-            # Each is cut off, as its head did not come in time.
+            # Each idle connection is closed, because its head did not arrive in time.
             assert all(connection.recv(1) == b"" for connection in idle)
         finally:
             for connection in idle:
                 connection.close()
-        assert post(found.url, CHAT)[0] == 200
-        assert held < 1 << 30
+        assert post(server.url, CHAT)[0] == 200
+        assert memory_bytes < 1 << 30
 
 
 def value(rng, depth=0):
-    """Some JSON value."""
+    """Return a random JSON value."""
     kinds = [
         lambda: None,
         lambda: rng.random() < 0.5,
@@ -82,7 +82,7 @@ NAMES = (
 
 
 def broken(rng):
-    """A chat with something wrong in it, as bytes."""
+    """Return the bytes of a chat with random faults."""
     body = json.loads(json.dumps(CHAT | {"prompt": "[INST] Hi [/INST]", "input": "Hi"}))
     body["messages"] += rng.choice(
         [[], [{"role": "assistant", "content": "A"}, CHAT["messages"][0]]]
@@ -95,26 +95,26 @@ def broken(rng):
         body["messages"] = [{"role": value(rng), "content": value(rng)}, *body["messages"]]
     raw = bytearray(json.dumps(body, ensure_ascii=rng.random() < 0.5).encode("utf-8", "replace"))
     for _ in range(rng.choice([0, 0, 1, 5])):
-        place = rng.randrange(len(raw))
-        raw[place : place + rng.randrange(2)] = rng.randbytes(rng.randrange(3))
+        position = rng.randrange(len(raw))
+        raw[position : position + rng.randrange(2)] = rng.randbytes(rng.randrange(3))
     return bytes(raw) * rng.choice([1] * 50 + [2])
 
 
-def test_a_hundred_thousand_broken_bodies_break_nothing(upstream, folder):
-    with serving(upstream, folder) as found:
-        statuses, held = set(), []
+def test_a_hundred_thousand_broken_bodies_cause_no_error_and_no_memory_growth(upstream, folder):
+    with serving(upstream, folder) as server:
+        statuses, memory_by_round = set(), []
 
         def send(seed, count):
             rng = random.Random(seed)
-            where = urlsplit(found.url)
-            connection = http.client.HTTPConnection(where.hostname, where.port, timeout=30)
+            address = urlsplit(server.url)
+            connection = http.client.HTTPConnection(address.hostname, address.port, timeout=30)
             for _ in range(count):
                 connection.request("POST", rng.choice(ROUTES), broken(rng))
                 answer = connection.getresponse()
                 answer.read()
                 statuses.add(answer.status)
 
-        def round_of(number, count):
+        def play_round(number, count):
             threads = [
                 threading.Thread(target=send, args=(1000 * number + n, count // CLIENTS))
                 for n in range(CLIENTS)
@@ -123,15 +123,15 @@ def test_a_hundred_thousand_broken_bodies_break_nothing(upstream, folder):
                 thread.start()
             for thread in threads:
                 thread.join()
-            assert waited(lambda: found.metric("sprout_journal_bytes") < 20 << 20, 60)
-            held.append(memory(found.process))
+            assert waited(lambda: server.metric("sprout_journal_bytes") < 20 << 20, 60)
+            memory_by_round.append(memory(server.process))
 
         for number in range(5):
-            round_of(number, BODIES // 5)
+            play_round(number, BODIES // 5)
         assert statuses == {200}
-        assert waited(lambda: found.metric("sprout_requests_total{") == BODIES)
-        # None of them met an error of ours, and each is in the ledger.
-        assert found.metric('sprout_fail_open_total{reason="failed"}') == 0
-        assert found.metric("sprout_unrecorded_total") == 0
-        assert found.metric("sprout_fail_open_total{") > BODIES / 10
-        assert held[-1] < 1.05 * held[0], held
+        assert waited(lambda: server.metric("sprout_requests_total{") == BODIES)
+        # No body caused an internal error, and no request went unrecorded.
+        assert server.metric('sprout_fail_open_total{reason="failed"}') == 0
+        assert server.metric("sprout_unrecorded_total") == 0
+        assert server.metric("sprout_fail_open_total{") > BODIES / 10
+        assert memory_by_round[-1] < 1.05 * memory_by_round[0], memory_by_round

@@ -1,4 +1,4 @@
-"""The gateway's own settings: TLS to upstream."""
+"""The gateway's settings for TLS to upstream."""
 
 import datetime
 import ipaddress
@@ -19,13 +19,13 @@ from tests.serving.upstream import Upstream, served
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
-    """A certificate for 127.0.0.1 that signs itself, with its key, in one PEM."""
+    """Path of a PEM file with a self-signed certificate for 127.0.0.1 and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "upstream")])
     now = datetime.datetime.now(datetime.UTC)
     day = datetime.timedelta(days=1)
     address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    made = (
+    signed = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
@@ -39,47 +39,49 @@ def certificate(tmp_path_factory):
     )
     path = tmp_path_factory.mktemp("tls") / "pair.pem"
     pem = serialization.Encoding.PEM
-    form = serialization.PrivateFormat.PKCS8
-    secret = key.private_bytes(pem, form, serialization.NoEncryption())
-    path.write_bytes(made.public_bytes(pem) + secret)
+    key_format = serialization.PrivateFormat.PKCS8
+    key_pem = key.private_bytes(pem, key_format, serialization.NoEncryption())
+    path.write_bytes(signed.public_bytes(pem) + key_pem)
     return path
 
 
-def config(tmp_path, **given):
-    return GatewayConfig(policy=[str(tmp_path)], upstream=["https://127.0.0.1:1"], **given)
+def config(tmp_path, **settings):
+    return GatewayConfig(policy=[str(tmp_path)], upstream=["https://127.0.0.1:1"], **settings)
 
 
-def test_tls_to_upstream_is_verified(tmp_path, certificate):
-    pair = {"ssl_certfile": str(certificate), "ssl_keyfile": str(certificate)}
-    made = hook(tmp_path)
-    with served(Upstream(), **pair) as url:
+def test_upstreams_certificate_is_verified(tmp_path, certificate):
+    tls_options = {"ssl_certfile": str(certificate), "ssl_keyfile": str(certificate)}
+    made_hook = hook(tmp_path)
+    with served(Upstream(), **tls_options) as url:
         url = url.replace("http:", "https:")
-        trusted = config(tmp_path, upstream_ca=certificate).tls()
-        with served(Gateway(made, Relay(url, tls=trusted))) as gateway:
+        tls = config(tmp_path, upstream_ca=certificate).tls()
+        with served(Gateway(made_hook, Relay(url, tls=tls))) as gateway:
             assert post(gateway, CHAT)[0] == 200
-        # Without the authority it is nobody we know: nothing is sent there.
-        with served(Gateway(made, Relay(url, tls=config(tmp_path).tls()))) as gateway:
+        # Without the authority's certificate, upstream is not trusted and is sent nothing.
+        with served(Gateway(made_hook, Relay(url, tls=config(tmp_path).tls()))) as gateway:
             status, body, _ = post(gateway, CHAT)
             assert (status, b"Certificate" in body) == (502, True)
 
 
-def test_upstream_may_ask_who_we_are(tmp_path, certificate):
-    pair = {"ssl_certfile": str(certificate), "ssl_keyfile": str(certificate)}
-    asks = {**pair, "ssl_ca_certs": str(certificate), "ssl_cert_reqs": 2}
-    made = hook(tmp_path)
-    with served(Upstream(), **asks) as url:
+def test_upstream_may_require_a_client_certificate(tmp_path, certificate):
+    tls_options = {"ssl_certfile": str(certificate), "ssl_keyfile": str(certificate)}
+    mutual_tls_options = {**tls_options, "ssl_ca_certs": str(certificate), "ssl_cert_reqs": 2}
+    made_hook = hook(tmp_path)
+    with served(Upstream(), **mutual_tls_options) as url:
         url = url.replace("http:", "https:")
-        known = config(tmp_path, upstream_ca=certificate, upstream_cert=certificate).tls()
-        with served(Gateway(made, Relay(url, tls=known))) as gateway:
+        with_certificate = config(
+            tmp_path, upstream_ca=certificate, upstream_cert=certificate
+        ).tls()
+        with served(Gateway(made_hook, Relay(url, tls=with_certificate))) as gateway:
             assert post(gateway, CHAT)[0] == 200
-        unknown = config(tmp_path, upstream_ca=certificate).tls()
-        with served(Gateway(made, Relay(url, tls=unknown))) as gateway:
+        without_certificate = config(tmp_path, upstream_ca=certificate).tls()
+        with served(Gateway(made_hook, Relay(url, tls=without_certificate))) as gateway:
             assert post(gateway, CHAT)[0] == 502
 
 
 @pytest.mark.parametrize("field", ["upstream_ca", "upstream_cert"])
 @pytest.mark.parametrize("content", [None, "no PEM"])
-def test_a_wrong_pem_is_named(tmp_path, field, content):
+def test_a_missing_or_wrong_pem_file_is_refused(tmp_path, field, content):
     path = tmp_path / "x.pem"
     if content is not None:
         path.write_text(content)

@@ -32,28 +32,28 @@ class Collector:
         if (b"content-encoding", b"gzip") in scope["headers"]:
             body = gzip.decompress(body)
         for group in ExportTraceServiceRequest.FromString(body).resource_spans:
-            named = {a.key: a.value.string_value for a in group.resource.attributes}
-            self.services.add(named["service.name"])
-            self.spans += [span for scoped in group.scope_spans for span in scoped.spans]
+            resource_attributes = {a.key: a.value.string_value for a in group.resource.attributes}
+            self.services.add(resource_attributes["service.name"])
+            self.spans += [span for scope_spans in group.scope_spans for span in scope_spans.spans]
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
 
 @pytest.fixture
 def collector():
-    found = Collector()
-    with served(found, lifespan="off") as url:
-        found.url = f"{url}/v1/traces"
-        yield found
+    fake_collector = Collector()
+    with served(fake_collector, lifespan="off") as url:
+        fake_collector.url = f"{url}/v1/traces"
+        yield fake_collector
 
 
 def attributes(span):
     return {a.key: getattr(a.value, a.value.WhichOneof("value")) for a in span.attributes}
 
 
-def test_a_span_a_request_below_the_callers_own(upstream, collector, tmp_path):
-    made = hook(tmp_path, otlp=collector.url)
-    with served(Gateway(made, Relay(upstream.url))) as url:
+def test_each_request_gets_a_span_below_the_callers_own(upstream, collector, tmp_path):
+    made_hook = hook(tmp_path, otlp=collector.url)
+    with served(Gateway(made_hook, Relay(upstream.url))) as url:
         parent = f"00-{TRACE}-{SPAN}-01"
         headers = post(url, CHAT, {"traceparent": parent, "authorization": "Bearer sk-user"})[2]
         assert upstream.received[-1][2][b"traceparent"].decode() == parent
@@ -62,32 +62,35 @@ def test_a_span_a_request_below_the_callers_own(upstream, collector, tmp_path):
         upstream.mode = "cut"
         with pytest.raises(IncompleteRead):
             post(url, CHAT)
-    made.close()
+    made_hook.close()
     first, refused, broken = collector.spans
     assert collector.services == {"sprout"}
     assert (first.trace_id.hex(), first.parent_span_id.hex()) == (TRACE, SPAN)
     assert first.name == "chat made"
-    found = attributes(first)
-    assert found["gen_ai.operation.name"] == "chat"
-    assert (found["gen_ai.usage.input_tokens"], found["gen_ai.usage.output_tokens"]) == (3, 4)
-    assert found["sprout.directive"] == headers["x-sprout-directive"] == "very_brief"
-    assert found["sprout.decision_id"] == headers["x-sprout-decision-id"]
-    assert found["sprout.energy_method"] == "estimated"
+    first_attributes = attributes(first)
+    assert first_attributes["gen_ai.operation.name"] == "chat"
+    assert (
+        first_attributes["gen_ai.usage.input_tokens"],
+        first_attributes["gen_ai.usage.output_tokens"],
+    ) == (3, 4)
+    assert first_attributes["sprout.directive"] == headers["x-sprout-directive"] == "very_brief"
+    assert first_attributes["sprout.decision_id"] == headers["x-sprout-decision-id"]
+    assert first_attributes["sprout.energy_method"] == "estimated"
     assert first.end_time_unix_nano > first.start_time_unix_nano
     assert attributes(refused)["http.response.status_code"] == 429
     assert attributes(broken)["error.type"] == "upstream_broke"
-    # Neither what was asked nor who asked is in any of them.
-    said = "".join(str(span) for span in collector.spans)
-    assert "sk-user" not in said
-    assert CHAT["messages"][0]["content"] not in [*found.values()]
+    # No span contains the caller's key, and the attributes do not contain the prompt.
+    all_spans = "".join(str(span) for span in collector.spans)
+    assert "sk-user" not in all_spans
+    assert CHAT["messages"][0]["content"] not in [*first_attributes.values()]
 
 
-def test_a_collector_that_is_away_disturbs_nobody(upstream, folder):
-    with serving(upstream.url, folder, "--otlp", "http://127.0.0.1:9/v1/traces") as found:
-        assert {found.chosen() for _ in range(20)} == {"very_brief"}
+def test_requests_are_served_while_the_collector_is_away(upstream, folder):
+    with serving(upstream.url, folder, "--otlp", "http://127.0.0.1:9/v1/traces") as server:
+        assert {server.chosen() for _ in range(20)} == {"very_brief"}
 
 
-def test_without_the_extra_it_says_so(tmp_path, monkeypatch):
+def test_without_the_otel_extra_the_error_names_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     with pytest.raises(ConfigError, match=r"sprout-rl\[otel\]"):
         hook(tmp_path, otlp="http://127.0.0.1:9")
