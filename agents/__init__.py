@@ -4,7 +4,7 @@ The names in `__all__` are the public interface of this package.
 """
 
 from envs import __version__
-from envs.lazy import public
+from envs.lazy import lazy_getattr
 
 _HOMES = {
     "Bundle": "agents.policy.bundle",
@@ -21,4 +21,4 @@ _HOMES = {
     "save_bundle": "agents.policy.bundle",
 }
 __all__ = ["__version__", *_HOMES]
-__getattr__ = public(_HOMES)
+__getattr__ = lazy_getattr(_HOMES)

@@ -4,7 +4,7 @@ The public names are those in `__all__`; each is imported when it is first used.
 `envs.registration` registers the Gymnasium environments.
 """
 
-from envs.lazy import public
+from envs.lazy import lazy_getattr
 
 __version__ = "0.1.0"
 
@@ -35,4 +35,4 @@ _MODULES = {
     "write_profile": "envs.outcomes.profile",
 }
 __all__ = ["__version__", *_MODULES]
-__getattr__ = public(_MODULES)
+__getattr__ = lazy_getattr(_MODULES)

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from envs.errors import SproutError
 
-MOST_BYTES = 8 << 20
+MAX_RESPONSE_BYTES = 8 << 20
 _CHUNK_BYTES = 1 << 16
 
 
@@ -75,8 +75,10 @@ class Fetcher:
             # the deadline also applies to a body that arrives slowly.
             while chunk := response.read1(_CHUNK_BYTES):
                 body += chunk
-                if len(body) > MOST_BYTES:
-                    raise FetchError(f"{safe_url}: the response exceeds {MOST_BYTES >> 20} MiB")
+                if len(body) > MAX_RESPONSE_BYTES:
+                    raise FetchError(
+                        f"{safe_url}: the response exceeds {MAX_RESPONSE_BYTES >> 20} MiB"
+                    )
                 if time.monotonic() > deadline:
                     raise FetchError(
                         f"{safe_url}: the response was not complete after {self._timeout:g} s"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def public(modules: Mapping[str, str]) -> Callable[[str], Any]:
+def lazy_getattr(modules: Mapping[str, str]) -> Callable[[str], Any]:
     """Return a package's `__getattr__`, which imports each public name from its module.
 
     Args:

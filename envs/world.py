@@ -33,7 +33,7 @@ def request_parts(
     )
 
 
-def both_parts(featurizer: Featurizer, requests: Sequence[Request]) -> Float32Array:
+def parts_by_tag(featurizer: Featurizer, requests: Sequence[Request]) -> Float32Array:
     """Return `request_parts` without and with task tags, (2, n, features before context)."""
     return np.stack([request_parts(featurizer, requests, tags) for tags in (False, True)])
 
@@ -91,8 +91,8 @@ class World:
         mix: shares of tasks by hour of the trace; None to draw every request equally often.
         tag_share: share of requests whose observation shows their task, 0..1; training hides
             some tags, so that the policy also works for clients that send none.
-        parts: the requests' part of the observations, in the shape of `both_parts`; None to
-            use `both_parts`. Training passes its own for cross-fitted predictions.
+        parts: the requests' part of the observations, in the shape of `parts_by_tag`; None to
+            use `parts_by_tag`. Training passes its own for cross-fitted predictions.
     """
 
     def __init__(  # noqa: PLR0913, the configuration of an environment
@@ -119,7 +119,7 @@ class World:
         self._clock = clock
         self._episode_requests = episode_requests
         self.tasks = np.array([request.task for request in backend.requests])
-        self._parts = parts if parts is not None else both_parts(featurizer, backend.requests)
+        self._parts = parts if parts is not None else parts_by_tag(featurizer, backend.requests)
         self._tag_share = tag_share
         self._draws = _Draws(self.tasks, mix)
         self._rngs = [np.random.default_rng() for _ in range(lanes)]

@@ -5,7 +5,7 @@
 """
 
 from envs import __version__
-from envs.lazy import public
+from envs.lazy import lazy_getattr
 
 _HOMES = {
     "Decider": "serving.hook.decider",
@@ -19,4 +19,4 @@ _HOMES = {
     "make_hook": "serving.hook.assembly",
 }
 __all__ = ["__version__", *_HOMES]
-__getattr__ = public(_HOMES)
+__getattr__ = lazy_getattr(_HOMES)

@@ -19,7 +19,7 @@ from typing import Any
 from litellm.integrations.custom_logger import CustomLogger
 
 from serving.hook.answer import ReportedAnswer, Usage
-from serving.hook.assembly import embedded
+from serving.hook.assembly import make_embedded_hook
 from serving.hook.core import Hook
 from serving.hook.plan import Plan
 from serving.telemetry.log import log_internal_error
@@ -49,7 +49,7 @@ class SproutCallback(CustomLogger):
 
     def __init__(self, hook: Hook | None = None) -> None:
         super().__init__()
-        self._hook = embedded() if hook is None else hook
+        self._hook = make_embedded_hook() if hook is None else hook
 
     async def async_pre_call_hook(
         self, user_api_key_dict: Any, cache: Any, data: dict[str, Any], call_type: Any

@@ -10,8 +10,8 @@ from typing import Any
 import orjson
 
 from serving.hook.answer import Answer
-from serving.hook.assembly import embedded
-from serving.hook.core import OWN_HEADERS, Hook
+from serving.hook.assembly import make_embedded_hook
+from serving.hook.core import HEADER_PREFIX, Hook
 from serving.hook.openai_api import APIS
 from serving.hook.plan import Plan
 from serving.http.asgi import (
@@ -28,7 +28,7 @@ from serving.http.asgi import (
 
 # Status codes by which the upstream rejects a request as invalid. The directive may be the cause.
 REFUSED_STATUSES = frozenset((400, 413, 422))
-_OWN_HEADER_PREFIX = OWN_HEADERS.encode()
+_OWN_HEADER_PREFIX = HEADER_PREFIX.encode()
 
 
 class SproutMiddleware:
@@ -48,7 +48,7 @@ class SproutMiddleware:
 
     def __init__(self, app: App, hook: Hook | None = None) -> None:
         self._app = app
-        self._hook = embedded() if hook is None else hook
+        self._hook = make_embedded_hook() if hook is None else hook
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""

@@ -98,7 +98,7 @@ class Tree:
     usual: float
 
 
-def distilled(
+def distil(
     policy: Policy,
     featurizer: Featurizer,
     observations: Float32Array,

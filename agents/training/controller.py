@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 # Bounds on the logarithm of a multiplier's integral part: multipliers from 0.01 to 100.
-LEVELS = float(np.log(0.01)), float(np.log(100.0))
+LOG_BOUNDS = float(np.log(0.01)), float(np.log(100.0))
 # Largest shortfall of one update: a poor initial policy must not throw a multiplier far off.
 MOST_SHORTFALL = 0.1
 # Share of the damping left at the end. Multipliers that jump would mix many different policies
@@ -42,7 +42,7 @@ class Controller:
         damping = self._damping * (LEAST_DAMPING + (1 - LEAST_DAMPING) * remaining)
         for name, measured in shortfalls.items():
             shortfall = float(np.clip(measured, -MOST_SHORTFALL, MOST_SHORTFALL))
-            level = float(np.clip(self.levels[name] + self._rate * shortfall, *LEVELS))
+            level = float(np.clip(self.levels[name] + self._rate * shortfall, *LOG_BOUNDS))
             self.levels[name] = level
             multipliers[name] = float(np.exp(level + damping * shortfall))
         return multipliers

@@ -49,7 +49,7 @@ class Drift:
         return large and not self.low <= unchanged <= self.high
 
 
-def drifts(
+def measure_drift(
     prepared: Prepared,
     requests: Sequence[Request],
     actions: Int64Array,

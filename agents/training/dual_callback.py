@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 from agents.policy.network import Policy
 from agents.training.lagrangian import Constraint, Validation
 from agents.training.progress import Best
-from agents.training.sb3 import Lanes, exported
+from agents.training.sb3 import Lanes, export_policy
 from envs.outcomes.reward import Reward
 
 
@@ -24,7 +24,7 @@ class Tracker(Protocol):
 
 
 # Decay of the running average of the weights: share of the previous average after a rollout.
-AVERAGED = 0.9
+AVERAGE_DECAY = 0.9
 
 
 class DualCallback(BaseCallback):
@@ -94,7 +94,7 @@ class DualCallback(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         self._average.update_parameters(self.model.policy)
-        policies = exported(self._average.module), exported(self.model.policy)  # type: ignore[arg-type]
+        policies = export_policy(self._average.module), export_policy(self.model.policy)  # type: ignore[arg-type]
         # Runs in parallel with the PPO update: multipliers are needed only at the next rollout.
         self._measurement = self._executor.submit(self._measure, policies)
 
@@ -156,5 +156,5 @@ class DualCallback(BaseCallback):
 
 def _running(average: Tensor, latest: Tensor, count: Tensor | int) -> Tensor:
     """Update the running average: an equal-weight mean at first, then exponential decay."""
-    kept_share = min(AVERAGED, float(count) / (float(count) + 1))
+    kept_share = min(AVERAGE_DECAY, float(count) / (float(count) + 1))
     return kept_share * average + (1 - kept_share) * latest

@@ -9,7 +9,7 @@ from agents.training.controller import Controller
 from agents.training.prompts import PromptSet
 from envs.arrays import BoolArray
 from envs.errors import ConfigError
-from envs.outcomes.reward import Reward, untagged
+from envs.outcomes.reward import Reward, untagged_name
 
 # Initial multiplier of a latency limit: low, so that a limit that holds anyway costs little.
 FIRST_PRICE = 0.05
@@ -29,7 +29,7 @@ class Validation:
         share: mean probability of each directive.
         share_by_task: the same by constraint, with the keys of `ratio_by_task`.
         overshoot: mean excess over each latency limit; keys as in
-            `envs.outcomes.reward.overshoots`.
+            `envs.outcomes.reward.latency_excess`.
         overshoot_bound: upper bounds on these means, at the configured confidence; a limit is
             kept if its bound is at most 0.
         worst_margin: least of (bound - floor - safety) over floors and -overshoot_bound over
@@ -90,7 +90,10 @@ class Constraint:
             for band, name in enumerate(reward.floor_schedule.names(task)):
                 for tagged in (False, True):
                     group = _ConstraintGroup(
-                        name if tagged else untagged(name), task, tagged, bands[int(tagged)] == band
+                        name if tagged else untagged_name(name),
+                        task,
+                        tagged,
+                        bands[int(tagged)] == band,
                     )
                     if not prompts.right_at_l0(task, group.among) > 0:
                         raise ConfigError(

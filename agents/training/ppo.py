@@ -18,7 +18,7 @@ from agents.training.lagrangian import Constraint, Validation
 from agents.training.prepared import prepare
 from agents.training.progress import Best, Progress, load_progress, save_progress
 from agents.training.prompts import PromptSet
-from agents.training.sb3 import Lanes, imported, policy_arguments, unchecked
+from agents.training.sb3 import Lanes, load_policy, policy_arguments, without_distribution_checks
 from envs.arrays import Float32Array
 from envs.carbon.intensity import IntensityTrace
 from envs.clock import SteppedClock
@@ -252,7 +252,7 @@ class Trainer:
         if self._weights is not None:
             model.policy.load_state_dict(self._weights)
         elif self._start_policy is not None:
-            imported(self._start_policy, model.policy)
+            load_policy(self._start_policy, model.policy)
         return model
 
     def _learn(self, world: World, steps: int, n_steps: int, rate: float) -> None:
@@ -267,7 +267,7 @@ class Trainer:
             # Avoids repeating the random numbers of the interrupted part.
             model.set_random_seed(config.seed + progress.steps)
         started = time.perf_counter()
-        with unchecked():
+        with without_distribution_checks():
             model.learn(
                 steps, callback=self._dual_callback, reset_num_timesteps=self._resumed is None
             )

@@ -17,7 +17,7 @@ from envs.outcomes.reward import Reward, reward_from_profile
 from envs.requests.features import LOG_ENERGY, Featurizer
 from envs.requests.projection import Vectors
 from envs.requests.request import Request
-from envs.world import both_parts, moment_on
+from envs.world import moment_on, parts_by_tag
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Prepared:
 
         Shape (2, n, features before context).
         """
-        parts = both_parts(self.featurizer, requests)
+        parts = parts_by_tag(self.featurizer, requests)
         row_of = {request.prompt_hash: row for row, request in enumerate(self.known.requests)}
         for column, request in enumerate(requests):
             if (row := row_of.get(request.prompt_hash)) is not None:

@@ -10,7 +10,7 @@ from envs.arrays import BoolArray, Float64Array
 from envs.carbon.footprint import footprint_grams
 from envs.carbon.intensity import HOUR_SECONDS, IntensityTrace
 from envs.outcomes.limits import Limit
-from envs.outcomes.reward import overshoots
+from envs.outcomes.reward import latency_excess
 from envs.world import moment_on
 
 
@@ -69,7 +69,7 @@ class PromptSet:
         for task, limit in limits.items():
             rows = self.of_task[task]
             probabilities = chance.mean(axis=0)[rows]
-            for name, excess in overshoots(task, limit, self._seconds[rows]).items():
+            for name, excess in latency_excess(task, limit, self._seconds[rows]).items():
                 by_limit[name] = _mean_and_error((excess * probabilities).sum(axis=1))
         return by_limit
 
@@ -81,7 +81,7 @@ class PromptSet:
         by_limit = {}
         for task, limit in limits.items():
             seconds = self._seconds[self.of_task[task]]
-            for name, excess in overshoots(task, limit, seconds).items():
+            for name, excess in latency_excess(task, limit, seconds).items():
                 by_limit[name] = _mean_and_error(excess.min(axis=1))
         return by_limit
 

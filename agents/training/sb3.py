@@ -60,7 +60,7 @@ def policy_arguments(
 
 
 @contextmanager
-def unchecked() -> Iterator[None]:
+def without_distribution_checks() -> Iterator[None]:
     """Disable torch's argument checks of distributions: they take a twentieth of training time.
 
     A policy that outputs NaN still fails, when an action is sampled.
@@ -73,8 +73,8 @@ def unchecked() -> Iterator[None]:
         Distribution.set_default_validate_args(previous)
 
 
-def imported(policy: Policy, target: ActorCriticPolicy) -> None:
-    """Copy the weights of a `Policy` into an SB3 policy: the inverse of `exported`.
+def load_policy(policy: Policy, target: ActorCriticPolicy) -> None:
+    """Copy the weights of a `Policy` into an SB3 policy: the inverse of `export_policy`.
 
     Args:
         policy: the source.
@@ -101,7 +101,7 @@ def imported(policy: Policy, target: ActorCriticPolicy) -> None:
             module.bias.copy_(torch.as_tensor(bias))
 
 
-def exported(policy: ActorCriticPolicy) -> Policy:
+def export_policy(policy: ActorCriticPolicy) -> Policy:
     """Return the actor as a NumPy `Policy`; its probabilities agree with SB3's to 1e-5.
 
     Raises:

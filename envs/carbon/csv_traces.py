@@ -22,13 +22,13 @@ from envs.carbon.intensity import (
 from envs.errors import DataError
 from envs.plausible import check_intensity, check_mean_intensity
 
-PLAIN = ("timestamp_utc", "zone", "carbon_intensity_g_per_kwh")
+PLAIN_COLUMNS = ("timestamp_utc", "zone", "carbon_intensity_g_per_kwh")
 ELECTRICITY_MAPS_TIME = "Datetime (UTC)"
 ELECTRICITY_MAPS_VALUE = "Carbon Intensity gCO₂eq/kWh (direct)"
 EVERY_HOUR = (
     "give every hour once, in order, in UTC (local time skips or repeats one when clocks change)"
 )
-REMEDY = f"give the columns {','.join(PLAIN)}, or an hourly export of Electricity Maps"
+REMEDY = f"give the columns {','.join(PLAIN_COLUMNS)}, or an hourly export of Electricity Maps"
 
 
 def synthetic_day() -> IntensityTrace:
@@ -125,8 +125,8 @@ def _rows(path: Path) -> Iterable[tuple[str, _Hour]]:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream)
             columns = set(reader.fieldnames or ())
-            if set(PLAIN) <= columns:
-                time, zone, value = PLAIN
+            if set(PLAIN_COLUMNS) <= columns:
+                time, zone, value = PLAIN_COLUMNS
             elif {ELECTRICITY_MAPS_TIME, "Zone Id", ELECTRICITY_MAPS_VALUE} <= columns:
                 time, zone, value = ELECTRICITY_MAPS_TIME, "Zone Id", ELECTRICITY_MAPS_VALUE
             else:

@@ -18,7 +18,7 @@ from envs.energy.meter import EnergyReading
 from envs.energy.work import CONTEXT, CONTEXT_TOKENS, DECODE, KINDS, PASSES, PREFILL, Activity
 
 # vLLM's default for one pass, as of version 0.10.
-PROMPT_TOKENS_A_PASS = 2048
+PROMPT_TOKENS_PER_PASS = 2048
 # Power drifts with clock rates and temperature: relative standard deviation, time constant in s.
 DRIFT_RATIO, DRIFT_SECONDS = 0.03, 3.0
 # NVML's energy counter advances in ticks of about this length.
@@ -35,7 +35,7 @@ LLAMA_13B = Coefficients(
 
 
 @dataclass(frozen=True)
-class Simulated:
+class Simulation:
     """Result of a simulation: the observable data and the hidden ground truth.
 
     Attributes:
@@ -69,7 +69,7 @@ def simulate(
     *,
     window_seconds: float = 1.0,
     drift_ratio: float = DRIFT_RATIO,
-) -> Simulated:
+) -> Simulation:
     """Simulate closed-loop clients: each sends a request, waits for its answer, sends the next.
 
     Args:
@@ -122,12 +122,12 @@ def simulate(
         EnergyReading(float(j), float(start), window_seconds, "measured", "simulated")
         for j, start in zip(joules, edges, strict=False)
     ]
-    return Simulated(activities, np.array([r.joules for r, _ in ended]), windows)
+    return Simulation(activities, np.array([r.joules for r, _ in ended]), windows)
 
 
 def _schedule_prompts(waiting: Iterable[_Request]) -> list[tuple[_Request, int]]:
     """Return the requests whose prompts the next pass reads, each with its number of tokens."""
-    budget, prefills = PROMPT_TOKENS_A_PASS, []
+    budget, prefills = PROMPT_TOKENS_PER_PASS, []
     for request in waiting:
         if budget <= 0:
             break

@@ -13,12 +13,12 @@ from envs.outcomes.outcome import Outcomes
 from envs.outcomes.profile import Profile
 
 
-def untagged(task: str) -> str:
+def untagged_name(task: str) -> str:
     """Return the name of a task's constraint for requests without a task tag."""
     return f"{task} (untagged)"
 
 
-def overshoots(task: str, limit: Limit, seconds: Float64Array) -> dict[str, Float64Array]:
+def latency_excess(task: str, limit: Limit, seconds: Float64Array) -> dict[str, Float64Array]:
     """Return each request's excess over each limit; a limit holds if its mean excess is <= 0.
 
     Args:
@@ -58,7 +58,7 @@ class Reward:
         pue: power usage effectiveness of the data centre.
         embodied_g_per_second: embodied carbon per second of the device's time, gCO2e/s.
         limits: task -> latency limits.
-        latency_prices: name, as in `overshoots`, -> Lagrange multiplier >= 0, default 0.
+        latency_prices: name, as in `latency_excess`, -> Lagrange multiplier >= 0, default 0.
         floor_schedule: how the floors follow the grid's intensity.
     """
 
@@ -126,7 +126,9 @@ class Reward:
             for band, name in enumerate(self.floor_schedule.names(task)):
                 rows = (tasks == task) & (bands == band)
                 price = self.multipliers.get(name, 1.0)
-                weight = np.where(tagged[rows], price, self.multipliers.get(untagged(name), price))
+                weight = np.where(
+                    tagged[rows], price, self.multipliers.get(untagged_name(name), price)
+                )
                 floor = self.floor_schedule.floor(self.floors.get(task, 0.0), band)
                 term[rows] = weight * np.nan_to_num(quality[rows] / reference - floor)
         return term
@@ -135,7 +137,7 @@ class Reward:
         term = np.zeros(len(seconds))
         for task, limit in self.limits.items():
             rows = tasks == task
-            for name, excess in overshoots(task, limit, seconds[rows]).items():
+            for name, excess in latency_excess(task, limit, seconds[rows]).items():
                 term[rows] -= self.latency_prices.get(name, 0.0) * excess
         return term
 

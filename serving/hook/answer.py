@@ -16,7 +16,7 @@ import orjson
 # End of an answer that is searched for its usage, bytes.
 TAIL_BYTES = 4096
 # Answers are kept for `Answer.text` up to this size, bytes.
-KEPT_BYTES = 1 << 20
+MAX_KEPT_BYTES = 1 << 20
 _PROMPT = re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*(\d{1,9})')
 _COMPLETION = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d{1,9})')
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
@@ -142,7 +142,7 @@ class Answer:
         if piece:
             if self.seconds_first is None:
                 self.seconds_first = time.perf_counter() - self._started
-            if self._kept is not None and len(self._kept) < KEPT_BYTES:
+            if self._kept is not None and len(self._kept) < MAX_KEPT_BYTES:
                 self._kept += piece
             if self._bytes_left is not None:
                 self._bytes_left -= len(piece)

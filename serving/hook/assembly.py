@@ -25,10 +25,10 @@ from serving.telemetry.log import log_internal_error
 from serving.telemetry.metrics import Metrics
 from serving.telemetry.traces import Traces
 
-EVERY_SECONDS = 0.5
+UPKEEP_SECONDS = 0.5
 
 
-class Environment(HookConfig, BaseSettings):
+class EnvironmentConfig(HookConfig, BaseSettings):
     """The hook's settings from SPROUT_* variables, for use without a command line."""
 
     model_config = SettingsConfigDict(env_prefix="SPROUT_", env_ignore_empty=True)
@@ -54,7 +54,7 @@ class Upkeep:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stop.wait(EVERY_SECONDS):
+        while not self._stop.wait(UPKEEP_SECONDS):
             for step in self._steps:
                 try:
                     step()
@@ -104,7 +104,7 @@ def make_grid(config: HookConfig) -> Grid:
     )
 
 
-def embedded(config: HookConfig | None = None) -> Hook:
+def make_embedded_hook(config: HookConfig | None = None) -> Hook:
     """Build a hook inside another server's process, with a background thread that refreshes it.
 
     Args:
@@ -115,7 +115,7 @@ def embedded(config: HookConfig | None = None) -> Hook:
     """
     if config is None:
         try:
-            config = Environment()  # type: ignore[call-arg]
+            config = EnvironmentConfig()  # type: ignore[call-arg]
         except ValueError as error:
             raise ConfigError(f"SPROUT_* variables: {error}") from error
     # Imported here because it loads the database's libraries, which the gateway's workers

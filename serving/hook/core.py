@@ -26,7 +26,7 @@ from serving.telemetry.log import log_internal_error
 from serving.telemetry.metrics import Metrics
 from serving.telemetry.traces import Traces
 
-OWN_HEADERS = "x-sprout-"
+HEADER_PREFIX = "x-sprout-"
 SCHEMA_VERSION = 1
 
 
@@ -160,7 +160,7 @@ class Hook:
             values["intensity-age"] = f"{record.intensity_age_seconds or 0.0:.0f}"
             values["intensity-step"] = record.intensity_step or ""
             values["intensity-kind"] = record.intensity_kind or ""
-        return [(OWN_HEADERS + name, value) for name, value in values.items()]
+        return [(HEADER_PREFIX + name, value) for name, value in values.items()]
 
     @property
     def in_flight(self) -> int:

@@ -4,7 +4,7 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from serving.hook.decider import Decider, Decision, Question
+from serving.hook.decider import Decider, Decision, DecisionInput
 
 # After this many decisions in a row that missed the deadline, a thread runs the decider.
 OVERRUNS = 3
@@ -26,7 +26,7 @@ class DeadlineRunner:
         self._overruns = 0
         self._pool = ThreadPoolExecutor(2, "sprout-decide")
 
-    async def run(self, decider: Decider, question: Question) -> Decision:
+    async def run(self, decider: Decider, question: DecisionInput) -> Decision:
         """Return the decision.
 
         Raises:

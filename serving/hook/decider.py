@@ -14,7 +14,7 @@ from serving.hook.grid import GridState
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class DecisionInput:
     """The input of one decision.
 
     Attributes:
@@ -61,7 +61,7 @@ class Decider:
         # Text encoders take milliseconds.
         self.slow = isinstance(bundle.featurizer.text, EncodedProjection)
 
-    def decide(self, question: Question) -> Decision:
+    def decide(self, question: DecisionInput) -> Decision:
         """Decide one request.
 
         Raises:
@@ -75,7 +75,7 @@ class Decider:
             self._probabilities(observation, question.task, question.floor),
         )
 
-    def _observe(self, question: Question) -> Float32Array:
+    def _observe(self, question: DecisionInput) -> Float32Array:
         featurizer, grid = self.bundle.featurizer, question.grid
         part = featurizer.request(question.messages, question.task)[None]
         if grid is not self._grid:

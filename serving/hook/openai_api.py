@@ -25,7 +25,7 @@ UNSAFE_FIELDS = frozenset(
     )
 )
 # Integers that may exceed 64 bits: orjson would read them as floats and write other digits.
-UNKEPT = re.compile(rb"[:\[,]\s*-?\d{19}")
+INEXACT_INTEGER = re.compile(rb"[:\[,]\s*-?\d{19}")
 
 
 class Api(Protocol):

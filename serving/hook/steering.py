@@ -11,9 +11,9 @@ import orjson
 from envs.requests.directive import Message
 from serving.hook.conversation import ConversationMemory, Lottery, StickyChoice, draw_lottery
 from serving.hook.deadline import DeadlineRunner
-from serving.hook.decider import Decider, Question, draw
+from serving.hook.decider import Decider, DecisionInput, draw
 from serving.hook.grid import Grid, GridState
-from serving.hook.openai_api import APIS, UNKEPT, count_characters, opening, parse_body
+from serving.hook.openai_api import APIS, INEXACT_INTEGER, count_characters, opening, parse_body
 from serving.hook.plan import FailedOpenError, NotSteeredError, Plan
 from serving.hook.policies import Policies
 from serving.ledger.record import Record
@@ -88,7 +88,7 @@ class Steering:
             body = parse_body(raw)
             messages = api.messages(body)
             record.characters = count_characters(messages)
-            safe = api.safe(body) and not (isinstance(raw, bytes) and UNKEPT.search(raw))
+            safe = api.safe(body) and not (isinstance(raw, bytes) and INEXACT_INTEGER.search(raw))
         except (KeyError, TypeError, ValueError, AttributeError):
             # The upstream judges whether the body is valid.
             raise FailedOpenError("unreadable") from None
@@ -169,7 +169,7 @@ class Steering:
             lottery.canary < control.canary_ratio or record.task in control.canary_tasks
         ):
             raise NotSteeredError("not_canary")
-        question = Question(
+        question = DecisionInput(
             context.messages, record.task, record.in_flight, self._floor(context), context.grid
         )
         # Also for held-out and later turns: the record keeps the observation of every request.

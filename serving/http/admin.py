@@ -22,16 +22,16 @@ from serving.http.asgi import (
     respond,
     respond_error,
 )
-from serving.http.openapi import OPENAPI, document
+from serving.http.openapi import OPENAPI_PATH, document
 from serving.ledger.keeper import Keeper
 from serving.ledger.savings import COLUMNS, estimate_savings
 from serving.settings.control import SETTABLE
 from serving.settings.rules import check_rules
-from serving.telemetry.metrics import CONTENT_TYPE, render_all
+from serving.telemetry.metrics import CONTENT_TYPE, render_workers
 
 TOKEN_VARIABLE = "SPROUT_ADMIN_TOKEN"  # noqa: S105
 _LONGEST_BYTES = 1 << 20
-_OPEN = frozenset(("/healthz", "/metrics", OPENAPI))
+_OPEN = frozenset(("/healthz", "/metrics", OPENAPI_PATH))
 _HIDDEN = {"salt"}
 
 
@@ -73,10 +73,10 @@ class Admin:
             await _refuse_method(send, ["GET", "HEAD"])
         elif path == "/healthz":
             await respond(send, 200, b'{"status":"ok"}\n')
-        elif path == OPENAPI:
+        elif path == OPENAPI_PATH:
             await respond(send, 200, orjson.dumps(document()))
         elif path == "/metrics":
-            text = await asyncio.to_thread(render_all, self._metrics)
+            text = await asyncio.to_thread(render_workers, self._metrics)
             text += generate_latest(self._keeper.registry)
             await respond(send, 200, text, CONTENT_TYPE.encode())
         elif not self._authorized(scope):

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from serving.hook.answer import ReportedAnswer, Usage
 from serving.hook.core import Hook
-from serving.hook.openai_api import APIS, UNKEPT
+from serving.hook.openai_api import APIS, INEXACT_INTEGER
 from serving.http.asgi import (
     Receive,
     Scope,
@@ -69,7 +69,7 @@ class DecideRoutes:
         try:
             # orjson, not pydantic's parser: only orjson refuses bodies that are nested too deeply.
             parsed = orjson.loads(raw)
-            if UNKEPT.search(raw):
+            if INEXACT_INTEGER.search(raw):
                 raise ValueError(
                     "body: an integer of 19 digits or more cannot be kept exactly; use fewer"
                 )

@@ -13,7 +13,7 @@ from serving.hook.core import SCHEMA_VERSION
 from serving.http.decide_routes import DECIDE, OUTCOME, DecideRequest, OutcomeReport
 from serving.settings.control import SETTABLE, Control
 
-OPENAPI = "/openapi.json"
+OPENAPI_PATH = "/openapi.json"
 _REFERENCE = "#/components/schemas/{model}"
 _MODELS: tuple[type[BaseModel], ...] = (DecideRequest, OutcomeReport, Control)
 _ERROR = {

@@ -26,7 +26,7 @@ _AUTO_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 # Larger bodies are not parsed for their model; the default upstream receives them.
 _MODEL_BYTES = 1 << 20
 # Time after the request before the relay watches for the client's disconnect.
-PATIENCE_SECONDS = 0.05
+WATCH_DELAY_SECONDS = 0.05
 
 
 class Relay:
@@ -197,7 +197,7 @@ class _DisconnectWatcher:
     def watch(self) -> None:
         """Start watching; call this once the request's body has been received."""
         # Delayed, because most answers of a fast server are complete before the task is needed.
-        self._timer = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._begin)
+        self._timer = asyncio.get_running_loop().call_later(WATCH_DELAY_SECONDS, self._begin)
 
     def stop(self) -> None:
         """Stop watching; no effect if `watch` was not called."""

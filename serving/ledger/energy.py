@@ -27,7 +27,7 @@ WINDOW_SECONDS = 1.0
 # Splitting many windows at once takes less time than one by one.
 SETTLE_SECONDS = 10.0
 # Interval between attempts to open a meter that cannot be read.
-AGAIN_SECONDS = 30.0
+REOPEN_SECONDS = 30.0
 _CHARACTERS_PER_TOKEN = 4
 log = logging.getLogger("sprout")
 
@@ -125,10 +125,10 @@ class EnergyAccounts:
         self._report(problem)
         if problem is None:
             self._last_success = now
-        elif now - self._last_success > AGAIN_SECONDS:
+        elif now - self._last_success > REOPEN_SECONDS:
             # Open the meter again: a restarted server has a new process, an exporter new series.
             self._windows = None
-            self._last_attempt = -AGAIN_SECONDS
+            self._last_attempt = -REOPEN_SECONDS
 
     def settle(self, complete_before: float) -> list[Amendment]:
         """Split windows among requests and amend their records, every `SETTLE_SECONDS`.
@@ -150,7 +150,7 @@ class EnergyAccounts:
         return self._amendments(self._attribution.settle(float("inf")))
 
     def _make(self, now: float) -> None:
-        waiting = now - self._last_attempt < AGAIN_SECONDS and self._problem is not None
+        waiting = now - self._last_attempt < REOPEN_SECONDS and self._problem is not None
         if not self._may_open or waiting:
             return
         self._last_attempt = now

@@ -23,7 +23,7 @@ COLUMNS = (
 )
 MEASURES = ("grams", "energy_joules", "completion_tokens")
 # Least number of conversations in each arm.
-LEAST_CONVERSATIONS = 30
+MIN_CONVERSATIONS = 30
 # Most task tags that get a column in the regression.
 _MOST_TASKS = 16
 
@@ -75,9 +75,9 @@ def estimate_savings(rows: Iterable[Sequence[Any]]) -> dict[str, Any]:
         "energy_methods": sorted(set(table.get("energy_method", ()))),
         "intensity_kinds": sorted({str(kind or "unstated") for kind in kinds}),
     }
-    if min(conversations) < LEAST_CONVERSATIONS:
+    if min(conversations) < MIN_CONVERSATIONS:
         result["reason"] = (
-            f"fewer than {LEAST_CONVERSATIONS} conversations held out, or as few not held out"
+            f"fewer than {MIN_CONVERSATIONS} conversations held out, or as few not held out"
         )
         return result | dict.fromkeys(MEASURES)
     ratio = np.array(table["hold_out_ratio"], dtype=np.float64)

@@ -23,7 +23,7 @@ from serving.processes.worker import (
     METRICS_VARIABLE,
     REFUSED_FILE,
     Worker,
-    refuse,
+    refuse_start,
 )
 from serving.settings.gateway import GatewayConfig
 from serving.telemetry.log import log_internal_error
@@ -73,10 +73,10 @@ class Workers(Multiprocess):
         pids = {process.pid for process in self.processes if process.pid is not None}
         if ended := self._pids - pids:
             # Imported late, so that the start does not wait for the metrics library.
-            from serving.telemetry.metrics import forget
+            from serving.telemetry.metrics import remove_worker
 
             for pid in ended:
-                forget(pid, str(self._runtime))
+                remove_worker(pid, str(self._runtime))
         self._pids = pids
 
 
@@ -135,11 +135,13 @@ class _ParentServicesServer(threading.Thread):
 
             self._services = ParentServices(*self._arguments)
         except SproutError as error:
-            refuse(runtime, str(error))
+            refuse_start(runtime, str(error))
             return
         except Exception as error:
             log_internal_error("the ledger and the admin port did not start", error)
-            refuse(runtime, f"the ledger and the admin port did not start: {type(error).__name__}")
+            refuse_start(
+                runtime, f"the ledger and the admin port did not start: {type(error).__name__}"
+            )
             return
         finally:
             self._ready.set()

@@ -80,7 +80,7 @@ class Worker:
         self._app = Gateway(hook, Relay(first, by_model, self.config.tls()))
 
         def step() -> None:
-            hook.refresh(reload=take_request(reload_requested))
+            hook.refresh(reload=take_reload_request(reload_requested))
 
         upkeep = Upkeep([step])
         self._announce(
@@ -103,7 +103,7 @@ class Worker:
         if (self.runtime / ANNOUNCED_FILE).exists():
             log_internal_error(f"a new worker did not start; another one will: {reason}")
             os._exit(2)
-        refuse(self.runtime, reason)
+        refuse_start(self.runtime, reason)
         os._exit(2)
 
     def _announce(self, versions: Iterable[str], problems: Iterable[str]) -> None:
@@ -125,7 +125,7 @@ class Worker:
         )
 
 
-def take_request(requested: threading.Event) -> bool:
+def take_reload_request(requested: threading.Event) -> bool:
     """Clear the event if it was set; return whether it was.
 
     A request that arrives later, even during the reload that follows, is handled the next time.
@@ -136,7 +136,7 @@ def take_request(requested: threading.Event) -> bool:
     return True
 
 
-def refuse(runtime: Path, reason: str) -> None:
+def refuse_start(runtime: Path, reason: str) -> None:
     """Make the gateway end with `reason` as its error message."""
     draft = runtime / f"{REFUSED_FILE}.{os.getpid()}"
     draft.write_text(reason)

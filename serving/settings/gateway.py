@@ -7,13 +7,13 @@ from urllib.parse import urlsplit
 from pydantic import Field
 
 from envs.errors import ConfigError
-from serving.settings.hook import HookConfig, Listed
+from serving.settings.hook import CommaSeparated, HookConfig
 
 
 class GatewayConfig(HookConfig):
     """Settings of `sprout serve`."""
 
-    upstream: Listed = Field(
+    upstream: CommaSeparated = Field(
         min_length=1,
         description="URL of the LLM server, e.g. http://127.0.0.1:8000; more servers as MODEL=URL",
     )

@@ -27,13 +27,13 @@ def _split(value: Any) -> Any:
 
 
 # Values are separated by commas in an environment variable or in a flag's value.
-Listed = Annotated[list[str], NoDecode, BeforeValidator(_split)]
+CommaSeparated = Annotated[list[str], NoDecode, BeforeValidator(_split)]
 
 
 class HookConfig(MeterFlags):
     """Settings of the hook in the gateway, the ASGI middleware and the LiteLLM callback."""
 
-    policy: Listed = Field(
+    policy: CommaSeparated = Field(
         min_length=1,
         description="folder of a policy bundle; several folders if each is for a different model",
     )
@@ -85,7 +85,7 @@ class HookConfig(MeterFlags):
     canary: float = Field(
         0.05, ge=0, le=1, description="share of conversations that are steered in mode canary"
     )
-    canary_tasks: Listed = Field(
+    canary_tasks: CommaSeparated = Field(
         [], description="tasks whose requests are all steered in mode canary"
     )
     hold_out: float = Field(0.05, ge=0, le=1, description="share of conversations kept at L0")

@@ -203,14 +203,14 @@ class Metrics:
         return Histogram(f"sprout_{name}", text, buckets=buckets, registry=self.registry)
 
 
-def render_all(folder: str) -> bytes:
+def render_workers(folder: str) -> bytes:
     """Return the metrics of all workers that share `folder`, in Prometheus' text format."""
     registry = CollectorRegistry()
     MultiProcessCollector(registry, folder)  # type: ignore[no-untyped-call]
     return generate_latest(registry)
 
 
-def forget(pid: int, folder: str) -> None:
+def remove_worker(pid: int, folder: str) -> None:
     """Remove the gauges of a worker that has ended."""
     if os.path.isdir(folder):
         mark_process_dead(pid, folder)  # type: ignore[no-untyped-call]

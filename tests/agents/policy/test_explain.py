@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.policy.explain import contributions, distilled, turning_points
+from agents.policy.explain import contributions, distil, turning_points
 from agents.policy.network import Policy
 from envs.requests.features import GROUPS, Featurizer
 
@@ -71,7 +71,7 @@ def test_a_policy_that_is_a_tree_is_distilled_exactly():
     observations = rng.normal(size=(2000, WIDTH)).astype(np.float32)
     observations[:, FEATURIZER.names.index("numbers")] = rng.integers(0, 6, 2000)
     observations[:, FEATURIZER.names.index("own_length")] = 0
-    tree = distilled(policy, FEATURIZER, observations, NAMES)
+    tree = distil(policy, FEATURIZER, observations, NAMES)
     assert tree.leaves == 2
     assert tree.fidelity == 1.0
     assert 0.4 < tree.usual < 0.6
@@ -82,8 +82,8 @@ def test_a_policy_that_is_a_tree_is_distilled_exactly():
 def test_a_tree_never_has_more_leaves_than_requested():
     rng = np.random.default_rng(0)
     observations = rng.normal(size=(2000, WIDTH)).astype(np.float32)
-    tree = distilled(random_policy(3), FEATURIZER, observations, NAMES, leaves=12)
+    tree = distil(random_policy(3), FEATURIZER, observations, NAMES, leaves=12)
     assert 2 <= tree.leaves <= 12
     assert tree.usual <= tree.fidelity <= 1
     with pytest.raises(ValueError, match="too few"):
-        distilled(random_policy(3), FEATURIZER, observations[:1], NAMES)
+        distil(random_policy(3), FEATURIZER, observations[:1], NAMES)

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from agents.training.drift import COSTS, drifts
+from agents.training.drift import COSTS, measure_drift
 from agents.training.prepared import prepare
 from envs.outcomes.outcome import Outcomes
 from envs.outcomes.profile import Profile
@@ -54,7 +54,7 @@ def played(seed, actions=None, brief_if="answer", **factor):
 
 
 def test_answers_from_the_same_world_rarely_count_as_drift(prepared):
-    results = [drift for seed in range(1, 6) for drift in drifts(prepared, *played(seed))]
+    results = [drift for seed in range(1, 6) for drift in measure_drift(prepared, *played(seed))]
     assert {drift.measure for drift in results} == {*COSTS, "correct"}
     assert {drift.directive for drift in results} == {"brief"}
     # One interval in twenty misses the truth by chance.
@@ -69,7 +69,7 @@ def test_repeated_prompts_add_no_evidence(prepared):
         live = recorded(100, seed)
         drawn = rng.integers(0, len(requests), 600)
         outcomes = live.outcomes_of(drawn, actions[drawn])
-        results += drifts(prepared, [requests[i] for i in drawn], actions[drawn], outcomes)
+        results += measure_drift(prepared, [requests[i] for i in drawn], actions[drawn], outcomes)
     assert len(results) == 20 * 2 * 4
     assert np.mean([drift.drifted for drift in results]) < 0.12
     assert max(drift.answers for drift in results) <= 100
@@ -81,7 +81,7 @@ def test_repeated_prompts_add_no_evidence(prepared):
 )
 def test_a_change_is_detected_and_its_size_estimated(prepared, measure, factor, change, within):
     """The size is a ratio for a cost, and a difference for correctness."""
-    results = drifts(prepared, *played(7, **{measure: factor}))
+    results = measure_drift(prepared, *played(7, **{measure: factor}))
     moved = [drift for drift in results if drift.measure == measure]
     assert len(moved) == len(KINDS)
     for drift in moved:
@@ -95,7 +95,7 @@ def test_a_few_verdicts_that_are_all_correct_are_no_drift(prepared):
     live = live.with_quality("correct", np.ones_like(live.outcomes.correct))
     actions = np.zeros(len(live.requests), dtype=np.int64)
     outcomes = live.outcomes_of(np.arange(len(live.requests)), actions)
-    results = drifts(prepared, live.requests, actions, outcomes)
+    results = measure_drift(prepared, live.requests, actions, outcomes)
     correct = [drift for drift in results if drift.measure == "correct"]
     assert len(correct) == len(KINDS)
     # 15 correct of 15, at a rate of nine in ten, happens one time in five.
@@ -105,7 +105,9 @@ def test_a_few_verdicts_that_are_all_correct_are_no_drift(prepared):
 def test_a_policy_that_shortens_only_the_easy_prompts_is_no_drift(prepared):
     """Plain mean costs of the brief answers would be a third of the profile's."""
     results = [
-        drift for seed in range(9, 14) for drift in drifts(prepared, *played(seed, None, "tiny"))
+        drift
+        for seed in range(9, 14)
+        for drift in measure_drift(prepared, *played(seed, None, "tiny"))
     ]
     assert {drift.directive for drift in results} == {"none", "brief"}
     costs = [drift for drift in results if drift.measure in COSTS]
@@ -125,4 +127,4 @@ def test_a_handful_of_answers_gives_no_result(prepared):
             if isinstance(value, np.ndarray)
         },
     )
-    assert drifts(prepared, [requests[i] for i in rows], actions[rows], handful) == []
+    assert measure_drift(prepared, [requests[i] for i in rows], actions[rows], handful) == []

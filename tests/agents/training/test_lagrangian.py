@@ -10,10 +10,10 @@ from envs.carbon.csv_traces import synthetic_day
 from envs.errors import ConfigError
 from envs.outcomes.floors import BANDS, floor_schedule
 from envs.outcomes.limits import Limit
-from envs.outcomes.reward import Reward, reward_from_profile, untagged
+from envs.outcomes.reward import Reward, reward_from_profile, untagged_name
 from envs.requests.features import Featurizer
 from envs.requests.workload import generate_requests
-from envs.world import both_parts
+from envs.world import parts_by_tag
 from tests import made
 
 FLOOR = 0.9
@@ -39,7 +39,7 @@ def prompts(tmp_path_factory):
         tmp_path_factory.mktemp("lagrangian"), generate_requests(20, seed=0), lambda r, d: worth[d]
     )
     featurizer = Featurizer(profile.tasks)
-    parts = both_parts(featurizer, profile.requests)
+    parts = parts_by_tag(featurizer, profile.requests)
     reward = reward_from_profile(profile, 300.0, {})
     prepared = Prepared(profile, profile, featurizer, parts, reward, "correct")
     return featurizer, PromptSet(prepared, synthetic_day(), 0)
@@ -65,7 +65,7 @@ def test_tagged_and_untagged_requests_have_a_floor_each(prompts):
     by_tag = policy(featurizer, (20, 0, 0), [(task, 2) for task in featurizer.tasks])
     measured = constraint(prompt_set).measure(by_tag)
     assert measured.ratio_by_task["recall"] == pytest.approx(0)
-    assert measured.ratio_by_task[untagged("recall")] == pytest.approx(1)
+    assert measured.ratio_by_task[untagged_name("recall")] == pytest.approx(1)
 
 
 def test_multipliers_rise_below_the_floor_and_fall_above_it(prompts):
@@ -74,7 +74,7 @@ def test_multipliers_rise_below_the_floor_and_fall_above_it(prompts):
         bound = constraint(prompt_set)
         measured = bound.measure(policy(featurizer, logits))
         once, twice = bound.moved(measured, 1.0), bound.moved(measured, 1.0)
-        for task in ("arithmetic", untagged("arithmetic")):
+        for task in ("arithmetic", untagged_name("arithmetic")):
             assert (once[task] > 2.0) == up
             assert (twice[task] > once[task]) == up
 

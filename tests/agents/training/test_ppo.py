@@ -6,7 +6,7 @@ from stable_baselines3 import PPO
 from agents.policy.bundle import save_bundle
 from agents.training.config import PpoConfig
 from agents.training.ppo import Trainer
-from agents.training.sb3 import Lanes, Normaliser, exported
+from agents.training.sb3 import Lanes, Normaliser, export_policy
 from envs.carbon.csv_traces import synthetic_day
 from envs.errors import ConfigError
 from envs.llama2 import Llama2VectorEnv
@@ -112,7 +112,7 @@ def test_the_bundle_decides_as_the_sb3_model_does(tmp_path):
     )
     model.learn(256)
     bundle = save_bundle(
-        tmp_path / "b", exported(model.policy), DEFAULT_CATALOGUE, world.featurizer, "m", {}
+        tmp_path / "b", export_policy(model.policy), DEFAULT_CATALOGUE, world.featurizer, "m", {}
     )
     observations = np.concatenate([world.reset(seed=8 * i) for i in range(1250)])
     assert len(observations) == 10_000

@@ -7,7 +7,7 @@ from envs.carbon.intensity import IntensityTrace
 from envs.errors import ConfigError
 from envs.outcomes.floors import BANDS, CONSTANT_FLOORS, floor_schedule
 from envs.outcomes.outcome import Outcomes
-from envs.outcomes.reward import Reward, untagged
+from envs.outcomes.reward import Reward, untagged_name
 
 
 def trace(values):
@@ -39,7 +39,7 @@ def test_a_grid_without_three_bands_is_refused_unless_the_floors_are_constant(fl
 def test_the_reward_prices_quality_by_the_band_of_the_hour():
     schedule = floor_schedule(trace(np.linspace(100, 500, 60)), 0.5)
     name = {band: f"maths, {band}" for band in BANDS}
-    multipliers = {name["clean"]: 4.0, name["dirty"]: 1.0, untagged(name["dirty"]): 2.0}
+    multipliers = {name["clean"]: 4.0, name["dirty"]: 1.0, untagged_name(name["dirty"]): 2.0}
     reward = Reward(1.0, {"maths": 1.0}, {"maths": 0.8}, multipliers, floor_schedule=schedule)
     zeros = {
         field: np.zeros(3)

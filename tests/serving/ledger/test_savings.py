@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from serving.ledger.savings import COLUMNS, LEAST_CONVERSATIONS, estimate_savings, hold_out_saving
+from serving.ledger.savings import COLUMNS, MIN_CONVERSATIONS, estimate_savings, hold_out_saving
 
 
 def world(seed, conversations, hold_out, truth_only=False):
@@ -91,7 +91,7 @@ def test_requests_outside_the_hold_out_experiment_do_not_count():
 
 
 def test_too_few_conversations_give_no_estimate():
-    savings = estimate_savings(halves(2 * LEAST_CONVERSATIONS - 2))
+    savings = estimate_savings(halves(2 * MIN_CONVERSATIONS - 2))
     assert savings["grams"] is None
     assert "fewer than" in savings["reason"]
     assert estimate_savings([])["grams"] is None

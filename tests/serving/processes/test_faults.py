@@ -24,7 +24,7 @@ from envs.carbon.intensity import iso
 from envs.requests.features import Featurizer
 from serving.ledger.database import Ledger
 from serving.processes.supervisor import Workers
-from serving.processes.worker import LISTENING_SUFFIX, take_request
+from serving.processes.worker import LISTENING_SUFFIX, take_reload_request
 from tests import made
 from tests.serving.hooks import CHAT, post, waited
 from tests.serving.launch import serving
@@ -146,13 +146,13 @@ def test_a_signal_that_arrives_during_the_check_is_not_lost():
             return was_set
 
     hup_requested = SetAfterCheck()
-    assert not take_request(hup_requested)
+    assert not take_reload_request(hup_requested)
     # The signal that arrived after the check is taken now.
-    assert take_request(hup_requested)
+    assert take_reload_request(hup_requested)
     hup_requested = threading.Event()
     hup_requested.set()
-    assert take_request(hup_requested)
-    assert not take_request(hup_requested)
+    assert take_reload_request(hup_requested)
+    assert not take_reload_request(hup_requested)
 
 
 def test_sighup_reaches_running_workers_when_another_has_just_ended(tmp_path):
