@@ -22,8 +22,8 @@ class Validation:
     Attributes:
         grams_ratio: footprint relative to always using L0.
         ratio_by_task: quality relative to L0. Keys: the task for requests that show their
-            task's tag, `untagged(task)` for requests that do not. If floors depend on the grid's
-            intensity, each intensity band has its own key
+            task's tag, `untagged_name(task)` for requests that do not. If floors depend on the
+            grid's intensity, each intensity band has its own key
             (`envs.outcomes.floors.FloorSchedule.names`).
         bound_by_task: lower bounds on these ratios, at the configured confidence.
         share: mean probability of each directive.

@@ -52,7 +52,7 @@ class Reward:
         quality_l0: task -> mean quality under L0; other tasks have no quality term.
         floors: task -> least ratio of quality to the quality under L0.
         multipliers: constraint name, from `floor_schedule.names`, -> Lagrange multiplier >= 0,
-            default 1. `untagged(name)` is the key for requests without a task tag, which are
+            default 1. `untagged_name(name)` is the key for requests without a task tag, which are
             harder to tell apart and have their own multiplier (default: that of `name`).
         quality: "correct" or "preference".
         pue: power usage effectiveness of the data centre.

@@ -11,7 +11,7 @@ from pydantic import Field
 from envs.arrays import Float64Array
 from envs.energy.attribution import Attribution, Share
 from envs.energy.coefficients import Coefficients, read_coefficients
-from envs.energy.simulator import DRIFT_RATIO, LLAMA_13B, Simulated, simulate
+from envs.energy.simulator import DRIFT_RATIO, LLAMA_13B, Simulation, simulate
 from envs.energy.work_costs import PRIOR
 from experiments.settings import Settings, write_json
 
@@ -100,7 +100,7 @@ def judge(seed: int, setting: Setting, seconds: float) -> AttributionErrors:
     )
 
 
-def attributed(simulated: Simulated, idle_watts: float) -> tuple[dict[str, Share], float]:
+def attributed(simulated: Simulation, idle_watts: float) -> tuple[dict[str, Share], float]:
     """Attribute a simulated server's windows, settled every 30 windows as in the online hook.
 
     Returns:
@@ -175,7 +175,7 @@ class _Job:
         return judge(seed, self.setting, self.seconds)
 
 
-def _simulated(rng: np.random.Generator, setting: Setting, seconds: float) -> Simulated:
+def _simulated(rng: np.random.Generator, setting: Setting, seconds: float) -> Simulation:
     def clients(now: float) -> int:
         swing = 1.0 if setting.steady else 0.625 + 0.375 * np.sin(2 * np.pi * now / _SWING_SECONDS)
         return max(1, round(setting.at_once * swing))

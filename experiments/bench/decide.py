@@ -11,7 +11,7 @@ from agents.policy.bundle import Bundle, load_bundle
 from envs.carbon.csv_traces import synthetic_day
 from envs.requests.projection import WordProjection
 from experiments.settings import Settings, write_json
-from serving.hook.decider import Decider, Question, draw
+from serving.hook.decider import Decider, DecisionInput, draw
 from serving.hook.grid import Grid
 
 # Characters of a request.
@@ -79,7 +79,7 @@ def _microseconds(decider: Decider, grid: Grid, bodies: list[dict[str, Any]]) ->
     durations = []
     for body in bodies:
         started = time.perf_counter()
-        question = Question(body["messages"], body["task"], 0, None, grid.current())
+        question = DecisionInput(body["messages"], body["task"], 0, None, grid.current())
         decision = decider.decide(question)
         if decision.steerable:
             draw(decision.probabilities, 0.5)

@@ -149,8 +149,9 @@ def verdict(profile: Profile, floor: float) -> str:
     lines += [
         "",
         f"The best fixed mix that keeps {floor:g} of every task ({mix}) needs "
-        f"{result['tokens_best_fixed_mix']:.1f} tokens a request; the best choice by task and "
-        f"difficulty needs {result['tokens_best_choice']:.1f}, a ratio of {ratio:.2f}.",
+        f"{result['tokens_best_fixed_mix']:.1f} tokens per request;",
+        f"the best choice by task and difficulty needs {result['tokens_best_choice']:.1f}, "
+        f"a ratio of {ratio:.2f}.",
     ]
     return "\n".join(lines)
 

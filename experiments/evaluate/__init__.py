@@ -1,1 +1,1 @@
-"""Evaluation of methods on recorded outcomes."""
+"""Evaluation of methods and trained policies on recorded outcomes."""

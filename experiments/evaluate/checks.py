@@ -1,4 +1,4 @@
-"""What is left out of an evaluation, and what a reader has to be warned of."""
+"""Selection of the requests to evaluate, and warnings for the reader of an evaluation."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,52 +13,59 @@ from envs.requests.mix import Mix
 
 
 def unseen_only(profile: Profile, bundles: Mapping[str, Bundle]) -> Profile:
-    """The requests that no bundle was trained on.
+    """Return the requests whose prompts no bundle was trained on.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: no request is left.
     """
-    seen = frozenset[str]().union(*(bundle.prompt_hashes for bundle in bundles.values()))
-    rows = [i for i, r in enumerate(profile.requests) if r.prompt_hash not in seen]
+    training_hashes = frozenset[str]().union(*(bundle.prompt_hashes for bundle in bundles.values()))
+    rows = [i for i, r in enumerate(profile.requests) if r.prompt_hash not in training_hashes]
     if not rows:
-        raise ConfigError("--unseen: every prompt was a training prompt; give others")
+        raise ConfigError(
+            "--unseen: every prompt was a training prompt; give --outcomes with other prompts"
+        )
     return profile.select(rows)
 
 
 def known_tasks(profile: Profile, quality: str) -> tuple[str, ...]:
-    """Tasks of which some request's quality is known under every directive."""
+    """Return the tasks with at least one request whose quality is known under every directive."""
     known = _known(profile, quality)
     return tuple(task for task in profile.tasks if known[profile.rows_of(task)].any())
 
 
 def left_out(profile: Profile, scene: Scene, mix: Mix | None) -> Sequence[str]:
-    """Warnings of requests that are not in the scene, and of a mix that is not as asked."""
+    """Return warnings about requests missing from the scene and about a mix that was changed."""
     known = _known(profile, scene.quality)
     tasks = known_tasks(profile, scene.quality)
-    without = [task for task in profile.tasks if task not in tasks]
+    unknown_tasks = [task for task in profile.tasks if task not in tasks]
     warnings = []
     if not known.all():
-        whole = f", all of {', '.join(without)}" if without else ""
+        detail = f", including all of {', '.join(unknown_tasks)}" if unknown_tasks else ""
         warnings.append(
-            f"{int((~known).sum())} requests have no known {scene.quality} under every "
-            f"directive{whole}: they are left out of ratios and of savings"
+            f"the {scene.quality} of {int((~known).sum())} requests is not known under every "
+            f"directive{detail}: these requests are left out of ratios and savings"
         )
     if mix is None:
         return warnings
-    lost = sum(mix.shares[:, mix.tasks.index(t)].mean() for t in without if t in mix.tasks)
+    lost = sum(mix.shares[:, mix.tasks.index(t)].mean() for t in unknown_tasks if t in mix.tasks)
     if lost > 0:
-        warnings.append(f"{100 * lost:.0f}% of the mix is of tasks left out; it goes to the others")
+        warnings.append(
+            f"{100 * lost:.0f}% of the mix belongs to tasks that are left out; the other tasks "
+            "share it"
+        )
     hours = int(scene.hours.max()) + 1
     if 1 < len(mix.shares) < hours:
-        warnings.append(f"the mix has {len(mix.shares)} hours and is repeated over {hours}")
-    unasked = int(known.sum()) - len(scene)
-    if unasked:
-        warnings.append(f"{unasked} requests are left out: the mix gives their hour none of them")
+        warnings.append(f"the mix has {len(mix.shares)} hours and is repeated over {hours} hours")
+    unused = int(known.sum()) - len(scene)
+    if unused:
+        warnings.append(
+            f"{unused} requests are left out: the mix has a share of 0 for their task in their hour"
+        )
     return warnings
 
 
 def overlaps(bundles: Mapping[str, Bundle], scene: Scene) -> Sequence[str]:
-    """Warnings of prompts that bundles were trained on, and of other models' bundles."""
+    """Return warnings about evaluated training prompts and about bundles of other models."""
     hashes = {request.prompt_hash for request in scene.profile.requests}
     warnings = []
     for name, bundle in bundles.items():
@@ -66,15 +73,16 @@ def overlaps(bundles: Mapping[str, Bundle], scene: Scene) -> Sequence[str]:
         if shared:
             warnings.append(
                 f"{shared} of {len(hashes)} evaluated prompts were training prompts of policy "
-                f"{name}: its figures are not those of new prompts"
+                f"{name}: its figures do not hold for new prompts"
             )
         if bundle.model != scene.profile.model:
             warnings.append(
-                f"policy {name} was trained for {bundle.model}, the outcomes are of "
+                f"policy {name} was trained for {bundle.model}, but the outcomes are of "
                 f"{scene.profile.model}"
             )
     return warnings
 
 
 def _known(profile: Profile, quality: str) -> BoolArray:
+    """Mask of the requests whose quality is known under every directive, shape (R,)."""
     return np.asarray(~np.isnan(profile.quality(quality)).any(axis=1), dtype=np.bool_)

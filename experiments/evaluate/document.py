@@ -1,4 +1,4 @@
-"""The evaluation as JSON: the contract that later comparisons read."""
+"""The evaluation as a JSON document; later comparisons read it, so its keys are a contract."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +16,14 @@ SCHEMA = 1
 def document(
     scene: Scene, figures: Mapping[str, Figures], mix: str, warnings: Sequence[str]
 ) -> dict[str, Any]:
-    """Everything that a reader of the result needs to know, in plain types."""
+    """Return the result of an evaluation as JSON-compatible types.
+
+    Args:
+        scene: the evaluated requests.
+        figures: results by method.
+        mix: the mix as given with --mix.
+        warnings: warnings for the reader of the result.
+    """
     return {
         "schema": SCHEMA,
         "quality": scene.quality,
@@ -32,7 +39,7 @@ def document(
         "tokens_method": scene.profile.tokens_method,
         "load_in_flight": 0,
         "warnings": list(warnings),
-        "methods": {name: _method(found) for name, found in figures.items()},
+        "methods": {name: _method(result) for name, result in figures.items()},
         "zones": {
             trace.zone: _zone(scene, index, figures) for index, trace in enumerate(scene.traces)
         },
@@ -46,76 +53,77 @@ METHOD_COLUMNS = (
 
 
 def method_rows(result: Mapping[str, Any]) -> list[list[Any]]:
-    """A document's methods as rows of `METHOD_COLUMNS`."""
+    """Return a document's methods as rows with the columns `METHOD_COLUMNS`."""
     rows = []
-    for name, found in result["methods"].items():
-        kept = found["quality"][result["quality"]]
+    for name, method in result["methods"].items():
+        quality = method["quality"][result["quality"]]
         floors = result["floors"]
         task, worst = min(
-            kept["by_task"].items(), key=lambda item: item[1]["ratio"] - floors[item[0]]
+            quality["by_task"].items(), key=lambda item: item[1]["ratio"] - floors[item[0]]
         )
-        saved, excess = found["carbon_saving_pct"], found["excess_over_per_task_lp_pct"]
-        row = [name, found["knows"], saved, excess, kept["ratio"], task, worst["ratio"]]
+        saving, excess = method["carbon_saving_pct"], method["excess_over_per_task_lp_pct"]
+        row = [name, method["knows"], saving, excess, quality["ratio"], task, worst["ratio"]]
         rows.append(row)
     return rows
 
 
-def _method(found: Figures) -> dict[str, Any]:
+def _method(figures: Figures) -> dict[str, Any]:
+    tokens = figures.tokens_per_request
     return {
-        "knows": found.knows,
-        "carbon_saving_pct": found.saving_pct.value,
-        "carbon_saving_ci95": _ends(found.saving_pct),
-        "excess_over_per_task_lp_pct": found.excess_pct.value,
-        "excess_ci95": _ends(found.excess_pct),
-        "excess_by_task_pct": found.excess_by_task_pct,
-        "grams_per_request": found.grams_per_request,
-        "grams_per_1k_generated_tokens": 1000 * found.grams_per_request / found.tokens_per_request
-        if found.tokens_per_request > 0
+        "knows": figures.knows,
+        "carbon_saving_pct": figures.saving_pct.value,
+        "carbon_saving_ci95": _ends(figures.saving_pct),
+        "excess_over_per_task_lp_pct": figures.excess_pct.value,
+        "excess_ci95": _ends(figures.excess_pct),
+        "excess_by_task_pct": figures.excess_by_task_pct,
+        "grams_per_request": figures.grams_per_request,
+        "grams_per_1k_generated_tokens": 1000 * figures.grams_per_request / tokens
+        if tokens > 0
         else None,
-        "grams_per_correct_answer": found.grams_per_correct,
-        "mean_completion_tokens": found.tokens_per_request,
-        "mean_latency_seconds": found.seconds_per_request,
-        "directive_share": found.share,
-        "quality": {kind: _kept(kept) for kind, kept in found.quality.items()},
+        "grams_per_correct_answer": figures.grams_per_correct,
+        "mean_completion_tokens": tokens,
+        "mean_latency_seconds": figures.seconds_per_request,
+        "directive_share": figures.share,
+        "quality": {kind: _quality(quality) for kind, quality in figures.quality.items()},
     }
 
 
-def _kept(kept: Kept) -> dict[str, Any]:
+def _quality(quality: Kept) -> dict[str, Any]:
     return {
-        "ratio": _number(kept.ratio.value),
-        "ci95": _ends(kept.ratio),
+        "ratio": _number(quality.ratio.value),
+        "ci95": _ends(quality.ratio),
         "by_task": {
-            task: {"ratio": ratio.value, "ci95": _ends(ratio), "n": kept.counts[task]}
-            for task, ratio in kept.by_task.items()
+            task: {"ratio": ratio.value, "ci95": _ends(ratio), "n": quality.counts[task]}
+            for task, ratio in quality.by_task.items()
         },
     }
 
 
 def _zone(scene: Scene, index: int, figures: Mapping[str, Figures]) -> dict[str, Any]:
-    here = scene.zone == index
+    rows = scene.zone == index
     trace = scene.traces[index]
-    described: dict[str, Any] = {"source": trace.source.rsplit("/", 1)[-1]}
-    described |= {"signal": trace.signal, "scope": trace.scope, "requests": int(here.sum())}
-    if not here.any():
-        return described
-    base = float(scene.means(scene.grams[:, 0], here))
-    return described | {
-        "first_hour": iso(float(scene.times[here].min())),
-        "last_hour": iso(float(scene.times[here].max())),
-        "mean_intensity_g_per_kwh": float(scene.means(scene.intensity, here)),
+    zone: dict[str, Any] = {"source": trace.source.rsplit("/", 1)[-1]}
+    zone |= {"signal": trace.signal, "scope": trace.scope, "requests": int(rows.sum())}
+    if not rows.any():
+        return zone
+    base = float(scene.means(scene.grams[:, 0], rows))
+    return zone | {
+        "first_hour": iso(float(scene.times[rows].min())),
+        "last_hour": iso(float(scene.times[rows].max())),
+        "mean_intensity_g_per_kwh": float(scene.means(scene.intensity, rows)),
         "methods": {
             name: {
                 "carbon_saving_pct": 100 * (1 - grams / base),
                 "grams_per_request": grams,
             }
-            for name, found in figures.items()
-            for grams in [float(scene.means((scene.grams * found.chances).sum(axis=1), here))]
+            for name, result in figures.items()
+            for grams in [float(scene.means((scene.grams * result.chances).sum(axis=1), rows))]
         },
     }
 
 
-def _ends(found: Interval) -> list[float] | None:
-    return None if np.isnan(found.value) else [found.low, found.high]
+def _ends(interval: Interval) -> list[float] | None:
+    return None if np.isnan(interval.value) else [interval.low, interval.high]
 
 
 def _number(value: float) -> float | None:

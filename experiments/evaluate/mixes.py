@@ -1,4 +1,4 @@
-"""The workload mixes that `--mix` can name."""
+"""Reading of the workload mix that is given with `--mix`."""
 
 from pathlib import Path
 
@@ -17,14 +17,16 @@ JOBS = "jobs:"
 
 
 def read_named_mix(text: str, profile: Profile, known: tuple[str, ...], hours: int) -> Mix | None:
-    """The mix of `--mix`: file (None), uniform, TASK=SHARE,..., jobs:FILE:SEED, or a CSV.
+    """Return the mix given with `--mix`, or None for the profile's own shares.
 
     Args:
-        known: tasks that made mixes are over.
-        hours: length of a mix made from job counts.
+        text: "file" (the profile's own shares), "uniform", TASK=SHARE,..., jobs:FILE:SEED, or
+            the path of a CSV.
+        known: tasks of a uniform mix and of a mix made from job counts.
+        hours: length of a mix made from job counts, hours.
 
     Raises:
-        ConfigError, DataError: it names no mix, or tasks that the profile lacks.
+        ConfigError, DataError: `text` is no mix, or the mix has tasks that the profile lacks.
     """
     if text == "file":
         return None
@@ -41,7 +43,8 @@ def read_named_mix(text: str, profile: Profile, known: tuple[str, ...], hours: i
         mix = _shares(text)
     else:
         raise ConfigError(
-            f"--mix {text}: no such file; or give file, uniform, TASK=SHARE,... or jobs:FILE:SEED"
+            f"--mix {text}: no such file; give a CSV, or file, uniform, TASK=SHARE,... or "
+            "jobs:FILE:SEED"
         )
     return mix.aligned(profile.tasks, f"--mix {text}")
 

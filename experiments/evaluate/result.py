@@ -1,4 +1,7 @@
-"""What methods come to on a scene: figures, each with its interval by prompt."""
+"""The figures of methods on a scene, each with an interval that resamples prompts.
+
+Shapes: n requests, D directives, B resamples.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +18,12 @@ from experiments.statistics import BootstrapFigure, Interval, average_repeats, r
 
 @dataclass(frozen=True)
 class Kept:
-    """Quality relative to L0's on the same requests, of one kind.
+    """One kind of quality, relative to that of L0 on the same requests.
 
     Attributes:
-        ratio: over all tasks with known values.
-        by_task: tasks without values are left out.
-        counts: requests of each task that have values.
+        ratio: quality ratio over all tasks with known values.
+        by_task: quality ratio of each task; tasks without known values are left out.
+        counts: number of requests with known values, by task.
     """
 
     ratio: Interval
@@ -28,22 +31,29 @@ class Kept:
     counts: dict[str, int]
 
     def worst(self, floors: Mapping[str, float]) -> tuple[str, Interval]:
-        """The task that keeps least, against its floor; the first of those that tie."""
+        """Return the task with the smallest (ratio - floor), and its ratio; the first in a tie."""
         return min(self.by_task.items(), key=lambda item: round(item[1].value - floors[item[0]], 6))
 
 
 @dataclass(frozen=True)
 class Figures:
-    """One method's figures; footprints are of all requests, weighted as the scene says.
+    """One method's figures over all requests, weighted by the scene's weights.
 
     Attributes:
-        saving_pct: footprint saved against always L0.
-        excess_pct: saving beyond that of each task's own frontier of fixed mixes at the
-            quality which the method reached there, weighted by the tasks' L0 footprint.
-        excess_by_task_pct: the same for each task alone, in points of its L0 footprint.
-        grams_per_correct: footprint over correct answers, of the requests that have a
-            reference; None where none has one, or no answer is correct.
-        chances: what it chose in the first repetition, shape (n, D).
+        knows: outcomes that the method knew: a constant of `agents.methods.method`.
+        saving_pct: footprint saved relative to always L0, %.
+        excess_pct: saving beyond each task's own frontier of fixed mixes at the quality that
+            the method reached on the task, weighted by the tasks' L0 footprint, points.
+        excess_by_task_pct: the excess of each task alone, in points of its L0 footprint.
+        grams_per_request: mean footprint, gCO2e.
+        grams_per_correct: footprint per correct answer, gCO2e, over the requests with known
+            correctness; None if there is no such request or no correct answer.
+        tokens_per_request: mean number of completion tokens.
+        seconds_per_request: mean latency, s.
+        share: mean probability of each directive.
+        quality: quality relative to L0, by kind of quality.
+        chances: probability of each directive for each request in the first repetition, shape
+            (n, D).
     """
 
     knows: str
@@ -61,11 +71,11 @@ class Figures:
 
 @dataclass(frozen=True)
 class Repeat:
-    """One repetition of a comparison: a scene, and what each method chose there.
+    """One repetition of a comparison: a scene, and the choices of each method on it.
 
     Attributes:
-        chances: by method, shape (n, D).
-        knows: by method.
+        chances: directive probabilities of each method, shape (n, D).
+        knows: `Method.knows` of each method.
     """
 
     scene: Scene
@@ -74,7 +84,7 @@ class Repeat:
 
 
 def choose(scene: Scene, methods: Mapping[str, Method]) -> Repeat:
-    """Let every method choose for the same scene."""
+    """Let every method choose directives for the same scene."""
     return Repeat(
         scene,
         {name: method.choose(scene) for name, method in methods.items()},
@@ -83,22 +93,26 @@ def choose(scene: Scene, methods: Mapping[str, Method]) -> Repeat:
 
 
 def judge(scene: Scene, methods: Mapping[str, Method], resamples: int = 2000) -> dict[str, Figures]:
-    """Let every method choose for the same scene, and value it in expectation."""
+    """Return the expected figures of every method on the same scene."""
     return judged([choose(scene, methods)], resamples)
 
 
 def judged(repeats: Sequence[Repeat], resamples: int = 2000) -> dict[str, Figures]:
-    """Means over repetitions on the same prompts, valued in expectation.
+    """Return the expected figures of every method, averaged over repetitions.
 
-    The prompts are resampled once for all methods and repetitions.
+    All repetitions must have the same prompts. The prompts are resampled once for all methods
+    and repetitions, so that differences between methods stay paired.
     """
-    found = [_sampled(repeat, resamples) for repeat in repeats]
-    return {name: _figures(name, repeats, [f[name] for f in found]) for name in found[0]}
+    samples = [_sampled(repeat, resamples) for repeat in repeats]
+    return {
+        name: _figures(name, repeats, [by_method[name] for by_method in samples])
+        for name in samples[0]
+    }
 
 
 @dataclass(frozen=True)
 class _Sampled:
-    """One method's figures in one repetition, over the resamples."""
+    """One method's figures in one repetition, with their values over the resamples."""
 
     saving_pct: BootstrapFigure
     excess_pct: BootstrapFigure
@@ -114,22 +128,21 @@ def _sampled(repeat: Repeat, resamples: int) -> dict[str, _Sampled]:
         columns.add(name, chance)
     by_prompt = columns.by_prompt()
     sums: Float64Array = by_prompt.sum(axis=0, keepdims=True)
-    drawn = resampled_sums(by_prompt, resamples=resamples)
+    drawn_sums = resampled_sums(by_prompt, resamples=resamples)
 
-    def found(compute: Callable[[Float64Array], Float64Array]) -> BootstrapFigure:
-        return BootstrapFigure(float(compute(sums)[0]), compute(drawn))
+    def figure(compute: Callable[[Float64Array], Float64Array]) -> BootstrapFigure:
+        return BootstrapFigure(float(compute(sums)[0]), compute(drawn_sums))
 
-    def of(name: str) -> _Sampled:
-        """One method's figures."""
+    def sampled(name: str) -> _Sampled:
         return _Sampled(
-            found(lambda of: saving(columns, name, of)),
-            found(lambda of: excess(columns, name, repeat.scene.quality, of)),
+            figure(partial(saving, columns, name)),
+            figure(partial(excess, columns, name, repeat.scene.quality)),
             excess_by_task(columns, name, repeat.scene.quality, sums)[0],
-            {kind: found(partial(ratio, columns, name, kind)) for kind in columns.kinds},
+            {kind: figure(partial(ratio, columns, name, kind)) for kind in columns.kinds},
             {
                 kind: {
-                    task: found(partial(task_ratio, columns, name, kind, place))
-                    for place, task in enumerate(columns.tasks)
+                    task: figure(partial(task_ratio, columns, name, kind, index))
+                    for index, task in enumerate(columns.tasks)
                     if task in columns.counts[kind]
                 }
                 for kind in columns.kinds
@@ -137,12 +150,14 @@ def _sampled(repeat: Repeat, resamples: int) -> dict[str, _Sampled]:
             columns.counts,
         )
 
-    return {name: of(name) for name in repeat.chances}
+    return {name: sampled(name) for name in repeat.chances}
 
 
-def _figures(name: str, repeats: Sequence[Repeat], found: Sequence[_Sampled]) -> Figures:
+def _figures(name: str, repeats: Sequence[Repeat], samples: Sequence[_Sampled]) -> Figures:
+    """Average one method's figures over the repetitions."""
+
     def mean(values: Callable[[Scene], Float64Array]) -> float:
-        """Of what the method chose, over requests and repetitions."""
+        """Return the expected value of the method's choices over requests and repetitions."""
         return float(
             np.mean(
                 [
@@ -152,28 +167,29 @@ def _figures(name: str, repeats: Sequence[Repeat], found: Sequence[_Sampled]) ->
             )
         )
 
-    def over(pick: Callable[[_Sampled], BootstrapFigure]) -> Interval:
-        return average_repeats([pick(one) for one in found]).interval
+    def average(pick: Callable[[_Sampled], BootstrapFigure]) -> Interval:
+        return average_repeats([pick(sample) for sample in samples]).interval
 
     first = repeats[0]
-    by_task = np.mean([one.excess_by_task_pct for one in found], axis=0)
+    excess_by_task_pct = np.mean([sample.excess_by_task_pct for sample in samples], axis=0)
     shares = np.mean([repeat.scene.means(repeat.chances[name]) for repeat in repeats], axis=0)
     return Figures(
         first.knows[name],
-        over(lambda one: one.saving_pct),
-        over(lambda one: one.excess_pct),
-        dict(zip(first.scene.floors, by_task.tolist(), strict=True)),
+        average(lambda sample: sample.saving_pct),
+        average(lambda sample: sample.excess_pct),
+        dict(zip(first.scene.floors, excess_by_task_pct.tolist(), strict=True)),
         mean(lambda scene: scene.grams),
         _per_correct(name, repeats),
         mean(lambda scene: scene.profile.outcomes.completion_tokens),
         mean(lambda scene: scene.profile.outcomes.latency_seconds),
         dict(zip(first.scene.profile.directives, shares.tolist(), strict=True)),
-        {kind: _kept(kind, found, over) for kind in found[0].ratio},
+        {kind: _kept(kind, samples, average) for kind in samples[0].ratio},
         first.chances[name],
     )
 
 
 def _per_correct(name: str, repeats: Sequence[Repeat]) -> float | None:
+    """Return the footprint per correct answer, gCO2e, or None if no answer is correct."""
     grams = correct = 0.0
     for repeat in repeats:
         scene, chance = repeat.scene, repeat.chances[name]
@@ -186,15 +202,15 @@ def _per_correct(name: str, repeats: Sequence[Repeat]) -> float | None:
 
 def _kept(
     kind: str,
-    found: Sequence[_Sampled],
-    over: Callable[[Callable[[_Sampled], BootstrapFigure]], Interval],
+    samples: Sequence[_Sampled],
+    average: Callable[[Callable[[_Sampled], BootstrapFigure]], Interval],
 ) -> Kept:
     by_task = {
-        task: over(lambda one, task=task: one.by_task[kind][task])  # type: ignore[misc]
-        for task in found[0].by_task[kind]
+        task: average(lambda sample, task=task: sample.by_task[kind][task])  # type: ignore[misc]
+        for task in samples[0].by_task[kind]
     }
     return Kept(
-        over(lambda one: one.ratio[kind]),
+        average(lambda sample: sample.ratio[kind]),
         {task: ratio for task, ratio in by_task.items() if not np.isnan(ratio.value)},
-        found[0].counts[kind],
+        samples[0].counts[kind],
     )

@@ -1,4 +1,4 @@
-"""Foreign formats of outcomes, each a command that writes a profile."""
+"""Import of outcomes in other formats; each format has a command that writes a profile."""
 
 from experiments.importing.emnlp24 import ImportEmnlp24Sprout
 from experiments.importing.table import ImportCsv

@@ -1,4 +1,4 @@
-"""`sprout import emnlp24-sprout`: a clone of the SPROUT authors' repository, as it is.
+"""`sprout import emnlp24-sprout`: import an unmodified clone of the SPROUT authors' repository.
 
 https://github.com/boringlee24/EMNLP24_Sprout (MIT), folder `prompt_sweeping`.
 """
@@ -38,25 +38,27 @@ _OPTION = re.compile(r"^\(([A-H])\):(.*?)(?=^\([A-H]\):|\Z)", re.MULTILINE | re.
 class ImportEmnlp24Sprout(Settings):
     """Write a profile from a clone of the SPROUT authors' repository.
 
-    Requests that were not measured, answered and judged under all three directives are
-    left out and counted. Energy and seconds come from one run, answers and verdicts from
-    another run of the same prompt and directive, as in the repository.
+    Requests that were not measured, answered and judged under all three directives are left
+    out, and their number is printed. As in the repository, energy and seconds come from one run
+    of a prompt and directive, answers and verdicts from another run of the same pair.
     """
 
-    path: CliPositionalArg[Path] = Field(description="the clone's folder")
+    path: CliPositionalArg[Path] = Field(description="folder of the clone")
     out: Path = Field(description="profile to write (Parquet)")
 
     def cli_cmd(self) -> None:
-        """Read, write, check what was written."""
+        """Read the clone, check the outcomes and write the profile."""
         clone = Clone(self.path)
         lines = Lines.fitted(clone)
         incomplete: Counter[str] = Counter()
         rows = [row for dataset in DATASETS for row in rows_of(clone, dataset, lines, incomplete)]
         if not rows:
             raise DataError(
-                self.path, "no request was measured, answered and judged", "give the whole clone"
+                self.path,
+                "no request was measured, answered and judged",
+                "give a complete clone of the authors' repository",
             )
-        # Checked before it is written: what lies at --out stays until it is replaced.
+        # Checked before writing, so that a failed import leaves the file at --out unchanged.
         profile = check_table(self.path, profile_table(rows), MODELS["13b"], tuple(LEVELS))
         write_profile(self.out, rows)
         print(
@@ -70,11 +72,11 @@ class ImportEmnlp24Sprout(Settings):
 
 @dataclass(frozen=True)
 class Lines:
-    """Straight lines that give token counts where a file has none.
+    """Straight lines that estimate token counts for files without counts.
 
     Attributes:
-        completion: by model: (tokens per second, tokens at 0 s), fitted to the files of
-            that model which do have counts.
+        completion: (tokens per second, tokens at 0 s) by model size, fitted to the files of
+            that model that have counts.
         prompt: (tokens per character, tokens at 0 characters) of a chat.
     """
 
@@ -83,7 +85,11 @@ class Lines:
 
     @classmethod
     def fitted(cls, clone: Clone) -> "Lines":
-        """Fit to all files with counts."""
+        """Fit the lines to all files with token counts.
+
+        Raises:
+            DataError: no file of the clone has counts.
+        """
         seconds: dict[str, list[float]] = {size: [] for size in MODELS}
         tokens: dict[str, list[int]] = {size: [] for size in MODELS}
         characters: list[int] = []
@@ -102,17 +108,21 @@ class Lines:
             size: _line(seconds[size], tokens[size]) for size in MODELS if len(tokens[size]) > 1
         }
         if not completion:
-            raise DataError(clone.folder, "no file has num_output_tokens", "give the whole clone")
+            raise DataError(
+                clone.folder,
+                "no file has num_output_tokens",
+                "give a complete clone of the authors' repository",
+            )
         prompt = _line(characters, prompt_tokens) if len(prompt_tokens) > 1 else cls.prompt
         return cls(completion, prompt)
 
     def completion_tokens(self, size: str, seconds: float) -> int:
-        """Generated tokens, at least 1."""
+        """Return the estimated number of generated tokens, at least 1."""
         slope, start = self.completion.get(size) or next(iter(self.completion.values()))
         return max(1, round(slope * seconds + start))
 
     def prompt_tokens(self, chat: Chat) -> int:
-        """Tokens of a chat, at least 1."""
+        """Return the estimated number of tokens of a chat, at least 1."""
         slope, start = self.prompt
         return max(1, round(slope * _characters(chat) + start))
 
@@ -120,17 +130,21 @@ class Lines:
 def rows_of(
     clone: Clone, dataset: str, lines: Lines, incomplete: "Counter[str]"
 ) -> Iterator[dict[str, Any]]:
-    """Profile rows of a data set; counts in `incomplete` what it lacks."""
+    """Yield the profile rows of a data set.
+
+    Args:
+        incomplete: counter of the requests with missing parts, by reason; updated in place.
+    """
     task = DATASETS[dataset].task
-    place = clone.places(dataset)
+    index_of = clone.places(dataset)
     answers = {run: clone.answers(dataset, *run) for run in RUNS}
     measured = {run: clone.measured(dataset, *run) for run in RUNS}
     references = clone.references(dataset)
     verdicts = clone.verdicts(dataset)
     for prompt, verdict in verdicts.items():
-        index = place.get(prompt)
+        index = index_of.get(prompt)
         if index is None:
-            incomplete[f"{dataset}: judged, but no prompt of it"] += 1
+            incomplete[f"{dataset}: judged, but not among the prompts"] += 1
             continue
         large = [run for run in RUNS if run[0] == "13b"]
         if any(prompt not in answers[run] for run in large):
@@ -141,7 +155,7 @@ def rows_of(
             continue
         reference = _reference(task, prompt, references.get(prompt))
         if reference is None and task != "alpaca":
-            incomplete[f"{dataset}: kept, but correctness unknown, for want of a reference"] += 1
+            incomplete[f"{dataset}: imported, but correctness unknown without a reference"] += 1
         digest = hashlib.sha256(prompt.encode()).hexdigest()[:16]
         for run in RUNS:
             size, level = run
@@ -153,8 +167,8 @@ def rows_of(
             if user_text(chat) != prompt:
                 raise DataError(
                     clone.folder / clone.prompts(dataset, level),
-                    f"entry {index} asks something else than under no directive",
-                    "give the prompts in one order",
+                    f"entry {index} has another prompt than the file without a directive",
+                    "give files with their prompts in the same order",
                 )
             yield {
                 "request_id": f"{dataset}-{digest}",
@@ -174,14 +188,14 @@ def rows_of(
 
 
 def _costs(measured: Measured, index: int, size: str, chat: Chat, lines: Lines) -> dict[str, Any]:
-    counted = index < len(measured.output_tokens) and index < len(measured.input_tokens)
+    has_counts = index < len(measured.output_tokens) and index < len(measured.input_tokens)
     seconds = measured.seconds[index]
     return {
-        "prompt_tokens": measured.input_tokens[index] if counted else lines.prompt_tokens(chat),
+        "prompt_tokens": measured.input_tokens[index] if has_counts else lines.prompt_tokens(chat),
         "completion_tokens": measured.output_tokens[index]
-        if counted
+        if has_counts
         else lines.completion_tokens(size, seconds),
-        "tokens_method": "counted" if counted else "derived",
+        "tokens_method": "counted" if has_counts else "derived",
         "energy_joules": measured.joules[index],
         "latency_seconds": seconds,
         "device_seconds": seconds,
@@ -189,7 +203,7 @@ def _costs(measured: Measured, index: int, size: str, chat: Chat, lines: Lines) 
 
 
 def _reference(task: str, prompt: str, answer: str | None) -> str | None:
-    """A reference as the rules of `envs.requests.quality` take it; None where there is no rule."""
+    """Return an answer in the form that `envs.requests.quality` takes; None if no rule applies."""
     if answer is None or task == "alpaca":
         return None
     if task in ("nq_open", "triviaqa"):
@@ -198,13 +212,13 @@ def _reference(task: str, prompt: str, answer: str | None) -> str | None:
         options = dict(_options(prompt))
         if answer in options:
             return json.dumps([answer, options[answer]], ensure_ascii=False)
-        letters = [k for k, text in options.items() if text.split() == answer.split()]
+        letters = [letter for letter, text in options.items() if text.split() == answer.split()]
         return json.dumps([letters[0], answer.strip()], ensure_ascii=False) if letters else None
     return answer
 
 
 def _options(prompt: str) -> Iterator[tuple[str, str]]:
-    """Letters and texts of the options; a text may have several lines."""
+    """Yield letter and text of each option in a prompt; a text may have several lines."""
     for letter, text in _OPTION.findall(prompt):
         yield letter, text.strip()
 
@@ -214,5 +228,6 @@ def _characters(chat: Chat) -> int:
 
 
 def _line(inputs: list[Any], outputs: list[Any]) -> tuple[float, float]:
+    """Fit a straight line; return its slope and its value at 0."""
     slope, start = np.polyfit(np.array(inputs, dtype=float), np.array(outputs, dtype=float), 1)
     return float(slope), float(start)

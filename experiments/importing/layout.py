@@ -1,4 +1,4 @@
-"""Where things lie in a clone of the SPROUT authors' repository, and how they are written."""
+"""Files of a clone of the SPROUT authors' repository: their paths and formats."""
 
 import json
 from dataclasses import dataclass
@@ -10,19 +10,19 @@ from envs.carbon.footprint import JOULES_PER_KWH
 from envs.errors import DataError
 
 MODELS = {"13b": "llama-2-13b-chat", "7b": "llama-2-7b-chat"}
-# Directive -> what file names have for it; the order is that of `assistance_lvl`.
+# Directive -> its suffix in file names, in the order of the field `assistance_lvl`.
 LEVELS = {"none": "", "brief": "_brief", "very_brief": "_brief+"}
-# Model sizes and levels that were measured and answered.
+# Pairs of model size and directive that the authors measured and answered.
 RUNS = (*(("13b", level) for level in LEVELS), ("7b", "none"))
 QUALITY = Path("prompt_sweeping/request_quality/auto_annotate")
 VERDICTS = QUALITY / "quality_accessor/assessment_results/summary_2000.json"
 Chat = list[dict[str, str]]
-REMEDY = "give a whole clone of the authors' repository"
+REMEDY = "give a complete clone of the authors' repository"
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set's task here, and the stem of its files there."""
+    """The name of a data set's task in profiles, and the stem of its file names in the clone."""
 
     task: str
     stem: str
@@ -40,7 +40,13 @@ DATASETS = {
 
 @dataclass(frozen=True)
 class Measured:
-    """One file of measurements, in the order of the prompts; token lists may be empty."""
+    """One file of measurements, in the order of the prompts.
+
+    Attributes:
+        joules: energy of each request, J.
+        seconds: duration of each request, s.
+        input_tokens, output_tokens: token counts; empty if the file has none.
+    """
 
     joules: list[float]
     seconds: list[float]
@@ -49,10 +55,10 @@ class Measured:
 
 
 class Clone:
-    """Reads the clone's files, each once.
+    """Reader of the clone's files; each file is read only once.
 
-    Raises (all methods):
-        DataError: naming the file, the entry and the field.
+    All methods raise DataError if a file is missing or wrong; the message names the file, the
+    entry and the field.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -64,87 +70,104 @@ class Clone:
         self.chats = cache(self._chats)
 
     def places(self, dataset: str) -> dict[str, int]:
-        """Where each prompt first stands in the order of prompts."""
-        found: dict[str, int] = {}
+        """Return the index at which each prompt first occurs among the data set's prompts."""
+        places: dict[str, int] = {}
         for index, chat in enumerate(self.chats(dataset, "none")):
-            found.setdefault(user_text(chat), index)
-        return found
+            places.setdefault(user_text(chat), index)
+        return places
 
     def answers(self, dataset: str, size: str, level: str) -> dict[str, str]:
-        """Prompt -> the model's answer."""
+        """Return the model's answer to each prompt."""
         name = f"{DATASETS[dataset].stem}{LEVELS[level]}_{size}.json"
         return self._outputs(QUALITY / dataset / "samples_2000_seed_0" / name)
 
     def references(self, dataset: str) -> dict[str, str]:
-        """Prompt -> the data set's own answer."""
+        """Return the data set's reference answer to each prompt."""
         return self._outputs(QUALITY / dataset / "samples_2000_seed_0/correct_answer.json")
 
     def verdicts(self, dataset: str) -> dict[str, str]:
-        """Prompt -> the directive whose answer the judge preferred."""
+        """Return, for each prompt, the directive whose answer the judge preferred."""
         summary = self._json(VERDICTS)
         path = self.folder / VERDICTS
         if not isinstance(summary, dict) or not isinstance(summary.get(dataset), list):
             raise DataError(path, f"has no data set {dataset!r}", REMEDY)
         levels = list(LEVELS)
-        found = {}
+        verdicts = {}
         for index, entry in enumerate(summary[dataset]):
-            level = _text(path, index, entry, "assistance_lvl", int)
+            level = _field(path, index, entry, "assistance_lvl", int)
             if level not in range(len(levels)):
                 raise DataError(path, f"{dataset} {index} assistance_lvl {level}", "give 0, 1 or 2")
-            found[_text(path, index, entry, "instruction", str)] = levels[level]
-        return found
+            verdicts[_field(path, index, entry, "instruction", str)] = levels[level]
+        return verdicts
 
     def _chats(self, dataset: str, level: str) -> list[Chat]:
         path = self.prompts(dataset, level)
-        found: list[Chat] = []
+        chats: list[Chat] = []
         for index, chat in enumerate(self._list(path)):
             if not isinstance(chat, list) or not all(map(_is_message, chat)):
-                raise DataError(self.folder / path, f"entry {index} is no chat", "give messages")
+                raise DataError(
+                    self.folder / path,
+                    f"entry {index} is no chat",
+                    "give a list of messages with role and content",
+                )
             if not any(message["role"] == "user" for message in chat):
-                raise DataError(self.folder / path, f"entry {index} has no user", "give a question")
-            found.append(chat)
-        return found
+                raise DataError(
+                    self.folder / path,
+                    f"entry {index} has no message of role user",
+                    "give a chat with a question",
+                )
+            chats.append(chat)
+        return chats
 
     @staticmethod
     def prompts(dataset: str, level: str) -> Path:
-        """The file of a data set's prompts under a directive, within the clone."""
+        """Return the file of a data set's prompts under a directive, relative to the clone."""
         return Path(f"prompt_sweeping/prompts/prompt_{DATASETS[dataset].stem}{LEVELS[level]}.json")
 
     def _measured(self, dataset: str, size: str, level: str) -> Measured:
         name = f"{DATASETS[dataset].stem}{LEVELS[level]}_{size}-chat.json"
-        path = Path("prompt_sweeping/request_carbon/data") / name
-        content = self._json(path)
-        where = self.folder / path
+        relative = Path("prompt_sweeping/request_carbon/data") / name
+        content = self._json(relative)
+        path = self.folder / relative
         if not isinstance(content, dict):
-            raise DataError(where, "is no mapping of lists", REMEDY)
-        energy, seconds = (_numbers(where, content, key) for key in ("energy", "time"))
+            raise DataError(path, "is no mapping of lists", REMEDY)
+        energy, seconds = (_numbers(path, content, key) for key in ("energy", "time"))
         if len(energy) != len(seconds):
-            raise DataError(where, f"{len(energy)} energy, {len(seconds)} time", "give as many")
+            raise DataError(
+                path,
+                f"has {len(energy)} energy, {len(seconds)} time values",
+                "give one of each per prompt",
+            )
         prompts = len(self.chats(dataset, level))
         if len(energy) > prompts:
-            raise DataError(where, f"{len(energy)} energy for {prompts} prompts", "give one each")
+            raise DataError(
+                path,
+                f"has {len(energy)} energy values for {prompts} prompts",
+                "give one per prompt",
+            )
         tokens = [
-            [round(n) for n in _numbers(where, content, key)] if key in content else []
+            [round(n) for n in _numbers(path, content, key)] if key in content else []
             for key in ("num_input_tokens", "num_output_tokens")
         ]
         return Measured([JOULES_PER_KWH * kwh for kwh in energy], seconds, *tokens)
 
-    def _outputs(self, place: Path) -> dict[str, str]:
-        path = self.folder / place
-        found: dict[str, str] = {}
-        for index, entry in enumerate(self._list(place)):
-            prompt = _text(path, index, entry, "instruction", str)
-            found.setdefault(prompt, _text(path, index, entry, "output", str))
-        return found
+    def _outputs(self, relative: Path) -> dict[str, str]:
+        """Return the first output of each prompt ("instruction") in a file."""
+        path = self.folder / relative
+        outputs: dict[str, str] = {}
+        for index, entry in enumerate(self._list(relative)):
+            prompt = _field(path, index, entry, "instruction", str)
+            outputs.setdefault(prompt, _field(path, index, entry, "output", str))
+        return outputs
 
-    def _list(self, place: Path) -> list[Any]:
-        content = self._json(place)
+    def _list(self, relative: Path) -> list[Any]:
+        content = self._json(relative)
         if not isinstance(content, list):
-            raise DataError(self.folder / place, "is no list", REMEDY)
+            raise DataError(self.folder / relative, "is no list", REMEDY)
         return content
 
-    def _read(self, place: Path) -> Any:
-        path = self.folder / place
+    def _read(self, relative: Path) -> Any:
+        path = self.folder / relative
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
@@ -160,21 +183,25 @@ def _is_message(message: Any) -> bool:
 
 
 def user_text(chat: Chat) -> str:
-    """What the user asks in a chat."""
+    """Return the first user message of a chat."""
     return next(message["content"] for message in chat if message["role"] == "user")
 
 
-def _text(path: Path, index: int, entry: Any, name: str, kind: type) -> Any:
+def _field(path: Path, index: int, entry: Any, name: str, kind: type) -> Any:
+    """Return the field `name` of an entry; raise if it is not of type `kind`."""
     value = entry.get(name) if isinstance(entry, dict) else None
     if not isinstance(value, kind):
-        raise DataError(path, f"entry {index} {name} is {value!r}", f"give {kind.__name__}")
+        raise DataError(
+            path, f"entry {index} {name} is {value!r}", f"give a value of type {kind.__name__}"
+        )
     return value
 
 
 def _numbers(path: Path, content: dict[str, Any], name: str) -> list[float]:
+    """Return the list `name` of a file; raise unless all its values are finite and 0 or more."""
     values = content.get(name)
     if not isinstance(values, list):
-        raise DataError(path, f"field {name!r} is missing", "give energy and time lists")
+        raise DataError(path, f"field {name!r} is missing", "give lists energy and time")
     for index, value in enumerate(values):
         if not isinstance(value, int | float) or not 0 <= value < float("inf"):
             raise DataError(path, f"entry {index} {name} is {value!r}", "give a number, 0 or more")

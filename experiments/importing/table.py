@@ -1,4 +1,4 @@
-"""`sprout import csv`: anybody's table of outcomes."""
+"""`sprout import csv`: import a CSV table of outcomes."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -20,36 +20,39 @@ INT32 = 2**31
 
 
 class ImportCsv(Settings):
-    """Write a profile from a CSV with one row a (request, model, directive).
+    """Write a profile from a CSV with one row per request, model and directive.
 
-    Required columns: request_id, task, model, directive (`none` for requests left alone),
-    prompt (or messages, a JSON chat), prompt_tokens, completion_tokens, energy_joules,
-    latency_seconds. At least one of correct and preference (0 to 1) is needed to evaluate.
+    Required columns: request_id, task, model, directive (`none` for requests without a
+    directive), prompt (or messages, a JSON chat), prompt_tokens, completion_tokens,
+    energy_joules, latency_seconds. Evaluation needs at least one of correct and preference
+    (0 to 1).
     """
 
     path: CliPositionalArg[Path] = Field(description="CSV file")
     out: Path = Field(description="profile to write (Parquet)")
-    rename: str = Field("", description="OURS=THEIRS,... for columns of another name")
+    rename: str = Field(
+        "", description="OURS=THEIRS,...: names of columns that the CSV names differently"
+    )
     energy_unit: Literal["J", "Wh", "kWh"] = Field("J", description="unit of energy_joules")
-    latency_unit: Literal["s", "ms"] = Field("s", description="unit of the seconds' columns")
+    latency_unit: Literal["s", "ms"] = Field("s", description="unit of the columns *_seconds")
     energy_method: Literal["measured", "attributed", "estimated"] | None = Field(
-        None, description="how the energy was found, where no column says so"
+        None, description="how the energy was determined, if the CSV has no energy_method column"
     )
 
     def cli_cmd(self) -> None:
-        """Read, check, write."""
+        """Read and check the table, and write the profile."""
         table = self._table()
-        where = f"{self.path} (row 0 is the first below the header)"
+        source = f"{self.path} (row 0 is the first below the header)"
         models: list[str | None] = [None]
         if table.num_rows and "model" in table.column_names:
             models = list(dict.fromkeys(table["model"].to_pylist()))
-        profiles = [check_table(where, table, model) for model in models]
+        profiles = [check_table(source, table, model) for model in models]
         rows = table.to_pylist()
         if PROMPT in table.column_names:
-            # As the reader understood it.
-            texts = {r.request_id: r.messages_json for p in profiles for r in p.requests}
+            # The profile stores each prompt as the chat that the reader made of it.
+            chats = {r.request_id: r.messages_json for p in profiles for r in p.requests}
             for row in rows:
-                row["messages"] = texts[row["request_id"]]
+                row["messages"] = chats[row["request_id"]]
         write_profile(self.out, rows)
         for profile in profiles:
             print(
@@ -59,7 +62,7 @@ class ImportCsv(Settings):
 
     def _table(self) -> pa.Table:
         try:
-            # As text: numbers are checked column by column, so that a wrong one is named.
+            # Read as text; numbers are converted per column, so errors name row and field.
             frame = pd.read_csv(self.path, dtype=str, keep_default_na=False)
         except (OSError, ValueError) as error:
             raise DataError(self.path, f"cannot be read ({error})", "give a CSV") from error
@@ -74,20 +77,30 @@ class ImportCsv(Settings):
                 columns[name] = self._column(name, frame[name])
         return pa.table(columns)
 
-    def _names(self, have: list[str]) -> dict[str, str]:
+    def _names(self, columns: list[str]) -> dict[str, str]:
+        """Parse --rename: the CSV's column name -> the profile's column name."""
         names: dict[str, str] = {}
-        for given in filter(None, self.rename.split(",")):
-            ours, equals, theirs = given.partition("=")
+        for pair in filter(None, self.rename.split(",")):
+            ours, equals, theirs = pair.partition("=")
             if not equals or ours not in (*SCHEMA.names, PROMPT):
-                raise ConfigError(f"--rename {given}: give OURS=THEIRS, ours of {SCHEMA.names}")
-            if theirs not in have:
-                raise DataError(self.path, f"column {theirs!r} is missing", f"columns are {have}")
-            if theirs in names or ours in names.values() or ours in have:
-                raise ConfigError(f"--rename {given}: the table would have {ours!r} twice")
+                raise ConfigError(
+                    f"--rename {pair}: give OURS=THEIRS, with OURS one of {PROMPT!r} and "
+                    f"{SCHEMA.names}"
+                )
+            if theirs not in columns:
+                raise DataError(
+                    self.path, f"column {theirs!r} is missing", f"columns are {columns}"
+                )
+            if theirs in names or ours in names.values() or ours in columns:
+                raise ConfigError(
+                    f"--rename {pair}: each column can be renamed only once, and {ours!r} must be "
+                    "a new name"
+                )
             names[theirs] = ours
         return names
 
     def _column(self, name: str, texts: "pd.Series[str]") -> Any:
+        """Convert a column to its type and unit in the profile; an empty text becomes null."""
         kind = SCHEMA.field(name).type
         if pa.types.is_string(kind):
             return pa.array([text or None for text in texts], kind)
@@ -106,7 +119,9 @@ class ImportCsv(Settings):
                 ) from error
             if value is not None and pa.types.is_integer(kind):
                 if not abs(value) < INT32:
-                    raise DataError(self.path, f"row {row} {name} is {text!r}", "give a count")
+                    raise DataError(
+                        self.path, f"row {row} {name} is {text!r}", "give a count below 2**31"
+                    )
                 value = round(value)
             values.append(value)
         return pa.array(values, kind)

@@ -8,7 +8,7 @@ from envs.errors import UpstreamError
 from experiments.llama.server import EMBEDDED, llama_server
 from experiments.processes import last_line
 from experiments.settings import Settings
-from serving.settings.hook import Listed
+from serving.settings.hook import CommaSeparated
 
 
 class Llama(Settings):
@@ -18,7 +18,7 @@ class Llama(Settings):
     engine: str = Field("transformers", description="transformers, or vllm if it is installed")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     device: str = Field("auto", description="auto, cpu or cuda")
-    middleware: Listed = Field(
+    middleware: CommaSeparated = Field(
         [],
         description="import path of ASGI middleware, e.g. serving.middleware.SproutMiddleware, "
         "which takes its settings from SPROUT_* variables",

@@ -11,14 +11,14 @@ from rich.table import Table
 
 from agents.methods.scene import build_scene
 from agents.policy.bundle import Bundle, load_bundle
-from agents.policy.explain import Tree, contributions, distilled, turning_points
+from agents.policy.explain import Tree, contributions, distil, turning_points
 from envs.arrays import Float32Array
 from envs.carbon.csv_traces import chosen_trace
 from envs.carbon.intensity import IntensityTrace
 from envs.errors import ConfigError
 from envs.outcomes.floors import BANDS
 from envs.outcomes.profile_reader import read_profile
-from envs.outcomes.reward import untagged
+from envs.outcomes.reward import untagged_name
 from envs.requests.features import GROUPS
 from envs.world import moment_on
 from experiments.settings import Settings, write_json
@@ -116,7 +116,7 @@ class Explain(Settings):
         profile = read_profile(outcomes)
         quality = str(bundle.manifest.get("quality", "correct"))
         scene = build_scene(profile, [trace], dict.fromkeys(profile.tasks, 0.0), quality=quality)
-        return distilled(
+        return distil(
             bundle.policy,
             bundle.featurizer,
             scene.observations(bundle.featurizer, task_tags=True),
@@ -150,7 +150,7 @@ def _price(bundle: Bundle, task: str | None) -> dict[str, float]:
         return {}
     tasks = bundle.featurizer.tasks if task is None else (task,)
     tagged = [name for t in tasks for name in (t, *(f"{t}, {band}" for band in BANDS))]
-    names = tagged if task is not None else [untagged(name) for name in tagged]
+    names = tagged if task is not None else [untagged_name(name) for name in tagged]
     return {name: 1000 * grams * multipliers[name] / 100 for name in names if name in multipliers}
 
 

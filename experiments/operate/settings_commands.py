@@ -13,7 +13,7 @@ from envs.errors import ConfigError
 from experiments.settings import Settings, write_json
 from serving.ledger.database import Ledger, days_ago
 from serving.ledger.savings import COLUMNS, estimate_savings
-from serving.settings.hook import Listed
+from serving.settings.hook import CommaSeparated
 from serving.settings.rules import Mode, RequestFacts, Rule, first_matching, read_rules
 
 RULE_COLUMNS = ("route", "model", "task", "tenant", "characters", "directive", "grams", "rule")
@@ -52,7 +52,7 @@ class ModeCommand(_OnLedger):
     canary: float | None = Field(
         None, ge=0, le=1, description="share of conversations that are steered in mode canary"
     )
-    canary_tasks: Listed = Field(
+    canary_tasks: CommaSeparated = Field(
         [], description="tasks whose requests are all steered in mode canary"
     )
     hold_out: float | None = Field(

@@ -1,4 +1,4 @@
-"""Reproductions of published tables, each a command."""
+"""Reproductions of published tables; each one is a command."""
 
 from experiments.reproduce.sprout import ReproduceSprout
 

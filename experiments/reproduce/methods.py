@@ -1,4 +1,4 @@
-"""The methods of the published table, and two that it lacks, on one window."""
+"""The methods of the published table, and further ones, applied to one window."""
 
 from collections.abc import Callable
 
@@ -13,26 +13,27 @@ from experiments.reproduce.window import HOURS, JUDGED_PROMPTS, Outcome, Window
 
 
 def base(window: Window) -> Outcome:
-    """Always L0."""
+    """Always choose L0."""
     return _mixed(window, _level(window, np.zeros(HOURS, dtype=np.int64)))
 
 
 def co2_opt(window: Window) -> Outcome:
-    """Each hour's level of the least footprint."""
+    """Choose the level with the smallest footprint in each hour."""
     return _mixed(window, _level(window, window.grams.argmin(axis=1)))
 
 
 def sprout_lp(window: Window) -> Outcome:
-    """The program of each hour, with the quality of the last evaluation."""
+    """Solve SPROUT's linear program each hour, with the quality from the last evaluation."""
     return _mixed(window, _hourly(window, window.scores[window.evaluated]))
 
 
 def sprout_static(window: Window) -> Outcome:
-    """One mix for the whole window.
+    """Use one mix of levels for the whole window.
 
-    The paper does not say how it is found. The published mixes have no very brief share and
-    follow the mean intensity of the 720 hours before the window (correlation .95, against
-    .86 for the window's own mean), with quality as it is on average: so it is found here.
+    The paper does not say how the mix is determined. The published mixes have no very brief
+    share, and they follow the mean intensity of the 720 hours before the window (correlation
+    .95, against .86 for the mean of the window itself). Therefore the mix is solved here for
+    that intensity and for the mean quality of the window.
     """
     energy = window.sample.energy_by_task.sum(axis=(0, 1))
     seconds = window.sample.seconds_by_task.sum(axis=(0, 1))
@@ -45,13 +46,13 @@ def sprout_static(window: Window) -> Outcome:
 
 
 def sprout_oracle(window: Window) -> Outcome:
-    """The hour's program with its own quality; short levels where they save most."""
+    """Solve each hour's program with its true quality; give short levels where they save most."""
     grams = window.request_grams()
     return _chosen(window, largest_savings_first(grams, _hourly(window, window.scores)), grams)
 
 
 def per_task_lp(window: Window) -> Outcome:
-    """One program a task and hour, each task keeping the hour's floor by itself."""
+    """Solve one program per task and hour; each task must keep the hour's floor on its own."""
     directives = window.grams.shape[1]
     known = window.sample.scores_by_task[window.evaluated].reshape(-1, directives)
     least = (window.floors[:, None] * known[:, 0].reshape(HOURS, -1)).reshape(-1, 1)
@@ -66,13 +67,13 @@ def per_task_lp(window: Window) -> Outcome:
 
 
 def clairvoyant(window: Window) -> Outcome:
-    """Knows every prompt's outcomes; each task keeps its floor over the window."""
+    """Choose with every prompt's outcomes known; each task keeps its floor over the window."""
     grams, scores = window.request_grams(), window.sample.scores
     chance = np.zeros_like(scores)
     least = window.floors[:, None] * window.sample.scores_by_task[:, :, 0]
-    for task, needed in enumerate(least.sum(axis=0)):
+    for task, minimum in enumerate(least.sum(axis=0)):
         rows = window.sample.task == task
-        chance[rows] = cheapest_choices(grams[rows], scores[rows], float(needed))
+        chance[rows] = cheapest_choices(grams[rows], scores[rows], float(minimum))
     return Outcome(
         (grams * chance).sum(axis=(1, 2)),
         window.sample.by_task((scores * chance).sum(axis=2)),
@@ -81,9 +82,9 @@ def clairvoyant(window: Window) -> Outcome:
 
 
 def model_opt(window: Window) -> Outcome:
-    """The program over two models instead of levels, its mix rounded to tenths.
+    """Mix two models instead of levels by SPROUT's program; shares are rounded to tenths.
 
-    Columns of the window are the large and the small model, both at L0.
+    The columns of the window are the large and the small model, both at L0.
     """
     large = np.round(_hourly(window, window.scores[window.evaluated])[:, :1], 1)
     return _mixed(window, np.concatenate([large, 1 - large], axis=1))
@@ -100,18 +101,19 @@ METHODS: dict[str, Callable[[Window], Outcome]] = {
 
 
 def _hourly(window: Window, known: Float64Array) -> Float64Array:
-    """SPROUT's program in each hour, by the quality `known` of shape (H, D)."""
+    """Return SPROUT's mix in each hour, shape (H, D), given the known quality, shape (H, D)."""
     least = (window.floors * known[:, 0])[:, None]
     return cheapest_mixes(window.grams, known[:, None], least)
 
 
 def _level(window: Window, levels: Int64Array) -> Float64Array:
-    chosen: Float64Array = np.eye(window.grams.shape[1])[levels]
-    return chosen
+    """Return the mixes, shape (H, D), that always choose the given level of each hour."""
+    mixes: Float64Array = np.eye(window.grams.shape[1])[levels]
+    return mixes
 
 
 def _mixed(window: Window, mixes: Float64Array) -> Outcome:
-    """The outcome of one mix an hour, shape (H, D), in expectation."""
+    """Return the expected outcome of one mix per hour; `mixes` has shape (H, D)."""
     return Outcome(
         (window.grams * mixes).sum(axis=1),
         np.einsum("htd,hd->ht", window.sample.scores_by_task, mixes),
@@ -120,11 +122,11 @@ def _mixed(window: Window, mixes: Float64Array) -> Outcome:
 
 
 def _chosen(window: Window, actions: Int64Array, grams: Float64Array) -> Outcome:
-    """The outcome of one directive a prompt, shape (H, n)."""
-    taken = actions[..., None]
+    """Return the outcome of one directive per prompt; `actions` has shape (H, n)."""
+    index = actions[..., None]
     counts = np.bincount(actions.ravel(), minlength=grams.shape[2])
     return Outcome(
-        np.take_along_axis(grams, taken, axis=2)[..., 0].sum(axis=1),
-        window.sample.by_task(np.take_along_axis(window.sample.scores, taken, axis=2)[..., 0]),
+        np.take_along_axis(grams, index, axis=2)[..., 0].sum(axis=1),
+        window.sample.by_task(np.take_along_axis(window.sample.scores, index, axis=2)[..., 0]),
         counts / (HOURS * JUDGED_PROMPTS),
     )

@@ -1,4 +1,4 @@
-"""The reproduction's runs, one a sampling seed, side by side in processes."""
+"""The runs of the reproduction, one per sampling seed, in parallel processes."""
 
 import multiprocessing
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,11 +15,14 @@ from experiments.reproduce.window import HOURS, TableCell, draw, table_cell
 
 
 class Run(NamedTuple):
-    """One process's work: a sampling seed under a mix.
+    """The work of one process: one sampling seed under one mix.
 
     Attributes:
-        mix_seed: makes a random mix from the job counts; None takes the published one.
-        methods: of `methods.METHODS`, or "clairvoyant", "model_opt".
+        seed: seed with which prompts are drawn.
+        mix_seed: seed of a random mix made from the job counts; None uses the published mix.
+        methods: names from `methods.METHODS`, "clairvoyant" or "model_opt".
+        starts: first hours of the windows.
+        xis: tolerances of SPROUT's quality floor.
     """
 
     seed: int
@@ -30,7 +33,7 @@ class Run(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A cell's figures in a run."""
+    """The results of one method in one window of one run; `firings` counts evaluations."""
 
     run: Run
     region: str
@@ -46,27 +49,28 @@ _data: Data | None = None
 
 
 def rows_of(folder: Path, runs: Sequence[Run], processes: int) -> Iterator[list[Row]]:
-    """Each run's rows, as the runs finish."""
-    # Not forked: the parent's numerical libraries have threads.
+    """Yield the rows of each run, in the order of `runs`."""
+    # Spawned, because the numerical libraries of the parent have threads and must not be forked.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, _load, (folder,)) as pool:
-        for future in [pool.submit(_played, run) for run in runs]:
+        for future in [pool.submit(_play_loaded, run) for run in runs]:
             yield future.result()
 
 
 def _load(folder: Path) -> None:
+    """Read the data once per process."""
     global _data
     _data = read_data(folder)
 
 
-def _played(run: Run) -> list[Row]:
+def _play_loaded(run: Run) -> list[Row]:
     if _data is None:
-        raise RuntimeError("the process has not read its data")
+        raise RuntimeError("the worker process has not read its data; call _load first")
     return list(played(_data, run))
 
 
 def played(data: Data, run: Run) -> Iterable[Row]:
-    """A run's rows."""
+    """Yield the run's rows: one per region, window, tolerance and method."""
     mix = data.mix
     if run.mix_seed is not None:
         mix = mix_from_job_counts(data.jobs, data.mix.tasks, HOURS, run.mix_seed)
@@ -80,17 +84,15 @@ def played(data: Data, run: Run) -> Iterable[Row]:
                 window = data.window(sample, region, start, xi)
                 for method in run.methods:
                     if method == "model_opt" and models is not None:
-                        seen = data.window(models, region, start, xi)
+                        judged = data.window(models, region, start, xi)
                     else:
-                        seen = window
-                    outcome = _METHODS[method](seen)
-                    yield Row(
-                        run, region, start, method, xi, len(seen.fired), table_cell(seen, outcome)
-                    )
+                        judged = window
+                    cell = table_cell(judged, _METHODS[method](judged))
+                    yield Row(run, region, start, method, xi, len(judged.fired), cell)
 
 
 def _with_references(data: Data, mix: Mix) -> Mix:
-    """The mix without the tasks whose correctness is unknown."""
+    """Return the mix with the tasks of unknown correctness set to 0 and the rest scaled up."""
     known = [
         not np.isnan(data.profile.outcomes.correct[data.profile.rows_of(task)]).any()
         for task in mix.tasks

@@ -1,4 +1,4 @@
-"""`sprout reproduce sprout`: the table of Li et al. (EMNLP 2024) from its own data."""
+"""`sprout reproduce sprout`: recompute the table of Li et al. (EMNLP 2024) from its data."""
 
 import os
 from collections import defaultdict
@@ -23,38 +23,44 @@ RANDOM_MIX_METHODS = ("co2_opt", "sprout_lp")
 
 
 class ReproduceSprout(Settings):
-    """SPROUT's published table, recomputed and side by side; 15 windows of 720 hours.
+    """Recompute SPROUT's published table of 15 windows of 720 hours, and compare the two.
 
-    Each run draws 1,000 judged prompts an hour by the task mix, the same for all regions, as
-    the authors did. The published figures are one such run; ours are means over runs.
+    As the authors did, each run draws 1,000 prompts per hour by the task mix; all regions
+    share these prompts. The published figures are one such run; ours are means over runs.
     """
 
     data: Path = Field(description="folder with the published data (or SPROUT_DATA)")
-    seeds: int = Field(10, ge=1, description="sampling seeds under the published mix")
-    mixes: int = Field(20, ge=0, description="random mixes made from the job counts")
-    processes: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
-    json_path: Path | None = Field(None, alias="json", description="machine-readable result")
+    seeds: int = Field(10, ge=1, description="number of runs under the published mix")
+    mixes: int = Field(20, ge=0, description="number of random mixes made from the job counts")
+    processes: int = Field(
+        default_factory=lambda: os.cpu_count() or 1,
+        ge=1,
+        description="parallel processes; default one per core",
+    )
+    json_path: Path | None = Field(
+        None, alias="json", description="file for the machine-readable result"
+    )
 
     def cli_cmd(self) -> None:
-        """Run, print, write."""
-        # Before the long part, so that wrong data says so at once.
+        """Run all simulations, print the comparison and write the result."""
+        # Read before the long run, so that wrong data fails at once.
         data = read_data(self.data)
         runs = self._runs()
         rows: list[Row] = []
         with Progress(transient=True) as progress:
             bar = progress.add_task("runs", total=len(runs))
-            for done in rows_of(self.data, runs, self.processes):
-                rows += done
+            for run_rows in rows_of(self.data, runs, self.processes):
+                rows += run_rows
                 progress.advance(bar)
         result = collected(rows, data)
         show(result)
         write_json(self.json_path, result)
 
     def _runs(self) -> list[Run]:
-        every = (*METHODS, "model_opt")
-        # The clairvoyant takes as long as all the others: once is enough, it hardly varies.
+        methods = (*METHODS, "model_opt")
+        # The clairvoyant runs once: it takes as long as all other methods and hardly varies.
         published = [
-            Run(seed, None, (*every, "clairvoyant") if seed == 0 else every)
+            Run(seed, None, (*methods, "clairvoyant") if seed == 0 else methods)
             for seed in range(self.seeds)
         ]
         sweep = [
@@ -65,7 +71,7 @@ class ReproduceSprout(Settings):
 
 
 def collected(rows: list[Row], data: Data) -> dict[str, Any]:
-    """Means over runs, beside the published figures; the structure of the JSON result."""
+    """Return the JSON result: means over runs, together with the published figures."""
     table: dict[tuple[str, int, str], list[Row]] = defaultdict(list)
     sweep: dict[tuple[str, float], list[Row]] = defaultdict(list)
     mixes: dict[int, list[Row]] = defaultdict(list)
@@ -76,14 +82,14 @@ def collected(rows: list[Row], data: Data) -> dict[str, Any]:
             sweep[row.region, row.xi].append(row)
         else:
             table[row.region, row.start_hour, row.method].append(row)
-    cells = [_cell(*key, found, data) for key, found in table.items()]
+    cells = [_cell(*key, cell_rows, data) for key, cell_rows in table.items()]
     return {
         "cells": cells,
         "means": _means(cells, table),
         "random_mixes": [
-            {"mix_seed": seed, **_figures([row for row in found if row.method == method])}
+            {"mix_seed": seed, **_figures([row for row in mix_rows if row.method == method])}
             | {"method": method}
-            for seed, found in mixes.items()
+            for seed, mix_rows in mixes.items()
             for method in RANDOM_MIX_METHODS
         ],
         "xi_sweep": [
@@ -91,10 +97,10 @@ def collected(rows: list[Row], data: Data) -> dict[str, Any]:
                 "region": region,
                 "start_hour": SWEEP_START,
                 "xi": xi,
-                **_figures(found),
+                **_figures(sweep_rows),
                 **_published(data, region, SWEEP_START, "sprout_lp", xi),
             }
-            for (region, xi), found in sweep.items()
+            for (region, xi), sweep_rows in sweep.items()
         ],
     }
 
@@ -126,7 +132,7 @@ def _published(data: Data, region: str, start: int, method: str, xi: float) -> d
 def _means(
     cells: list[dict[str, Any]], table: Mapping[tuple[str, int, str], list[Row]]
 ) -> dict[str, dict[str, Any]]:
-    """Each method's means over its windows, with the deviation from run to run."""
+    """Return each method's means over its windows, and the standard deviation between runs."""
     names = (
         "saving_pct",
         "preference_pct_of_base",
@@ -135,13 +141,13 @@ def _means(
         "published_saving_pct",
         "published_preference_pct_of_base",
     )
-    found = {}
+    means: dict[str, dict[str, Any]] = {}
     for method in dict.fromkeys(cell["method"] for cell in cells):
-        mine = [cell for cell in cells if cell["method"] == method]
-        found[method] = {
+        method_cells = [cell for cell in cells if cell["method"] == method]
+        means[method] = {
             name: None
-            if any(cell[name] is None for cell in mine)
-            else float(np.mean([cell[name] for cell in mine]))
+            if any(cell[name] is None for cell in method_cells)
+            else float(np.mean([cell[name] for cell in method_cells]))
             for name in names
         }
         savings = np.array(
@@ -152,8 +158,8 @@ def _means(
             ]
         )
         runs = savings.mean(axis=0)
-        found[method]["saving_deviation_pct"] = float(runs.std(ddof=1)) if len(runs) > 1 else None
-    return found
+        means[method]["saving_deviation_pct"] = float(runs.std(ddof=1)) if len(runs) > 1 else None
+    return means
 
 
 def _figures(rows: list[Row]) -> dict[str, float]:

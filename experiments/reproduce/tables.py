@@ -1,4 +1,4 @@
-"""The reproduction on the screen: ours beside the published figures."""
+"""Tables that compare the reproduced figures with the published ones."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from rich.table import Table
 
 from experiments.reproduce.data import PUBLISHED_FIRINGS, STARTS, ZONES
 
-# Every single cell of sprout_lp should come within this of the published one.
+# Each sprout_lp saving should differ by at most this many points from the published one.
 NEAR_PCT = 6.0
 SIDE_BY_SIDE = ("co2_opt", "sprout_static", "sprout_lp", "sprout_oracle")
 
 
 def show(result: dict[str, Any]) -> None:
-    """Print the tables and what they come to."""
+    """Print the tables and a summary of the differences."""
     console = Console()
     cells = result["cells"]
     for table in (
@@ -26,12 +26,16 @@ def show(result: dict[str, Any]) -> None:
     ):
         console.print(table)
         console.print()
-    for line in (_far(cells), _mixes(result["random_mixes"]), _off(result["xi_sweep"])):
+    for line in (
+        _far(cells),
+        _mixes(result["random_mixes"]),
+        _sweep_difference(result["xi_sweep"]),
+    ):
         if line:
             console.print(line)
     console.print(
-        "model_opt: which of two models' answers is preferred was not published; its floor is "
-        "on correctness, and so not to be compared with the published figures."
+        "model_opt: the authors did not publish which of the two models' answers is preferred, so "
+        "its floor is on correctness here and cannot be compared with the published figures."
     )
 
 
@@ -44,14 +48,14 @@ def _table(title: str, first: str, *others: str) -> Table:
 
 
 def _cells(cells: list[dict[str, Any]], figure: str, title: str) -> Table:
-    """A figure of every window under every published method, ours (published)."""
+    """Return a table of one figure, one row per window and one column per published method."""
     spread = ("lp ±",) if figure == "saving_pct" else ()
     table = _table(f"{title}: ours (published)", "region", "start", *SIDE_BY_SIDE, *spread)
-    found = {(c["region"], c["start_hour"], c["method"]): c for c in cells}
+    by_key = {(c["region"], c["start_hour"], c["method"]): c for c in cells}
     for region in ZONES:
         for start in STARTS:
-            row = [found[region, start, method] for method in SIDE_BY_SIDE]
-            deviation = found[region, start, "sprout_lp"]["saving_deviation_pct"]
+            row = [by_key[region, start, method] for method in SIDE_BY_SIDE]
+            deviation = by_key[region, start, "sprout_lp"]["saving_deviation_pct"]
             table.add_row(
                 region,
                 str(start),
@@ -66,13 +70,13 @@ def _methods(means: dict[str, dict[str, Any]]) -> Table:
         "Means over the 15 windows; worst task's quality / L0, hours under the floor",
         *("method", "saving %", "published", "prefer. %", "published", "worst", "hours %"),
     )
-    for method, found in means.items():
-        deviation = found["saving_deviation_pct"]
+    for method, mean in means.items():
+        deviation = mean["saving_deviation_pct"]
         table.add_row(
             method,
-            f"{found['saving_pct']:.1f}" + (f" ± {deviation:.1f}" if deviation else ""),
+            f"{mean['saving_pct']:.1f}" + (f" ± {deviation:.1f}" if deviation else ""),
             *(
-                "" if found[name] is None else f"{found[name]:.{digits}f}"
+                "" if mean[name] is None else f"{mean[name]:.{digits}f}"
                 for name, digits in (
                     ("published_saving_pct", 1),
                     ("preference_pct_of_base", 1),
@@ -88,18 +92,18 @@ def _methods(means: dict[str, dict[str, Any]]) -> Table:
 def _firings(cells: list[dict[str, Any]]) -> Table:
     table = _table("Times the evaluator fired (published)", "start", *ZONES)
     for start in STARTS:
-        found = {
+        firings = {
             cell["region"]: cell["firings"]
             for cell in cells
             if cell["method"] == "sprout_lp" and cell["start_hour"] == start
         }
         published = dict(zip(ZONES, PUBLISHED_FIRINGS[start], strict=True))
-        table.add_row(str(start), *(f"{found[r]} ({published[r]})" for r in ZONES))
+        table.add_row(str(start), *(f"{firings[r]} ({published[r]})" for r in ZONES))
     return table
 
 
 def _far(cells: list[dict[str, Any]]) -> str:
-    """The sprout_lp cells that differ much from the published one."""
+    """Return a sentence about the sprout_lp cells that differ by more than `NEAR_PCT` points."""
     far = [
         f"{cell['region']} at {cell['start_hour']}"
         for cell in cells
@@ -110,33 +114,34 @@ def _far(cells: list[dict[str, Any]]) -> str:
         return f"Every sprout_lp cell is within {NEAR_PCT:.0f} points of the published saving."
     return (
         f"More than {NEAR_PCT:.0f} points from the published saving: {', '.join(far)}. The "
-        "published figure is one draw of the judged prompts; a run's deviation is in the table."
+        "published figure is one draw of the prompts; the table shows the deviation between runs."
     )
 
 
 def _mixes(mixes: list[dict[str, Any]]) -> str:
+    """Return one line per method about its figures under the random mixes."""
     if not mixes:
         return ""
     lines = []
     for method in dict.fromkeys(mix["method"] for mix in mixes):
-        mine = [mix for mix in mixes if mix["method"] == method]
-        savings = np.array([mix["saving_pct"] for mix in mine])
-        kept = np.array([mix["preference_pct_of_base"] for mix in mine])
-        deviation = savings.std(ddof=1) if len(mine) > 1 else 0.0
+        results = [mix for mix in mixes if mix["method"] == method]
+        savings = np.array([mix["saving_pct"] for mix in results])
+        preferences = np.array([mix["preference_pct_of_base"] for mix in results])
+        deviation = savings.std(ddof=1) if len(results) > 1 else 0.0
         lines.append(
-            f"{method} under {len(mine)} random mixes: saving {savings.mean():.1f}% (deviation "
+            f"{method} under {len(results)} random mixes: saving {savings.mean():.1f}% (deviation "
             f"{deviation:.1f}, {savings.min():.1f} to {savings.max():.1f}), preference "
-            f"{kept.mean():.1f}% ({kept.min():.1f} to {kept.max():.1f})"
+            f"{preferences.mean():.1f}% ({preferences.min():.1f} to {preferences.max():.1f})"
         )
     return "\n".join(lines)
 
 
 def _sweep(result: dict[str, Any]) -> Table:
-    """Some tolerances of the first window; the JSON has them all."""
+    """Return a table of the savings at some tolerances; the JSON result has all of them."""
     table = _table("Saving % by tolerance, first window (published)", "xi", *ZONES)
-    found = {(row["region"], row["xi"]): row for row in result["xi_sweep"]}
+    by_key = {(row["region"], row["xi"]): row for row in result["xi_sweep"]}
     for xi in (0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3):
-        rows = [found[region, xi] for region in ZONES]
+        rows = [by_key[region, xi] for region in ZONES]
         table.add_row(
             f"{xi:.2f}",
             *(
@@ -148,13 +153,15 @@ def _sweep(result: dict[str, Any]) -> Table:
     return table
 
 
-def _off(sweep: list[dict[str, Any]]) -> str:
+def _sweep_difference(sweep: list[dict[str, Any]]) -> str:
+    """Return a sentence about the differences from the published sweep of tolerances."""
     known = [row for row in sweep if row["published_saving_pct"] is not None]
     if not known:
         return ""
-    off = np.array([row["saving_pct"] - row["published_saving_pct"] for row in known])
+    differences = np.array([row["saving_pct"] - row["published_saving_pct"] for row in known])
     return (
         f"xi from {known[0]['xi']:.2f} to {known[-1]['xi']:.2f}, first window, {len(known)} "
-        f"published points: our saving differs by {off.mean():+.1f} points on average "
-        f"(mean size {abs(off).mean():.1f}, largest {abs(off).max():.1f})."
+        f"published points: our saving differs by {differences.mean():+.1f} points on average "
+        f"(mean absolute difference {abs(differences).mean():.1f}, largest "
+        f"{abs(differences).max():.1f})."
     )

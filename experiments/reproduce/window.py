@@ -1,4 +1,7 @@
-"""A window of the published experiment: what is sampled, hour by hour, and what it costs."""
+"""One window of the published experiment: the prompts drawn each hour, and their costs.
+
+Shapes: H hours, n prompts per hour, T tasks, D directives.
+"""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,13 +20,14 @@ JUDGED_PROMPTS = 1000
 
 @dataclass(frozen=True)
 class Sample:
-    """The prompts judged in each hour, the same for every region, as the authors drew them.
+    """The prompts evaluated in each hour; as in the paper, all regions share them.
 
     Attributes:
-        profile: what they are drawn from.
-        rows: shape (H, n), which of the profile's requests.
-        task: shape (H, n), index into `tasks`.
-        quality: of the table: "preference" or "correct".
+        profile: profile from which the prompts are drawn.
+        tasks: T task names.
+        rows: index of each prompt in the profile's requests, shape (H, n).
+        task: index of each prompt's task in `tasks`, shape (H, n).
+        quality: "preference" or "correct": the quality that the table reports.
     """
 
     profile: Profile
@@ -34,12 +38,12 @@ class Sample:
 
     @property
     def energy_joules(self) -> Float64Array:
-        """Of each prompt under each directive, shape (H, n, D)."""
+        """Energy of each prompt under each directive, J, shape (H, n, D)."""
         return self.profile.outcomes.energy_joules[self.rows]
 
     @property
     def device_seconds(self) -> Float64Array:
-        """Of each prompt under each directive, shape (H, n, D)."""
+        """Device time of each prompt under each directive, s, shape (H, n, D)."""
         return self.profile.outcomes.device_seconds[self.rows]
 
     @cached_property
@@ -50,21 +54,21 @@ class Sample:
 
     @cached_property
     def energy_by_task(self) -> Float64Array:
-        """Summed joules, shape (H, T, D)."""
+        """Energy summed over each task's prompts, J, shape (H, T, D)."""
         return self.by_task(self.energy_joules)
 
     @cached_property
     def seconds_by_task(self) -> Float64Array:
-        """Summed seconds, shape (H, T, D)."""
+        """Device time summed over each task's prompts, s, shape (H, T, D)."""
         return self.by_task(self.device_seconds)
 
     @cached_property
     def scores_by_task(self) -> Float64Array:
-        """Summed quality, shape (H, T, D)."""
+        """Quality summed over each task's prompts, shape (H, T, D)."""
         return self.by_task(self.scores)
 
     def by_task(self, values: Float64Array) -> Float64Array:
-        """Sums of (H, n, D) or (H, n) over each task's prompts, shape (H, T, D) or (H, T)."""
+        """Sum values of shape (H, n, D) or (H, n) per task; return shape (H, T, D) or (H, T)."""
         hours, count = self.task.shape
         cells = (np.arange(hours)[:, None] * len(self.tasks) + self.task).ravel()
         columns = values.reshape(hours * count, -1).T
@@ -76,7 +80,7 @@ class Sample:
 
 
 def draw(profile: Profile, mix: Mix, seed: int, quality: str = "preference") -> Sample:
-    """Draw `JUDGED_PROMPTS` prompts for each of `HOURS` hours, with replacement, by the mix."""
+    """Draw `JUDGED_PROMPTS` prompts for each of `HOURS` hours by the mix, with replacement."""
     rng = np.random.default_rng(seed)
     tasks = mix.tasks
     members = [np.flatnonzero(profile.rows_of(task)) for task in tasks]
@@ -85,7 +89,7 @@ def draw(profile: Profile, mix: Mix, seed: int, quality: str = "preference") -> 
     for hour, shares in enumerate(mix.at(np.arange(HOURS))):
         counts = rng.multinomial(JUDGED_PROMPTS, shares / shares.sum())
         rows[hour] = np.concatenate(
-            [rng.choice(mine, count) for mine, count in zip(members, counts, strict=True)]
+            [rng.choice(pool, count) for pool, count in zip(members, counts, strict=True)]
         )
         task[hour] = np.repeat(np.arange(len(tasks)), counts)
     return Sample(profile, tasks, rows, task, quality)
@@ -93,13 +97,14 @@ def draw(profile: Profile, mix: Mix, seed: int, quality: str = "preference") -> 
 
 @dataclass(frozen=True)
 class Window:
-    """A sample in a region's window.
+    """One region's window of hours, with the prompts drawn in each hour.
 
     Attributes:
-        intensity: of each hour, gCO2e/kWh, shape (H,).
-        year_low, year_high: extremes of the region's year.
-        mean_before: mean intensity of as many hours before the window.
-        xi: SPROUT's tolerance.
+        sample: the prompts.
+        intensity: carbon intensity of each hour, gCO2e/kWh, shape (H,).
+        year_low, year_high: lowest and highest intensity of the region's year, gCO2e/kWh.
+        mean_before: mean intensity of the H hours before the window, gCO2e/kWh.
+        xi: tolerance of SPROUT's quality floor.
     """
 
     sample: Sample
@@ -111,26 +116,26 @@ class Window:
 
     @cached_property
     def floors(self) -> Float64Array:
-        """SPROUT's floor of each hour, shape (H,)."""
+        """SPROUT's quality floor in each hour, relative to L0, shape (H,)."""
         return self.floor_at(self.intensity)
 
     def floor_at(self, intensity: Float64Array) -> Float64Array:
-        """SPROUT's floor at an intensity."""
+        """Return SPROUT's quality floor at the given intensity (gCO2e/kWh), same shape."""
         return quality_floor(intensity, self.year_low, self.year_high, self.xi)
 
     @cached_property
     def fired(self) -> list[int]:
-        """Hours at which quality is evaluated anew."""
+        """Hours of the window in which the evaluator measures quality again."""
         return evaluation_hours(self.intensity)
 
     @cached_property
     def evaluated(self) -> Int64Array:
-        """Hour whose evaluation is in force, shape (H,)."""
+        """Hour of the evaluation that applies in each hour, shape (H,)."""
         return last_evaluation(self.fired, len(self.intensity))
 
     @cached_property
     def grams_by_task(self) -> Float64Array:
-        """Summed footprint, gCO2e, shape (H, T, D)."""
+        """Footprint summed over each task's prompts, gCO2e, shape (H, T, D)."""
         return footprint_grams(
             self.sample.energy_by_task,
             self.sample.seconds_by_task,
@@ -139,18 +144,18 @@ class Window:
 
     @property
     def grams(self) -> Float64Array:
-        """Summed footprint of an hour's prompts, gCO2e, shape (H, D)."""
+        """Footprint summed over each hour's prompts, gCO2e, shape (H, D)."""
         summed: Float64Array = self.grams_by_task.sum(axis=1)
         return summed
 
     @property
     def scores(self) -> Float64Array:
-        """Summed quality of an hour's prompts, shape (H, D)."""
+        """Quality summed over each hour's prompts, shape (H, D)."""
         summed: Float64Array = self.sample.scores_by_task.sum(axis=1)
         return summed
 
     def request_grams(self) -> Float64Array:
-        """Footprint of each prompt, gCO2e, shape (H, n, D)."""
+        """Return the footprint of each prompt under each directive, gCO2e, shape (H, n, D)."""
         return footprint_grams(
             self.sample.energy_joules, self.sample.device_seconds, self.intensity[:, None, None]
         )
@@ -158,11 +163,11 @@ class Window:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a method did in a window.
+    """The result of a method in a window.
 
     Attributes:
-        grams: shape (H,), gCO2e of the hour's prompts.
-        scores: shape (H, T), summed quality.
+        grams: footprint of each hour's prompts, gCO2e, shape (H,).
+        scores: quality summed over each task's prompts, shape (H, T).
         shares: mean probability of each directive, shape (D,).
     """
 
@@ -173,13 +178,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class TableCell:
-    """A method's figures in a window, as the published table has them, and those it lacks.
+    """A method's figures in a window: those of the published table, and three more.
 
     Attributes:
-        saving_pct: footprint saved against always L0.
-        preference_pct_of_base: quality relative to always L0's.
-        worst_task_ratio: the least of the tasks' quality ratios.
-        hours_under_floor_pct: share of hours whose realised quality lies under the floor.
+        saving_pct: footprint saved relative to always L0, %.
+        preference_pct_of_base: quality relative to always L0, %.
+        worst_task_ratio: smallest quality ratio of any task, relative to L0.
+        hours_under_floor_pct: share of hours whose realised quality is below the floor, %.
         shares: mean probability of each directive.
     """
 
@@ -191,16 +196,16 @@ class TableCell:
 
 
 def table_cell(window: Window, outcome: Outcome) -> TableCell:
-    """The figures of an outcome."""
+    """Return the figures of a method's outcome in the window."""
     base = window.sample.scores_by_task[:, :, 0]
-    kept = outcome.scores.sum(axis=1)
+    hourly_scores = outcome.scores.sum(axis=1)
     tasks = base.sum(axis=0) > 0
     ratios = outcome.scores.sum(axis=0)[tasks] / base.sum(axis=0)[tasks]
-    # An hour that just meets its floor is not under it for the solver's last digits.
-    under = kept < window.floors * base.sum(axis=1) * (1 - 1e-7)
+    # The factor keeps solver rounding from counting an hour that exactly meets its floor.
+    under = hourly_scores < window.floors * base.sum(axis=1) * (1 - 1e-7)
     return TableCell(
         saving_pct=100 * (1 - float(outcome.grams.sum()) / float(window.grams[:, 0].sum())),
-        preference_pct_of_base=100 * float(kept.sum()) / float(base.sum()),
+        preference_pct_of_base=100 * float(hourly_scores.sum()) / float(base.sum()),
         worst_task_ratio=float(ratios.min()),
         hours_under_floor_pct=100 * float(under.mean()),
         shares=tuple(float(x) for x in outcome.shares),

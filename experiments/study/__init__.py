@@ -1,1 +1,1 @@
-"""Many trainings, judged on prompts that each has never seen."""
+"""Studies: many trainings, each evaluated on prompts that it was not trained on."""

@@ -1,4 +1,4 @@
-"""`sprout ablate`: what each part of the training is worth, one question a file."""
+"""`sprout ablate`: measure what each part of the training contributes; one question per file."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -26,12 +26,14 @@ SHIPPED = Path(__file__).resolve().parent.parent / "ablations"
 
 
 class Variant(BaseModel):
-    """One way of training: hyperparameters of `PpoConfig`, and what it is given.
+    """One variant of the training.
 
     Attributes:
-        directives: which of the catalogue it may choose; none means all.
-        train_share: share of the training prompts.
-        live: continue on the embedded Llama for `live_steps` requests.
+        ppo: hyperparameters of `PpoConfig` that differ from their defaults.
+        directives: names of the catalogue's directives that the policy may choose; empty
+            means all.
+        train_share: share of the training prompts that are used, above 0 and at most 1.
+        live: whether training continues on the embedded Llama for `live_steps` requests.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -43,7 +45,12 @@ class Variant(BaseModel):
 
 
 class Question(BaseModel):
-    """An ablation file: a question and the variants that answer it, the reference first."""
+    """An ablation file.
+
+    Attributes:
+        question: title of the result page and of the figure.
+        variants: the variants to compare, by name; the first is the reference.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -52,22 +59,22 @@ class Question(BaseModel):
 
 
 class Ablate(Study):
-    """Train seeds x variants and compare them on prompts that they never saw.
+    """Train every variant with every seed and compare the variants on held-out prompts.
 
-    Each seed is judged on one fold of the prompts, the same for all variants. What has been
-    trained stays in --out: the same command goes on where it was stopped.
+    Each seed is evaluated on one fold of the prompts; this fold is the same for all variants.
+    Finished trainings stay in --out, so the same command resumes an interrupted study.
     """
 
     file: CliPositionalArg[Path] = Field(
-        description=f"question (YAML), or the name of a shipped one: "
+        description=f"YAML file of the ablation, or the name of a shipped one: "
         f"{', '.join(sorted(path.stem for path in SHIPPED.glob('*.yaml')))}"
     )
-    seeds: int = Field(5, ge=2)
-    task_tags: bool = Field(True, description="whether policies see the tasks when judged")
-    out: Path | None = Field(None, description="folder; default runs/ablate/QUESTION")
+    seeds: int = Field(5, ge=2, description="trainings of each variant")
+    task_tags: bool = Field(True, description="show policies the task tags in the evaluation")
+    out: Path | None = Field(None, description="result folder; default runs/ablate/NAME-OF-FILE")
 
     def cli_cmd(self) -> None:
-        """Train what is missing, judge, draw, write."""
+        """Train the missing policies, evaluate all of them, and write table, page and figure."""
         path = self.file if self.file.exists() else SHIPPED / f"{self.file}.yaml"
         question = read_question(path)
         out = self.out or Path("runs/ablate") / path.stem
@@ -109,33 +116,35 @@ class Ablate(Study):
         for job in jobs:
             bundle = load_bundle(out / job.name)
             scene = self.scene(profile.select(folds == job.fold), floors, job.seed)
-            # Enough for a value: intervals are over the seeds.
-            found = judge(scene, {"policy": Learned(bundle, self.task_tags)}, resamples=2)
-            rows.append(Row.of(job, found["policy"], scene))
+            # Only the values are used: the intervals are computed over the seeds.
+            figures = judge(scene, {"policy": Learned(bundle, self.task_tags)}, resamples=2)
+            rows.append(Row.of(job, figures["policy"], scene))
         return rows
 
 
 def read_question(path: Path) -> Question:
-    """The ablation file at `path`.
+    """Read and check the ablation file at `path`.
 
     Raises:
-        ConfigError: it cannot be read, or names the field that is wrong.
+        ConfigError: the file cannot be read, or a field is wrong (the message names it).
     """
     names = ", ".join(sorted(shipped.stem for shipped in SHIPPED.glob("*.yaml")))
     try:
-        question = Question.model_validate(read_yaml(path, f"shipped are {names}"))
+        question = Question.model_validate(read_yaml(path, f"shipped ablations are {names}"))
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{path}: {place}: {first['msg']}") from error
+        location = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{path}: {location}: {first['msg']}") from error
     known = {field.name for field in fields(PpoConfig)} - {"seed"}
     for name, variant in question.variants.items():
         unknown = sorted(set(variant.ppo) - known)
         if unknown:
             raise ConfigError(
-                f"{path}: variants.{name}.ppo: no hyperparameter {unknown[0]!r}; one of "
-                f"{', '.join(sorted(known))}"
+                f"{path}: variants.{name}.ppo: unknown hyperparameter {unknown[0]!r}; give one "
+                f"of {', '.join(sorted(known))}"
             )
         if "/" in name:
-            raise ConfigError(f"{path}: variants.{name}: its name is a folder's; leave out the /")
+            raise ConfigError(
+                f"{path}: variants.{name}: the name becomes a folder name; give one without /"
+            )
     return question

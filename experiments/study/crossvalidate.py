@@ -1,4 +1,4 @@
-"""`sprout crossvalidate`: what training is worth on prompts that it never saw."""
+"""`sprout crossvalidate`: evaluate trained policies on prompts held out from their training."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -33,32 +33,34 @@ BASELINES = "co2_opt,sprout_lp,per_task_lp,hourly_task_lp,known_cost_lp,direct,c
 
 
 class CrossValidate(Study):
-    """Train on all folds of the prompts but one and judge on that one, for every fold and seed.
+    """Train on all folds of the prompts but one and evaluate on that one, per fold and seed.
 
-    So every prompt is judged once a seed, by a policy that never saw it; figures are means
-    over the seeds, their intervals hold for new prompts and new seeds. What has been trained
-    stays in --out: the same command goes on where it was stopped.
+    Every prompt is evaluated once per seed, by a policy that was not trained on it. Figures
+    are means over the seeds; their intervals hold for new prompts and new seeds. Finished
+    trainings stay in --out, so the same command resumes an interrupted study.
     """
 
-    mix: list[str] = Field(["file"], description="task shares to judge under, as sprout evaluate's")
-    methods: str = Field(BASELINES, description="baselines to judge beside it, comma-separated")
+    mix: list[str] = Field(
+        ["file"], description="task mixes to evaluate under, as in sprout evaluate"
+    )
+    methods: str = Field(BASELINES, description="baselines to compare with, comma-separated")
     seeds: int = Field(10, ge=1, description="trainings of each fold")
-    first_seed: int = Field(0, ge=0)
+    first_seed: int = Field(0, ge=0, description="the first seed; the others follow it")
     confidence: float = Field(
-        PpoConfig.confidence, ge=0, description="standard errors by which floors are to be cleared"
+        PpoConfig.confidence, ge=0, description="standard errors by which floors must be cleared"
     )
     explored: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="share of the prompts, by hash, that are not to judge: those "
-        "on which choices were made",
+        description="share of the prompts, by hash, to leave out of the evaluation because "
+        "design choices were made on them",
     )
     resamples: int = Field(2000, ge=100, description="bootstrap resamples")
-    out: Path = Field(Path("runs/crossvalidation"), description="folder of all bundles")
+    out: Path = Field(Path("runs/crossvalidation"), description="folder for bundles and results")
 
     def cli_cmd(self) -> None:
-        """Train what is missing, judge, print, write."""
+        """Train the missing policies, evaluate all of them, print and write the results."""
         profile = self.profile()
         data = self.data(profile, group=self.out.name)
         known = known_tasks(profile, self.quality)
@@ -72,30 +74,32 @@ class CrossValidate(Study):
         ]
         self.save(self.out)
         train_all(data, jobs, self.out, self.workers, self.ray)
-        judges, _ = profile.split(self.explored, "exploration")
-        found = {}
+        judged_profile, _ = profile.split(self.explored, "exploration")
+        results = {}
         for text, mix in mixes.items():
             repeats = [
-                self._chosen(self.scene(judges, data.floors, seed, mix), seed, names)
+                self._chosen(self.scene(judged_profile, data.floors, seed, mix), seed, names)
                 for seed in dict.fromkeys(job.seed for job in jobs)
             ]
-            found[text] = repeats, judged(repeats, self.resamples)
+            results[text] = repeats, judged(repeats, self.resamples)
         console = Console()
         pages = []
-        for text, (repeats, figures) in found.items():
+        for text, (repeats, figures) in results.items():
             scene = repeats[0].scene
             console.print(f"[bold]mix {text}[/], means over {self.seeds} seeds")
             console.print(table(scene, figures), "", means_table(profile.tokens_method, figures))
             pages.append(page(Path(text).stem, scene, figures, zone_savings(repeats), self.seeds))
         (self.out / "results.md").write_text("\n".join(pages), encoding="utf-8")
         print(f"page: {self.out / 'results.md'}")
-        write_json(self.json_path, self._document(found))
+        write_json(self.json_path, self._document(results))
 
     def _baselines(self) -> list[str]:
         names = [name.strip() for name in self.methods.split(",") if name.strip()]
         unknown = [name for name in names if name not in METHODS]
         if unknown:
-            raise ConfigError(f"--methods: no method {unknown[0]!r}; one of {', '.join(METHODS)}")
+            raise ConfigError(
+                f"--methods: no method {unknown[0]!r}; give names from {', '.join(METHODS)}"
+            )
         return names
 
     def _chosen(self, scene: Scene, seed: int, baselines: Sequence[str]) -> Repeat:
@@ -107,7 +111,7 @@ class CrossValidate(Study):
         return choose(scene, {name: make_method(name) for name in baselines} | policies)
 
     def _document(
-        self, found: Mapping[str, tuple[list[Repeat], dict[str, Figures]]]
+        self, results: Mapping[str, tuple[list[Repeat], dict[str, Figures]]]
     ) -> dict[str, Any]:
         return {
             "schema": 1,
@@ -116,17 +120,19 @@ class CrossValidate(Study):
             "mixes": {
                 text: document(repeats[0].scene, figures, text, [])
                 | {"cells": [asdict(cell) for cell in zone_savings(repeats)]}
-                for text, (repeats, figures) in found.items()
+                for text, (repeats, figures) in results.items()
             },
         }
 
 
 @dataclass(frozen=True)
 class CrossFittedBundles:
-    """Follows, for each request, the policy that never saw its prompt.
+    """A method that answers each request with the policy not trained on its prompt.
 
     Attributes:
-        folders: the bundle of each fold.
+        folders: folder of each held-out fold's bundle, by fold.
+        folds: number of folds into which the prompts are divided.
+        task_tags: whether the policies observe the requests' task tags.
     """
 
     folders: Mapping[int, Path]
@@ -135,14 +141,21 @@ class CrossFittedBundles:
     knows = TRAINED
 
     def choose(self, scene: Scene) -> Float64Array:
-        """See `Method`."""
-        fold = folds_of(scene.profile, self.folds)
-        table = np.zeros(scene.scores.shape)
-        for held, folder in self.folders.items():
+        """Return each request's directive probabilities, shape (n, D), as `Method.choose` does.
+
+        Raises:
+            ConfigError: a bundle was trained on prompts of the fold that it is evaluated on.
+        """
+        folds = folds_of(scene.profile, self.folds)
+        chances = np.zeros(scene.scores.shape)
+        for held_out, folder in self.folders.items():
             bundle = load_bundle(folder)
-            rows = fold == held
-            seen = {r.prompt_hash for r in scene.profile.select(rows).requests}
-            if seen & bundle.prompt_hashes:
-                raise ConfigError(f"{folder} was trained on prompts of its own fold; remove it")
-            table[rows] = Learned(bundle, self.task_tags).choose(scene)[rows]
-        return table
+            rows = folds == held_out
+            hashes = {r.prompt_hash for r in scene.profile.select(rows).requests}
+            if hashes & bundle.prompt_hashes:
+                raise ConfigError(
+                    f"{folder}: this policy was trained on prompts of its held-out fold; remove "
+                    "the folder and train again"
+                )
+            chances[rows] = Learned(bundle, self.task_tags).choose(scene)[rows]
+        return chances

@@ -1,18 +1,18 @@
-"""An ablation's picture: each variant's figures with their intervals."""
+"""The figure of an ablation: each variant's results with their intervals."""
 
 from pathlib import Path
 
 from experiments.study.tidy import Summary
 
 PANELS = (
-    ("iqm", "excess over the fixed mixes' frontier,\npoints of each task (IQM)"),
+    ("iqm", "excess over the frontier of fixed mixes,\npoints of each task (IQM)"),
     ("saving", "carbon saved, %"),
-    ("margin", "worst task's quality less its floor"),
+    ("margin", "quality minus floor of the worst task"),
 )
 
 
 def draw(summary: Summary, title: str, path: Path) -> None:
-    """One row a variant, one panel a figure; bars are 95% intervals over the runs."""
+    """Draw one row per variant and one panel per measure; bars are 95% intervals over the runs."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -23,13 +23,14 @@ def draw(summary: Summary, title: str, path: Path) -> None:
         1, len(PANELS), figsize=(11, 1.6 + 0.42 * len(variants)), sharey=True
     )
     for panel, (name, label) in zip(panels, PANELS, strict=True):
-        found = getattr(summary, name)
-        for place, variant in enumerate(variants):
-            one = found[variant]
-            color = "tab:green" if place == 0 else "tab:blue"
-            panel.plot([one.low, one.high], [place, place], color=color, linewidth=5, alpha=0.35)
-            panel.plot(one.value, place, "o", color=color)
-        reference = found[variants[0]].value
+        intervals = getattr(summary, name)
+        for row, variant in enumerate(variants):
+            interval = intervals[variant]
+            color = "tab:green" if row == 0 else "tab:blue"
+            ends = [interval.low, interval.high]
+            panel.plot(ends, [row, row], color=color, linewidth=5, alpha=0.35)
+            panel.plot(interval.value, row, "o", color=color)
+        reference = intervals[variants[0]].value
         panel.axvline(reference, color="tab:green", linewidth=0.8, linestyle=":")
         if name != "saving":
             panel.axvline(0, color="black", linewidth=0.6)

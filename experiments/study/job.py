@@ -1,4 +1,4 @@
-"""One training of a study: on all folds of the prompts but one, for one seed."""
+"""One training of a study: one seed, on all folds of the prompts but one."""
 
 import hashlib
 import json
@@ -27,32 +27,38 @@ from experiments.tracking import Run, tracked
 from experiments.train.job import TrainingJob
 
 RESULT = "result.json"
-# Times that a job is started before it is given up: workers are killed, machines go away.
+# Attempts per job: a worker can be killed, and a machine can disappear.
 TRIES = 3
 
 
 def fold_of(request: Request, folds: int) -> int:
-    """The fold in which a prompt is judged, by its hash; independent of training's own folds."""
+    """Return the fold in which the request's prompt is held out.
+
+    The fold depends only on the prompt's hash, and not on the folds that training makes.
+    """
     digest = hashlib.sha256(f"judged:{request.prompt_hash}".encode()).digest()
     return int.from_bytes(digest[:8], "big") % folds
 
 
 def folds_of(profile: Profile, folds: int) -> Int64Array:
-    """`fold_of` every request, shape (R,)."""
+    """Return the fold of each of the profile's R requests, shape (R,)."""
     return np.array([fold_of(request, folds) for request in profile.requests], dtype=np.int64)
 
 
 @dataclass(frozen=True)
 class Data:
-    """What all jobs of a study share; plain, so that it can be sent to another machine.
+    """The inputs shared by all jobs of a study, as plain types that can be sent to a machine.
 
     Attributes:
-        outcomes: profile, Parquet.
-        intensity: CSVs or folders of them.
-        zone: the one whose hours are trained on; None trains on all, joined.
+        outcomes: path of the profile (Parquet).
+        intensity: intensity CSVs, or folders of CSVs.
+        zone: grid zone whose hours are used for training; None joins the hours of all zones.
+        model: model whose rows of the profile are used; None if the profile does not hold several.
         catalogue: rows of the directive catalogue.
-        floors: least quality ratio by task.
-        folds: parts into which the prompts fall.
+        floors: lowest permitted quality relative to L0, by task.
+        quality: "correct" or "preference": the quality that the floors apply to.
+        folds: number of folds into which the prompts are divided.
+        group: name under which tracking groups the study's runs.
     """
 
     outcomes: Path
@@ -66,7 +72,7 @@ class Data:
     group: str
 
     def trace(self) -> IntensityTrace:
-        """The hours to train on."""
+        """Return the hourly intensities to train on."""
         return chosen_trace(self.intensity, self.zone)
 
 
@@ -75,11 +81,13 @@ class Job:
     """One training.
 
     Attributes:
-        name: variant and place, as VARIANT/seed-S/fold-F: also its folder in the study's.
+        variant: name of the variant to which the training belongs.
+        seed: random seed of the training.
+        fold: fold of the prompts that is held out for the evaluation.
         config: hyperparameters that differ from their defaults.
-        directives: which of the profile's directives it may choose; none means all.
-        train_share: share of the training prompts that it may use.
-        live: whether it continues on the embedded Llama, for `live_steps` requests.
+        directives: names of the directives that the policy may choose; empty means all.
+        train_share: share of the training prompts that are used, above 0 and at most 1.
+        live: whether training continues on the embedded Llama for `live_steps` requests.
     """
 
     variant: str
@@ -92,21 +100,25 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Its folder below the study's."""
+        """VARIANT/seed-S/fold-F: also the job's folder, relative to that of the study."""
         return f"{self.variant}/seed-{self.seed}/fold-{self.fold}"
 
     def ppo(self) -> PpoConfig:
-        """The hyperparameters.
+        """Return all hyperparameters.
 
         Raises:
-            TypeError: `config` has an unknown one.
+            TypeError: `config` has an unknown hyperparameter.
         """
-        given = {**self.config, "without": tuple(self.config.get("without", ()))}
-        return PpoConfig(**{**given, "seed": self.seed})
+        settings = {**self.config, "without": tuple(self.config.get("without", ()))}
+        return PpoConfig(**{**settings, "seed": self.seed})
 
 
 def training_profile(data: Data, job: Job) -> Profile:
-    """The prompts that a job trains on: not those of its fold."""
+    """Read the prompts that the job trains on: those outside its held-out fold.
+
+    Raises:
+        ConfigError: no prompts are left.
+    """
     names = tuple(str(row["name"]) for row in data.catalogue)
     chosen = tuple(name for name in names if not job.directives or name in job.directives)
     profile = read_profile(data.outcomes, data.model, chosen)
@@ -114,12 +126,14 @@ def training_profile(data: Data, job: Job) -> Profile:
     if job.train_share < 1:
         _, profile = profile.split(job.train_share, f"share-{job.seed}")
     if not profile.requests:
-        raise ConfigError(f"{job.name}: no prompts are left to train on; give more, or fewer folds")
+        raise ConfigError(
+            f"{job.name}: no prompts are left to train on; give more prompts or fewer --folds"
+        )
     return profile
 
 
 def run(data: Data, job: Job, folder: Path) -> None:
-    """Train into `folder`: a bundle there and, last, `result.json`."""
+    """Train and write the bundle to `folder`; `result.json` is written last and marks success."""
     profile = training_profile(data, job)
     rows = [row for row in data.catalogue if row["name"] in profile.directives]
     training = TrainingJob(
@@ -157,27 +171,31 @@ def _trained(training: TrainingJob, job: Job, folder: Path, tracker: Run) -> tup
 
 
 def is_done(folder: Path, job: Job) -> bool:
-    """Whether this very job has finished there, its defaults what they are now."""
+    """Return whether `folder` holds the finished result of exactly this job.
+
+    A result that was trained with other hyperparameters, or with other defaults of
+    `PpoConfig`, does not count.
+    """
     try:
         finished = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    asked = json.loads(json.dumps({"job": asdict(job), "settings": asdict(job.ppo())}))
-    same = all(finished.get(name) == value for name, value in asked.items())
+    expected = json.loads(json.dumps({"job": asdict(job), "settings": asdict(job.ppo())}))
+    same = all(finished.get(name) == value for name, value in expected.items())
     return same and (folder / MANIFEST).is_file()
 
 
 def to_json(data: Data, job: Job) -> dict[str, Any]:
-    """Both as plain types."""
+    """Return the data and the job as JSON-compatible types."""
     plain = asdict(data)
     plain["outcomes"] = str(data.outcomes)
     plain["intensity"] = [str(path) for path in data.intensity]
     return {"data": plain, "job": asdict(job)}
 
 
-def from_json(written: Mapping[str, Any]) -> tuple[Data, Job]:
-    """What `to_json` wrote."""
-    data, job = dict(written["data"]), dict(written["job"])
+def from_json(payload: Mapping[str, Any]) -> tuple[Data, Job]:
+    """Return the data and the job that `to_json` converted to `payload`."""
+    data, job = dict(payload["data"]), dict(payload["job"])
     data["outcomes"] = Path(data["outcomes"])
     data["intensity"] = tuple(Path(path) for path in data["intensity"])
     data["catalogue"] = tuple(data["catalogue"])

@@ -1,4 +1,4 @@
-"""An ablation's page in Markdown."""
+"""The result page of an ablation, in Markdown."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,13 +10,13 @@ from experiments.study.tidy import Row, Summary
 def write_page(
     path: Path, question: str, summary: Summary, rows: Sequence[Row], quality: str
 ) -> str:
-    """Write and return the page: the question, one line a variant, how to read it."""
+    """Write and return the page: the question, one table row per variant, and how to read it."""
     seeds = sorted({row.seed for row in rows})
     lines = [
         f"# {question}",
         "",
-        f"Floors on {quality}; {len(seeds)} seeds ({seeds[0]} to {seeds[-1]}), each judged on a "
-        "fold of prompts that it never saw; 95% intervals over the runs.",
+        f"Floors on {quality}; {len(seeds)} seeds ({seeds[0]} to {seeds[-1]}), each evaluated "
+        "on a fold of prompts that was held out from its training; 95% intervals over the runs.",
         "",
         "| variant | excess, points (IQM) | carbon saved % | quality / L0 | worst task - floor "
         "| P(better than the first) |",
@@ -36,10 +36,11 @@ def write_page(
         "",
         "![figure](ablation.png)",
         "",
-        "Excess is what a policy saves beyond the cheapest mix of directives at the quality that "
-        "it reached, task by task (points of the task's L0 footprint), as an interquartile mean "
-        "over runs and tasks with a stratified bootstrap. P(better) is the probability that a "
-        "run of the variant has more of it than one of the first variant, averaged over tasks.",
+        "Excess is the carbon that a policy saves beyond the cheapest fixed mix of directives "
+        "with the same quality, task by task (points of the task's L0 footprint); the table shows "
+        "the interquartile mean over runs and tasks, with a stratified bootstrap. P(better) is "
+        "the probability that a run of the variant has a larger excess than a run of the first "
+        "variant, averaged over tasks.",
         "",
     ]
     page = "\n".join(lines)
@@ -47,5 +48,5 @@ def write_page(
     return page
 
 
-def _cell(found: Interval, digits: int) -> str:
-    return f"{found.value:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+def _cell(interval: Interval, digits: int) -> str:
+    return f"{interval.value:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"

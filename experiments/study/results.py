@@ -1,4 +1,4 @@
-"""A cross-validation's page in Markdown, and its savings by zone and window."""
+"""The result page of a cross-validation in Markdown, with savings by zone and window."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +13,13 @@ from experiments.statistics import Interval
 
 @dataclass(frozen=True)
 class ZoneSaving:
-    """Savings in one window of one zone, against always L0, in percent.
+    """Savings of all methods in one window of one zone.
 
     Attributes:
-        start_hour: the window's first hour, from the trace's start.
-        saving_pct: by method; means over the repetitions.
+        zone: name of the grid zone.
+        start_hour: first hour of the window, counted from the start of the trace.
+        saving_pct: footprint saved relative to always L0, %, by method; the mean over the
+            repetitions.
     """
 
     zone: str
@@ -26,8 +28,8 @@ class ZoneSaving:
 
 
 def zone_savings(repeats: Sequence[Repeat]) -> list[ZoneSaving]:
-    """Every window of every zone, in the order of zones and hours."""
-    sums: dict[tuple[int, int], dict[str, list[float]]] = {}
+    """Return the savings in every window of every zone, ordered by zone and start hour."""
+    savings: dict[tuple[int, int], dict[str, list[float]]] = {}
     for repeat in repeats:
         scene = repeat.scene
         starts = _starts(scene)
@@ -35,29 +37,40 @@ def zone_savings(repeats: Sequence[Repeat]) -> list[ZoneSaving]:
             for start in np.unique(starts[scene.zone == zone]):
                 rows = (scene.zone == zone) & (starts == start)
                 base = float(scene.means(scene.grams[:, 0], rows))
-                found = sums.setdefault((zone, int(start)), {})
+                by_method = savings.setdefault((zone, int(start)), {})
                 for name, chance in repeat.chances.items():
-                    spent = float(scene.means((scene.grams * chance).sum(axis=1), rows))
-                    found.setdefault(name, []).append(100 * (1 - spent / base))
+                    grams = float(scene.means((scene.grams * chance).sum(axis=1), rows))
+                    by_method.setdefault(name, []).append(100 * (1 - grams / base))
     traces = repeats[0].scene.traces
     return [
-        ZoneSaving(traces[zone].zone, start, {name: float(np.mean(s)) for name, s in found.items()})
-        for (zone, start), found in sorted(sums.items())
+        ZoneSaving(
+            traces[zone].zone,
+            start,
+            {name: float(np.mean(values)) for name, values in by_method.items()},
+        )
+        for (zone, start), by_method in sorted(savings.items())
     ]
 
 
 def _starts(scene: Scene) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
-    """First hour of each request's window, from its trace's start."""
-    begins = np.array([trace.start for trace in scene.traces])[scene.zone]
-    hours = np.floor((scene.times - begins) / HOUR_SECONDS).astype(np.int64)
-    found: np.ndarray[tuple[int], np.dtype[np.int64]] = hours - scene.hours
-    return found
+    """Return the first hour of each request's window, from the start of its trace; shape (n,)."""
+    trace_starts = np.array([trace.start for trace in scene.traces])[scene.zone]
+    hours = np.floor((scene.times - trace_starts) / HOUR_SECONDS).astype(np.int64)
+    window_starts: np.ndarray[tuple[int], np.dtype[np.int64]] = hours - scene.hours
+    return window_starts
 
 
 def page(
-    mix: str, scene: Scene, figures: Mapping[str, Figures], found: Sequence[ZoneSaving], seeds: int
+    mix: str, scene: Scene, figures: Mapping[str, Figures], cells: Sequence[ZoneSaving], seeds: int
 ) -> str:
-    """The figures under one mix: all methods, then every zone and window."""
+    """Return the page section for one mix: a table of methods and one of zones and windows.
+
+    Args:
+        mix: name of the mix, for the heading.
+        figures: results by method.
+        cells: savings by zone and window.
+        seeds: number of seeds over which the figures are averaged.
+    """
     tasks = list(scene.floors)
     lines = [
         f"### Floors on {scene.quality}, mix {mix}",
@@ -67,10 +80,10 @@ def page(
         f"| method | carbon saved % | excess, points | quality / L0 | {' | '.join(tasks)} |",
         "|---" * (4 + len(tasks)) + "|",
     ]
-    for name, one in figures.items():
-        kept = one.quality[scene.quality]
-        by_task = [_cell(kept.by_task[task], 2) for task in tasks]
-        values = [_cell(one.saving_pct, 1), _cell(one.excess_pct, 1), _cell(kept.ratio, 2)]
+    for name, result in figures.items():
+        quality = result.quality[scene.quality]
+        by_task = [_cell(quality.by_task[task], 2) for task in tasks]
+        values = [_cell(result.saving_pct, 1), _cell(result.excess_pct, 1), _cell(quality.ratio, 2)]
         lines.append(f"| {name} | {' | '.join([*values, *by_task])} |")
     names = list(figures)
     lines += [
@@ -78,13 +91,13 @@ def page(
         f"| zone | from hour | {' | '.join(names)} |",
         "|---" * (2 + len(names)) + "|",
     ]
-    for cell in found:
+    for cell in cells:
         row = " | ".join(f"{cell.saving_pct[name]:.1f}" for name in names)
         lines.append(f"| {cell.zone} | {cell.start_hour} | {row} |")
-    means = " | ".join(f"{np.mean([c.saving_pct[name] for c in found]):.1f}" for name in names)
+    means = " | ".join(f"{np.mean([c.saving_pct[name] for c in cells]):.1f}" for name in names)
     lines += [f"| mean | | {means} |", ""]
     return "\n".join(lines)
 
 
-def _cell(found: Interval, digits: int) -> str:
-    return f"{found.value:.{digits}f} [{found.low:.{digits}f}, {found.high:.{digits}f}]"
+def _cell(interval: Interval, digits: int) -> str:
+    return f"{interval.value:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"

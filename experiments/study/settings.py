@@ -1,4 +1,4 @@
-"""What the commands have in common that train seeds x folds and judge on prompts never seen."""
+"""Settings shared by the study commands, which train policies and evaluate held-out prompts."""
 
 import os
 from pathlib import Path
@@ -19,31 +19,46 @@ from experiments.study.job import Data
 
 
 class Study(Settings):
-    """Base of such commands: their data, their scene and where they train."""
+    """Base of the study commands: their data, their scene, and the machines that train."""
 
-    outcomes: Path = Field(description="profile (Parquet)")
+    outcomes: Path = Field(description="profile of recorded outcomes (Parquet)")
     intensity: list[Path] = Field(min_length=1, description="intensity CSVs or folders of them")
-    zone: str | None = Field(None, description="one zone; default all that were given")
+    zone: str | None = Field(None, description="grid zone to use; default all zones in --intensity")
     start: list[Annotated[int, Field(ge=0)]] = Field(
-        [], description="first hours of windows to judge in; default all hours"
+        [], description="first hour of each window to evaluate in; default all hours"
     )
-    hours: int = Field(720, ge=1, description="length of each window")
-    model: str | None = Field(None, description="whose rows of the profile to use")
-    directives: Path | None = Field(None, description="YAML catalogue; default the paper's three")
-    quality: Literal["correct", "preference"] = Field("correct", description="what floors are on")
-    floor: str = Field("0.95", description="least quality relative to L0: ratio, or YAML by task")
-    folds: int = Field(5, ge=2, description="parts into which the prompts fall")
+    hours: int = Field(720, ge=1, description="length of each window, hours")
+    model: str | None = Field(None, description="model whose rows of the profile to use")
+    directives: Path | None = Field(
+        None, description="YAML catalogue of directives; default the paper's three"
+    )
+    quality: Literal["correct", "preference"] = Field(
+        "correct", description="quality that the floors apply to"
+    )
+    floor: str = Field(
+        "0.95", description="lowest quality relative to L0: a ratio, or a YAML file of TASK: RATIO"
+    )
+    folds: int = Field(5, ge=2, description="number of folds into which the prompts are divided")
     replay_steps: int = Field(PpoConfig.replay_steps, ge=1, description="steps of each training")
-    workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
-    ray: str | None = Field(None, description="train on the Ray cluster at this address")
-    json_path: Path | None = Field(None, alias="json", description="machine-readable result")
+    workers: int = Field(
+        default_factory=lambda: os.cpu_count() or 1,
+        ge=1,
+        description="trainings that run at once on this machine; default one per core",
+    )
+    ray: str | None = Field(None, description="train on the Ray cluster at this HOST:PORT")
+    json_path: Path | None = Field(
+        None, alias="json", description="file for the machine-readable result"
+    )
 
     def profile(self) -> Profile:
-        """The outcomes under the catalogue's directives."""
+        """Read the outcomes under the catalogue's directives."""
         return read_profile(self.outcomes, self.model, read_catalogue(self.directives).names)
 
     def data(self, profile: Profile, group: str) -> Data:
-        """What all trainings share; `group` is theirs in the tracking.
+        """Return the inputs that all trainings share.
+
+        Args:
+            group: name under which tracking groups the runs.
 
         Raises:
             ConfigError, DataError: --floor or --zone does not fit the data.
@@ -65,7 +80,7 @@ class Study(Settings):
     def scene(
         self, profile: Profile, floors: dict[str, float], seed: int, mix: Mix | None = None
     ) -> Scene:
-        """The requests over all zones and windows."""
+        """Return the profile's requests, spread over all zones and windows."""
         return build_scene(
             profile,
             chosen_zones(self.intensity, self.zone),

@@ -1,4 +1,4 @@
-"""A study's runs as one tidy table, and what they come to (rliable)."""
+"""The runs of a study as one tidy table, and their aggregate statistics (rliable)."""
 
 import csv
 from collections.abc import Sequence
@@ -20,11 +20,17 @@ RESAMPLES = 5000
 
 @dataclass(frozen=True)
 class Row:
-    """One run, on prompts that it never saw.
+    """Results of one run on the prompts held out from its training.
 
     Attributes:
-        excess_by_task: points of each task's L0 footprint beyond its own frontier.
-        worst_margin: least of quality ratio - floor over tasks.
+        variant, seed, fold: those of the run's job.
+        saving_pct: footprint saved relative to always L0, %.
+        excess_pct: saving beyond the frontier of fixed mixes at the same quality, points.
+        quality_ratio: quality relative to L0, over all tasks.
+        worst_task: the task with the smallest margin.
+        worst_margin: smallest (quality ratio - floor) of any task.
+        excess_by_task: saving beyond each task's own frontier, in points of the task's L0
+            footprint.
     """
 
     variant: str
@@ -38,46 +44,47 @@ class Row:
     excess_by_task: dict[str, float]
 
     @classmethod
-    def of(cls, job: Job, found: Figures, scene: Scene) -> "Row":
-        """From a judgement."""
-        kept = found.quality[scene.quality]
-        task, ratio = kept.worst(scene.floors)
+    def of(cls, job: Job, figures: Figures, scene: Scene) -> "Row":
+        """Return the row for a job whose policy has these figures on the scene."""
+        quality = figures.quality[scene.quality]
+        task, ratio = quality.worst(scene.floors)
         return cls(
             job.variant,
             job.seed,
             job.fold,
-            found.saving_pct.value,
-            found.excess_pct.value,
-            kept.ratio.value,
+            figures.saving_pct.value,
+            figures.excess_pct.value,
+            quality.ratio.value,
             task,
             ratio.value - scene.floors[task],
-            found.excess_by_task_pct,
+            figures.excess_by_task_pct,
         )
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """One line a run, one column a figure."""
-    flat = [
+    """Write a CSV with one line per run and one column per figure."""
+    records = [
         {k: v for k, v in asdict(row).items() if k != "excess_by_task"}
         | {f"excess_pct/{task}": value for task, value in row.excess_by_task.items()}
         for row in rows
     ]
     with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, list(flat[0]))
+        writer = csv.DictWriter(stream, list(records[0]))
         writer.writeheader()
-        writer.writerows(flat)
+        writer.writerows(records)
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What the variants come to; the first is the reference.
+    """Aggregate results by variant; the first variant is the reference.
 
     Attributes:
         iqm: interquartile mean over runs and tasks of the excess by task, with a stratified
             bootstrap interval (Agarwal et al., 2021).
-        saving, quality, margin: means over runs, with bootstrap intervals.
-        better: probability that a run of the variant has more excess than one of the
-            reference, task by task; None for the reference.
+        saving, quality, margin: means over runs of `Row.saving_pct`, `Row.quality_ratio` and
+            `Row.worst_margin`, with bootstrap intervals.
+        better: probability that a run of the variant has a larger excess than a run of the
+            reference, averaged over tasks; None for the reference.
     """
 
     iqm: dict[str, Interval]
@@ -87,7 +94,7 @@ class Summary:
     better: dict[str, Interval | None]
 
     def to_json(self) -> dict[str, Any]:
-        """As results are written."""
+        """Return the summary as JSON-compatible types."""
         return {
             name: {v: None if i is None else i.to_json() for v, i in getattr(self, name).items()}
             for name in ("iqm", "saving", "quality", "margin", "better")
@@ -95,8 +102,8 @@ class Summary:
 
 
 def aggregated(rows: Sequence[Row], variants: Sequence[str]) -> Summary:
-    """Point estimates and 95% intervals over the runs of each variant."""
-    # rliable draws from NumPy's global generator.
+    """Return point estimates and 95% intervals over the runs of each variant."""
+    # rliable draws from NumPy's global generator; the seed makes its intervals repeatable.
     np.random.seed(0)
     tasks = list(rows[0].excess_by_task)
 

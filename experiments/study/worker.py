@@ -1,4 +1,4 @@
-"""Runs one job in a process of its own: `python -m experiments.study.worker FOLDER < JOB`."""
+"""Runs one job in its own process: `python -m experiments.study.worker FOLDER < JOB`."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from experiments.study.pool import REFUSED_EXIT_STATUS
 
 
 def main() -> int:
-    """Read a job from standard input and run it into the folder named."""
+    """Read a job from standard input, run it in FOLDER, and return the exit status."""
     data, job = from_json(json.load(sys.stdin))
     try:
         run(data, job, Path(sys.argv[1]))

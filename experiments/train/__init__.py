@@ -1,1 +1,1 @@
-"""`sprout train` and `sprout bundle`: from a profile to a policy bundle."""
+"""`sprout train` and `sprout bundle`: make a policy bundle from a profile or a checkpoint."""

@@ -1,4 +1,4 @@
-"""`sprout train`: PPO on the replay of a profile, then on the live server; writes a bundle."""
+"""`sprout train`: train with PPO on a profile's replay, then on a live server; write a bundle."""
 
 from contextlib import nullcontext
 from dataclasses import fields
@@ -29,74 +29,96 @@ from experiments.train.provenance import inputs
 class Train(Settings):
     """Train a policy bundle."""
 
-    outcomes: Path = Field(description="profile (Parquet)")
-    out: Path = Field(description="folder that becomes the bundle")
-    upstream: str | None = Field(None, description="live server to continue on")
+    outcomes: Path = Field(description="profile of recorded outcomes (Parquet)")
+    out: Path = Field(description="folder for the bundle")
+    upstream: str | None = Field(None, description="URL of a live server to continue training on")
     start: Path | None = Field(
         None,
         alias="from",
-        description="bundle to go on from on the live server, with its floors and "
-        "hyperparameters, in place of the replay",
+        description="bundle to continue from on the live server, with its floors and "
+        "hyperparameters; no replay is run",
     )
-    model: str | None = Field(None, description="whose rows of the profile to use")
+    model: str | None = Field(None, description="model whose rows of the profile to use")
     intensity: list[Path] = Field(
-        [], description="intensity CSVs or folders of them; default the synthetic day"
+        [], description="intensity CSVs or folders of them; default a synthetic day"
     )
     zone: str | None = Field(
-        None, description="one zone; default the hours of all that were given, one after another"
+        None,
+        description="grid zone to use; default the hours of all zones in --intensity, joined",
     )
-    directives: Path | None = Field(None, description="YAML catalogue; default the paper's three")
-    floor: str = Field("0.95", description="quality floor, or a YAML file of task: floor")
+    directives: Path | None = Field(
+        None, description="YAML catalogue of directives; default the paper's three"
+    )
+    floor: str = Field(
+        "0.95", description="lowest quality relative to L0: a ratio, or a YAML file of TASK: RATIO"
+    )
     floor_slack: float = Field(
         PpoConfig.floor_slack,
         ge=0,
         le=1,
-        description="by how much floors yield from the cleanest hour to the dirtiest (SPROUT's xi)",
+        description="how far floors are lowered in the dirtiest hour, relative to the cleanest "
+        "(SPROUT's xi)",
     )
-    quality: Literal["correct", "preference"] = "correct"
+    quality: Literal["correct", "preference"] = Field(
+        "correct", description="quality that the floors apply to"
+    )
     encoder: Path | None = Field(
         None,
-        description="folder of a transformer whose vectors of texts are read beside their words: "
-        "slower to serve, and torch is then needed there",
+        description="folder of a transformer whose text embeddings are used in addition to words; "
+        "serving is then slower and needs torch",
     )
     hold_out: float = Field(
         0.0, ge=0, lt=1, description="share of prompts, by hash, that training never sees"
     )
-    seed: int = 0
+    seed: int = Field(0, description="random seed of the training")
     replay_steps: int = Field(
-        PpoConfig.replay_steps, ge=1, description="steps on the replay, in whole updates of 4,096"
+        PpoConfig.replay_steps,
+        ge=1,
+        description="steps on the replay, rounded up to whole updates of 4,096",
     )
-    live_steps: int = Field(PpoConfig.live_steps, ge=0, description="requests to the live server")
+    live_steps: int = Field(
+        PpoConfig.live_steps, ge=0, description="number of requests to the live server"
+    )
     latency: Path | None = Field(
-        None, description="YAML of limits: TASK: {mean: seconds, p95: seconds}"
+        None, description="YAML file of latency limits, TASK: {mean: SECONDS, p95: SECONDS}"
     )
     confidence: float = Field(
         PpoConfig.confidence,
         ge=0,
-        description="standard errors by which floors and limits are to be cleared",
+        description="standard errors by which floors and limits must be cleared",
     )
     patience: int = Field(
-        PpoConfig.patience, ge=0, description="stop after so many updates without a better policy"
+        PpoConfig.patience,
+        ge=0,
+        description="stop after this many updates without a better policy; 0 never stops early",
     )
-    learning_rate: float = Field(PpoConfig.learning_rate, gt=0, description="Adam's, at the start")
-    live_learning_rate: float = Field(PpoConfig.live_learning_rate, gt=0, description="when live")
-    entropy: float = Field(PpoConfig.entropy, ge=0, description="pull towards every directive")
-    weight_decay: float = Field(PpoConfig.weight_decay, ge=0, description="AdamW's")
-    hidden: int = Field(PpoConfig.hidden, ge=1, description="width of the two layers")
+    learning_rate: float = Field(
+        PpoConfig.learning_rate, gt=0, description="initial learning rate of Adam on the replay"
+    )
+    live_learning_rate: float = Field(
+        PpoConfig.live_learning_rate, gt=0, description="initial learning rate on the live server"
+    )
+    entropy: float = Field(PpoConfig.entropy, ge=0, description="weight of the entropy bonus")
+    weight_decay: float = Field(PpoConfig.weight_decay, ge=0, description="weight decay of AdamW")
+    hidden: int = Field(PpoConfig.hidden, ge=1, description="width of the two hidden layers")
     epochs: int = Field(PpoConfig.epochs, ge=1, description="passes over each rollout")
-    dual_rate: float = Field(PpoConfig.dual_rate, gt=0, description="of the floors' multipliers")
-    dual_damping: float = Field(PpoConfig.dual_damping, ge=0, description="of the same")
-    resume: bool = Field(False, description="go on from the last checkpoint in --out")
+    dual_rate: float = Field(
+        PpoConfig.dual_rate, gt=0, description="step size of the floors' Lagrange multipliers"
+    )
+    dual_damping: float = Field(
+        PpoConfig.dual_damping, ge=0, description="damping of the floors' Lagrange multipliers"
+    )
+    resume: bool = Field(False, description="resume from the last checkpoint in --out")
 
     def cli_cmd(self) -> None:
         """Train and write the bundle."""
         job = self._job()
-        # An artifact can't be used offline: what went in stands in the configuration.
-        made_of = inputs(job.profile, job.trace) | {
+        # Offline runs cannot link artifacts, so the configuration records the inputs.
+        lineage = inputs(job.profile, job.trace) | {
             "outcomes_sha256": sha256_of(self.outcomes),
             "policies": {} if job.start is None else {"from": job.start.version},
         }
-        resolved = self.model_dump(mode="json") | {"inputs": made_of}
+        resolved = self.model_dump(mode="json") | {"inputs": lineage}
         server = Upstream(self.upstream, job.profile.model) if self.upstream else nullcontext()
         with (
             tracked(resolved, self.out / "tracking", group="train", resume=self.resume) as run,
@@ -111,14 +133,18 @@ class Train(Settings):
         profile = read_profile(self.outcomes, self.model, catalogue.names)
         profile, _ = profile.split(self.hold_out, "hold-out")
         if not profile.requests:
-            raise ConfigError(f"--hold-out {self.hold_out} leaves no prompt to train on")
+            raise ConfigError(
+                f"--hold-out {self.hold_out} leaves no prompt to train on; give a smaller share"
+            )
         trace = chosen_trace(self.intensity, self.zone)
-        given = self._hyperparameters()
+        hyperparameters = self._hyperparameters()
         if self.start is not None:
-            self._refuse_what_the_bundle_says()
-            changed = {name: given[name] for name in LIVE}
+            self._refuse_settings_of_the_bundle()
+            changed = {name: hyperparameters[name] for name in LIVE}
             return continuing(self.start, profile, catalogue, trace, changed)
-        config = PpoConfig(**(given if self.upstream else given | {"live_steps": 0}))
+        if not self.upstream:
+            hyperparameters |= {"live_steps": 0}
+        config = PpoConfig(**hyperparameters)
         floors = floors_by_task(self.floor, profile.tasks)
         limits = {} if self.latency is None else read_limits(self.latency, profile.tasks)
         vectors = None if self.encoder is None else load_encoder(self.encoder)
@@ -137,24 +163,27 @@ class Train(Settings):
         names = [field.name for field in fields(PpoConfig)]
         return {name: getattr(self, name) for name in names if name in Train.model_fields}
 
-    def _refuse_what_the_bundle_says(self) -> None:
+    def _refuse_settings_of_the_bundle(self) -> None:
+        """Raise if --from has no live server, or is combined with a setting that it fixes."""
         if self.upstream is None or not self.live_steps:
-            raise ConfigError("--from goes on on a live server: give --upstream and --live-steps")
-        said = {"floor", "quality", "latency", "encoder", "resume", *self._hyperparameters()} - LIVE
-        if given := sorted(said & self.model_fields_set):
-            flag = given[0].replace("_", "-")
             raise ConfigError(
-                f"--{flag}: with --from it is the bundle's own; leave it out (also "
-                f"SPROUT_{given[0].upper()} and --config's)"
+                "--from continues on a live server: give --upstream and --live-steps above 0"
+            )
+        fixed = {"floor", "quality", "latency", "encoder", "resume", *self._hyperparameters()}
+        if conflicts := sorted((fixed - LIVE) & self.model_fields_set):
+            flag = conflicts[0].replace("_", "-")
+            raise ConfigError(
+                f"--{flag}: with --from the bundle fixes this value; leave it out (also "
+                f"SPROUT_{conflicts[0].upper()} and the entry in --config)"
             )
 
 
-# What may differ from the bundle that is gone on from.
+# Settings that may differ from those of the bundle given with --from.
 LIVE = {"live_steps", "live_learning_rate", "seed"}
 
 
 def report(bundle: Bundle, trained: Trained) -> None:
-    """Print what was learned, and how the live server differs from the profile."""
+    """Print the trained policy's figures, and how the live server differs from the profile."""
     console = Console()
     console.print(
         f"policy {bundle.version} after {trained.steps:,} steps: "
@@ -163,19 +192,20 @@ def report(bundle: Bundle, trained: Trained) -> None:
     )
     for task, ratio in trained.validation.ratio_by_task.items():
         console.print(f"  {task}: quality {ratio:.3f} of L0")
-    for name, most in trained.validation.overshoot_bound.items():
-        console.print(f"  latency, {name}: {'kept' if most <= 0 else f'missed by {most:.2f}'}")
+    for name, bound in trained.validation.overshoot_bound.items():
+        verdict = "kept" if bound <= 0 else f"missed by {bound:.2f}"
+        console.print(f"  latency, {name}: {verdict}")
     if not trained.floors_kept:
         console.print(
-            "[yellow]no checkpoint kept every floor and limit with confidence; the nearest one was "
-            "taken"
+            "[yellow]no checkpoint kept every floor and limit with the required confidence; the "
+            "nearest one was chosen"
         )
     compared = bundle.manifest["live"].get("drift", [])
     moved = [row for row in compared if row["drifted"]]
     if compared:
         console.print(
-            f"live against the profile: {len(moved)} of {len(compared)} figures drifted beyond "
-            "their 95% interval (one in twenty does so by chance)"
+            f"live server against the profile: {len(moved)} of {len(compared)} figures differ by "
+            "more than their 95% interval (one in twenty does so by chance)"
         )
     for row in moved:
         console.print(

@@ -1,4 +1,4 @@
-"""A training that goes on from a finished bundle, on a live server."""
+"""Training that continues from a finished bundle on a live server."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,41 +22,46 @@ def continuing(
     trace: IntensityTrace,
     changed: Mapping[str, Any],
 ) -> TrainingJob:
-    """The training that made the bundle, to go on where it ended.
+    """Return a training job that continues where the bundle's training ended.
 
     Args:
-        profile, catalogue: the very ones that it was made from.
-        changed: hyperparameters that are to differ from the bundle's.
+        folder: folder of the bundle.
+        profile, catalogue, trace: the inputs from which the bundle was made.
+        changed: hyperparameters that replace those of the bundle.
 
     Raises:
-        ConfigError: it was made from others, or not by `sprout train`.
+        ConfigError: the bundle was made from other inputs, or not by `sprout train`.
     """
     bundle = load_bundle(folder)
     manifest = bundle.manifest
     try:
-        same = manifest["data"]["fingerprint"] == fingerprint(profile)
-        same_grid = manifest["intensity"]["sha256"] == trace.sha256
+        same_profile = manifest["data"]["fingerprint"] == fingerprint(profile)
+        same_hours = manifest["intensity"]["sha256"] == trace.sha256
         settings = {**manifest["training"], "without": tuple(manifest["training"]["without"])}
         config = PpoConfig(**{**settings, **changed})
         limits = {task: Limit(**limit) for task, limit in manifest["limits"].items()}
         floors, quality = dict(manifest["floors"]), manifest["quality"]
+        # The trainer reads these later; a bundle without them is refused here.
         _ = manifest["multipliers"]
     except (KeyError, TypeError) as error:
         raise ConfigError(
-            f"--from {folder}: its manifest has no usable {error}; give a bundle of `sprout train`"
+            f"--from {folder}: manifest.json has no usable {error}; give a bundle of `sprout train`"
         ) from error
-    if not same:
+    if not same_profile:
         raise ConfigError(
-            f"--from {folder}: it was trained on another profile; give the same --outcomes, "
-            "--model and --hold-out as then"
+            f"--from {folder}: the bundle was trained on another profile; give the --outcomes, "
+            "--model and --hold-out of its training"
         )
-    if not same_grid:
+    if not same_hours:
         raise ConfigError(
-            f"--from {folder}: it was trained on other hours (zone "
-            f"{manifest['intensity']['zone']}); give the same --intensity and --zone as then"
+            f"--from {folder}: the bundle was trained on other hours (zone "
+            f"{manifest['intensity']['zone']}); give the --intensity and --zone of its training"
         )
     if catalogue.to_rows() != bundle.catalogue.to_rows():
-        raise ConfigError(f"--from {folder}: it was trained on other --directives; give those")
+        raise ConfigError(
+            f"--from {folder}: the bundle was trained on other directives; give the --directives "
+            "of its training"
+        )
     text = bundle.featurizer.text
     vectors = text.vectors if isinstance(text, EncodedProjection) else None
     return TrainingJob(

@@ -1,4 +1,4 @@
-"""`sprout bundle from-sb3`: a stable-baselines3 checkpoint as a policy bundle."""
+"""`sprout bundle from-sb3`: convert a stable-baselines3 checkpoint to a policy bundle."""
 
 from pathlib import Path
 from typing import Literal
@@ -17,32 +17,36 @@ from experiments.settings import Settings
 
 
 class FromSb3(Settings):
-    """Turn a checkpoint of `model.save()` into a bundle; no pickle in it is loaded.
+    """Convert a checkpoint written by `model.save()` to a bundle; no pickle in it is loaded.
 
-    What the policy observes comes from --like, a bundle with the same featurizer, or from
-    --outcomes, the profile that its environment replayed.
+    The definition of the policy's observations is taken from --like, a bundle with the same
+    featurizer, or from --outcomes, the profile that the policy's environment replayed.
     """
 
     checkpoint: CliPositionalArg[Path] = Field(description="PPO or A2C checkpoint (.zip)")
-    out: Path = Field(description="folder that becomes the bundle")
-    like: Path | None = Field(None, description="bundle whose observations it was trained on")
-    outcomes: Path | None = Field(None, description="profile that its environment replayed")
-    model: str | None = Field(None, description="whose rows of the profile were used")
-    directives: Path | None = Field(None, description="YAML catalogue; default the paper's three")
+    out: Path = Field(description="folder for the bundle")
+    like: Path | None = Field(
+        None, description="bundle with the same observations as the checkpoint"
+    )
+    outcomes: Path | None = Field(None, description="profile that the training replayed")
+    model: str | None = Field(None, description="model whose rows of the profile were used")
+    directives: Path | None = Field(
+        None, description="YAML catalogue of directives; default the paper's three"
+    )
     activation: Literal["tanh", "relu"] | None = Field(
-        None, description="between layers; default what the checkpoint says"
+        None, description="activation between layers; default that of the checkpoint"
     )
 
     def cli_cmd(self) -> None:
-        """Read, check, write."""
+        """Read and check the checkpoint, and write the bundle."""
         if (self.like is None) == (self.outcomes is None):
-            raise ConfigError("give --like BUNDLE or --outcomes PROFILE, one of them")
+            raise ConfigError("give either --like BUNDLE or --outcomes PROFILE, not both")
         policy = read_policy(self.checkpoint, self.activation)
         if self.like is not None:
-            other = load_bundle(self.like)
-            catalogue, featurizer, model = other.catalogue, other.featurizer, other.model
-            data = other.manifest.get("data", {})
-            live = {"prompt_hashes": other.manifest.get("live", {}).get("prompt_hashes", [])}
+            like = load_bundle(self.like)
+            catalogue, featurizer, model = like.catalogue, like.featurizer, like.model
+            data = like.manifest.get("data", {})
+            live = {"prompt_hashes": like.manifest.get("live", {}).get("prompt_hashes", [])}
         else:
             assert self.outcomes is not None
             catalogue = read_catalogue(self.directives)
@@ -51,12 +55,12 @@ class FromSb3(Settings):
             hashes = [request.prompt_hash for request in profile.requests]
             data, live = {"fingerprint": fingerprint(profile), "prompt_hashes": hashes}, {}
         sizes = policy.layers[0][0].shape[1], policy.layers[-1][0].shape[0]
-        wanted = len(featurizer.names), len(catalogue)
-        if sizes != wanted:
+        expected = len(featurizer.names), len(catalogue)
+        if sizes != expected:
             raise DataError(
                 self.checkpoint,
-                f"a policy of {sizes[0]} observed components and {sizes[1]} actions",
-                f"give one of {wanted[0]} and {wanted[1]}, as its environment has",
+                f"the policy has {sizes[0]} observed components and {sizes[1]} actions",
+                f"give one with {expected[0]} and {expected[1]}, as its environment has",
             )
         extra = {"training": {"source": self.checkpoint.name}, "data": data, "live": live}
         bundle = save_bundle(self.out, policy, catalogue, featurizer, model, extra)

@@ -1,4 +1,4 @@
-"""One training: from a profile to a bundle, tracked; on the replay, then on a live server."""
+"""One tracked training from a profile to a bundle: on the replay, then on a live server."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 from agents.policy.bundle import Bundle, save_bundle
 from agents.policy.bundle_files import MANIFEST
 from agents.training.config import PpoConfig
-from agents.training.drift import drifts
+from agents.training.drift import measure_drift
 from agents.training.ppo import TAG_SHARE, Trained, Trainer
 from agents.training.prepared import with_known_quality
 from envs.carbon.intensity import IntensityTrace
@@ -39,9 +39,17 @@ class TrainingJob:
     """One training: data, floors and hyperparameters.
 
     Attributes:
-        start: a bundle that was trained on the same profile, to go on from in place of the
-            replay.
-        vectors: of texts, for the features to use beside words.
+        profile: recorded outcomes of the training prompts.
+        catalogue: the directives that the policy may choose.
+        trace: hourly carbon intensity during training.
+        floors: lowest permitted quality relative to L0, by task.
+        config: hyperparameters.
+        quality: "correct" or "preference": the quality that the floors apply to.
+        limits: latency limits by task; empty means none.
+        start: bundle trained on the same profile from which training continues without a
+            replay; None trains a new policy on the replay.
+        vectors: text embeddings that the features use in addition to words; None uses words
+            only.
     """
 
     profile: Profile
@@ -60,11 +68,13 @@ class TrainingJob:
         """Train, write the bundle to `out` and log it as an artifact.
 
         Args:
-            upstream: live server to continue on for `config.live_steps` requests.
-            resume: go on from the last checkpoint of the replay in `out`.
+            run: tracked run that receives figures, tables and the artifact.
+            upstream: live server on which training continues for `config.live_steps`
+                requests; None trains on the replay only.
+            resume: resume from the last checkpoint of the replay in `out`.
         """
-        # Nets this small run fastest on one thread, and threads of two trainings side by side
-        # would wait for each other.
+        # Networks this small run fastest on one thread, and the threads of two parallel
+        # trainings would wait for each other.
         torch.set_num_threads(1)
         with threadpool_limits(1):
             return self._run(out, run, upstream, resume)
@@ -72,19 +82,19 @@ class TrainingJob:
     def _run(
         self, out: Path, run: Run, upstream: Upstream | None, resume: bool
     ) -> tuple[Bundle, Trained]:
-        # Before the long part, so that what cannot work says so at once.
+        # Built before the long replay, so that a live server that cannot be used fails at once.
         backend = self._live_backend(upstream) if upstream and self.config.live_steps else None
         live: dict[str, Any] = {}
         with Progress() as progress:
             total = self.config.replay_steps * (self.start is None)
             total += self.config.live_steps * (backend is not None)
-            watched = _Watched(run, progress, total)
+            tracker = _ProgressTracker(run, progress, total)
             trainer = Trainer(
                 profile=self.profile,
                 trace=self.trace,
                 floors=self.floors,
                 config=self.config,
-                tracker=watched,
+                tracker=tracker,
                 quality=self.quality,
                 limits=self.limits,
                 checkpoints=out / CHECKPOINT,
@@ -109,29 +119,35 @@ class TrainingJob:
         )
         run.summarise({"floors_kept": trained.floors_kept, **figures(trained)})
         run.table("by_task", TASK_COLUMNS, by_task(trained, self.catalogue.names))
-        if moved := live.get("drift"):
-            run.table("drift", list(moved[0]), [list(row.values()) for row in moved])
+        if drift := live.get("drift"):
+            run.table("drift", list(drift[0]), [list(row.values()) for row in drift])
         files = [out / MANIFEST, *(out / name for name in bundle.manifest["files"])]
-        about = inputs(self.profile, self.trace) | {"digest": bundle.version}
-        run.artifact("policy-bundle", "policy", files, about)
+        metadata = inputs(self.profile, self.trace) | {"digest": bundle.version}
+        run.artifact("policy-bundle", "policy", files, metadata)
         return bundle, trained
 
     def _live_backend(self, upstream: Upstream) -> LiveBackend:
-        """Requests of the profile's tasks, on the live server."""
+        """Return the live server as a backend that plays requests of the profile's tasks.
+
+        Raises:
+            ConfigError: the answers of a live server cannot be judged.
+        """
         if self.quality != "correct":
             raise ConfigError(
-                f"live answers have no {self.quality}: no judge compares them; only a policy "
-                "with floors on correct can go on live"
+                f"live answers have no {self.quality}, because no judge compares them; give "
+                "--quality correct to train on a live server"
             )
-        seen = _hashes(self.profile)
+        used_hashes = _hashes(self.profile)
         if self.start is not None:
-            seen |= self.start.prompt_hashes
+            used_hashes |= self.start.prompt_hashes
         known = with_known_quality(self.profile, self.quality)
-        requests = live_requests(known, self.config.live_steps, self.config.seed + 7919, seen)
+        requests = live_requests(
+            known, self.config.live_steps, self.config.seed + 7919, used_hashes
+        )
         return LiveBackend(upstream, choose_meter(upstream.url), self.catalogue, requests)
 
     def _live(self, trainer: Trainer, backend: LiveBackend) -> dict[str, Any]:
-        """Continue training live; returns what was asked, and how it differs from the profile."""
+        """Continue training on the live server; return the manifest's "live" entry."""
         recording = Recording(backend)
         trainer.live(
             World(
@@ -146,15 +162,15 @@ class TrainingJob:
                 parts=trainer.prepared.parts_of(backend.requests),
             )
         )
-        played, actions, outcomes = recording.played()
-        moved = drifts(trainer.prepared, played, actions, outcomes)
+        requests, actions, outcomes = recording.played()
+        measured_drifts = measure_drift(trainer.prepared, requests, actions, outcomes)
         hashes = {request.prompt_hash for request in backend.requests}
         if self.start is not None:
             hashes |= self.start.prompt_hashes - _hashes(self.profile)
         return {
             "requests": len(outcomes),
             "prompt_hashes": sorted(hashes),
-            "drift": [asdict(one) | {"drifted": one.drifted} for one in moved],
+            "drift": [asdict(drift) | {"drifted": drift.drifted} for drift in measured_drifts],
         }
 
     def _manifest(self, trainer: Trainer, trained: Trained) -> dict[str, Any]:
@@ -192,8 +208,8 @@ class TrainingJob:
         }
 
 
-class _Watched:
-    """Passes figures on to a run and moves a progress bar."""
+class _ProgressTracker:
+    """Forwards figures to a tracked run and updates a progress bar."""
 
     def __init__(self, run: Run, progress: Progress, total: int) -> None:
         self._run = run

@@ -1,4 +1,4 @@
-"""What a training asks a live server."""
+"""The requests that a training sends to a live server."""
 
 from collections.abc import Container
 
@@ -14,13 +14,13 @@ from envs.requests.workload import generate_requests
 def live_requests(
     profile: Profile, count: int, seed: int, exclude: Container[str] = ()
 ) -> list[Request]:
-    """About `count` requests, as many of each of the profile's tasks.
+    """Return about `count` requests, divided equally among the profile's tasks.
 
-    Of a task that can be generated they are fresh; of any other they are the profile's own,
-    those whose reference lets an answer be judged.
+    Tasks with a generator get new requests. Other tasks get requests of the profile that have
+    a reference, because answers without a reference cannot be judged.
 
     Args:
-        exclude: prompt hashes that must not be generated.
+        exclude: hashes of prompts that must not be generated.
 
     Raises:
         ConfigError: a task's requests can neither be generated nor judged.
@@ -28,17 +28,17 @@ def live_requests(
     per_task = -(-count // len(profile.tasks))
     chosen: list[Request] = []
     if any(task in MODULES for task in profile.tasks):
-        fresh = generate_requests(per_task, seed, exclude=exclude)
-        chosen += [request for request in fresh if request.task in profile.tasks]
+        generated = generate_requests(per_task, seed, exclude=exclude)
+        chosen += [request for request in generated if request.task in profile.tasks]
     rng = np.random.default_rng(seed)
     for task in profile.tasks:
         if task in MODULES:
             continue
-        own = [r for r in profile.requests if r.task == task and r.reference is not None]
-        if not own:
+        judgeable = [r for r in profile.requests if r.task == task and r.reference is not None]
+        if not judgeable:
             raise ConfigError(
-                f"task {task!r}: its requests in the profile have no reference, so that live "
-                "answers could not be judged; give references, or leave out --upstream"
+                f"task {task!r}: its requests in the profile have no reference, so live answers "
+                "cannot be judged; give references, or leave out --upstream"
             )
-        chosen += [own[i] for i in rng.permutation(len(own))[:per_task]]
+        chosen += [judgeable[i] for i in rng.permutation(len(judgeable))[:per_task]]
     return chosen

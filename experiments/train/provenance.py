@@ -1,4 +1,4 @@
-"""What a training leaves on record beside its policy: inputs, figures, versions."""
+"""The record that a training keeps of its inputs, figures and library versions."""
 
 import importlib.metadata
 import subprocess
@@ -15,7 +15,7 @@ TASK_COLUMNS = ("task", "quality_ratio", "lower_bound", "multiplier", "directive
 
 
 def inputs(profile: Profile, trace: IntensityTrace) -> dict[str, str]:
-    """Digests of what a policy is made of: the lineage, where artifacts cannot be linked."""
+    """Return digests of a policy's inputs: its lineage where artifacts cannot be linked."""
     return {
         "profile_sha256": fingerprint(profile),
         "intensity_sha256": trace.sha256,
@@ -24,43 +24,44 @@ def inputs(profile: Profile, trace: IntensityTrace) -> dict[str, str]:
 
 
 def by_task(trained: Trained, directives: Sequence[str]) -> list[list[Any]]:
-    """Rows of `TASK_COLUMNS`."""
-    found = trained.validation
+    """Return one row per task with the columns `TASK_COLUMNS`."""
+    validation = trained.validation
     return [
         [
             task,
             ratio,
-            found.bound_by_task[task],
+            validation.bound_by_task[task],
             trained.multipliers[task],
             ", ".join(
                 f"{name} {share:.3f}"
-                for name, share in zip(directives, found.share_by_task[task], strict=True)
+                for name, share in zip(directives, validation.share_by_task[task], strict=True)
             ),
         ]
-        for task, ratio in found.ratio_by_task.items()
+        for task, ratio in validation.ratio_by_task.items()
     ]
 
 
 def figures(trained: Trained) -> dict[str, Any]:
-    """The policy's on validation prompts.
+    """Return the policy's figures on the validation prompts.
 
-    `objective` is one number for a sweep to make small: the footprint relative to L0, or,
-    where a floor or limit was missed, more than 1 by how far.
+    `objective` is one number for a sweep to minimise: the footprint relative to L0, or, if a
+    floor or limit was missed, 1 plus the size of the largest miss.
     """
-    found = trained.validation
+    validation = trained.validation
+    objective = validation.grams_ratio if trained.floors_kept else 1 - validation.worst_margin
     return {
-        "grams_ratio": found.grams_ratio,
-        "quality_ratio_by_task": found.ratio_by_task,
-        "directive_share": list(found.share),
-        "latency_overshoot": found.overshoot,
-        "latency_overshoot_bound": found.overshoot_bound,
-        "worst_margin": found.worst_margin,
-        "objective": found.grams_ratio if trained.floors_kept else 1 - found.worst_margin,
+        "grams_ratio": validation.grams_ratio,
+        "quality_ratio_by_task": validation.ratio_by_task,
+        "directive_share": list(validation.share),
+        "latency_overshoot": validation.overshoot,
+        "latency_overshoot_bound": validation.overshoot_bound,
+        "worst_margin": validation.worst_margin,
+        "objective": objective,
     }
 
 
 def versions() -> dict[str, str | None]:
-    """Of the libraries that a policy depends on."""
+    """Return the installed version of each library in `VERSIONED`, or None if it is missing."""
     return {name: _version(name) for name in VERSIONED}
 
 
@@ -72,9 +73,9 @@ def _version(name: str) -> str | None:
 
 
 def commit() -> str | None:
-    """Of this checkout; None where it is none."""
+    """Git commit of this checkout, or None outside a repository."""
     root = Path(__file__).resolve().parents[2]
-    # An installed package may lie inside somebody else's repository.
+    # Git would search parent folders, and an installed package may lie in another repository.
     if not (root / ".git").exists():
         return None
     try:

@@ -1,4 +1,4 @@
-"""A made-up clone in the layout of the SPROUT authors' repository."""
+"""A synthetic clone in the layout of the SPROUT authors' repository."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ STEMS = {
     "triviaqa": "triviaqa_5000",
     "scienceqa": "scienceqa_5000",
 }
-# Question, right answer as the repository has it, what a right model says, a wrong one.
+# By data set: the question, the repository's reference answer, a right and a wrong model answer.
 KINDS = {
     "alpaca": ("Write about {n}.", "A text about {n}.", "Here: {n}.", "No."),
     "math": ("What is {n} + 1?", "{n} + 1 = <<{n}+1=9>>9\n#### {m}", "So it is {m}.", "It is 0."),
@@ -27,9 +27,10 @@ QUALITY = "prompt_sweeping/request_quality/auto_annotate"
 
 
 def make(folder: Path, prompts: int = 12, judged: int = 8) -> Path:
-    """`prompts` a data set, the last `judged` of them judged; only scienceqa counts tokens.
+    """Write a clone with `prompts` prompts per data set; the last `judged` of them are judged.
 
-    L0 answers are right, brief ones right for even n, very brief ones wrong.
+    L0 answers are right, brief ones are right for even n, and very brief ones are wrong. Only
+    scienceqa has token counts. Returns `folder`.
     """
     summary = {}
     for dataset, (question, *_) in KINDS.items():
@@ -40,9 +41,9 @@ def make(folder: Path, prompts: int = 12, judged: int = 8) -> Path:
             _answers(folder, dataset, f"{level}_13b", level, range(prompts - judged, prompts))
         _measured(folder, dataset, "_7b", 400, prompts)
         _answers(folder, dataset, "_7b", "", range(prompts - judged, prompts))
-        place = f"{QUALITY}/{dataset}/samples_2000_seed_0/correct_answer.json"
+        judged_path = f"{QUALITY}/{dataset}/samples_2000_seed_0/correct_answer.json"
         write(
-            folder / place,
+            folder / judged_path,
             [_entry(dataset, n, 1) for n in range(prompts - judged, prompts)],
         )
         summary[dataset] = [
@@ -84,10 +85,10 @@ def _measured(folder: Path, dataset: str, name: str, tokens: int, prompts: int) 
     write(folder / f"prompt_sweeping/request_carbon/data/{STEMS[dataset]}{name}-chat.json", content)
 
 
-def _answers(folder: Path, dataset: str, name: str, level: str, which: range) -> None:
-    place = f"{QUALITY}/{dataset}/samples_2000_seed_0/{STEMS[dataset]}{name}.json"
+def _answers(folder: Path, dataset: str, name: str, level: str, numbers: range) -> None:
+    answers_path = f"{QUALITY}/{dataset}/samples_2000_seed_0/{STEMS[dataset]}{name}.json"
     right = {"": lambda n: True, "_brief": lambda n: n % 2 == 0, "_brief+": lambda n: False}
-    write(folder / place, [_entry(dataset, n, 2 if right[level](n) else 3) for n in which])
+    write(folder / answers_path, [_entry(dataset, n, 2 if right[level](n) else 3) for n in numbers])
 
 
 def _entry(dataset: str, n: int, column: int) -> dict[str, str]:

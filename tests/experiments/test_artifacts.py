@@ -11,7 +11,7 @@ from tests import made
 
 
 class Artifact:
-    """What `wandb.Api().artifact` gives, from a folder instead of the service."""
+    """Stand-in for the result of `wandb.Api().artifact`; downloads from a local folder."""
 
     version = "v3"
 
@@ -23,34 +23,34 @@ class Artifact:
         return root
 
 
-def test_a_bundle_is_fetched_by_its_name(tmp_path, monkeypatch):
-    saved = made.bundle(tmp_path / "kept")
-    asked = []
+def test_a_bundle_is_fetched_by_its_artifact_name(tmp_path, monkeypatch):
+    bundle = made.bundle(tmp_path / "kept")
+    requested_artifacts = []
 
     class Api:
         def artifact(self, name, type):
-            asked.append((name, type))
+            requested_artifacts.append((name, type))
             return Artifact(tmp_path / "kept")
 
     monkeypatch.setattr(wandb, "Api", Api)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = bundle_folder("wandb:team/project/policy-bundle:best")
-    assert asked == [("team/project/policy-bundle:best", "policy")]
+    assert requested_artifacts == [("team/project/policy-bundle:best", "policy")]
     assert folder == tmp_path / "cache/sprout-rl/team/project/policy-bundle-v3"
-    assert load_bundle(folder).version == saved.version
+    assert load_bundle(folder).version == bundle.version
 
 
-def test_a_folder_stays_a_folder():
+def test_the_name_of_a_folder_is_returned_as_its_path():
     assert bundle_folder("runs/policy") == Path("runs/policy")
 
 
 @pytest.mark.parametrize("name", ["wandb:policy", "wandb:a/b/c", "wandb:a/b/../c:d", "wandb:"])
-def test_a_malformed_name_is_refused(name):
+def test_a_malformed_artifact_name_is_refused(name):
     with pytest.raises(ConfigError, match="ENTITY/PROJECT/NAME:ALIAS"):
         bundle_folder(name)
 
 
-def test_what_cannot_be_fetched_is_named(monkeypatch):
+def test_an_artifact_that_cannot_be_fetched_is_named_in_the_error(monkeypatch):
     class Api:
         def artifact(self, name, type):
             raise wandb.errors.CommError("artifact membership not found\ndetails")

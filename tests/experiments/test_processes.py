@@ -13,7 +13,7 @@ from experiments.processes import free_port, loopback, start_process
 WEB = ["-m", "http.server", "--bind", "127.0.0.1"]
 
 
-def test_a_child_is_ready_inside_and_gone_outside(tmp_path):
+def test_a_child_is_ready_inside_the_context_and_gone_after_it(tmp_path):
     port = free_port()
     with start_process(
         "web", [sys.executable, *WEB, str(port)], loopback(port, "/"), folder=tmp_path
@@ -23,24 +23,24 @@ def test_a_child_is_ready_inside_and_gone_outside(tmp_path):
     assert started.process.poll() is not None
 
 
-def test_a_child_that_dies_at_once_is_quoted():
+def test_the_output_of_a_child_that_dies_at_once_is_quoted_in_the_error():
     port = free_port()
     command = [sys.executable, "-c", "print('no such weights'); raise SystemExit(3)"]
-    says = pytest.raises(UpstreamError, match="has ended with 3: no such weights")
-    with says, start_process("web", command, loopback(port, "/")):
+    expected_error = pytest.raises(UpstreamError, match="has ended with 3: no such weights")
+    with expected_error, start_process("web", command, loopback(port, "/")):
         pass
 
 
-def test_a_port_in_use_is_named():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+def test_a_port_in_use_is_named_in_the_error():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
         with pytest.raises(ConfigError, match=f"port {port} is in use"), llama_server(port=port):
             pass
 
 
-def test_nothing_is_orphaned_when_the_parent_is_killed(tmp_path):
+def test_a_child_ends_when_its_parent_is_killed(tmp_path):
     port = free_port()
     code = (
         "import sys, time\n"
@@ -52,12 +52,12 @@ def test_nothing_is_orphaned_when_the_parent_is_killed(tmp_path):
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
-    orphan = psutil.Process(int(parent.stdout.readline()))
+    child = psutil.Process(int(parent.stdout.readline()))
     parent.kill()
     parent.wait()
     deadline = time.monotonic() + 10
-    while psutil.pid_exists(orphan.pid) and time.monotonic() < deadline:
-        if orphan.status() == psutil.STATUS_ZOMBIE:
+    while psutil.pid_exists(child.pid) and time.monotonic() < deadline:
+        if child.status() == psutil.STATUS_ZOMBIE:
             break
         time.sleep(0.05)
-    assert not psutil.pid_exists(orphan.pid) or orphan.status() == psutil.STATUS_ZOMBIE
+    assert not psutil.pid_exists(child.pid) or child.status() == psutil.STATUS_ZOMBIE

@@ -13,19 +13,19 @@ class Echo(Settings):
     name: str = "default"
 
     def cli_cmd(self):
-        seen.append((self.size, self.name))
+        resolved_settings.append((self.size, self.name))
 
 
-seen = []
+resolved_settings = []
 
 
 def run(*arguments):
-    seen.clear()
+    resolved_settings.clear()
     run_command(Echo, "echo", list(arguments))
-    return seen[-1]
+    return resolved_settings[-1]
 
 
-def test_flags_beat_the_environment_and_it_beats_the_file(tmp_path, monkeypatch):
+def test_flags_override_the_environment_which_overrides_the_file(tmp_path, monkeypatch):
     path = tmp_path / "s.yaml"
     path.write_text("size: 2\nname: file\n")
     assert run() == (1, "default")
@@ -36,42 +36,42 @@ def test_flags_beat_the_environment_and_it_beats_the_file(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "fragment"),
     [
         (["--size", "x"], "--size"),
         (["--size", "-1"], "--size"),
         (["--config", "/nowhere.yaml"], "/nowhere.yaml"),
     ],
 )
-def test_a_wrong_setting_is_named(arguments, said):
-    with pytest.raises(SproutError, match=said):
+def test_a_wrong_setting_is_named_in_the_error(arguments, fragment):
+    with pytest.raises(SproutError, match=fragment):
         run(*arguments)
 
 
-def test_an_error_of_the_work_itself_is_not_blamed_on_a_flag():
-    class Works(Settings):
-        """Fails while it works."""
+def test_a_validation_error_inside_a_command_is_not_reported_as_a_wrong_flag():
+    class Failing(Settings):
+        """A command that fails while it runs."""
 
         def cli_cmd(self):
             Echo(size="no number")
 
     with pytest.raises(ValidationError):
-        run_command(Works, "works", [])
+        run_command(Failing, "works", [])
 
 
-def test_an_unknown_setting_in_a_file_is_named(tmp_path):
+def test_an_unknown_setting_in_a_file_is_named_in_the_error(tmp_path):
     path = tmp_path / "s.yaml"
     path.write_text("sise: 2\n")
     with pytest.raises(ConfigError, match="sise"):
         run("--config", str(path))
 
 
-def test_the_resolved_settings_are_saved(tmp_path):
+def test_saved_settings_are_read_back_with_the_config_flag(tmp_path):
     Echo(size=7).save(tmp_path)
     assert run("--config", str(tmp_path / "config.yaml")) == (7, "default")
 
 
-def test_floors_by_task(tmp_path):
+def test_floors_are_one_ratio_for_all_tasks_or_a_file_that_names_every_task(tmp_path):
     assert floors_by_task("0.9", ("a", "b")) == {"a": 0.9, "b": 0.9}
     path = tmp_path / "floors.yaml"
     path.write_text("a: 0.8\n")
@@ -82,17 +82,17 @@ def test_floors_by_task(tmp_path):
         floors_by_task("95", ("a",))
 
 
-def test_errors_are_one_line_that_names_the_thing(tmp_path, capsys):
-    def said(*arguments):
+def test_an_error_is_one_line_that_names_what_is_wrong(tmp_path, capsys):
+    def error_of(*arguments):
         assert main(list(arguments)) == 2
         text = capsys.readouterr().err
         assert text.count("\n") == 1
         return text
 
-    assert "no command 'grow'" in said("grow")
-    assert "no model folder at /nowhere" in said("llama", "--model", "/nowhere")
-    assert "neither a folder nor" in said("llama", "--model", "nowhere")
+    assert "no command 'grow'" in error_of("grow")
+    assert "no model folder at /nowhere" in error_of("llama", "--model", "/nowhere")
+    assert "neither a folder nor" in error_of("llama", "--model", "nowhere")
     upstream = ("--upstream", "http://127.0.0.1:9")
-    assert "give a current trace" in said("serve", *upstream, "--policy", str(tmp_path))
+    assert "give a current trace" in error_of("serve", *upstream, "--policy", str(tmp_path))
     missing = str(tmp_path / "p.parquet")
-    assert missing in said("train", "--outcomes", missing, "--out", str(tmp_path))
+    assert missing in error_of("train", "--outcomes", missing, "--out", str(tmp_path))

@@ -4,7 +4,7 @@ import pytest
 from experiments.statistics import BootstrapFigure, average_repeats, ratio_of_means
 
 
-def test_the_interval_covers_the_truth_as_often_as_it_says():
+def test_a_95_percent_interval_covers_the_true_ratio_at_about_that_rate():
     rng = np.random.default_rng(0)
     truth, hits, trials = 0.5, 0, 200
     for trial in range(trials):
@@ -14,24 +14,28 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
     assert 0.89 <= hits / trials <= 0.99
 
 
-def test_a_constant_ratio_has_no_spread():
+def test_the_interval_of_a_constant_ratio_has_no_width():
     base = np.array([1.0, 2.0, 4.0])
-    found = ratio_of_means(0.25 * base, base)
-    assert (found.value, found.low, found.high) == pytest.approx((0.25, 0.25, 0.25))
+    interval = ratio_of_means(0.25 * base, base)
+    assert (interval.value, interval.low, interval.high) == pytest.approx((0.25, 0.25, 0.25))
 
 
-def test_nothing_to_compare_with_is_nan():
+def test_a_ratio_to_a_zero_baseline_is_nan():
     assert np.isnan(ratio_of_means(np.ones(3), np.zeros(3)).value)
 
 
-def test_the_mean_of_repetitions_holds_their_own_spread_too():
+def test_the_interval_of_averaged_repeats_includes_the_spread_between_them():
     rng = np.random.default_rng(0)
     prompts = rng.normal(size=500)
-    alike = average_repeats([BootstrapFigure(0.0, prompts), BootstrapFigure(0.0, prompts)]).interval
-    apart = average_repeats(
+    equal_repeats = average_repeats(
+        [BootstrapFigure(0.0, prompts), BootstrapFigure(0.0, prompts)]
+    ).interval
+    differing_repeats = average_repeats(
         [BootstrapFigure(-5.0, prompts - 5), BootstrapFigure(5.0, prompts + 5)]
     ).interval
-    assert alike.value == apart.value == 0
-    assert (alike.low, alike.high) == pytest.approx(tuple(np.percentile(prompts, [2.5, 97.5])))
-    assert apart.low < alike.low - 3
-    assert apart.high > alike.high + 3
+    assert equal_repeats.value == differing_repeats.value == 0
+    assert (equal_repeats.low, equal_repeats.high) == pytest.approx(
+        tuple(np.percentile(prompts, [2.5, 97.5]))
+    )
+    assert differing_repeats.low < equal_repeats.low - 3
+    assert differing_repeats.high > equal_repeats.high + 3

@@ -1,4 +1,4 @@
-"""An offline run's files, read back as `wandb sync` reads them."""
+"""Tracked commands; the files of offline runs are read back the way `wandb sync` reads them."""
 
 import json
 import os
@@ -24,33 +24,33 @@ SWEEPS = Path(experiments.__file__).parent / "sweeps"
 
 
 def records(path):
-    """Records of a .wandb file: LevelDB's log format after a header of 7 bytes."""
+    """Yield the records of a .wandb file: LevelDB's log format after a header of 7 bytes."""
     data = path.read_bytes()
-    place, parts = 7, []
-    while place + 7 <= len(data):
-        left = BLOCK - place % BLOCK
-        if left < 7:
-            place += left
+    offset, fragments = 7, []
+    while offset + 7 <= len(data):
+        left_in_block = BLOCK - offset % BLOCK
+        if left_in_block < 7:
+            offset += left_in_block
             continue
-        size, kind = struct.unpack_from("<HB", data, place + 4)
-        if place + 7 + size > len(data):
+        size, fragment_type = struct.unpack_from("<HB", data, offset + 4)
+        if offset + 7 + size > len(data):
             return  # still being written
-        parts.append(data[place + 7 : place + 7 + size])
-        place += 7 + size
-        if kind in (1, 4):
+        fragments.append(data[offset + 7 : offset + 7 + size])
+        offset += 7 + size
+        if fragment_type in (1, 4):
             record = Record()
-            record.ParseFromString(b"".join(parts))
+            record.ParseFromString(b"".join(fragments))
             yield record
-            parts = []
+            fragments = []
 
 
-def finished(path):
-    """A run's records. W&B's service may write the last of them after the run has returned."""
+def finished_run_records(path):
+    """Return a run's records. W&B's service may write the last one after the run has returned."""
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
-        found = list(records(path))
-        if any(record.WhichOneof("record_type") == "exit" for record in found):
-            return found
+        run_records = list(records(path))
+        if any(record.WhichOneof("record_type") == "exit" for record in run_records):
+            return run_records
         time.sleep(0.01)
     raise TimeoutError(f"{path} never got its exit record")
 
@@ -58,7 +58,7 @@ def finished(path):
 def read_back(folder):
     (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
     run, history, artifacts = None, [], []
-    for record in finished(path):
+    for record in finished_run_records(path):
         kind = record.WhichOneof("record_type")
         if kind == "run":
             run = record.run
@@ -81,7 +81,7 @@ def offline(monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
 
 
-def test_an_offline_run_holds_configuration_curves_and_artifact(tmp_path, offline):
+def test_an_offline_run_holds_its_configuration_curves_and_artifact(tmp_path, offline):
     requests = made.chats(30, KINDS)
     made.profile(tmp_path, requests, lambda r, d: float(r.task == "lookup" or d == "none"))
     write_trace(tmp_path / "trace.csv")
@@ -96,13 +96,13 @@ def test_an_offline_run_holds_configuration_curves_and_artifact(tmp_path, offlin
     assert len(config["inputs"]["profile_sha256"]) == 64
     curves = [row for row in history if "validation/grams_ratio" in row]
     assert [row["_step"] for row in curves] == [4096, 8192]
-    told = {"reward/footprint", "multiplier/proof", "violation/proof", "share/lookup/2"}
-    assert told <= set(curves[0])
+    expected_figures = {"reward/footprint", "multiplier/proof", "violation/proof", "share/lookup/2"}
+    assert expected_figures <= set(curves[0])
     (artifact,) = [a for a in artifacts if a.type == "policy"]
     assert artifact.name == "policy-bundle"
-    kept = {entry.path: entry.size for entry in artifact.manifest.contents}
-    assert set(kept) == {"manifest.json", "policy.safetensors", "vocabulary.json"}
-    assert kept["manifest.json"] == (out / "manifest.json").stat().st_size
+    artifact_sizes = {entry.path: entry.size for entry in artifact.manifest.contents}
+    assert set(artifact_sizes) == {"manifest.json", "policy.safetensors", "vocabulary.json"}
+    assert artifact_sizes["manifest.json"] == (out / "manifest.json").stat().st_size
     assert json.loads(artifact.metadata)["profile_sha256"] == config["inputs"]["profile_sha256"]
     assert any(key.startswith("by_task") for row in history for key in row)
     (table,) = (out / "tracking").glob("wandb/offline-run-*/files/media/table/by_task*.json")
@@ -112,7 +112,7 @@ def test_an_offline_run_holds_configuration_curves_and_artifact(tmp_path, offlin
     assert exit_code(out / "tracking") == 0
 
 
-def test_a_resumed_run_keeps_its_id(tmp_path, offline, monkeypatch):
+def test_a_resumed_run_keeps_its_id_and_a_new_run_gets_another(tmp_path, offline, monkeypatch):
     from experiments.tracking import tracked
 
     with tracked({}, tmp_path, "g"):
@@ -128,23 +128,23 @@ def test_a_resumed_run_keeps_its_id(tmp_path, offline, monkeypatch):
 
 def exit_code(folder):
     (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    (last,) = [r.exit for r in finished(path) if r.WhichOneof("record_type") == "exit"]
+    (last,) = [r.exit for r in finished_run_records(path) if r.WhichOneof("record_type") == "exit"]
     return last.exit_code
 
 
-def test_a_refused_training_is_one_line_and_a_failed_run(tmp_path, offline):
+def test_a_refused_training_prints_one_line_and_marks_its_run_as_failed(tmp_path, offline):
     made.profile(tmp_path, made.chats(30, KINDS), lambda r, d: 1.0)
     out = tmp_path / "policy"
     command = ["train", "--outcomes", str(tmp_path / "profile.parquet"), "--out", str(out)]
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", "experiments.cli", *command, "--resume"],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"sprout: {out / 'checkpoint'}: no checkpoint")
-    assert done.stderr.count("\n") == 1
+    assert completed.returncode == 2
+    assert completed.stderr.startswith(f"sprout: {out / 'checkpoint'}: no checkpoint")
+    assert completed.stderr.count("\n") == 1
     assert exit_code(out / "tracking") == 1
 
 
@@ -156,8 +156,10 @@ def test_a_refused_training_is_one_line_and_a_failed_run(tmp_path, offline):
         ("KeyboardInterrupt()", 130, "sprout: interrupted"),
     ],
 )
-def test_whatever_ends_a_tracked_command_is_one_line(tmp_path, offline, raised, status, line):
-    # Any command: `tracked` is what all of them share.
+def test_an_error_in_a_tracked_command_prints_one_line_and_marks_its_run_as_failed(
+    tmp_path, offline, raised, status, line
+):
+    # A made-up command stands for all of them, because all share `tracked`.
     (tmp_path / "made.py").write_text(
         "import pathlib, sys\n"
         "from envs.errors import DataError\n"
@@ -171,16 +173,16 @@ def test_whatever_ends_a_tracked_command_is_one_line(tmp_path, offline, raised, 
         "cli.COMMANDS['made'] = ('__main__:Made', '')\n"
         "sys.exit(cli.main(['made']))\n"
     )
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, str(tmp_path / "made.py")], capture_output=True, text=True, check=False
     )
-    assert done.returncode == status
-    assert done.stderr.startswith(line)
-    assert done.stderr.count("\n") == 1
+    assert completed.returncode == status
+    assert completed.stderr.startswith(line)
+    assert completed.stderr.count("\n") == 1
     assert exit_code(tmp_path / "tracking") == 1
 
 
-def test_a_profile_is_named_by_its_digest_and_its_prompts_stay_where_they_are(tmp_path, offline):
+def test_a_profile_is_logged_by_path_and_digest_without_copying_its_prompts(tmp_path, offline):
     from agents.policy.bundle_files import sha256_of
     from experiments.tracking import tracked
 
@@ -193,11 +195,11 @@ def test_a_profile_is_named_by_its_digest_and_its_prompts_stay_where_they_are(tm
     (entry,) = artifact.manifest.contents
     assert entry.ref == path.as_uri()
     assert json.loads(artifact.metadata)["digest"] == sha256_of(path)
-    kept = [file for file in (tmp_path / "tracking").rglob("*") if file.is_file()]
-    assert not [file for file in kept if b"somebody's prompts" in file.read_bytes()]
+    tracking_files = [file for file in (tmp_path / "tracking").rglob("*") if file.is_file()]
+    assert not [file for file in tracking_files if b"somebody's prompts" in file.read_bytes()]
 
 
-def test_runs_of_a_sweep_stand_together(tmp_path, offline, monkeypatch):
+def test_runs_of_a_sweep_share_a_group(tmp_path, offline, monkeypatch):
     from experiments.tracking import tracked
 
     monkeypatch.setenv("WANDB_SWEEP_ID", "s1")
@@ -206,19 +208,19 @@ def test_runs_of_a_sweep_stand_together(tmp_path, offline, monkeypatch):
     assert read_back(tmp_path / "one")[0].run_group == "sweep-s1"
 
 
-def test_the_shipped_sweep_is_run_as_an_agent_runs_it(tmp_path, monkeypatch):
-    """W&B's own code makes the command from the file; only its service is left out."""
+def test_the_shipped_sweep_trains_with_the_command_that_an_agent_would_run(tmp_path, monkeypatch):
+    """W&B's own code builds the command from the file; only its service is not involved."""
     sweep = yaml.safe_load((SWEEPS / "ppo.yaml").read_text())
-    picked = {
-        name: {"value": given.get("values", [given.get("min")])[0]}
-        for name, given in sweep["parameters"].items()
+    chosen_parameters = {
+        name: {"value": parameter.get("values", [parameter.get("min")])[0]}
+        for name, parameter in sweep["parameters"].items()
     }
-    variables = sweep_utils.create_sweep_command_args({"args": picked})
+    variables = sweep_utils.create_sweep_command_args({"args": chosen_parameters})
     command = []
     for part in sweep_utils.create_sweep_command(sweep["command"]):
         command += variables["args"] if part == "${args}" else [part]
     made.profile(tmp_path, made.chats(30, KINDS), lambda r, d: 1.0)
-    done = subprocess.run(
+    completed = subprocess.run(
         command,
         cwd=tmp_path,
         env={
@@ -233,8 +235,8 @@ def test_the_shipped_sweep_is_run_as_an_agent_runs_it(tmp_path, monkeypatch):
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
+    assert completed.returncode == 0, completed.stderr
     manifest = json.loads((tmp_path / "runs/sweep/run1/manifest.json").read_text())
-    for name, given in picked.items():
-        assert manifest["training"][name] == given["value"]
+    for name, parameter in chosen_parameters.items():
+        assert manifest["training"][name] == parameter["value"]
     assert manifest["validation"][sweep["metric"]["name"]] > 0

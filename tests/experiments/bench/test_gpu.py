@@ -1,4 +1,4 @@
-"""`sprout bench gpu` ends in time, and what it has found outlives what fails."""
+"""`sprout bench gpu` ends in time, and its results survive a later failure."""
 
 import asyncio
 import json
@@ -24,10 +24,13 @@ from tests.serving.upstream import served
 
 
 class Slow:
-    """Streams 20 tokens a second to each request; says usage when it is through."""
+    """Stream 20 tokens/s to each request and report usage at the end.
+
+    `disconnects` counts the clients that disconnected before the end of their answer.
+    """
 
     def __init__(self):
-        self.left = 0
+        self.disconnects = 0
 
     async def __call__(self, scope, receive, send):
         if scope["type"] == "lifespan":
@@ -37,22 +40,22 @@ class Slow:
                 if kind.endswith("shutdown"):
                     return
         body = json.loads((await receive())["body"])
-        gone = asyncio.create_task(self._gone(receive))
+        disconnected = asyncio.create_task(self._disconnected(receive))
         headers = [(b"content-type", b"text/event-stream")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         for _ in range(body["max_tokens"]):
             await asyncio.sleep(0.05)
-            if gone.done():
-                self.left += 1
+            if disconnected.done():
+                self.disconnects += 1
                 return
             await self._event(send, [{"index": 0, "delta": {"content": "x"}}])
         prompt = 3 + len(body["messages"][0]["content"].split())
         usage = {"prompt_tokens": prompt, "completion_tokens": body["max_tokens"]}
         await self._event(send, [], {**usage, "total_tokens": sum(usage.values())})
-        gone.cancel()
+        disconnected.cancel()
         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
 
-    async def _gone(self, receive):
+    async def _disconnected(self, receive):
         while (await receive())["type"] != "http.disconnect":
             pass
 
@@ -68,52 +71,55 @@ def server(url, meter=None):
     return Server(url, "made", meter or Steady(), attribution, 0.1)
 
 
-# Answers of up to 100 s, as on a server whose host is the bottleneck.
-ASKED = {
+# Answers take up to 100 s, as on a server whose host is the bottleneck.
+QUESTIONS = {
     "none": [Question(10, 8), Question(10, 2000)],
     "brief": [Question(12, 8), Question(12, 1000)],
 }
 
 
-def test_what_has_not_ended_in_time_is_cut_off_and_counted():
+def test_answers_that_do_not_end_in_time_are_cut_off_and_counted():
     with served(slow := Slow()) as url:
-        began = time.monotonic()
-        found = play_for(url, "made", 4, timed(1.5, ASKED["none"], 0), 1.5)
-        assert time.monotonic() - began < 5
+        start = time.monotonic()
+        played = play_for(url, "made", 4, timed(1.5, QUESTIONS["none"], 0), 1.5)
+        assert time.monotonic() - start < 5
         deadline = time.monotonic() + 5
-        while slow.left < len(found.cut) and time.monotonic() < deadline:
+        while slow.disconnects < len(played.cut) and time.monotonic() < deadline:
             time.sleep(0.05)
-    # The server was told: it does not go on for nobody.
-    assert slow.left == len(found.cut) > 0
-    assert found.ended
-    for question, activity in found.all:
+    # The server noticed every disconnect, so it generates no tokens without a reader.
+    assert slow.disconnects == len(played.cut) > 0
+    assert played.ended
+    for question, activity in played.all:
         assert activity.prompt_tokens == question.prompt_tokens + 3
         assert activity.start < activity.first <= activity.end
-    assert {a.completion_tokens for _, a in found.ended} == {8}
-    for _, activity in found.cut:
-        passed = activity.end - activity.first
-        assert activity.completion_tokens == pytest.approx(1 + passed / 0.05, rel=0.2, abs=2)
+    assert {a.completion_tokens for _, a in played.ended} == {8}
+    for _, activity in played.cut:
+        streaming_seconds = activity.end - activity.first
+        assert activity.completion_tokens == pytest.approx(
+            1 + streaming_seconds / 0.05, rel=0.2, abs=2
+        )
 
 
-def test_every_phase_ends_in_time_however_long_answers_are():
+def test_every_phase_ends_in_time_even_if_answers_are_very_long():
     with served(Slow()) as url:
-        began = time.monotonic()
-        cell = measure(server(url), "none", ASKED["none"], 4, 1.0)
-        mixed = mixture(server(url), ASKED, 4, 1.0, {"none": 10.0, "brief": 10.0})
-        lone = lone_requests(server(url), [*ASKED["none"], *ASKED["brief"] * 1000], 1.0)
-        assert time.monotonic() - began < 10
+        start = time.monotonic()
+        cell = measure(server(url), "none", QUESTIONS["none"], 4, 1.0)
+        mixed = mixture(server(url), QUESTIONS, 4, 1.0, {"none": 10.0, "brief": 10.0})
+        lone = lone_requests(server(url), [*QUESTIONS["none"], *QUESTIONS["brief"] * 1000], 1.0)
+        assert time.monotonic() - start < 10
     assert cell.cut > 0
     assert cell.seconds == pytest.approx(1.0, abs=0.6)
     assert cell.off < 1e-6
-    # Four at once at 20 tokens/s, and 1,004 tokens a request on the mean, whichever have ended.
+    # Four requests in flight at 20 tokens/s each. The questions ask for 1,004 tokens on average,
+    # whichever of them ended.
     assert cell.tokens_per_second == pytest.approx(80, rel=0.4)
     assert cell.joules_per_request == pytest.approx(1004 * cell.joules_per_token)
-    # The first of them took .4 s, the second would take 100.
+    # The first lone request took 0.4 s; the second would take 100 s.
     assert lone["requests"] == 1
     assert set(mixed) == {"none", "brief"}
 
 
-def test_a_server_that_answers_nothing_ends_in_time_too():
+def test_lone_requests_end_in_time_on_a_server_that_never_answers():
     async def mute(scope, receive, send):
         if scope["type"] == "lifespan":
             raise RuntimeError("none")
@@ -123,24 +129,25 @@ def test_a_server_that_answers_nothing_ends_in_time_too():
         assert lone_requests(server(url), [Question(5, 5)], 0.5) == {"requests": 0}
 
 
-def test_of_a_whole_profile_so_many_requests_are_played_the_same_for_all():
+def test_spread_selects_the_same_evenly_spaced_rows_for_all_directives():
     rng = np.random.default_rng(0)
     lengths = rng.permutation(5000)
-    asked = {
+    all_questions = {
         "none": [Question(i, int(n) + 1) for i, n in enumerate(lengths)],
         "brief": [Question(i, 1) for i in range(len(lengths))],
     }
-    few = spread(asked, 200)
-    rows = {name: [q.prompt_tokens for q in questions] for name, questions in few.items()}
+    selection = spread(all_questions, 200)
+    rows = {name: [q.prompt_tokens for q in questions] for name, questions in selection.items()}
     assert rows["none"] == rows["brief"]
     assert len(set(rows["none"])) == 200
-    # A step of 25 from one to the next: none of the lengths is left out.
-    assert np.all(np.diff([q.max_tokens for q in few["none"]]) == 25)
-    assert np.mean([q.max_tokens for q in few["none"]]) == pytest.approx(2500, rel=0.01)
-    assert {name: len(qs) for name, qs in spread(asked, 9000).items()} == dict.fromkeys(few, 5000)
+    # Neighbours differ by 25 tokens: no range of lengths is left out.
+    assert np.all(np.diff([q.max_tokens for q in selection["none"]]) == 25)
+    assert np.mean([q.max_tokens for q in selection["none"]]) == pytest.approx(2500, rel=0.01)
+    counts = {name: len(questions) for name, questions in spread(all_questions, 9000).items()}
+    assert counts == dict.fromkeys(selection, 5000)
 
 
-def test_a_random_llama_streams_a_piece_for_each_token(tmp_path):
+def test_every_likely_token_of_a_random_llama_decodes_to_whole_characters(tmp_path):
     random_weights.random_llama("tiny", tmp_path, "cpu")
     tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     likely = load_file(tmp_path / "model.safetensors")["lm_head.weight"].any(axis=1).nonzero()[0]
@@ -149,34 +156,38 @@ def test_a_random_llama_streams_a_piece_for_each_token(tmp_path):
     assert all(text and "\ufffd" not in text for text in texts)
 
 
-def test_what_was_measured_outlives_a_later_phase_that_fails(tmp_path, monkeypatch, capsys):
+def test_measurements_survive_the_failure_of_a_later_phase(tmp_path, monkeypatch, capsys):
     made.profile(tmp_path, made.chats(1200, {"lookup": "What is {n}?"}), lambda r, d: 1.0)
-    kept = []
+    written_results = []
 
-    def cut(running, *_):
-        kept.append(json.loads((tmp_path / "out/gpu.json").read_text())["shapes"]["tiny"])
+    def fail_and_keep_results(running, *_):
+        written_results.append(
+            json.loads((tmp_path / "out/gpu.json").read_text())["shapes"]["tiny"]
+        )
         raise UpstreamError("the machine was taken away")
 
     with served(Slow()) as url:
 
         @contextmanager
-        def server_of(*_, **__):
+        def fake_server(*_, **__):
             yield SimpleNamespace(url=url, model="made")
 
-        asked = []
+        lone_questions = []
         monkeypatch.setattr(random_weights, "random_llama", lambda *_: 1000)
-        monkeypatch.setattr(gpu, "llama_server", server_of)
+        monkeypatch.setattr(gpu, "llama_server", fake_server)
         monkeypatch.setattr(gpu, "choose_meter", lambda *_, **__: Steady())
         monkeypatch.setattr(gpu, "WARM_SECONDS", 0.5)
-        monkeypatch.setattr(gpu, "lone_requests", lambda _, lone, seconds: asked.extend(lone) or {})
-        monkeypatch.setattr(gpu, "mixture", cut)
+        monkeypatch.setattr(
+            gpu, "lone_requests", lambda _, lone, seconds: lone_questions.extend(lone) or {}
+        )
+        monkeypatch.setattr(gpu, "mixture", fail_and_keep_results)
         flags = ["--shapes", "tiny", "--device", "cpu", "--at-once", "2", "--seconds", "1"]
         flags += ["--idle-seconds", "1", "--window-seconds", "0.1", "--out", str(tmp_path / "out")]
         flags += ["--outcomes", str(tmp_path / "profile.parquet")]
         assert main(["bench", "gpu", *flags]) == 2
     assert capsys.readouterr().err.endswith("sprout: the machine was taken away\n")
-    assert len(asked) == 2 * gpu.MOST_ALONE
-    (found,) = kept
-    assert [c["directive"] for c in found["cells"]] == ["none", "brief", "very_brief"]
-    assert found["lone_requests"] == {}
-    assert json.loads((tmp_path / "out/gpu.json").read_text())["shapes"]["tiny"] == found
+    assert len(lone_questions) == 2 * gpu.MOST_ALONE
+    (results,) = written_results
+    assert [c["directive"] for c in results["cells"]] == ["none", "brief", "very_brief"]
+    assert results["alone"] == {}
+    assert json.loads((tmp_path / "out/gpu.json").read_text())["shapes"]["tiny"] == results

@@ -1,4 +1,4 @@
-"""A load over connections that a real server closes after so many answers."""
+"""Load over connections that a real server closes after a fixed number of answers."""
 
 import re
 import socket
@@ -18,16 +18,17 @@ NUMBER = re.compile(rb"What is (\d+) ")
 
 
 class Closing:
-    """Answers so many requests a connection, then closes it.
+    """A server that answers `answers` requests per connection, then closes the connection.
 
-    Ways: said (the last answer says it); silent (at once after it); late (it reads one more
-    request); cut (in the middle of the last answer); mute (it answers nothing at all).
+    Ways to close: said (the last answer announces it in a header); silent (at once after the last
+    answer); late (after one more request, which is not answered); cut (in the middle of the last
+    answer); mute (before any answer).
     """
 
     def __init__(self, listener, way, answers):
         self._listener = listener
         self._way = way
-        self._most = answers
+        self._answers_per_connection = answers
         self.connections = 0
         self.answered = []
 
@@ -42,17 +43,17 @@ class Closing:
 
     def _talk(self, connection):
         with connection, connection.makefile("rb") as file:
-            for i in range(1, self._most + 1):
+            for i in range(1, self._answers_per_connection + 1):
                 body = self._read(file)
                 if not body or self._way == "mute":
                     return
-                last = i == self._most
+                last = i == self._answers_per_connection
                 if last and self._way == "cut":
                     connection.sendall(ANSWER[:-1])
                     return
                 self.answered.append(int(NUMBER.search(body)[1]))
-                whole = EVENTS if b"stream" in body else ANSWER
-                connection.sendall(LAST if last and self._way == "said" else whole)
+                complete_answer = EVENTS if b"stream" in body else ANSWER
+                connection.sendall(LAST if last and self._way == "said" else complete_answer)
             if self._way == "late":
                 self._read(file)
 
@@ -71,34 +72,34 @@ def closing(way, answers):
         thread = threading.Thread(target=server.serve, daemon=True)
         thread.start()
         yield server, f"http://127.0.0.1:{listener.getsockname()[1]}"
-        # Closing alone does not wake what waits in accept.
+        # close() alone does not wake the thread that waits in accept().
         listener.shutdown(socket.SHUT_RDWR)
         thread.join()
 
 
 @pytest.mark.parametrize("answers", [1, 7])
 @pytest.mark.parametrize("way", ["said", "silent", "late"])
-def test_a_connection_that_was_closed_between_answers_is_opened_anew(way, answers):
+def test_a_connection_closed_between_answers_is_reopened_without_losing_a_request(way, answers):
     with closing(way, answers) as (server, url):
-        found = load.run(url, load.chats(url, "made"), 4, 0.4)
-    assert len(found.latencies) > 4 * answers
+        result = load.run(url, load.chats(url, "made"), 4, 0.4)
+    assert len(result.latencies) > 4 * answers
     # Each request was answered once, and none was left out.
-    assert sorted(server.answered) == list(range(len(found.latencies)))
+    assert sorted(server.answered) == list(range(len(result.latencies)))
     assert len(server.answered) / answers <= server.connections + 1
-    assert np.all(found.latencies >= found.first)
-    assert np.all(found.first > 0)
+    assert np.all(result.latencies >= result.first)
+    assert np.all(result.first > 0)
 
 
-def test_so_it_is_for_streams_and_while_the_next_request_is_not_yet_due():
+def test_a_paced_load_of_streams_also_reopens_closed_connections():
     with closing("silent", 2) as (server, url):
-        found = load.run(url, load.chats(url, "made", stream=True), 2, 0.6, per_second=40)
-    assert len(found.latencies) == pytest.approx(24, abs=4)
-    assert sorted(server.answered) == list(range(len(found.latencies)))
-    # It waited: each connection was closed while nothing was on its way.
-    assert server.connections == pytest.approx(len(found.latencies) / 2, abs=2)
+        result = load.run(url, load.chats(url, "made", stream=True), 2, 0.6, per_second=40)
+    assert len(result.latencies) == pytest.approx(24, abs=4)
+    assert sorted(server.answered) == list(range(len(result.latencies)))
+    # Each connection was closed while the load waited for its next request to be due.
+    assert server.connections == pytest.approx(len(result.latencies) / 2, abs=2)
 
 
-def test_an_error_in_the_middle_of_an_answer_stays_one():
+def test_a_connection_closed_in_the_middle_of_an_answer_is_an_error():
     with (
         closing("cut", 3) as (_, url),
         pytest.raises(RuntimeError, match="closed in the middle of an answer"),
@@ -106,7 +107,7 @@ def test_an_error_in_the_middle_of_an_answer_stays_one():
         load.run(url, load.chats(url, "made"), 2, 30)
 
 
-def test_a_server_that_closes_new_connections_is_asked_no_second_time():
+def test_a_server_that_closes_new_connections_gets_no_second_attempt():
     with closing("mute", 1) as (server, url):
         with pytest.raises(RuntimeError, match="the connection was closed"):
             load.run(url, load.chats(url, "made"), 1, 30)
@@ -114,15 +115,15 @@ def test_a_server_that_closes_new_connections_is_asked_no_second_time():
 
 
 @pytest.mark.parametrize("way", ["said", "silent", "late"])
-def test_where_connections_are_to_be_kept_a_closed_one_is_an_error(way):
+def test_a_closed_connection_is_an_error_if_connections_must_be_kept(way):
     with closing(way, 3) as (_, url), pytest.raises(RuntimeError, match="was closed"):
         load.run(url, load.chats(url, "made"), 2, 30, kept=True)
 
 
-def test_a_server_that_has_gone_is_an_error():
-    began = time.monotonic()
+def test_a_server_that_no_longer_listens_is_an_error_within_ten_seconds():
+    start = time.monotonic()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     with pytest.raises(OSError, match=r"refused|failed"):
         load.run(url, load.chats(url, "made"), 2, 30)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - start < 10

@@ -1,4 +1,4 @@
-"""The closed loop for real: live server, profile, training, bundle, hook, client."""
+"""The closed loop end to end: live server, profile, training, bundle, hook and client."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from envs.energy.meters.choose import choose_meter
 from envs.errors import ConfigError, UpstreamError
 from envs.live import LiveBackend
 from envs.outcomes.profile_reader import read_profile
-from envs.outcomes.reward import untagged
+from envs.outcomes.reward import untagged_name
 from envs.requests.directive import DEFAULT_CATALOGUE
 from envs.requests.workload import generate_requests
 from envs.upstream import Upstream
@@ -64,7 +64,7 @@ def trained(upstream, profile, tmp_path_factory):
     return folder, bundle
 
 
-def test_directives_really_trade_tokens_against_correctness(profile):
+def test_brevity_saves_tokens_and_costs_correctness_in_sums_but_not_in_recall(profile):
     tokens = profile.outcomes.completion_tokens.mean(axis=0)
     assert tokens[0] > 3 * tokens[1] > 3 * tokens[2]
     assert (profile.outcomes.energy_joules > 0).all()
@@ -75,7 +75,7 @@ def test_directives_really_trade_tokens_against_correctness(profile):
     assert sums[2] < 0.9 * sums[0]
 
 
-def test_the_loop_saves_joules_and_keeps_what_matters(upstream, trained, tmp_path):
+def test_the_trained_policy_saves_joules_and_keeps_quality(upstream, trained, tmp_path):
     _, bundle = trained
     requests = generate_requests(40, seed=2, exclude=bundle.prompt_hashes)
     judged = record(
@@ -86,7 +86,7 @@ def test_the_loop_saves_joules_and_keeps_what_matters(upstream, trained, tmp_pat
     assert min(r.high for r in verdict.quality_by_task.values()) > 0.9
 
 
-def test_the_bundle_tells_its_story(trained):
+def test_the_manifest_records_how_the_bundle_was_trained(trained):
     folder, bundle = trained
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["model"] == "sprout-llama-2m"
@@ -95,12 +95,12 @@ def test_the_bundle_tells_its_story(trained):
     assert manifest["live"]["requests"] == 256
     assert len(bundle.prompt_hashes) == 240 + 256
     assert {"numpy", "torch"} <= set(manifest["versions"])
-    judged = {name for task in FLOORS for name in (task, untagged(task))}
+    judged = {name for task in FLOORS for name in (task, untagged_name(task))}
     assert set(manifest["validation"]["quality_ratio_by_task"]) == judged
     assert bundle.manifest["energy"]["joules_per_completion_token"] > 0
 
 
-def test_a_bundle_goes_on_live_and_says_how_the_server_differs(
+def test_a_bundle_continues_training_live_and_reports_the_servers_drift(
     llama, profile_file, trained, tmp_path, capsys
 ):
     folder, bundle = trained
@@ -113,51 +113,57 @@ def test_a_bundle_goes_on_live_and_says_how_the_server_differs(
     live = after.manifest["live"]
     assert live["requests"] == PpoConfig.live_steps
     assert after.prompt_hashes > bundle.prompt_hashes
-    # The same server, the same wordings: answers are as long as they were.
+    # Server and directive texts are unchanged, so answers are about as long as before.
     tokens = [row for row in live["drift"] if row["measure"] == "completion_tokens"]
     assert tokens
     assert all(0.5 < row["change"] < 2 for row in tokens)
 
 
-def test_the_hook_serves_the_openai_client(llama, trained):
+def test_the_openai_client_gets_right_answers_and_sprout_headers_from_the_hook(llama, trained):
     folder, bundle = trained
     flags = ("--clock-start", "2024-01-02T12:00", "--seed", "0")
     with start_hook(llama.url, folder, flags) as gateway:
         client = openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0)
         request = next(r for r in generate_requests(20, seed=5) if r.task == "recall")
-        asked = {"model": llama.model, "messages": list(request.messages), "max_tokens": 100}
+        chat_arguments = {
+            "model": llama.model,
+            "messages": list(request.messages),
+            "max_tokens": 100,
+        }
         raw = client.chat.completions.with_raw_response.create(
-            **asked, extra_headers={"x-sprout-task": "recall"}
+            **chat_arguments, extra_headers={"x-sprout-task": "recall"}
         )
         assert request.reference in raw.parse().choices[0].message.content
         assert raw.headers["x-sprout-directive"] in bundle.catalogue.names
         assert raw.headers["x-sprout-policy-version"] == bundle.version
-        stream = client.chat.completions.create(**asked, stream=True)
+        stream = client.chat.completions.create(**chat_arguments, stream=True)
         text = "".join(c.choices[0].delta.content or "" for c in stream if c.choices)
         assert request.reference in text
 
 
-def test_a_profile_resumes_where_it_was_cut(upstream, tmp_path):
+def test_an_interrupted_profile_resumes_under_the_same_settings_only(upstream, tmp_path):
     requests = generate_requests(8, seed=4)
     path = tmp_path / "p.parquet"
     partial = tmp_path / "p.parquet.partial"
 
-    class Fails(LiveBackend):
+    class FailsAtFourthCall(LiveBackend):
         calls = 0
 
         def carry(self, rows, actions):
-            Fails.calls += 1
-            if Fails.calls == 4:
+            FailsAtFourthCall.calls += 1
+            if FailsAtFourthCall.calls == 4:
                 raise UpstreamError("cut")
             return super().carry(rows, actions)
 
-    cut = Fails(upstream, choose_meter(upstream.url), DEFAULT_CATALOGUE, requests)
+    interrupted = FailsAtFourthCall(
+        upstream, choose_meter(upstream.url), DEFAULT_CATALOGUE, requests
+    )
     with pytest.raises(UpstreamError):
-        record(cut, DEFAULT_CATALOGUE, upstream.model, path, in_flight=8)
-    kept = partial.read_text()
-    assert len(kept.splitlines()) == 1 + 16
-    # The machine died in mid-line, too.
-    partial.write_text(kept[:-10])
+        record(interrupted, DEFAULT_CATALOGUE, upstream.model, path, in_flight=8)
+    partial_text = partial.read_text()
+    assert len(partial_text.splitlines()) == 1 + 16
+    # The last line is incomplete, as after a crash.
+    partial.write_text(partial_text[:-10])
 
     with pytest.raises(ConfigError, match="other settings"):
         record(
@@ -173,7 +179,7 @@ def test_a_profile_resumes_where_it_was_cut(upstream, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["offline", ""])
-def test_a_run_is_tracked_offline(tmp_path, monkeypatch, mode):
+def test_a_run_without_an_api_key_is_tracked_offline(tmp_path, monkeypatch, mode):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("WANDB_MODE", mode)
     monkeypatch.setenv("WANDB_SILENT", "true")
@@ -187,7 +193,7 @@ def test_a_run_is_tracked_offline(tmp_path, monkeypatch, mode):
     assert list((tmp_path / "tracking" / "wandb").glob("offline-run-*/*.wandb"))
 
 
-def test_killing_the_llama_in_mid_demo_is_one_clear_error(tmp_path):
+def test_a_demo_whose_llama_is_killed_ends_with_one_clear_error_and_no_orphans(tmp_path):
     command = [sys.executable, "-m", "experiments.cli", "demo", "--out", str(tmp_path)]
     demo = subprocess.Popen(
         [*command, "--per-task", "200"],
@@ -204,7 +210,7 @@ def test_killing_the_llama_in_mid_demo_is_one_clear_error(tmp_path):
     llama.send_signal(signal.SIGKILL)
     _, errors = demo.communicate(timeout=60)
     assert demo.returncode == 2
-    last = errors.strip().splitlines()[-1]
-    assert last.startswith("sprout: the Llama server at http://127.0.0.1")
-    assert "ended with -9" in last
+    last_line = errors.strip().splitlines()[-1]
+    assert last_line.startswith("sprout: the Llama server at http://127.0.0.1")
+    assert "ended with -9" in last_line
     assert not [c for c in children if c.is_running() and c.status() != psutil.STATUS_ZOMBIE]

@@ -25,23 +25,23 @@ def imported(repository, tmp_path, model=None):
     return read_profile(out, model)
 
 
-def test_a_clone_becomes_a_profile(repository, tmp_path):
+def test_a_clone_is_imported_as_a_profile_of_each_model(repository, tmp_path):
     profile = imported(repository, tmp_path)
     assert profile.model == LARGE
     assert profile.directives == ("none", "brief", "very_brief")
     assert set(profile.tasks) == {"alpaca", "gsm8k", "mmlu", "nq_open", "triviaqa", "scienceqa"}
     assert len(profile.requests) == 6 * 8
-    # 500 + n tokens at 6 J each, given as kWh.
+    # Answers of 500, 100 or 20 tokens, plus n, at 6 J per token; the clone has the energy in kWh.
     assert profile.outcomes.energy_joules.min(axis=0) == pytest.approx([6 * 504, 6 * 104, 6 * 24])
-    # Each prompt has one preferred directive, its number modulo 3.
+    # Each prompt prefers exactly one directive: its number modulo 3.
     assert profile.outcomes.preference.sum(axis=1).tolist() == [1.0] * 48
     assert all(not any(m["role"] == "system" for m in r.messages) for r in profile.requests)
     small = imported(repository, tmp_path, SMALL)
     assert len(small.requests) == 48
-    assert np.isnan(small.preference).all()
+    assert np.isnan(small.outcomes.preference).all()
 
 
-def test_correctness_is_by_rule_where_there_is_one(repository, tmp_path):
+def test_correctness_is_judged_by_rule_and_unknown_for_a_task_without_a_rule(repository, tmp_path):
     profile = imported(repository, tmp_path)
     for task in profile.tasks:
         scores = profile.outcomes.correct[profile.rows_of(task)].mean(axis=0)
@@ -51,31 +51,35 @@ def test_correctness_is_by_rule_where_there_is_one(repository, tmp_path):
             assert scores.tolist() == [1.0, 0.5, 0.0]
 
 
-def test_missing_token_counts_follow_the_fitted_line_and_say_so(repository, tmp_path):
+def test_missing_token_counts_are_derived_from_the_fitted_line_and_marked_as_derived(
+    repository, tmp_path
+):
     profile = imported(repository, tmp_path)
     assert profile.tokens_method == "counted/derived"
-    # Seconds are exactly linear in tokens here, so that the line gives the true counts.
+    # In this clone seconds are exactly linear in tokens, so the line gives the true counts.
     tokens = np.round(profile.outcomes.energy_joules / 6)
     assert np.array_equal(profile.outcomes.completion_tokens, tokens)
 
 
-def test_what_was_not_measured_or_judged_is_left_out_and_counted(repository, tmp_path, capsys):
+def test_prompts_without_measurement_or_answer_are_left_out_and_counted(
+    repository, tmp_path, capsys
+):
     answers = clone.QUALITY + "/mmlu/samples_2000_seed_0/mmlu_5000_brief_13b.json"
     clone.change(repository / answers, lambda entries: entries.pop())
     path = repository / MEASURED / "math_all_13b-chat.json"
     clone.change(path, lambda content: [content[k].pop() for k in ("energy", "time")])
     profile = imported(repository, tmp_path)
     assert len(profile.requests) == 46
-    said = capsys.readouterr().out
-    assert "1 mmlu: judged, but without an answer" in said
-    assert "1 math: judged, but not measured" in said
+    output = capsys.readouterr().out
+    assert "1 mmlu: judged, but without an answer" in output
+    assert "1 math: judged, but not measured" in output
 
 
 SUMMARY = clone.QUALITY + "/quality_accessor/assessment_results/summary_2000.json"
 
 
 @pytest.mark.parametrize(
-    ("place", "edit", "said"),
+    ("relative_path", "edit", "fragment"),
     [
         (f"{MEASURED}/math_all_13b-chat.json", lambda c: c.pop("energy"), "'energy' is missing"),
         (
@@ -96,7 +100,7 @@ SUMMARY = clone.QUALITY + "/quality_accessor/assessment_results/summary_2000.jso
         (
             "prompt_sweeping/prompts/prompt_math_all_brief.json",
             lambda c: c.reverse(),
-            "asks something else",
+            "has another prompt",
         ),
         (
             "prompt_sweeping/prompts/prompt_math_all.json",
@@ -112,16 +116,18 @@ SUMMARY = clone.QUALITY + "/quality_accessor/assessment_results/summary_2000.jso
         (SUMMARY, lambda c: c.pop("mmlu"), "no data set 'mmlu'"),
     ],
 )
-def test_a_wrong_clone_is_named(repository, tmp_path, capsys, place, edit, said):
-    clone.change(repository / place, edit)
+def test_a_wrong_file_of_the_clone_is_named_in_the_error(
+    repository, tmp_path, capsys, relative_path, edit, fragment
+):
+    clone.change(repository / relative_path, edit)
     out = tmp_path / "profile.parquet"
     assert main(["import", "emnlp24-sprout", str(repository), "--out", str(out)]) == 2
     error = capsys.readouterr().err
-    assert said in error
-    assert str(repository / place) in error
+    assert fragment in error
+    assert str(repository / relative_path) in error
 
 
-def test_a_failed_import_leaves_what_was_there(repository, tmp_path):
+def test_a_failed_import_leaves_the_existing_profile_unchanged(repository, tmp_path):
     out = tmp_path / "profile.parquet"
     imported(repository, tmp_path)
     before = out.read_bytes()
@@ -132,21 +138,23 @@ def test_a_failed_import_leaves_what_was_there(repository, tmp_path):
     assert out.read_bytes() == before
 
 
-def test_an_option_may_have_several_lines(repository, tmp_path, capsys):
+def test_an_answer_option_may_span_several_lines(repository, tmp_path, capsys):
     question = "Which is right?\nChoices:\n(A): Dear you,\nyours\n(B): Dear me,\nmine"
     for path in repository.rglob("*.json"):
         text = path.read_text()
-        old = json.dumps(clone.KINDS["scienceqa"][0].format(n=11))
-        path.write_text(text.replace(old, json.dumps(question)))
+        old_question = json.dumps(clone.KINDS["scienceqa"][0].format(n=11))
+        path.write_text(text.replace(old_question, json.dumps(question)))
     answers = clone.QUALITY + "/scienceqa/samples_2000_seed_0/correct_answer.json"
     clone.change(repository / answers, lambda c: c[-1].update(output="Dear me,\nmine"))
     profile = imported(repository, tmp_path)
-    found = next(r for r in profile.requests if r.messages[0]["content"] == question)
-    assert json.loads(found.reference) == ["B", "Dear me,\nmine"]
+    request = next(r for r in profile.requests if r.messages[0]["content"] == question)
+    assert json.loads(request.reference) == ["B", "Dear me,\nmine"]
     assert "correctness unknown" not in capsys.readouterr().out
 
 
-def test_a_folder_that_is_no_clone_or_lacks_a_file_is_named(repository, tmp_path, capsys):
+def test_a_folder_that_is_no_clone_or_a_missing_file_is_named_in_the_error(
+    repository, tmp_path, capsys
+):
     out = str(tmp_path / "p.parquet")
     assert main(["import", "emnlp24-sprout", str(tmp_path), "--out", out]) == 2
     assert "no folder prompt_sweeping" in capsys.readouterr().err
@@ -158,7 +166,7 @@ def test_a_folder_that_is_no_clone_or_lacks_a_file_is_named(repository, tmp_path
 @pytest.fixture
 def table(tmp_path):
     rows = made.rows(generate_requests(2, seed=0), lambda r, d: 1.0)
-    kept = [
+    table_rows = [
         {
             "request_id": row["request_id"],
             "task": row["task"],
@@ -174,8 +182,8 @@ def table(tmp_path):
         for row in rows
     ]
     path = tmp_path / "table.csv"
-    write_csv(path, kept)
-    return path, kept
+    write_csv(path, table_rows)
+    return path, table_rows
 
 
 def write_csv(path, rows):
@@ -188,7 +196,7 @@ def write_csv(path, rows):
 FLAGS = ["--rename", "energy_joules=Wh", "--energy-unit", "Wh", "--latency-unit", "ms"]
 
 
-def test_a_table_of_other_names_and_units_becomes_a_profile(table, tmp_path):
+def test_a_table_with_other_names_and_units_becomes_a_profile(table, tmp_path):
     path, rows = table
     out = tmp_path / "p.parquet"
     arguments = ["import", "csv", str(path), "--out", str(out), *FLAGS]
@@ -204,7 +212,7 @@ def test_a_table_of_other_names_and_units_becomes_a_profile(table, tmp_path):
 @pytest.mark.parametrize(
     "rename", ["task=Wh", "energy_joules=Wh,latency_seconds=Wh", "energy_joules", "joules=Wh"]
 )
-def test_a_rename_that_cannot_be_is_named(table, tmp_path, capsys, rename):
+def test_an_impossible_rename_is_refused(table, tmp_path, capsys, rename):
     path, _ = table
     out = tmp_path / "p.parquet"
     assert main(["import", "csv", "--rename", rename, str(path), "--out", str(out)]) == 2
@@ -212,7 +220,7 @@ def test_a_rename_that_cannot_be_is_named(table, tmp_path, capsys, rename):
 
 
 @pytest.mark.parametrize(
-    ("edit", "said"),
+    ("edit", "fragment"),
     [
         (lambda rows: rows[4].update(Wh="much"), "row 4 energy_joules is 'much'"),
         (lambda rows: rows[4].update(latency_seconds="-1"), "row 4 latency_seconds is -0.001"),
@@ -228,13 +236,15 @@ def test_a_rename_that_cannot_be_is_named(table, tmp_path, capsys, rename):
         ),
     ],
 )
-def test_a_wrong_table_is_named(table, tmp_path, capsys, edit, said):
+def test_an_error_in_a_table_names_the_file_and_its_row_or_column(
+    table, tmp_path, capsys, edit, fragment
+):
     path, rows = table
     edit(rows)
     write_csv(path, rows)
     out = tmp_path / "p.parquet"
     assert main(["import", "csv", str(path), "--out", str(out), *FLAGS]) == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert fragment in error
     assert str(path) in error
     assert not out.exists()

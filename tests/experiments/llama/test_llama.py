@@ -14,14 +14,14 @@ def tokenizer():
     return AutoTokenizer.from_pretrained(EMBEDDED)
 
 
-def test_numbers_are_single_tokens_and_any_text_survives(tokenizer):
+def test_numbers_are_single_tokens_and_any_text_survives_encoding(tokenizer):
     for number in range(100):
         assert len(tokenizer.encode(f" {number}", add_special_tokens=False)) == 1
     text = "Zoë wrote 🌱 + 123 lines\nof “code”."
     assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
 
 
-def test_the_template_is_llama_2s(tokenizer):
+def test_the_chat_template_has_the_format_of_llama_2(tokenizer):
     chat = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "One?"},
@@ -34,7 +34,7 @@ def test_the_template_is_llama_2s(tokenizer):
     )
 
 
-def test_the_weights_are_small_and_the_default_directives_were_trained(tokenizer):
+def test_the_embedded_model_is_small_and_its_wordings_include_the_default_directives(tokenizer):
     size = sum(file.stat().st_size for file in EMBEDDED.iterdir())
     assert size <= 12e6
     assert 1e6 <= AutoModelForCausalLM.from_pretrained(EMBEDDED).num_parameters() <= 6e6
@@ -42,20 +42,20 @@ def test_the_weights_are_small_and_the_default_directives_were_trained(tokenizer
     assert DEFAULT_CATALOGUE[2].text in VERY_BRIEF
 
 
-def test_planted_heads_look_back_and_copy(tokenizer):
+def test_planted_heads_attend_to_the_previous_token_and_to_repeated_text(tokenizer):
     torch.manual_seed(0)
     model = LlamaForCausalLM(architecture(tokenizer))
     plant_copying(model, seed=0)
     model.set_attn_implementation("eager")
     half = torch.randint(300, len(tokenizer), (8, 30))
     with torch.no_grad():
-        seen = model(torch.cat([half, half], 1), output_attentions=True).attentions
-    back = [seen[0][:, 0, i, i - 1].mean() for i in range(1, 60)]
-    assert torch.stack(back).mean() > 0.8
-    # A position of the second half attends to what followed its token in the first.
+        attention_by_layer = model(torch.cat([half, half], 1), output_attentions=True).attentions
+    previous_token_weights = [attention_by_layer[0][:, 0, i, i - 1].mean() for i in range(1, 60)]
+    assert torch.stack(previous_token_weights).mean() > 0.8
+    # A position in the second half attends to the token after its own token's first occurrence.
     for head in (0, 1):
-        copied = [seen[1][:, head, i, i - 29].mean() for i in range(31, 60)]
-        assert torch.stack(copied).mean() > 5 / 60
+        copy_weights = [attention_by_layer[1][:, head, i, i - 29].mean() for i in range(31, 60)]
+        assert torch.stack(copy_weights).mean() > 5 / 60
 
 
 @pytest.mark.long

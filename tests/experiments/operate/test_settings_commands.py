@@ -1,4 +1,4 @@
-"""The operators' commands on a ledger that a hook has filled."""
+"""Operators' commands on a ledger that a hook has filled."""
 
 import asyncio
 import json
@@ -21,42 +21,42 @@ from tests.serving.hooks import CHAT, hook, keeper
 @pytest.fixture
 def ledger(tmp_path):
     """URL of a ledger of 120 requests, half of them held out."""
-    made = hook(tmp_path, hold_out=0.5, store_prompts=True, tenant_header="x-tenant")
+    sprout_hook = hook(tmp_path, hold_out=0.5, store_prompts=True, tenant_header="x-tenant")
 
     async def play():
         for n in range(120):
             body = CHAT | {"messages": [{"role": "user", "content": f"What is {n}?"}]}
             headers = {"x-tenant": "a" if n % 3 else "b", "x-sprout-task": "arithmetic"}
-            plan = await made.plan("/v1/chat/completions", body, headers)
+            plan = await sprout_hook.plan("/v1/chat/completions", body, headers)
             tokens = 40 if plan.record.directive == "none" else 4
             answer = ReportedAnswer(
                 plan.started, 200, 0.01, Usage(10, tokens, "reported"), "So it is."
             )
-            made.finish(plan, answer, "completed")
+            sprout_hook.finish(plan, answer, "completed")
 
     asyncio.run(play())
-    kept = keeper(made)
-    kept.step()
-    kept.close()
-    return made.config.ledger_url
+    ledger_keeper = keeper(sprout_hook)
+    ledger_keeper.step()
+    ledger_keeper.close()
+    return sprout_hook.config.ledger_url
 
 
 def run(command, *flags):
     run_command(command, "test", list(flags))
 
 
-def test_the_mode_is_shown_and_set(ledger, tmp_path, capsys):
+def test_a_mode_that_was_set_is_shown_without_the_salt(ledger, tmp_path, capsys):
     out = tmp_path / "mode.json"
     run(ModeCommand, "--ledger", ledger, "--set", "shadow", "--canary-tasks", "a", "b")
     run(ModeCommand, "--ledger", ledger, "--json", str(out))
-    shown = json.loads(out.read_text())
-    assert (shown["mode"], shown["canary_tasks"]) == ("shadow", ["a", "b"])
+    mode_settings = json.loads(out.read_text())
+    assert (mode_settings["mode"], mode_settings["canary_tasks"]) == ("shadow", ["a", "b"])
     assert "salt" not in capsys.readouterr().out
     with pytest.raises(ConfigError, match="no such file"):
         run(ModeCommand, "--ledger", "sqlite:///nowhere/l.db", "--set", "off")
 
 
-def test_rules_are_tried_before_they_are_set(ledger, tmp_path, capsys):
+def test_rules_can_be_tried_on_recorded_requests_and_set(ledger, tmp_path, capsys):
     path, out = tmp_path / "rules.yaml", tmp_path / "tried.json"
     rows = [
         {"name": "theirs", "when": {"tenant": "b"}, "forbid": True},
@@ -65,9 +65,9 @@ def test_rules_are_tried_before_they_are_set(ledger, tmp_path, capsys):
     ]
     path.write_text(yaml.safe_dump(rows))
     run(RULES["try"], "--ledger", ledger, "--rules", str(path), "--json", str(out))
-    tried = json.loads(out.read_text())
-    assert tried["requests"] == 120
-    assert {k: v["requests"] for k, v in tried["rules"].items()} == {
+    trial = json.loads(out.read_text())
+    assert trial["requests"] == 120
+    assert {k: v["requests"] for k, v in trial["rules"].items()} == {
         "theirs": 40,
         "rest": 80,
         "dev": 0,
@@ -80,12 +80,12 @@ def test_rules_are_tried_before_they_are_set(ledger, tmp_path, capsys):
 def test_savings_are_estimated_from_the_hold_out(ledger, tmp_path, capsys):
     out = tmp_path / "savings.json"
     run(LEDGER["savings"], "--ledger", ledger, "--json", str(out))
-    found = json.loads(out.read_text())["completion_tokens"]
-    assert found["ratio"] == pytest.approx(0.9, abs=0.01)
+    savings = json.loads(out.read_text())["completion_tokens"]
+    assert savings["ratio"] == pytest.approx(0.9, abs=0.01)
     assert "carbon saved: " in capsys.readouterr().out
 
 
-def test_records_leave_as_parquet_and_are_deleted(ledger, tmp_path):
+def test_records_are_exported_as_parquet_and_deleted_by_tenant_or_age(ledger, tmp_path):
     out = tmp_path / "rows.parquet"
     run(LEDGER["export"], "--ledger", ledger, "--out", str(out))
     rows = pq.read_table(out).to_pylist()
@@ -103,29 +103,31 @@ def test_records_leave_as_parquet_and_are_deleted(ledger, tmp_path):
         run(LEDGER["delete"], "--ledger", ledger)
 
 
-def test_exported_requests_are_played_again_under_all_directives(ledger, tmp_path, llama):
-    asked, out = tmp_path / "asked.parquet", tmp_path / "profile.parquet"
+def test_exported_requests_are_profiled_under_all_directives(ledger, tmp_path, llama):
+    exported_path, out = tmp_path / "asked.parquet", tmp_path / "profile.parquet"
     run(LEDGER["delete"], "--ledger", ledger, "--tenant", "a")
-    run(LEDGER["export"], "--ledger", ledger, "--out", str(asked))
-    server = ("--upstream", llama.url, "--model", llama.model)
-    run(ProfileCommand, *server, "--requests", str(asked), "--out", str(out))
+    run(LEDGER["export"], "--ledger", ledger, "--out", str(exported_path))
+    server_flags = ("--upstream", llama.url, "--model", llama.model)
+    run(ProfileCommand, *server_flags, "--requests", str(exported_path), "--out", str(out))
     profile = read_profile(out)
     assert profile.directives == ("none", "brief", "very_brief")
-    exported = {json.loads(m)[0]["content"] for m in pq.read_table(asked)["messages"].to_pylist()}
-    assert {r.messages[0]["content"] for r in profile.requests} == exported
-    assert len(exported) == 40
+    exported_prompts = {
+        json.loads(m)[0]["content"] for m in pq.read_table(exported_path)["messages"].to_pylist()
+    }
+    assert {r.messages[0]["content"] for r in profile.requests} == exported_prompts
+    assert len(exported_prompts) == 40
     assert {r.task for r in profile.requests} == {"arithmetic"}
 
 
-def test_recorded_requests_are_checked_by_row(tmp_path):
+def test_recorded_requests_are_read_once_each_and_a_wrong_row_is_named_in_the_error(tmp_path):
     path = tmp_path / "asked.parquet"
-    same = [{"role": "user", "content": "Hi"}]
-    rows = [{"prompt": "Hi", "messages": None}, {"messages": json.dumps(same), "prompt": None}]
+    same_chat = [{"role": "user", "content": "Hi"}]
+    rows = [{"prompt": "Hi", "messages": None}, {"messages": json.dumps(same_chat), "prompt": None}]
     pq.write_table(pa.Table.from_pylist([*rows, {"prompt": "Ho", "messages": None}]), path)
     assert [r.messages[0]["content"] for r in read_requests(path)] == ["Hi", "Ho"]
     assert read_requests(path)[0].task == "untagged"
     pq.write_table(pa.Table.from_pylist([*rows, {"messages": "[]", "prompt": None}]), path)
-    with pytest.raises(DataError, match="row 2 messages is no chat"):
+    with pytest.raises(DataError, match="row 2 messages is not a chat"):
         read_requests(path)
     pq.write_table(pa.table({"x": [1]}), path)
     with pytest.raises(DataError, match="'messages' is missing"):

@@ -1,4 +1,4 @@
-"""A live server's work is priced, and the file is what estimates and the simulator take."""
+"""`sprout calibrate` fits coefficients that the estimator and the simulator can read."""
 
 import itertools
 import json
@@ -21,7 +21,7 @@ from tests.serving.upstream import Upstream, served
 
 
 class Steady:
-    """100 W."""
+    """A meter with a constant power of 100 W by default."""
 
     method, source, devices, error_ratio, tick_seconds = "measured", "made", ("made",), 0.0, 0.0
 
@@ -34,62 +34,64 @@ class Steady:
         return self._watts * time.monotonic()
 
 
-def test_a_live_server_is_calibrated(llama, tmp_path, capsys):
+def test_a_calibrated_server_yields_coefficients_for_estimates_and_simulation(
+    llama, tmp_path, capsys
+):
     result = tmp_path / "result.json"
     flags = ["--upstream", llama.url, "--model", llama.model, "--out", str(tmp_path / "out")]
     flags += ["--seconds", "2", "--idle-seconds", "1", "--window-seconds", "0.25"]
     assert main(["calibrate", *flags, "--at-once", "8", "--json", str(result)]) == 0
-    found = json.loads(result.read_text())
-    assert [p["at_once"] for p in found["phases"]] == [8, 8, 8]
-    assert found["meter"]["method"] in ("estimated", "measured")
-    for phase in found["phases"]:
+    calibration = json.loads(result.read_text())
+    assert [p["at_once"] for p in calibration["phases"]] == [8, 8, 8]
+    assert calibration["meter"]["method"] in ("estimated", "measured")
+    for phase in calibration["phases"]:
         assert phase["joules_per_token"] > 0
         assert phase["told"] > 0
-    made = read_coefficients(tmp_path / "out" / "coefficients.json")
-    assert dict(zip(KINDS, made.joules, strict=True)) == pytest.approx(found["joules"])
+    fitted = read_coefficients(tmp_path / "out" / "coefficients.json")
+    assert dict(zip(KINDS, fitted.joules, strict=True)) == pytest.approx(calibration["joules"])
     assert (tmp_path / "out" / "calibration.png").stat().st_size > 10_000
-    # The estimator takes it: of a crowd, each has a smaller share of a pass.
+    # The estimator reads the file: in a larger batch, each request has a smaller share of a pass.
     rate = hook(tmp_path, coefficients=tmp_path / "out/coefficients.json")._completer._calibrated
     assert rate.cost(20, 50, together=8)[0] < rate.cost(20, 50, together=1)[0]
-    # So does the simulator.
+    # The simulator reads it too.
     lengths = lambda: (20, 30)  # noqa: E731
-    seen = simulate(made, lambda _: 4, lengths, 5.0, np.random.default_rng(0))
-    assert seen.joules.sum() > 0
+    simulated = simulate(fitted, lambda _: 4, lengths, 5.0, np.random.default_rng(0))
+    assert simulated.joules.sum() > 0
 
 
-def test_idle_power_is_what_flows_while_nothing_is_asked():
+def test_idle_power_is_the_mean_power_without_requests():
     assert idle_watts(Steady(), 0.5, 0.1) == pytest.approx(100, rel=0.1)
-    # A meter that stands still when nothing happens.
+    # A meter whose counter does not rise while the server is idle.
     assert idle_watts(Steady(0.0), 0.2, 0.05) == 0.0
 
 
-def test_metering_covers_all_of_its_time():
+def test_metered_windows_cover_all_time_without_gaps():
     with metered(Steady(), 0.05) as windows:
-        window = Window(Steady())
-        while window._meter.read_joules() - window._joules < 30:
+        outer_window = Window(Steady())
+        while outer_window._meter.read_joules() - outer_window._joules < 30:
             pass
-        reading = window.close()
-    whole = sum(w.joules for w in windows)
-    assert whole == pytest.approx(reading.joules, rel=0.15)
+        reading = outer_window.close()
+    metered_joules = sum(w.joules for w in windows)
+    assert metered_joules == pytest.approx(reading.joules, rel=0.15)
     for before, after in itertools.pairwise(windows):
         assert after.start == pytest.approx(before.end, abs=1e-6)
     with pytest.raises(MeterError, match="no window"), metered(Steady(0.0), 0.01):
         pass
 
 
-def test_load_is_seen_as_a_gateway_sees_it():
+def test_played_requests_are_observed_as_a_gateway_observes_them():
     fake = Upstream()
     with served(fake) as url:
-        found = play(url, "made", 4, timed(0.3, [Question(5, 7)]))
-    assert len(found) > 4
-    assert len({a.key for a in found}) == len(found)
-    for activity in found:
+        activities = play(url, "made", 4, timed(0.3, [Question(5, 7)]))
+    assert len(activities) > 4
+    assert len({a.key for a in activities}) == len(activities)
+    for activity in activities:
         assert activity.start <= activity.first <= activity.end
         assert (activity.prompt_tokens, activity.completion_tokens) == (3, 4)
 
 
 @pytest.mark.parametrize("wrong", ["", "0", "1,x", "-4"])
-def test_levels_that_are_none_are_named(wrong):
+def test_wrong_load_levels_are_refused_with_the_flag_named(wrong):
     with pytest.raises(ConfigError, match="--at-once"):
         levels_of(wrong)
 
@@ -103,7 +105,7 @@ def test_levels_that_are_none_are_named(wrong):
         ({"idle_watts": -1}, "idle_watts"),
     ],
 )
-def test_a_damaged_file_of_coefficients_is_named(tmp_path, change, problem):
+def test_the_wrong_field_of_a_coefficients_file_is_named_in_the_error(tmp_path, change, problem):
     path = tmp_path / "c.json"
     ones = dict.fromkeys(KINDS, 1.0)
     content = {"schema": 1, "joules": ones, "seconds": ones, "idle_watts": 5.0, "source": "made"}
@@ -122,23 +124,26 @@ def cell(directive, at_once, joules):
     )  # fmt: skip
 
 
-def test_savings_are_against_the_request_left_alone_at_the_same_load():
+def test_savings_compare_with_unsteered_requests_at_the_same_load():
     cells = [cell("none", 1, 10.0), cell("brief", 1, 4.0), cell("none", 8, 5.0)]
     cells.append(cell("brief", 8, 4.0))
     assert savings(cells) == {"brief": {"1": pytest.approx(60), "8": pytest.approx(20)}}
     from envs.carbon.hardware import find_hardware
 
-    # 13.5 GB at 3,350 GB/s are 4 ms, at 700 W 2.8 J a pass, shared by those in it.
-    found = floor(cells, 13_500_000_000, find_hardware("h100-sxm"))
-    assert found["1"] == pytest.approx(2.82, rel=0.01)
-    assert found["8"] == pytest.approx(2.82 / 8, rel=0.01)
+    # Reading 13.5 GB at 3,350 GB/s takes 4 ms; at 700 W a pass costs 2.8 J, shared by its requests.
+    floor_joules = floor(cells, 13_500_000_000, find_hardware("h100-sxm"))
+    assert floor_joules["1"] == pytest.approx(2.82, rel=0.01)
+    assert floor_joules["8"] == pytest.approx(2.82 / 8, rel=0.01)
 
 
-def test_lengths_are_those_of_the_directives():
-    asked = questions_of()
-    assert set(asked) == set(LENGTHS) == {"none", "brief", "very_brief"}
-    mean = {name: np.mean([q.max_tokens for q in qs]) for name, qs in asked.items()}
-    assert mean["none"] > 4 * mean["brief"] > 4 * mean["very_brief"]
+def test_questions_get_shorter_with_each_briefer_directive():
+    questions = questions_of()
+    assert set(questions) == set(LENGTHS) == {"none", "brief", "very_brief"}
+    mean_tokens = {
+        name: np.mean([q.max_tokens for q in questions_of_name])
+        for name, questions_of_name in questions.items()
+    }
+    assert mean_tokens["none"] > 4 * mean_tokens["brief"] > 4 * mean_tokens["very_brief"]
 
 
 @pytest.mark.long
@@ -147,11 +152,11 @@ def test_the_gpu_benchmark_runs_without_a_gpu(tmp_path):
     flags += ["--idle-seconds", "1", "--window-seconds", "0.5", "--train-seconds", "8"]
     flags += ["--lanes", "8", "--blocks", "512", "--out", str(tmp_path)]
     assert main(["bench", "gpu", *flags]) == 0
-    found = json.loads((tmp_path / "gpu.json").read_text())["shapes"]["tiny"]
-    assert all(c["off"] < 1e-6 and c["joules_per_request"] > 0 for c in found["cells"])
-    # Processor time is coarse; the split of lone requests is not.
-    assert found["alone"]["median_error_pct"] < 10
-    assert found["savings_pct"]["very_brief"]["1"] > 50
-    assert found["train"]["steps"] > 0
-    assert found["train"]["rewards_finite"]
+    results = json.loads((tmp_path / "gpu.json").read_text())["shapes"]["tiny"]
+    assert all(c["off"] < 1e-6 and c["joules_per_request"] > 0 for c in results["cells"])
+    # Processor time has a coarse resolution, yet the split of lone requests is accurate.
+    assert results["alone"]["median_error_pct"] < 10
+    assert results["savings_pct"]["very_brief"]["1"] > 50
+    assert results["train"]["steps"] > 0
+    assert results["train"]["rewards_finite"]
     assert (tmp_path / "gpu-tiny.png").stat().st_size > 10_000

@@ -20,7 +20,7 @@ def window(data):
     return data.window(draw(data.profile, data.mix, seed=0), "GB", 800, 0.1)
 
 
-def test_one_command_gives_the_published_table(shared_data, tmp_path, capsys):
+def test_reproduce_sprout_gives_the_published_table(shared_data, tmp_path, capsys):
     path = tmp_path / "result.json"
     flags = ["--data", str(shared_data), "--seeds", "2", "--mixes", "1", "--json", str(path)]
     assert main(["reproduce", "sprout", *flags]) == 0
@@ -28,8 +28,8 @@ def test_one_command_gives_the_published_table(shared_data, tmp_path, capsys):
     cells = {(c["region"], c["start_hour"], c["method"]): c for c in result["cells"]}
     assert len(cells) == 15 * 8
     for start in STARTS:
-        fired = tuple(cells[region, start, "sprout_lp"]["firings"] for region in ZONES)
-        assert fired == PUBLISHED_FIRINGS[start]
+        firings = tuple(cells[region, start, "sprout_lp"]["firings"] for region in ZONES)
+        assert firings == PUBLISHED_FIRINGS[start]
     means = result["means"]
     assert means["sprout_lp"]["saving_pct"] == pytest.approx(51.4, abs=2)
     assert means["sprout_lp"]["preference_pct_of_base"] == pytest.approx(94.0, abs=1)
@@ -39,7 +39,7 @@ def test_one_command_gives_the_published_table(shared_data, tmp_path, capsys):
     assert "Times the evaluator fired" in capsys.readouterr().out
 
 
-def test_every_hour_draws_by_its_mix(data):
+def test_every_hour_is_drawn_from_its_mix_of_tasks(data):
     sample = draw(data.profile, data.mix, seed=3)
     assert sample.rows.shape == (720, 1000)
     shares = np.stack([np.bincount(row, minlength=6) for row in sample.task]) / 1000
@@ -49,29 +49,31 @@ def test_every_hour_draws_by_its_mix(data):
     assert (tasks[sample.rows[5]] == np.array(sample.tasks)[sample.task[5]]).all()
 
 
-def test_sums_by_task_conserve_the_hour_s_total(window):
+def test_sums_by_task_add_up_to_the_total_of_the_hour(window):
     assert window.grams == pytest.approx(window.request_grams().sum(axis=1))
     assert window.scores == pytest.approx(window.sample.scores.sum(axis=1))
 
 
 def test_no_method_beats_the_clairvoyant_at_the_floors(window):
     best = table_cell(window, clairvoyant(window))
-    found = {name: table_cell(window, method(window)) for name, method in METHODS.items()}
-    assert found["base"].saving_pct == pytest.approx(0, abs=1e-9)
+    cells = {name: table_cell(window, method(window)) for name, method in METHODS.items()}
+    assert cells["base"].saving_pct == pytest.approx(0, abs=1e-9)
     assert best.saving_pct > max(
-        c.saving_pct for n, c in found.items() if n not in ("co2_opt", "sprout_oracle")
+        cell.saving_pct
+        for method_name, cell in cells.items()
+        if method_name not in ("co2_opt", "sprout_oracle")
     )
-    for name, c in found.items():
-        assert sum(c.shares) == pytest.approx(1), name
-        assert c.worst_task_ratio <= c.preference_pct_of_base / 100 + 1e-9
+    for name, cell in cells.items():
+        assert sum(cell.shares) == pytest.approx(1), name
+        assert cell.worst_task_ratio <= cell.preference_pct_of_base / 100 + 1e-9
 
 
-def test_runs_of_one_seed_are_equal(data):
+def test_two_runs_with_one_seed_are_equal(data):
     run = Run(4, 1, ("sprout_lp",), (800,))
     assert list(played(data, run)) == list(played(data, run))
 
 
-def test_a_folder_that_lacks_something_is_named(tmp_path, capsys):
+def test_a_missing_data_folder_or_trace_is_named_in_the_error(tmp_path, capsys):
     assert main(["reproduce", "sprout", "--data", str(tmp_path / "no")]) == 2
     assert "no such folder" in capsys.readouterr().err
     (tmp_path / "carbon_intensity").mkdir()

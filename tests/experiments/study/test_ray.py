@@ -1,4 +1,4 @@
-"""On a real cluster of two machines' worth of workers, started here."""
+"""Studies on a real Ray cluster of two nodes, which the tests start on this machine."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ def cluster():
         port = probe.getsockname()[1]
     quiet = ["--num-cpus=1", "--disable-usage-stats"]
     head = ["start", "--head", f"--port={port}", "--include-dashboard=false"]
-    # Workers import the tree under test, wherever the tests were started.
+    # Workers import the tree under test, whatever folder the tests were started from.
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     for command in ([*head, *quiet], ["start", f"--address=127.0.0.1:{port}", *quiet]):
         subprocess.run([RAY, *command], check=True, capture_output=True, env=environment)
@@ -36,30 +36,30 @@ def cluster():
 
 
 @pytest.mark.cluster
-def test_a_cluster_trains_what_this_machine_does(data, tmp_path, cluster):  # noqa: F811
+def test_a_cluster_trains_the_same_bundles_as_this_machine(data, tmp_path, cluster):  # noqa: F811
     pool.train_all(data, jobs(2), tmp_path / "here", workers=2)
     pool.train_all(data, jobs(2), tmp_path / "there", workers=2, ray_address=cluster)
     for job in jobs(2):
         assert is_done(tmp_path / "there" / job.name, job)
-        here, there = (tmp_path / place / job.name for place in ("here", "there"))
+        local_folder, cluster_folder = (tmp_path / place / job.name for place in ("here", "there"))
         for name in ("policy.safetensors", "vocabulary.json"):
-            assert (here / name).read_bytes() == (there / name).read_bytes()
+            assert (local_folder / name).read_bytes() == (cluster_folder / name).read_bytes()
 
 
 @pytest.mark.cluster
-def test_a_killed_workers_run_is_tried_again(data, tmp_path, cluster):  # noqa: F811
+def test_the_run_of_a_killed_worker_is_tried_again(data, tmp_path, cluster):  # noqa: F811
     out = tmp_path / "out"
-    killed = []
+    killed_pids = []
 
     def kill() -> None:
         deadline = time.monotonic() + 60
-        while not killed and time.monotonic() < deadline:
+        while not killed_pids and time.monotonic() < deadline:
             for process in psutil.process_iter(["name", "cmdline"]):
-                # Ray names a process after the task that it runs.
+                # Ray names a worker process after the task that it runs.
                 if "ray::worked" in " ".join(process.info["cmdline"] or ()):
                     time.sleep(1.0)
                     os.kill(process.pid, signal.SIGKILL)
-                    killed.append(process.pid)
+                    killed_pids.append(process.pid)
                     break
             time.sleep(0.05)
 
@@ -67,10 +67,10 @@ def test_a_killed_workers_run_is_tried_again(data, tmp_path, cluster):  # noqa: 
     killer.start()
     pool.train_all(data, jobs(3, steps=200_000), out, workers=2, ray_address=cluster)
     killer.join()
-    assert killed
+    assert killed_pids
     assert all(is_done(out / job.name, job) for job in jobs(3, steps=200_000))
 
 
-def test_a_cluster_that_is_not_there_is_named(data, tmp_path):  # noqa: F811
+def test_an_unreachable_cluster_is_named_in_the_error(data, tmp_path):  # noqa: F811
     with pytest.raises(ConfigError, match=r"--ray 127\.0\.0\.1:9: no cluster"):
         pool.train_all(data, jobs(1), tmp_path, workers=1, ray_address="127.0.0.1:9")

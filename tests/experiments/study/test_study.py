@@ -57,25 +57,26 @@ def jobs(count, steps=4096):
     return [Job("v", seed, seed % 2, {"replay_steps": steps}) for seed in range(count)]
 
 
-def test_a_job_never_trains_on_its_fold(data):
-    whole = read_profile(data.outcomes)
-    folds = folds_of(whole, data.folds)
+def test_a_job_never_trains_on_the_prompts_of_its_fold(data):
+    profile = read_profile(data.outcomes)
+    folds = folds_of(profile, data.folds)
     for fold in range(data.folds):
         trained = training_profile(data, Job("v", 0, fold))
-        left = {r.prompt_hash for r in trained.requests}
-        held = {r.prompt_hash for r in whole.select(folds == fold).requests}
-        assert held
-        assert left.isdisjoint(held)
-        assert len(left) + len(held) == len(whole.requests)
+        trained_hashes = {r.prompt_hash for r in trained.requests}
+        held_out_hashes = {r.prompt_hash for r in profile.select(folds == fold).requests}
+        assert held_out_hashes
+        assert trained_hashes.isdisjoint(held_out_hashes)
+        assert len(trained_hashes) + len(held_out_hashes) == len(profile.requests)
 
 
-def test_a_job_survives_its_json(data):
+def test_a_job_is_read_back_from_its_json_unchanged(data):
     job = Job("v", 3, 1, {"hidden": 8}, ("none", "brief"), 0.5)
     assert from_json(json.loads(json.dumps(to_json(data, job)))) == (data, job)
 
 
 def test_the_same_seed_gives_the_same_bundle_to_the_bit(data, tmp_path):
-    # In processes of their own: the order of sets of words differs between them.
+    # Each training runs in its own process, because the order of sets of words differs between
+    # processes.
     for place in ("a", "b"):
         pool.train_all(data, jobs(1), tmp_path / place, workers=1)
     a, b = (tmp_path / place / "v/seed-0/fold-0" for place in ("a", "b"))
@@ -83,20 +84,20 @@ def test_the_same_seed_gives_the_same_bundle_to_the_bit(data, tmp_path):
         assert (a / name).read_bytes() == (b / name).read_bytes()
 
 
-def test_killing_a_worker_loses_no_finished_run_and_its_own_is_tried_again(data, tmp_path):
+def test_the_run_of_a_killed_worker_is_tried_again_and_finished_runs_are_kept(data, tmp_path):
     out = tmp_path / "out"
     pool.train_all(data, jobs(1), out, workers=1)
-    finished = (out / "v/seed-0/fold-0/result.json").stat().st_mtime_ns
+    finished_at = (out / "v/seed-0/fold-0/result.json").stat().st_mtime_ns
     killed = threading.Event()
 
     def kill():
-        # The second job's process is the one whose folder it was started with.
+        # The second job's process is recognised by the folder in its command line.
         while not killed.is_set():
-            found = subprocess.run(
+            worker_pids = subprocess.run(
                 ["pgrep", "-f", f"study.worker {out}/v/seed-1"], capture_output=True, text=True
             ).stdout.split()
-            if found:
-                os.kill(int(found[0]), signal.SIGKILL)
+            if worker_pids:
+                os.kill(int(worker_pids[0]), signal.SIGKILL)
                 killed.set()
             time.sleep(0.05)
 
@@ -105,26 +106,26 @@ def test_killing_a_worker_loses_no_finished_run_and_its_own_is_tried_again(data,
     pool.train_all(data, jobs(2), out, workers=2)
     killer.join()
     assert all(is_done(out / job.name, job) for job in jobs(2))
-    assert (out / "v/seed-0/fold-0/result.json").stat().st_mtime_ns == finished
+    assert (out / "v/seed-0/fold-0/result.json").stat().st_mtime_ns == finished_at
 
 
-def test_a_refused_job_is_named_and_the_others_are_kept(data, tmp_path):
-    bad = Job("bad", 0, 0, {"replay_steps": 4096}, train_share=0.001)
+def test_a_refused_job_is_named_in_the_error_and_the_other_jobs_are_finished(data, tmp_path):
+    refused_job = Job("bad", 0, 0, {"replay_steps": 4096}, train_share=0.001)
     with pytest.raises(
         ConfigError,
         match=r"1 of 2 trainings failed, first bad/seed-0/fold-0: .*no prompts are left",
     ):
-        pool.train_all(data, [*jobs(1), bad], tmp_path / "out", workers=1)
+        pool.train_all(data, [*jobs(1), refused_job], tmp_path / "out", workers=1)
     assert is_done(tmp_path / "out" / jobs(1)[0].name, jobs(1)[0])
 
 
-def test_another_job_in_the_same_place_is_trained_anew(data, tmp_path):
+def test_another_job_in_the_same_folder_counts_as_not_done(data, tmp_path):
     pool.train_all(data, jobs(1), tmp_path / "out", workers=1)
     (other,) = jobs(1, steps=8192)
     assert not is_done(tmp_path / "out" / other.name, other)
 
 
-def test_a_job_of_other_defaults_is_trained_anew(data, tmp_path):
+def test_a_job_finished_under_other_default_settings_counts_as_not_done(data, tmp_path):
     (job,) = jobs(1)
     pool.train_all(data, [job], tmp_path, workers=1)
     assert is_done(tmp_path / job.name, job)
@@ -135,7 +136,9 @@ def test_a_job_of_other_defaults_is_trained_anew(data, tmp_path):
     assert not is_done(tmp_path / job.name, job)
 
 
-def test_cross_validation_judges_every_prompt_by_a_policy_that_never_saw_it(data, tmp_path, capsys):
+def test_cross_validation_evaluates_each_prompt_with_policies_that_were_not_trained_on_it(
+    data, tmp_path, capsys
+):
     command = ["crossvalidate", "--outcomes", str(data.outcomes)]
     command += ["--intensity", str(data.intensity[0]), "--folds", "2", "--seeds", "2"]
     command += ["--replay-steps", "60000", "--resamples", "100", "--out", str(tmp_path / "cv")]
@@ -144,24 +147,24 @@ def test_cross_validation_judges_every_prompt_by_a_policy_that_never_saw_it(data
     result = json.loads((tmp_path / "cv.json").read_text())["mixes"]["file"]
     assert result["requests"] == 80
     policy = result["methods"]["policy"]
-    # Kinds are alike within, so that nothing beats the best mix of each; half can be saved.
+    # Prompts of a task are alike, so no policy beats the best mix per task; half can be saved.
     assert policy["carbon_saving_pct"] > 40
     assert abs(policy["excess_over_per_task_lp_pct"]) < 1
     assert policy["quality"]["correct"]["by_task"]["proof"]["ratio"] > 0.9
     low, high = policy["carbon_saving_ci95"]
     assert low <= policy["carbon_saving_pct"] <= high
     assert result["methods"]["base"]["carbon_saving_pct"] == 0
-    # One window: its saving is the whole one, but for the mean over seeds of a ratio.
+    # With one window, its saving is the total saving; only the mean over seeds is of ratios.
     (cell,) = result["cells"]
     assert cell["zone"] == "X"
-    saved = cell["saving_pct"]
-    assert saved["policy"] == pytest.approx(policy["carbon_saving_pct"], abs=1e-6)
-    assert saved["base"] == 0
+    savings = cell["saving_pct"]
+    assert savings["policy"] == pytest.approx(policy["carbon_saving_pct"], abs=1e-6)
+    assert savings["base"] == 0
     assert "| X | 0 |" in (tmp_path / "cv/results.md").read_text()
     assert main([*command, "--explored", "0.5"]) == 0
-    half = json.loads((tmp_path / "cv.json").read_text())["mixes"]["file"]
-    judges, _ = read_profile(data.outcomes).split(0.5, "exploration")
-    assert half["requests"] == len(judges.requests)
+    explored_result = json.loads((tmp_path / "cv.json").read_text())["mixes"]["file"]
+    judged, _ = read_profile(data.outcomes).split(0.5, "exploration")
+    assert explored_result["requests"] == len(judged.requests)
     hashes = load_bundle(tmp_path / "cv/policy/seed-1/fold-0").prompt_hashes
-    whole = read_profile(data.outcomes)
-    assert len(hashes) == int((folds_of(whole, 2) != 0).sum())
+    profile = read_profile(data.outcomes)
+    assert len(hashes) == int((folds_of(profile, 2) != 0).sum())

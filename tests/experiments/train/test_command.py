@@ -38,17 +38,19 @@ def test_training_without_a_server_writes_a_bundle(profile, tmp_path):
     assert trained.steps >= 2_000
 
 
-def test_a_live_server_for_tasks_we_cannot_judge_is_refused_at_once(tmp_path):
-    # A replay of this length would outlast the test's own limit.
+def test_live_training_on_tasks_without_references_is_refused_before_the_replay(tmp_path):
+    # A replay of this length would exceed the test's timeout.
     config = PpoConfig(replay_steps=10**9)
-    silent = [replace(request, reference=None) for request in made.chats(30, KINDS)]
-    profile = made.profile(tmp_path, silent, lambda r, d: 1.0)
+    unreferenced = [replace(request, reference=None) for request in made.chats(30, KINDS)]
+    profile = made.profile(tmp_path, unreferenced, lambda r, d: 1.0)
     job = TrainingJob(profile, DEFAULT_CATALOGUE, synthetic_day(), FLOORS, config)
     with pytest.raises(ConfigError, match="'lookup': its requests in the profile have no ref"):
         job.run(tmp_path / "bundle", NullRun(), Upstream("http://127.0.0.1:9"))
 
 
-def test_tasks_of_ones_own_go_on_live_with_the_profiles_requests(profile, tmp_path, llama):
+def test_tasks_without_a_generator_continue_live_with_the_requests_of_the_profile(
+    profile, tmp_path, llama
+):
     config = PpoConfig(replay_steps=4_096, live_steps=64)
     job = TrainingJob(profile, DEFAULT_CATALOGUE, synthetic_day(), FLOORS, config)
     with Upstream(llama.url, llama.model) as upstream:
@@ -60,22 +62,22 @@ def test_tasks_of_ones_own_go_on_live_with_the_profiles_requests(profile, tmp_pa
     assert {row["task"] for row in live["drift"]} == set(KINDS)
 
 
-def test_a_task_that_can_be_generated_is_asked_afresh(tmp_path):
-    known = generate_requests(10, seed=0) + made.chats(30, KINDS)
-    profile = made.profile(tmp_path, known, lambda r, d: 1.0)
-    old = {request.prompt_hash for request in profile.requests}
-    asked = live_requests(profile, 60, 1, old)
+def test_live_requests_are_new_for_a_task_with_a_generator(tmp_path):
+    profile_requests = generate_requests(10, seed=0) + made.chats(30, KINDS)
+    profile = made.profile(tmp_path, profile_requests, lambda r, d: 1.0)
+    profile_hashes = {request.prompt_hash for request in profile.requests}
+    requests = live_requests(profile, 60, 1, profile_hashes)
     for task in profile.tasks:
-        mine = {request.prompt_hash for request in asked if request.task == task}
-        assert len(mine) == 10
-        assert mine <= old if task in KINDS else not mine & old
+        task_hashes = {request.prompt_hash for request in requests if request.task == task}
+        assert len(task_hashes) == 10
+        assert task_hashes <= profile_hashes if task in KINDS else not task_hashes & profile_hashes
 
 
 def curve(tracker):
     return [(step, figures["validation/grams_ratio"]) for step, figures in tracker.rows]
 
 
-class Kept(NullRun):
+class Recording(NullRun):
     def __init__(self):
         self.rows = []
 
@@ -83,12 +85,12 @@ class Kept(NullRun):
         self.rows.append((step, dict(figures)))
 
 
-def test_a_training_goes_on_from_its_checkpoint(profile, tmp_path, monkeypatch):
+def test_a_resumed_training_continues_from_its_checkpoint(profile, tmp_path, monkeypatch):
     monkeypatch.setattr(ppo, "CHECKPOINT_ROLLOUTS", 2)
     config = PpoConfig(replay_steps=40_960)
     job = TrainingJob(profile, DEFAULT_CATALOGUE, synthetic_day(), FLOORS, config)
 
-    class Stopped(Kept):
+    class Stopped(Recording):
         def log(self, figures, step):
             super().log(figures, step)
             if step >= 20_480:
@@ -96,18 +98,18 @@ def test_a_training_goes_on_from_its_checkpoint(profile, tmp_path, monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         job.run(tmp_path / "bundle", Stopped())
-    tracker = Kept()
+    tracker = Recording()
     _, trained = job.run(tmp_path / "bundle", tracker, resume=True)
-    # Checkpoints are written every second update of 4,096 steps.
+    # A checkpoint is written after every second update of 4,096 steps.
     assert curve(tracker)[0][0] == 16_384 + 4_096
     assert trained.steps == 40_960
-    whole = Kept()
-    job.run(tmp_path / "other", whole)
-    # The first part was learned: no fall back to the untrained policy's footprint.
-    assert curve(tracker)[0][1] == pytest.approx(curve(whole)[4][1], abs=0.1)
+    uninterrupted = Recording()
+    job.run(tmp_path / "other", uninterrupted)
+    # The resumed policy keeps what it learned: its footprint is not the untrained policy's.
+    assert curve(tracker)[0][1] == pytest.approx(curve(uninterrupted)[4][1], abs=0.1)
 
 
-def test_a_checkpoint_of_another_training_is_refused(profile, tmp_path, monkeypatch):
+def test_a_missing_foreign_or_damaged_checkpoint_is_refused(profile, tmp_path, monkeypatch):
     monkeypatch.setattr(ppo, "CHECKPOINT_ROLLOUTS", 1)
     trace = synthetic_day()
     first = TrainingJob(profile, DEFAULT_CATALOGUE, trace, FLOORS, PpoConfig(replay_steps=4096))
@@ -124,7 +126,7 @@ def test_a_checkpoint_of_another_training_is_refused(profile, tmp_path, monkeypa
         first.run(tmp_path / "bundle", NullRun(), resume=True)
 
 
-def test_patience_stops_a_training_that_gets_no_better(profile, tmp_path):
+def test_patience_stops_a_training_that_no_longer_improves(profile, tmp_path):
     config = PpoConfig(replay_steps=4_000_000, patience=3)
     job = TrainingJob(profile, DEFAULT_CATALOGUE, synthetic_day(), FLOORS, config)
     _, trained = job.run(tmp_path / "bundle", NullRun())
@@ -142,58 +144,60 @@ def train(*arguments):
     return main(["train", *map(str, arguments)])
 
 
-def test_a_bundle_gone_on_from_starts_where_it_ended(profile, finished, tmp_path):
+def test_a_continued_bundle_starts_with_its_policy_and_multipliers(profile, finished, tmp_path):
     job = continuing(tmp_path / "finished", profile, DEFAULT_CATALOGUE, synthetic_day(), {})
     assert job.floors == FLOORS
     bundle, trained = job.run(tmp_path / "again", NullRun())
-    # No server, so nothing was learned: the very same policy, with its record.
+    # Nothing is learned without a server, so policy and training record are unchanged.
     assert trained.policy.layers[0][0] == pytest.approx(finished.policy.layers[0][0])
     assert trained.multipliers == finished.manifest["multipliers"]
     assert bundle.manifest["continues"] == finished.version
     assert bundle.manifest["training"] == finished.manifest["training"]
 
 
-def test_learning_values_leaves_the_policy_alone(profile, finished):
-    trainer = ppo.Trainer(profile, synthetic_day(), FLOORS, PpoConfig(), Kept())
+def test_learning_values_leaves_the_policy_unchanged(profile, finished):
+    trainer = ppo.Trainer(profile, synthetic_day(), FLOORS, PpoConfig(), Recording())
     trainer.start_from(finished.policy, finished.manifest["multipliers"])
     after = trainer.result().policy
-    for (weight, bias), (own, its) in zip(after.layers, finished.policy.layers, strict=True):
-        assert np.array_equal(weight, own)
-        assert np.array_equal(bias, its)
+    for (weight, bias), (old_weight, old_bias) in zip(
+        after.layers, finished.policy.layers, strict=True
+    ):
+        assert np.array_equal(weight, old_weight)
+        assert np.array_equal(bias, old_bias)
 
 
 @pytest.mark.parametrize(
     ("flags", "problem"),
     [
-        ([], "--from goes on on a live server: give --upstream"),
-        (["--upstream", "http://127.0.0.1:9", "--floor", "0.9"], "--floor: with --from it is"),
-        (["--upstream", "http://127.0.0.1:9", "--hidden", "8"], "--hidden: with --from it is"),
+        ([], "--from continues on a live server: give --upstream"),
+        (["--upstream", "http://127.0.0.1:9", "--floor", "0.9"], "--floor: with --from the bundle"),
+        (["--upstream", "http://127.0.0.1:9", "--hidden", "8"], "--hidden: with --from the bundle"),
         (["--upstream", "http://127.0.0.1:9", "--live-steps", "0"], "and --live-steps"),
         (["--upstream", "http://127.0.0.1:9", "--hold-out", "0.5"], "another profile"),
     ],
 )
-def test_what_contradicts_the_bundle_is_refused(
+def test_a_flag_that_contradicts_the_continued_bundle_is_refused(
     flags, problem, profile, finished, tmp_path, capsys
 ):
-    given = ["--outcomes", tmp_path / "profile.parquet", "--out", tmp_path / "next"]
-    assert train(*given, "--from", tmp_path / "finished", *flags) == 2
+    paths = ["--outcomes", tmp_path / "profile.parquet", "--out", tmp_path / "next"]
+    assert train(*paths, "--from", tmp_path / "finished", *flags) == 2
     assert problem in capsys.readouterr().err
 
 
-def test_a_bundle_goes_on_in_its_own_grid_only(profile, finished, tmp_path):
+def test_continuing_a_bundle_with_another_intensity_trace_is_refused(profile, finished, tmp_path):
     trace = synthetic_day()
     other = replace(trace, g_per_kwh=trace.g_per_kwh + 1)
     with pytest.raises(ConfigError, match="trained on other hours"):
         continuing(tmp_path / "finished", profile, DEFAULT_CATALOGUE, other, {})
 
 
-def test_only_what_train_made_can_be_gone_on_from(profile, tmp_path):
+def test_continuing_a_bundle_that_train_did_not_write_is_refused(profile, tmp_path):
     made.bundle(tmp_path / "made")
     with pytest.raises(ConfigError, match="give a bundle of `sprout train`"):
         continuing(tmp_path / "made", profile, DEFAULT_CATALOGUE, synthetic_day(), {})
 
 
-def test_live_training_needs_what_live_answers_have(profile, tmp_path):
+def test_live_training_for_a_quality_that_live_answers_lack_is_refused(profile, tmp_path):
     judged = profile.with_quality("preference", profile.outcomes.correct)
     config = PpoConfig(replay_steps=10**9)
     job = TrainingJob(
@@ -203,18 +207,18 @@ def test_live_training_needs_what_live_answers_have(profile, tmp_path):
         job.run(tmp_path / "bundle", NullRun(), Upstream("http://127.0.0.1:9"))
 
 
-def test_hyperparameters_are_flags(profile, tmp_path):
-    given = ["--outcomes", tmp_path / "profile.parquet", "--out", tmp_path / "small"]
-    given += ["--replay-steps", 4096, "--hidden", 8, "--learning-rate", 0.001, "--entropy", 0]
-    assert train(*given) == 0
+def test_hyperparameter_flags_reach_the_trained_bundle(profile, tmp_path):
+    flags = ["--outcomes", tmp_path / "profile.parquet", "--out", tmp_path / "small"]
+    flags += ["--replay-steps", 4096, "--hidden", 8, "--learning-rate", 0.001, "--entropy", 0]
+    assert train(*flags) == 0
     manifest = load_bundle(tmp_path / "small").manifest
     assert manifest["network"]["shapes"][0][0] == 8
     assert manifest["training"]["learning_rate"] == 0.001
 
 
-def test_an_encoder_comes_with_the_bundle_and_goes_on_with_it(profile, tmp_path):
-    given = ["--outcomes", tmp_path / "profile.parquet", "--out", tmp_path / "read"]
-    assert train(*given, "--replay-steps", 4096, "--encoder", EMBEDDED) == 0
+def test_an_encoder_is_saved_in_the_bundle_and_used_when_it_continues(profile, tmp_path):
+    paths = ["--outcomes", tmp_path / "profile.parquet", "--out", tmp_path / "read"]
+    assert train(*paths, "--replay-steps", 4096, "--encoder", EMBEDDED) == 0
     bundle = load_bundle(tmp_path / "read")
     assert isinstance(bundle.featurizer.text, EncodedProjection)
     job = continuing(tmp_path / "read", profile, DEFAULT_CATALOGUE, synthetic_day(), {})
