@@ -30,14 +30,14 @@ def main(folder: Path) -> int:
         ["git", "ls-files", "*.py", "*.md"], cwd=folder, capture_output=True, text=True, check=True
     )
     names = listed.stdout.split()
-    found = [*crowded(names)]
+    violations = [*crowded(names)]
     for name in names:
         text = (folder / name).read_text(encoding="utf-8")
         if (lines := text.count("\n")) > MOST_LINES:
-            found.append(f"{name}:{lines}: over {MOST_LINES} lines; split it")
-        found += python(name, text) if name.endswith(".py") else markdown(folder, name, text)
-    print("\n".join(found), end="\n" if found else "")
-    return 1 if found else 0
+            violations.append(f"{name}:{lines}: over {MOST_LINES} lines; split it")
+        violations += python(name, text) if name.endswith(".py") else markdown(folder, name, text)
+    print("\n".join(violations), end="\n" if violations else "")
+    return 1 if violations else 0
 
 
 def crowded(names: list[str]) -> Iterator[str]:

@@ -126,7 +126,7 @@ class DualCallback(BaseCallback):
             self._since_best += 1
         remaining = max(0.0, 1 - self.num_timesteps / self.locals["total_timesteps"])
         self._reward.set_prices(self._constraint.moved(latest, remaining))
-        self._tracker.log(self._figures(candidate.found), self.steps)
+        self._tracker.log(self._figures(candidate.validation), self.steps)
         self._rollouts += 1
         if self._keep is not None and self._keep_every and not self._rollouts % self._keep_every:
             assert isinstance(self.model, PPO)

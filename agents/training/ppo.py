@@ -222,7 +222,7 @@ class Trainer:
         return Trained(
             policy=best.policy,
             featurizer=self.featurizer,
-            validation=best.found,
+            validation=best.validation,
             multipliers=best.multipliers,
             steps=self._dual_callback.steps,
             floors_kept=best.kept,

@@ -98,7 +98,7 @@ def prepare(
     """
     known = with_known_quality(profile, quality)
     text = fit_text(known, quality, vectors)
-    featurizer = Featurizer(known.tasks, text.whole)
+    featurizer = Featurizer(known.tasks, text.full)
     parts = np.stack([text.parts(featurizer, known.requests, tags) for tags in (False, True)])
     scores = known.quality(quality)
     folds = np.array([fold_of(request) for request in known.requests])

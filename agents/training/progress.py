@@ -35,13 +35,13 @@ class Best:
 
     Attributes:
         policy: the policy.
-        found: its validation metrics.
+        validation: its validation metrics.
         multipliers: Lagrange multipliers when it was measured.
         kept: whether it keeps every floor and latency limit.
     """
 
     policy: Policy
-    found: Validation
+    validation: Validation
     multipliers: dict[str, float]
     kept: bool
 
@@ -54,8 +54,8 @@ class Best:
         if other is None or self.kept != other.kept:
             return other is None or self.kept
         if self.kept:
-            return self.found.grams_ratio < other.found.grams_ratio
-        return self.found.worst_margin > other.found.worst_margin
+            return self.validation.grams_ratio < other.validation.grams_ratio
+        return self.validation.worst_margin > other.validation.worst_margin
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def save_progress(folder: Path, model: PPO, progress: Progress) -> None:
         "multipliers": progress.multipliers,
         "identity": progress.identity,
         "best": {
-            "found": asdict(progress.best.found),
+            "found": asdict(progress.best.validation),
             "multipliers": progress.best.multipliers,
             "kept": progress.best.kept,
         },

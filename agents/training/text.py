@@ -41,11 +41,11 @@ class FittedText:
     not have.
 
     Attributes:
-        whole: fitted to all prompts.
+        full: fitted to all prompts.
         without: by fold, fitted to the prompts of the other folds.
     """
 
-    whole: WordProjection | EncodedProjection
+    full: WordProjection | EncodedProjection
     without: tuple[WordProjection | EncodedProjection, ...]
 
     def parts(

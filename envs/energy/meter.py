@@ -209,18 +209,18 @@ def _reading(meter: Meter, joules: float, start: float, seconds: float) -> Energ
 
 
 def split_by_tokens(
-    whole: float,
+    total: float,
     prompt_tokens: Float64Array,
     completion_tokens: Float64Array,
 ) -> Float64Array:
-    """Split a window's joules or seconds by tokens; the shares sum to `whole`.
+    """Split a window's joules or seconds by tokens; the shares sum to `total`.
 
     Returns:
         Share of each request, shape (n,): in proportion to completion tokens +
         `PREFILL_TOKEN_WEIGHT` x prompt tokens, or equal if no request has any tokens.
     """
     weights = token_work(prompt_tokens, completion_tokens)
-    shares: Float64Array = whole * (weights / weights.sum())
+    shares: Float64Array = total * (weights / weights.sum())
     return shares
 
 

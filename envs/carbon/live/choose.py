@@ -34,23 +34,23 @@ class SourceSettings:
     kind: Kind
 
 
-def make_source(asked: SourceSettings) -> Source:
+def make_source(settings: SourceSettings) -> Source:
     """Create the live source for these settings.
 
     Raises:
         ConfigError: the zone, the URL or a secret is missing, or the service gives another kind
             of intensity.
     """
-    if asked.kind.signal not in SIGNALS or asked.kind.scope not in SCOPES:
+    if settings.kind.signal not in SIGNALS or settings.kind.scope not in SCOPES:
         raise ConfigError(
-            f"intensity {asked.kind}: give --intensity-signal {' or '.join(SIGNALS)}, and "
+            f"intensity {settings.kind}: give --intensity-signal {' or '.join(SIGNALS)}, and "
             f"--intensity-scope {' or '.join(SCOPES)}"
         )
-    source = _create(asked)
-    if source.kind != asked.kind:
+    source = _create(settings)
+    if source.kind != settings.kind:
         raise ConfigError(
-            f"--intensity {asked.service} gives {source.kind} intensity, not {asked.kind}; accept "
-            f"it with --intensity-signal {source.kind.signal} --intensity-scope {source.kind.scope}"
+            f"--intensity {settings.service} gives {source.kind} intensity, not {settings.kind}; "
+            f"accept it with --intensity-signal {source.kind.signal} --intensity-scope {source.kind.scope}"
         )
     return source
 

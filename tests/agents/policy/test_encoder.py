@@ -74,7 +74,7 @@ def test_an_encoder_predicts_quality_that_only_word_order_shows(encoder, tmp_pat
 
 def test_a_bundle_carries_its_encoder_and_refuses_a_damaged_one(fitted, tmp_path):
     profile, text = fitted
-    featurizer = Featurizer(profile.tasks, text.whole)
+    featurizer = Featurizer(profile.tasks, text.full)
     saved = saved_with(featurizer, tmp_path / "b")
     assert {"encoder/config.json", "encoder/model.safetensors"} <= set(saved.manifest["files"])
     moved = tmp_path / "elsewhere"
@@ -113,7 +113,7 @@ def test_a_folder_without_a_model_is_named(tmp_path):
 
 def test_a_prompts_own_outcome_does_not_reach_its_features(fitted, encoder):
     profile, text = fitted
-    featurizer = Featurizer(profile.tasks, text.whole)
+    featurizer = Featurizer(profile.tasks, text.full)
     dearer = profile.outcomes.energy_joules.copy()
     dearer[5] *= 1000
     changed = fit_text(
@@ -129,7 +129,7 @@ def test_a_prompts_own_outcome_does_not_reach_its_features(fitted, encoder):
     spread = np.ptp(after.weights - before.weights)
     others = [i for i in range(len(text.without)) if i != own_fold]
     assert spread < 0.01 * max(np.ptp(changed.without[i].weights) for i in others)
-    assert featurizer.text is text.whole
+    assert featurizer.text is text.full
 
 
 def test_code_in_an_encoders_folder_is_not_run(encoder, tmp_path, monkeypatch):
@@ -148,7 +148,7 @@ def test_code_in_an_encoders_folder_is_not_run(encoder, tmp_path, monkeypatch):
 
 def test_files_that_the_manifest_does_not_list_are_refused(fitted, tmp_path):
     profile, text = fitted
-    saved_with(Featurizer(profile.tasks, text.whole), tmp_path)
+    saved_with(Featurizer(profile.tasks, text.full), tmp_path)
     (tmp_path / "encoder" / "adapter_config.json").write_text("{}")
     with pytest.raises(BundleError, match=r"adapter_config.json: not among the manifest's files"):
         load_bundle(tmp_path)

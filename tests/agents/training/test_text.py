@@ -33,7 +33,7 @@ def column(parts, featurizer, name):
 
 
 def test_words_predict_quality_and_task_of_prompts_outside_the_fit(profile, fitted):
-    featurizer = Featurizer(profile.tasks, fitted.whole)
+    featurizer = Featurizer(profile.tasks, fitted.full)
     parts = fitted.parts(featurizer, profile.requests, tags=False)
     fact = profile.rows_of("fact")
     quality = column(parts, featurizer, "quality=brief")
@@ -47,7 +47,7 @@ def test_words_predict_quality_and_task_of_prompts_outside_the_fit(profile, fitt
 
 def test_all_projections_give_new_prompts_nearly_the_same_features(profile, fitted, tmp_path):
     fresh = made.chats(20, KINDS, seed=9)
-    by_whole = request_parts(Featurizer(profile.tasks, fitted.whole), fresh)
+    by_whole = request_parts(Featurizer(profile.tasks, fitted.full), fresh)
     for text in fitted.without:
         assert request_parts(Featurizer(profile.tasks, text), fresh) == pytest.approx(
             by_whole, abs=0.15
@@ -59,7 +59,7 @@ def test_a_prompts_own_outcome_does_not_reach_its_features(profile):
     changed.outcomes.correct[3] = 1 - changed.outcomes.correct[3]
     request = profile.requests[3:4]
     features = [
-        fitted.parts(Featurizer(profile.tasks, fitted.whole), request, tags=True)
+        fitted.parts(Featurizer(profile.tasks, fitted.full), request, tags=True)
         for fitted in (fit_text(profile, "correct"), fit_text(changed, "correct"))
     ]
     assert np.array_equal(*features)
@@ -67,8 +67,8 @@ def test_a_prompts_own_outcome_does_not_reach_its_features(profile):
 
 def test_rare_words_are_not_in_the_vocabulary(profile, fitted):
     # Each number occurs in only one or two prompts, as people's names would.
-    assert {"capital", "lemma"} <= set(fitted.whole.vocabulary)
-    assert not any(word.isdecimal() for word in fitted.whole.vocabulary)
+    assert {"capital", "lemma"} <= set(fitted.full.vocabulary)
+    assert not any(word.isdecimal() for word in fitted.full.vocabulary)
 
 
 def test_every_prompt_has_one_fold(profile):
