@@ -107,7 +107,7 @@ def test_a_bundle_continues_training_live_and_reports_the_servers_drift(
     command = ["train", "--outcomes", str(profile_file), "--from", str(folder)]
     command += ["--upstream", llama.url, "--seed", "9"]
     assert main([*command, "--out", str(tmp_path / "next")]) == 0
-    assert "figures drifted" in capsys.readouterr().out
+    assert "figures differ by" in capsys.readouterr().out
     after = load_bundle(tmp_path / "next")
     assert after.manifest["continues"] == bundle.version
     live = after.manifest["live"]
