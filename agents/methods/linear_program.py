@@ -61,15 +61,16 @@ def _block_diagonal(blocks: Float64Array) -> Any:
 def best_fixed_mix(
     costs: Float64Array, scores: Float64Array, tasks: StrArray, floors: Mapping[str, float]
 ) -> Float64Array:
-    """Return the cheapest single mix of directives for all requests that keeps every task's floor.
+    """Return the cheapest mix of directives, one for all requests, that meets each task's floor.
 
-    Always feasible for floors <= 1, because L0 alone keeps them.
+    Column 0 is L0. For floors up to 1 there is always a solution, because L0 meets them. Tasks
+    without any known score are not constrained.
 
     Args:
-        costs, scores: cost and score of each request under each directive, shape (R, D);
-            scores may be NaN.
+        costs, scores: cost and score of R requests under D directives, shape (R, D); a score is
+            NaN if unknown.
         tasks: task of each request, shape (R,).
-        floors: least quality ratio by task; other tasks are not constrained.
+        floors: minimum mean score relative to L0, by task.
 
     Returns:
         The mix, shape (D,).

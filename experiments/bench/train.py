@@ -84,7 +84,7 @@ class TrainBench(Settings):
         return {"seconds": elapsed, "rate": trained.steps / trained.seconds}
 
     def _peer(self, profile: Profile) -> float:
-        """Train the peer; return its steps per second."""
+        """Train stable-baselines3's PPO with its defaults; return steps per second."""
 
         def make() -> Any:
             return gymnasium.make(REPLAY, profile=profile)

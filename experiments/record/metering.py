@@ -32,12 +32,12 @@ class Question:
 
 @dataclass(frozen=True)
 class Played:
-    """Requests sent in a bounded time, each with the observed activity of its answer.
+    """Requests whose answers began within a bounded time, each with its observed activity.
 
     Attributes:
         ended: requests whose answers ended.
         cut: requests whose answers had begun but were cut off. Their tokens are estimated from
-            the received pieces, at the ended answers' tokens per piece, or one if none ended.
+            the received pieces, at the ended answers' mean tokens per piece, or 1 if none ended.
     """
 
     ended: list[tuple[Question, Activity]]
@@ -45,7 +45,7 @@ class Played:
 
     @property
     def all(self) -> list[tuple[Question, Activity]]:
-        """All requests: those that ended, then those that were cut off."""
+        """Requests whose answers ended, then those that were cut off."""
         return [*self.ended, *self.cut]
 
     @property
@@ -179,6 +179,7 @@ async def _play(
     rng: random.Random,
     answers: list[_Answer],
 ) -> None:
+    """Keep `at_once` requests in flight until `ask` returns None; append each one to `answers`."""
     client = AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=600)
 
     async def lane() -> None:

@@ -127,22 +127,22 @@ class TrainingJob:
         return bundle, trained
 
     def _live_backend(self, upstream: Upstream) -> LiveBackend:
-        """Return the live server as a backend that plays requests of the profile's tasks.
+        """Return a backend that sends new requests of the profile's tasks to the live server.
 
         Raises:
-            ConfigError: the answers of a live server cannot be judged.
+            ConfigError: the quality is not "correct"; live answers have no other score.
         """
         if self.quality != "correct":
             raise ConfigError(
                 f"live answers have no {self.quality}, because no judge compares them; give "
                 "--quality correct to train on a live server"
             )
-        used_hashes = _hashes(self.profile)
+        excluded_hashes = _hashes(self.profile)
         if self.start is not None:
-            used_hashes |= self.start.prompt_hashes
+            excluded_hashes |= self.start.prompt_hashes
         known = with_known_quality(self.profile, self.quality)
         requests = live_requests(
-            known, self.config.live_steps, self.config.seed + 7919, used_hashes
+            known, self.config.live_steps, self.config.seed + 7919, excluded_hashes
         )
         return LiveBackend(upstream, choose_meter(upstream.url), self.catalogue, requests)
 

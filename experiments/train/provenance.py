@@ -24,7 +24,7 @@ def inputs(profile: Profile, trace: IntensityTrace) -> dict[str, str]:
 
 
 def by_task(trained: Trained, directives: Sequence[str]) -> list[list[Any]]:
-    """Return one row per task with the columns `TASK_COLUMNS`."""
+    """Return each task's quality ratio, bound, multiplier and directive shares (`TASK_COLUMNS`)."""
     validation = trained.validation
     return [
         [

@@ -50,7 +50,8 @@ def make_source(settings: SourceSettings) -> Source:
     if source.kind != settings.kind:
         raise ConfigError(
             f"--intensity {settings.service} gives {source.kind} intensity, not {settings.kind}; "
-            f"accept it with --intensity-signal {source.kind.signal} --intensity-scope {source.kind.scope}"
+            f"accept it with --intensity-signal {source.kind.signal} "
+            f"--intensity-scope {source.kind.scope}"
         )
     return source
 
@@ -74,9 +75,10 @@ def _create(settings: SourceSettings) -> Source:
 
 
 def _secret(variable: str) -> str:
+    """Return a service's token, user or password from the environment; raise if it is not set."""
     secret = os.environ.get(variable, "").strip()
     if not secret:
         raise ConfigError(
-            f"environment variable {variable} is missing; set it to the service's secret"
+            f"environment variable {variable} is unset or empty; set it as the service gave it"
         )
     return secret

@@ -49,7 +49,7 @@ class CpuTimeMeter:
 
 
 def listening_process(port: int) -> int | None:
-    """Return the id of the process that listens on a local TCP port; None if there is none."""
+    """Return the id of the first process listening on a TCP port that we may inspect, or None."""
     for process in psutil.process_iter():
         try:
             connections = process.net_connections(kind="tcp")

@@ -217,7 +217,7 @@ def _mixed_level(levels: list[int]) -> int:
 
 
 def _machine(device: str) -> dict[str, Any]:
-    """Return the versions of the software, and the name and driver of the GPU if one is used."""
+    """Return versions of torch and transformers, and the GPU's name and driver if one is used."""
     import torch
     import transformers
 
