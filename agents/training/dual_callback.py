@@ -119,13 +119,13 @@ class DualCallback(BaseCallback):
         candidate, latest = self._measurement.result()
         self._measurement = None
         # Floors that are not enforced do not select a policy: the last one is kept.
-        if self._constraint.only_watches or candidate.better_than(self.best):
+        if self._constraint.multipliers_fixed or candidate.better_than(self.best):
             self.best = candidate
             self._since_best = 0
         else:
             self._since_best += 1
         remaining = max(0.0, 1 - self.num_timesteps / self.locals["total_timesteps"])
-        self._reward.set_prices(self._constraint.moved(latest, remaining))
+        self._reward.set_multipliers(self._constraint.moved(latest, remaining))
         self._tracker.log(self._figures(candidate.validation), self.steps)
         self._rollouts += 1
         if self._keep is not None and self._keep_every and not self._rollouts % self._keep_every:

@@ -95,14 +95,14 @@ class Constraint:
                         tagged,
                         bands[int(tagged)] == band,
                     )
-                    if not prompts.right_at_l0(task, group.among) > 0:
+                    if not prompts.total_quality_at_l0(task, group.among) > 0:
                         raise ConfigError(
                             f"task {name!r}: the floor cannot be checked, because none of its "
                             "prompts is answered correctly under L0; record more requests per task"
                         )
                     self._groups.append(group)
                     self._floors[group.name] = reward.floor_schedule.floor(floor, band)
-        least = prompts.least_overshoots(reward.limits)
+        least = prompts.least_excess(reward.limits)
         for name, (mean, error) in least.items():
             if (excess := mean + config.confidence * error) > 0:
                 raise ConfigError(
@@ -152,7 +152,7 @@ class Constraint:
         return (task,) if self._config.floor_on == "task" else tuple(self._tasks)
 
     @property
-    def only_watches(self) -> bool:
+    def multipliers_fixed(self) -> bool:
         """True if the multipliers are fixed, so that floors are measured but not enforced."""
         return self._config.fixed_multiplier is not None
 
@@ -175,7 +175,7 @@ class Constraint:
             validation: metrics of the latest policy.
             remaining: remaining share of the training, 1 to 0.
         """
-        if self.only_watches:
+        if self.multipliers_fixed:
             return self.multipliers | self.prices
         shortfalls = {
             name: floor + self._config.safety - validation.bound_by_task[name]

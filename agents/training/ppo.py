@@ -134,7 +134,7 @@ class Trainer:
         self._dual_callback.best = progress.best
         self._dual_callback.resumed_average = progress.average
         self._constraint.restore(progress.levels)
-        self.reward.set_prices(progress.multipliers)
+        self.reward.set_multipliers(progress.multipliers)
         return progress.steps
 
     def _identity(self) -> dict[str, Any]:
@@ -177,7 +177,7 @@ class Trainer:
             ValueError: the policy's network does not have this trainer's shape.
         """
         self._start_policy = policy
-        self.reward.set_prices(multipliers)
+        self.reward.set_multipliers(multipliers)
         self._constraint.restore({name: math.log(m) for name, m in multipliers.items() if m > 0})
         validation = self._constraint.measure(policy)
         kept = self._constraint.kept(validation)

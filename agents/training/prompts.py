@@ -73,7 +73,7 @@ class PromptSet:
                 by_limit[name] = _mean_and_error((excess * probabilities).sum(axis=1))
         return by_limit
 
-    def least_overshoots(self, limits: Mapping[str, Limit]) -> dict[str, tuple[float, float]]:
+    def least_excess(self, limits: Mapping[str, Limit]) -> dict[str, tuple[float, float]]:
         """Return the least mean excess over each limit that any choice of directives can reach.
 
         As `overshoots`, with each prompt's best directive for the limit in question.
@@ -85,7 +85,7 @@ class PromptSet:
                 by_limit[name] = _mean_and_error(excess.min(axis=1))
         return by_limit
 
-    def right_at_l0(self, task: str, among: BoolArray) -> float:
+    def total_quality_at_l0(self, task: str, among: BoolArray) -> float:
         """Return the summed quality under L0 of a task's prompts in `among`; 0 if there are none.
 
         Args:

@@ -147,7 +147,7 @@ class Attribution:
         self._windows.append(reading)
 
     @property
-    def open_since(self) -> float:
+    def oldest_unsettled(self) -> float:
         """Start of the oldest unsettled window, Unix seconds; if none, end of the settled ones."""
         return self._windows[0].start if self._windows else self._frontier
 

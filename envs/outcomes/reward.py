@@ -73,7 +73,7 @@ class Reward:
     latency_prices: dict[str, float] = field(default_factory=dict)
     floor_schedule: FloorSchedule = CONSTANT_FLOORS
 
-    def set_prices(self, prices: Mapping[str, float]) -> None:
+    def set_multipliers(self, prices: Mapping[str, float]) -> None:
         """Set the given latency prices and Lagrange multipliers, by constraint name."""
         for name, price in prices.items():
             target = self.latency_prices if name in self.latency_prices else self.multipliers

@@ -122,7 +122,7 @@ def make_embedded_hook(config: HookConfig | None = None) -> Hook:
     # do not need.
     from serving.ledger.keeper import Keeper
 
-    config.make_state()
+    config.create_state_folder()
     hook = make_hook(config)
     keeper = Keeper(config, LocalControl(config.state, hook.control.now))
     upkeep = Upkeep([keeper.step, hook.refresh])

@@ -104,7 +104,7 @@ class Hook:
         Args:
             reason: reason code of the failure.
         """
-        plan.steered, plan.asked_usage = None, False
+        plan.steered, plan.usage_added = None, False
         self._fail_open(plan.record, reason)
 
     def answer(self, plan: Plan) -> Answer:
@@ -113,9 +113,9 @@ class Hook:
         return Answer(
             plan.started,
             estimate=(lambda usage: self._completer.usage_member(plan.record, usage))
-            if estimates and not plan.asked_usage
+            if estimates and not plan.usage_added
             else None,
-            hide_usage=plan.asked_usage,
+            hide_usage=plan.usage_added,
             keep=self.config.store_prompts,
         )
 

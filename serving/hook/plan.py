@@ -22,7 +22,7 @@ class Plan:
         record: the request's record, completed at its end.
         started: `time.perf_counter()` at the request's arrival.
         steered: the body to send; None sends the original body.
-        asked_usage: whether the body asks for a usage chunk that the client did not ask for.
+        usage_added: whether the body asks for a usage chunk that the client did not ask for.
         trace_parent: the caller's span (https://www.w3.org/TR/trace-context/); None if unknown.
         finished: whether the outcome is recorded.
     """
@@ -30,6 +30,6 @@ class Plan:
     record: Record
     started: float
     steered: dict[str, Any] | None = None
-    asked_usage: bool = False
+    usage_added: bool = False
     trace_parent: str | None = None
     finished: bool = field(default=False, repr=False)

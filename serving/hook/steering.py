@@ -257,4 +257,4 @@ def _ask_usage(plan: Plan, body: Mapping[str, Any]) -> None:
     if plan.record.route == "/v1/responses" or body.get("stream_options") is not None:
         return
     plan.steered = {**(plan.steered or body), "stream_options": {"include_usage": True}}
-    plan.asked_usage = True
+    plan.usage_added = True

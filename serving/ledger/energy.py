@@ -99,7 +99,7 @@ class EnergyAccounts:
             activity = _activity(record)
             # A request that ended before all unsettled windows keeps its estimate: its
             # record waited in the journal because the database was unreachable for long.
-            if activity is None or activity.end < self._attribution.open_since:
+            if activity is None or activity.end < self._attribution.oldest_unsettled:
                 continue
             self._attribution.ended(activity)
             directive = record.directive if record.applied else "none"

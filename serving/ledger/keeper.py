@@ -89,7 +89,7 @@ class Keeper:
             self._feed.start()
         try:
             self._accounts.read()
-            if not self._control.on_file:
+            if not self._control.read_from_file:
                 # Also while the database is unreachable: all workers need the same lottery salt.
                 self._write_control(self._control.now)
             if not self._migrated:

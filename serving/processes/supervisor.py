@@ -92,7 +92,7 @@ def serve(config: GatewayConfig) -> None:
     """
     logging.basicConfig(format="sprout: %(message)s", level=logging.WARNING)
     _ = config.upstreams, config.tls(), config.initial_control()
-    config.make_state()
+    config.create_state_folder()
     _raise_file_limit()
     # The parent's own metrics do not belong to those that the workers share.
     os.environ.pop(METRICS_VARIABLE, None)

@@ -64,7 +64,7 @@ class LocalControl:
         self.refresh()
 
     @property
-    def on_file(self) -> bool:
+    def read_from_file(self) -> bool:
         """Return whether the current settings were read from the file."""
         return self._stamp is not None
 

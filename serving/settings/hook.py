@@ -214,7 +214,7 @@ class HookConfig(MeterFlags):
             salt=salt,
         )
 
-    def make_state(self) -> None:
+    def create_state_folder(self) -> None:
         """Create the state folder.
 
         Raises:

@@ -30,7 +30,7 @@ def config(folder: Path, **settings: Any) -> HookConfig:
         }
         | settings
     )
-    hook_config.make_state()
+    hook_config.create_state_folder()
     return hook_config
 
 

@@ -202,7 +202,7 @@ def test_windows_that_are_never_settled_are_dropped_in_time():
     attribution = Attribution()
     for second in range(5000):
         attribution.window(reading(float(second), 1.0, 100.0))
-    assert attribution.open_since >= 4000
+    assert attribution.oldest_unsettled >= 4000
     attribution.settle(float("inf"))
     assert attribution.measured_joules <= 100 * 1000
 
