@@ -1,4 +1,4 @@
-"""How one request is forwarded, and why one is not steered."""
+"""The plan of how one request is forwarded, and the reasons not to steer it."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +16,7 @@ class FailedOpenError(Exception):
 
 @dataclass(slots=True)
 class Plan:
-    """How one request is forwarded.
+    """Decision on how one request is forwarded.
 
     Attributes:
         record: the request's record, completed at its end.
