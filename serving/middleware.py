@@ -192,6 +192,7 @@ def _replayed(body: bytes, more: bool, receive: Receive, exchange: _Exchange) ->
     first: list[Any] = [{"type": "http.request", "body": body, "more_body": more}]
 
     async def replay() -> Event:
+        """Return the next event, the body that was read first."""
         if first:
             first_event: Event = first.pop()
             return first_event

@@ -134,6 +134,7 @@ def _sampled(repeat: Repeat, resamples: int) -> dict[str, _Sampled]:
         return BootstrapFigure(float(compute(sums)[0]), compute(drawn_sums))
 
     def sampled(name: str) -> _Sampled:
+        """Return one method's figures, all over the same resamples."""
         return _Sampled(
             figure(partial(saving, columns, name)),
             figure(partial(excess, columns, name, repeat.scene.quality)),

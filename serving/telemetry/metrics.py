@@ -102,7 +102,10 @@ class Metrics:
         )
         self._mode = self._gauge("mode_info", "1 for the mode in use", "livemax", "mode")
         self._shown_policies: set[tuple[str, str]] = set()
-        # Create these series at 0: Prometheus sees the first event only as a rise from there.
+        self._create_failure_series()
+
+    def _create_failure_series(self) -> None:
+        """Start the counters of failures at 0: Prometheus sees the first event only as a rise."""
         for reason in FAIL_OPEN:
             self.fail_open.labels(reason)
         for reason in UNRECORDED:
