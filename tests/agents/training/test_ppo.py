@@ -169,7 +169,7 @@ def test_a_latency_limit_overrules_the_directive_that_emits_least(tmp_path):
     profile = made.profile(tmp_path, requests, lambda r, d: 1.0)
     profile.outcomes.latency_seconds[profile.rows_of("lookup"), 2] = 1.0
     floors = {"lookup": 0.9, "proof": 0.9}
-    config = PpoConfig(replay_steps=200_000)
+    config = PpoConfig(replay_steps=100_000)
     for limits, least, most in (({}, 0.9, 1.0), ({"lookup": Limit(mean_seconds=0.2)}, 0.0, 0.21)):
         trainer = Trainer(profile, synthetic_day(), floors, config, MemoryTracker(), limits=limits)
         trainer.replay()

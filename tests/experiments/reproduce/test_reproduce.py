@@ -20,6 +20,7 @@ def window(data):
     return data.window(draw(data.profile, data.mix, seed=0), "GB", 800, 0.1)
 
 
+@pytest.mark.long
 def test_reproduce_sprout_gives_the_published_table(shared_data, tmp_path, capsys):
     path = tmp_path / "result.json"
     flags = ["--data", str(shared_data), "--seeds", "2", "--mixes", "1", "--json", str(path)]
@@ -37,6 +38,14 @@ def test_reproduce_sprout_gives_the_published_table(shared_data, tmp_path, capsy
     assert means["clairvoyant"]["saving_pct"] > means["per_task_lp"]["saving_pct"]
     assert len(result["xi_sweep"]) == 29 * 5
     assert "Times the evaluator fired" in capsys.readouterr().out
+
+
+def test_the_evaluator_fires_as_often_as_published_and_sprouts_lp_saves_as_much(data):
+    rows = list(played(data, Run(0, None, ("sprout_lp",))))
+    for start in STARTS:
+        firings = tuple(row.firings for row in rows if row.start_hour == start)
+        assert firings == PUBLISHED_FIRINGS[start]
+    assert np.mean([row.cell.saving_pct for row in rows]) == pytest.approx(51.4, abs=2)
 
 
 def test_every_hour_is_drawn_from_its_mix_of_tasks(data):

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -29,8 +30,9 @@ from tests.experiments.evaluate.test_evaluate import write_trace
 KINDS = {"lookup": "What is item {n}?", "proof": "Explain why {n} is so. Show all steps."}
 
 
-@pytest.fixture
-def data(tmp_path):
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("data")
     made.profile(
         tmp_path, made.chats(40, KINDS), lambda r, d: float(r.task == "lookup" or d == "none")
     )
@@ -51,6 +53,14 @@ def data(tmp_path):
 @pytest.fixture(autouse=True)
 def untracked(monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """Folder of one finished job; tests only read it."""
+    out = tmp_path_factory.mktemp("finished")
+    pool.train_all(data, jobs(1), out, workers=1)
+    return out
 
 
 def jobs(count, steps=4096):
@@ -74,19 +84,20 @@ def test_a_job_is_read_back_from_its_json_unchanged(data):
     assert from_json(json.loads(json.dumps(to_json(data, job)))) == (data, job)
 
 
-def test_the_same_seed_gives_the_same_bundle_to_the_bit(data, tmp_path):
+def test_the_same_seed_gives_the_same_bundle_to_the_bit(data, finished, tmp_path):
     # Each training runs in its own process, because the order of sets of words differs between
     # processes.
-    for place in ("a", "b"):
-        pool.train_all(data, jobs(1), tmp_path / place, workers=1)
-    a, b = (tmp_path / place / "v/seed-0/fold-0" for place in ("a", "b"))
+    pool.train_all(data, jobs(1), tmp_path, workers=1)
+    a, b = (folder / "v/seed-0/fold-0" for folder in (finished, tmp_path))
     for name in ("manifest.json", "policy.safetensors", "vocabulary.json"):
         assert (a / name).read_bytes() == (b / name).read_bytes()
 
 
-def test_the_run_of_a_killed_worker_is_tried_again_and_finished_runs_are_kept(data, tmp_path):
+def test_the_run_of_a_killed_worker_is_tried_again_and_finished_runs_are_kept(
+    data, finished, tmp_path
+):
     out = tmp_path / "out"
-    pool.train_all(data, jobs(1), out, workers=1)
+    shutil.copytree(finished, out)
     finished_at = (out / "v/seed-0/fold-0/result.json").stat().st_mtime_ns
     killed = threading.Event()
 
@@ -119,32 +130,35 @@ def test_a_refused_job_is_named_in_the_error_and_the_other_jobs_are_finished(dat
     assert is_done(tmp_path / "out" / jobs(1)[0].name, jobs(1)[0])
 
 
-def test_another_job_in_the_same_folder_counts_as_not_done(data, tmp_path):
-    pool.train_all(data, jobs(1), tmp_path / "out", workers=1)
+def test_another_job_in_the_same_folder_counts_as_not_done(finished):
     (other,) = jobs(1, steps=8192)
-    assert not is_done(tmp_path / "out" / other.name, other)
+    assert not is_done(finished / other.name, other)
 
 
-def test_a_job_finished_under_other_default_settings_counts_as_not_done(data, tmp_path):
+def test_a_job_finished_under_other_default_settings_counts_as_not_done(finished, tmp_path):
     (job,) = jobs(1)
-    pool.train_all(data, [job], tmp_path, workers=1)
-    assert is_done(tmp_path / job.name, job)
-    path = tmp_path / job.name / RESULT
-    finished = json.loads(path.read_text())
-    finished["settings"]["lanes"] += 1
-    path.write_text(json.dumps(finished))
-    assert not is_done(tmp_path / job.name, job)
+    shutil.copytree(finished, tmp_path / "out")
+    folder = tmp_path / "out" / job.name
+    assert is_done(folder, job)
+    result = json.loads((folder / RESULT).read_text())
+    result["settings"]["lanes"] += 1
+    (folder / RESULT).write_text(json.dumps(result))
+    assert not is_done(folder, job)
+
+
+def cross_validated(data, tmp_path, *flags):
+    """Run `sprout crossvalidate` on two folds and return its results for the file's mix."""
+    command = ["crossvalidate", "--outcomes", str(data.outcomes), "--folds", "2"]
+    command += ["--intensity", str(data.intensity[0]), "--resamples", "100"]
+    command += ["--methods", "per_task_lp,base", "--out", str(tmp_path / "cv")]
+    assert main([*command, *flags, "--json", str(tmp_path / "cv.json")]) == 0
+    return json.loads((tmp_path / "cv.json").read_text())["mixes"]["file"]
 
 
 def test_cross_validation_evaluates_each_prompt_with_policies_that_were_not_trained_on_it(
-    data, tmp_path, capsys
+    data, tmp_path
 ):
-    command = ["crossvalidate", "--outcomes", str(data.outcomes)]
-    command += ["--intensity", str(data.intensity[0]), "--folds", "2", "--seeds", "2"]
-    command += ["--replay-steps", "60000", "--resamples", "100", "--out", str(tmp_path / "cv")]
-    command += ["--methods", "per_task_lp,base", "--json", str(tmp_path / "cv.json")]
-    assert main(command) == 0
-    result = json.loads((tmp_path / "cv.json").read_text())["mixes"]["file"]
+    result = cross_validated(data, tmp_path, "--seeds", "1", "--replay-steps", "60000")
     assert result["requests"] == 80
     policy = result["methods"]["policy"]
     # Prompts of a task are alike, so no policy beats the best mix per task; half can be saved.
@@ -154,17 +168,20 @@ def test_cross_validation_evaluates_each_prompt_with_policies_that_were_not_trai
     low, high = policy["carbon_saving_ci95"]
     assert low <= policy["carbon_saving_pct"] <= high
     assert result["methods"]["base"]["carbon_saving_pct"] == 0
-    # With one window, its saving is the total saving; only the mean over seeds is of ratios.
+    # With one window, its saving is the total saving.
     (cell,) = result["cells"]
     assert cell["zone"] == "X"
     savings = cell["saving_pct"]
     assert savings["policy"] == pytest.approx(policy["carbon_saving_pct"], abs=1e-6)
     assert savings["base"] == 0
     assert "| X | 0 |" in (tmp_path / "cv/results.md").read_text()
-    assert main([*command, "--explored", "0.5"]) == 0
-    explored_result = json.loads((tmp_path / "cv.json").read_text())["mixes"]["file"]
-    judged, _ = read_profile(data.outcomes).split(0.5, "exploration")
-    assert explored_result["requests"] == len(judged.requests)
-    hashes = load_bundle(tmp_path / "cv/policy/seed-1/fold-0").prompt_hashes
+
+
+@pytest.mark.long
+def test_cross_validation_of_an_explored_share_trains_on_the_other_prompts_too(data, tmp_path):
+    flags = ("--seeds", "2", "--replay-steps", "4096", "--explored", "0.5")
     profile = read_profile(data.outcomes)
+    judged, _ = profile.split(0.5, "exploration")
+    assert cross_validated(data, tmp_path, *flags)["requests"] == len(judged.requests)
+    hashes = load_bundle(tmp_path / "cv/policy/seed-1/fold-0").prompt_hashes
     assert len(hashes) == int((folds_of(profile, 2) != 0).sum())

@@ -127,25 +127,37 @@ def test_a_missing_foreign_or_damaged_checkpoint_is_refused(profile, tmp_path, m
 
 
 def test_patience_stops_a_training_that_no_longer_improves(profile, tmp_path):
-    config = PpoConfig(replay_steps=4_000_000, patience=3)
+    config = PpoConfig(replay_steps=4_000_000, patience=1)
     job = TrainingJob(profile, DEFAULT_CATALOGUE, synthetic_day(), FLOORS, config)
     _, trained = job.run(tmp_path / "bundle", NullRun())
     assert trained.steps < 4_000_000
 
 
-@pytest.fixture
-def finished(profile, tmp_path):
+@pytest.fixture(scope="module")
+def finished_folder(tmp_path_factory):
+    """Folder with a profile and the bundle trained on it; tests only read it."""
+    folder = tmp_path_factory.mktemp("finished")
+    profile = made.profile(folder, made.chats(30, KINDS), lambda r, d: 1.0)
     config = PpoConfig(replay_steps=20_480)
-    job = TrainingJob(profile, DEFAULT_CATALOGUE, synthetic_day(), FLOORS, config)
-    return job.run(tmp_path / "finished", NullRun())[0]
+    TrainingJob(profile, DEFAULT_CATALOGUE, synthetic_day(), FLOORS, config).run(
+        folder / "bundle", NullRun()
+    )
+    return folder
+
+
+@pytest.fixture
+def finished(finished_folder):
+    return load_bundle(finished_folder / "bundle")
 
 
 def train(*arguments):
     return main(["train", *map(str, arguments)])
 
 
-def test_a_continued_bundle_starts_with_its_policy_and_multipliers(profile, finished, tmp_path):
-    job = continuing(tmp_path / "finished", profile, DEFAULT_CATALOGUE, synthetic_day(), {})
+def test_a_continued_bundle_starts_with_its_policy_and_multipliers(
+    profile, finished, finished_folder, tmp_path
+):
+    job = continuing(finished_folder / "bundle", profile, DEFAULT_CATALOGUE, synthetic_day(), {})
     assert job.floors == FLOORS
     bundle, trained = job.run(tmp_path / "again", NullRun())
     # Nothing is learned without a server, so policy and training record are unchanged.
@@ -177,18 +189,18 @@ def test_learning_values_leaves_the_policy_unchanged(profile, finished):
     ],
 )
 def test_a_flag_that_contradicts_the_continued_bundle_is_refused(
-    flags, problem, profile, finished, tmp_path, capsys
+    flags, problem, finished_folder, tmp_path, capsys
 ):
-    paths = ["--outcomes", tmp_path / "profile.parquet", "--out", tmp_path / "next"]
-    assert train(*paths, "--from", tmp_path / "finished", *flags) == 2
+    paths = ["--outcomes", finished_folder / "profile.parquet", "--out", tmp_path / "next"]
+    assert train(*paths, "--from", finished_folder / "bundle", *flags) == 2
     assert problem in capsys.readouterr().err
 
 
-def test_continuing_a_bundle_with_another_intensity_trace_is_refused(profile, finished, tmp_path):
+def test_continuing_a_bundle_with_another_intensity_trace_is_refused(profile, finished_folder):
     trace = synthetic_day()
     other = replace(trace, g_per_kwh=trace.g_per_kwh + 1)
     with pytest.raises(ConfigError, match="trained on other hours"):
-        continuing(tmp_path / "finished", profile, DEFAULT_CATALOGUE, other, {})
+        continuing(finished_folder / "bundle", profile, DEFAULT_CATALOGUE, other, {})
 
 
 def test_continuing_a_bundle_that_train_did_not_write_is_refused(profile, tmp_path):
