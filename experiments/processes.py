@@ -117,7 +117,10 @@ def loopback(port: int, path: str) -> str:
 
 
 def free_port(port: int = 0) -> int:
-    """Return `port` if it is free, or any free port if it is 0.
+    """Return `port` if it is free, or reserve any free port if it is 0.
+
+    For a minute, the kernel gives a reserved port to nobody who asks for any port, but a server can
+    listen on it: a connection on it is left in TIME-WAIT (RFC 9293, section 3.3.2).
 
     Raises:
         ConfigError: the port is in use.
@@ -128,6 +131,11 @@ def free_port(port: int = 0) -> int:
             probe.bind((HOST, port))
         except OSError as error:
             raise ConfigError(f"port {port} is in use; choose another with --port") from error
+        if not port:
+            probe.listen()
+            # The side that closes first keeps the TIME-WAIT, so the accepted connection does.
+            with socket.create_connection(probe.getsockname()):
+                probe.accept()[0].close()
         return int(probe.getsockname()[1])
 
 

@@ -40,6 +40,13 @@ def test_a_port_in_use_is_named_in_the_error():
             pass
 
 
+def test_a_free_port_is_given_to_nobody_else_until_its_server_listens():
+    ports = [free_port() for _ in range(1000)]
+    assert len(set(ports)) == 1000
+    with socket.create_server(("127.0.0.1", ports[0])) as server:
+        assert server.getsockname()[1] == ports[0]
+
+
 def test_a_child_ends_when_its_parent_is_killed(tmp_path):
     port = free_port()
     code = (
