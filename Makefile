@@ -26,7 +26,7 @@ test: $(STAMP)
 test-cluster: $(STAMP)
 	$(BIN)/pytest -m cluster
 
-# Longer: ten thousand connections, a hundred thousand broken bodies, a model made from scratch.
+# Longer: ten thousand connections, a model made from scratch, the whole published table.
 test-long: $(STAMP)
 	$(BIN)/pytest -m long
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import yaml
 from wandb.proto.wandb_internal_pb2 import Record
-from wandb.sdk.launch.sweeps import utils as sweep_utils
 
 import experiments
 from experiments.cli import main
@@ -208,8 +207,12 @@ def test_runs_of_a_sweep_share_a_group(tmp_path, offline, monkeypatch):
     assert read_back(tmp_path / "one")[0].run_group == "sweep-s1"
 
 
+@pytest.mark.long
 def test_the_shipped_sweep_trains_with_the_command_that_an_agent_would_run(tmp_path, monkeypatch):
     """W&B's own code builds the command from the file; only its service is not involved."""
+    # Imported here, because this package takes seconds to import.
+    from wandb.sdk.launch.sweeps import utils as sweep_utils
+
     sweep = yaml.safe_load((SWEEPS / "ppo.yaml").read_text())
     chosen_parameters = {
         name: {"value": parameter.get("values", [parameter.get("min")])[0]}
