@@ -193,6 +193,7 @@ def test_a_run_without_an_api_key_is_tracked_offline(tmp_path, monkeypatch, mode
     assert list((tmp_path / "tracking" / "wandb").glob("offline-run-*/*.wandb"))
 
 
+@pytest.mark.long
 def test_a_demo_whose_llama_is_killed_ends_with_one_clear_error_and_no_orphans(tmp_path):
     command = [sys.executable, "-m", "experiments.cli", "demo", "--out", str(tmp_path)]
     demo = subprocess.Popen(

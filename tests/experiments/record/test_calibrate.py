@@ -34,6 +34,7 @@ class Steady:
         return self._watts * time.monotonic()
 
 
+@pytest.mark.long
 def test_a_calibrated_server_yields_coefficients_for_estimates_and_simulation(
     llama, tmp_path, capsys
 ):

@@ -120,6 +120,7 @@ def test_the_run_of_a_killed_worker_is_tried_again_and_finished_runs_are_kept(
     assert (out / "v/seed-0/fold-0/result.json").stat().st_mtime_ns == finished_at
 
 
+@pytest.mark.long
 def test_a_refused_job_is_named_in_the_error_and_the_other_jobs_are_finished(data, tmp_path):
     refused_job = Job("bad", 0, 0, {"replay_steps": 4096}, train_share=0.001)
     with pytest.raises(
@@ -155,6 +156,7 @@ def cross_validated(data, tmp_path, *flags):
     return json.loads((tmp_path / "cv.json").read_text())["mixes"]["file"]
 
 
+@pytest.mark.long
 def test_cross_validation_evaluates_each_prompt_with_policies_that_were_not_trained_on_it(
     data, tmp_path
 ):
