@@ -14,6 +14,8 @@ from pydantic import ValidationError
 
 from envs.errors import ConfigError
 from serving.http.asgi import (
+    BodyTooLongError,
+    ClientLeftError,
     Receive,
     Scope,
     Send,
@@ -85,11 +87,14 @@ class Admin:
                 send, 401, f"send the admin token as Authorization: Bearer{hint}", "auth"
             )
         else:
-            body = await read_body(receive, _LONGEST_BYTES)
-            if body is None:
+            try:
+                body = await read_body(receive, _LONGEST_BYTES)
+            except BodyTooLongError:
                 await respond_error(
                     send, 413, f"the body exceeds {_LONGEST_BYTES} bytes", "too_large"
                 )
+            except ClientLeftError:
+                return
             else:
                 await self._answer(scope, body, send)
 

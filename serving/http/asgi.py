@@ -13,6 +13,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 JSON = b"application/json"
+# Longest head of a request, and longest field of an upstream's response, bytes.
+HEAD_BYTES = 64 << 10
 # A request body must arrive within this time, s.
 BODY_SECONDS = 300.0
 
@@ -42,19 +44,39 @@ async def respond_error(send: Send, status: int, message: str, kind: str) -> Non
     await respond(send, status, orjson.dumps({"error": {"message": message, "type": kind}}))
 
 
-async def read_body(receive: Receive, limit: int) -> bytes | None:
-    """Return a request's body; None if it exceeds `limit` bytes or the client disconnected."""
-    parts, size = [], 0
-    while True:
+class BodyTooLongError(Exception):
+    """A request's body exceeds the limit."""
+
+
+class ClientLeftError(Exception):
+    """The client disconnected during its request."""
+
+
+async def read_body(receive: Receive, limit: int, first: bytes | None = None) -> bytes:
+    """Return a request's body.
+
+    Args:
+        limit: greatest size, bytes.
+        first: the part that was read already, if more follows.
+
+    Raises:
+        BodyTooLongError: the body exceeds `limit`.
+        ClientLeftError: the client disconnected.
+    """
+    parts = [first or b""]
+    size, more = len(parts[0]), True
+    while more:
+        if size > limit:
+            raise BodyTooLongError
         event = await receive()
         if event["type"] == "http.disconnect":
-            return None
+            raise ClientLeftError
         parts.append(event.get("body", b""))
         size += len(parts[-1])
-        if size > limit:
-            return None
-        if not event.get("more_body"):
-            return b"".join(parts)
+        more = event.get("more_body", False)
+    if size > limit:
+        raise BodyTooLongError
+    return b"".join(parts)
 
 
 def decoded_headers(scope: Scope) -> dict[str, str]:

@@ -10,6 +10,8 @@ from serving.hook.answer import ReportedAnswer, Usage
 from serving.hook.core import Hook
 from serving.hook.openai_api import APIS, INEXACT_INTEGER
 from serving.http.asgi import (
+    BodyTooLongError,
+    ClientLeftError,
     Receive,
     Scope,
     Send,
@@ -62,9 +64,12 @@ class DecideRoutes:
             headers = [(b"allow", b"POST")]
             await respond(send, 405, b'{"error":{"message":"use POST"}}', headers=headers)
             return
-        raw = await read_body(receive, _LONGEST_BYTES)
-        if raw is None:
+        try:
+            raw = await read_body(receive, _LONGEST_BYTES)
+        except BodyTooLongError:
             await respond_error(send, 413, f"the body exceeds {_LONGEST_BYTES} bytes", "too_large")
+            return
+        except ClientLeftError:
             return
         try:
             # orjson, not pydantic's parser: only orjson refuses bodies that are nested too deeply.

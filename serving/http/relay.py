@@ -2,29 +2,38 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from functools import lru_cache
 from typing import Any
 
 import aiohttp
-import orjson
 from yarl import URL
 
-from serving.http.asgi import Headers, Receive, Scope, Send, respond_error
-
-# Headers that an intermediary must not forward (RFC 9110, section 7.6.1), and headers that
-# belong to one connection.
-HOP_HEADERS = frozenset(
-    (
-        *(b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te"),
-        *(b"trailer", b"transfer-encoding", b"upgrade", b"host", b"content-length", b"expect"),
-        b"proxy-connection",
-    )
+from serving.http.asgi import (
+    BODY_SECONDS,
+    HEAD_BYTES,
+    BodyTooLongError,
+    ClientLeftError,
+    Receive,
+    Scope,
+    Send,
+    header,
+    read_body,
+    respond,
+    respond_error,
 )
-_ANSWER_HOP_HEADERS = HOP_HEADERS - {b"content-length"}
+from serving.http.forwarding import (
+    forwarded_request,
+    forwarded_response,
+    hops_left,
+    passed_through,
+    with_hops,
+)
+from serving.http.routing import Upstreams
+
 _AUTO_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
-# Larger bodies are not parsed for their model; the default upstream receives them.
-_MODEL_BYTES = 1 << 20
+# Methods whose Max-Forwards counts (RFC 9110, section 7.6.2).
+_COUNTED_METHODS = ("TRACE", "OPTIONS")
 # Time after the request before the relay watches for the client's disconnect.
 WATCH_DELAY_SECONDS = 0.05
 
@@ -33,20 +42,24 @@ class Relay:
     """ASGI application that relays to one upstream, or to one per model.
 
     Args:
-        upstream: base URL of the default upstream.
-        by_model: base URL for each model that another upstream serves.
+        upstreams: base URLs.
         tls: for https upstreams; None verifies against the system's certificate authorities.
+        longest_routed: with several upstreams, the size up to which a body is read to find its
+            model, bytes; a longer one is refused with 413.
+        name: pseudonym of this gateway in the field Via, which no other gateway has.
     """
 
     def __init__(
         self,
-        upstream: str,
-        by_model: Mapping[str, str] | None = None,
+        upstreams: Upstreams | str,
         tls: ssl.SSLContext | None = None,
+        longest_routed: int = 64 << 20,
+        name: str = "sprout",
     ) -> None:
-        self._upstream = upstream.rstrip("/")
-        self._by_model = {model: url.rstrip("/") for model, url in (by_model or {}).items()}
+        self._upstreams = Upstreams(upstreams) if isinstance(upstreams, str) else upstreams
         self._tls = tls
+        self._longest_routed = longest_routed
+        self._name = name
         self._session: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
@@ -65,7 +78,13 @@ class Relay:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
             auto_decompress=False,
             skip_auto_headers=_AUTO_HEADERS,
+            max_line_size=HEAD_BYTES,
+            max_field_size=HEAD_BYTES,
+            max_headers=HEAD_BYTES // len("a:\r\n"),
         )
+        # A request whose connection broke may have been served (RFC 9110, section 9.2.2). There is
+        # no public switch; a test fails if this one is gone.
+        self._session._retry_connection = False
 
     async def close(self) -> None:
         """Close the connections to the upstreams."""
@@ -74,11 +93,27 @@ class Relay:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Relay one request."""
+        if passed_through(scope["headers"], self._name):
+            message = "the request came back to this gateway: --upstream leads to itself"
+            await respond_error(send, 508, message, "loop_detected")
+            return
+        hops = hops_left(scope["headers"]) if scope["method"] in _COUNTED_METHODS else None
+        if hops == 0 or scope["path"] == "*":
+            # The request is for this server itself.
+            await respond(send, 200, b"", headers=[(b"allow", b"GET, POST, OPTIONS")])
+            return
+        if hops is not None:
+            scope = {**scope, "headers": with_hops(scope["headers"], hops - 1)}
         event = await receive()
         if event["type"] == "http.disconnect":
             return
         body, more = event.get("body", b""), event.get("more_body", False)
-        upstream = self._upstream_for(body, more)
+        if more and self._upstreams.need_model:
+            body = await self._whole_body(scope, body, receive, send)
+            if body is None:
+                return
+            more = False
+        upstream = self._upstreams.choose(header(scope["headers"], b"content-type") or b"", body)
         watcher = _DisconnectWatcher(receive)
         if more:
             data: Any = _streamed_body(body, receive, watcher.watch)
@@ -88,6 +123,8 @@ class Relay:
         answer_started = False
         try:
             async with await self._request(scope, upstream, data) as response:
+                if response.status == 101:
+                    raise aiohttp.ClientError("the upstream switched protocols unasked")
                 answer_started = True
                 await _pass_on(response, send)
         except asyncio.CancelledError:
@@ -106,15 +143,26 @@ class Relay:
         finally:
             watcher.stop()
 
-    def _upstream_for(self, body: bytes, more: bool) -> str:
-        if not self._by_model or more or len(body) > _MODEL_BYTES:
-            return self._upstream
+    async def _whole_body(
+        self, scope: Scope, first: bytes, receive: Receive, send: Send
+    ) -> bytes | None:
+        """Read the rest of a body; return None if the client left, or was sent a refusal."""
+        limit = self._longest_routed
+        announced = header(scope["headers"], b"content-length") or b"0"
         try:
-            model = orjson.loads(body)["model"]
-        except (ValueError, TypeError, KeyError, IndexError):
-            return self._upstream
-        name = model if isinstance(model, str) else ""
-        return self._by_model.get(name, self._upstream)
+            if int(announced) <= limit:
+                async with asyncio.timeout(BODY_SECONDS):
+                    return await read_body(receive, limit, first)
+        except TimeoutError:
+            await respond_error(send, 408, "the request's body did not arrive in time", "timeout")
+            return None
+        except ClientLeftError:
+            return None
+        except BodyTooLongError:
+            pass
+        message = f"with several upstreams, a body may have {limit} bytes: it names the model"
+        await respond_error(send, 413, message, "too_large")
+        return None
 
     async def _request(self, scope: Scope, upstream: str, data: Any) -> aiohttp.ClientResponse:
         assert self._session is not None
@@ -122,13 +170,10 @@ class Relay:
         url = upstream + path.decode("ascii")
         if query := scope.get("query_string"):
             url += "?" + query.decode("ascii")
-        headers = [
-            (name.decode("latin-1"), _decoded(value))
-            for name, value in scope["headers"]
-            if name not in HOP_HEADERS
-        ]
+        fields = forwarded_request(scope["headers"], scope["http_version"], self._name)
+        headers = [(name.decode("latin-1"), _decoded(value)) for name, value in fields]
         if isinstance(data, AsyncIterator):
-            length = next((v for n, v in scope["headers"] if n == b"content-length"), None)
+            length = header(scope["headers"], b"content-length")
             if length is not None:
                 headers.append(("Content-Length", length.decode("ascii")))
         return await self._session.request(
@@ -150,7 +195,7 @@ class UpstreamBrokeError(Exception):
 
 
 async def _pass_on(response: aiohttp.ClientResponse, send: Send) -> None:
-    headers = _relayed_headers(response)
+    headers = forwarded_response(response.raw_headers, response.status)
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     bytes_left = response.content_length
     async for piece in response.content.iter_any():
@@ -214,12 +259,6 @@ class _DisconnectWatcher:
             continue
         self.disconnected = True
         self.task.cancel()
-
-
-def _relayed_headers(response: aiohttp.ClientResponse) -> Headers:
-    # A 304 answer has no body: its Content-Length describes a body that is not sent.
-    dropped = HOP_HEADERS if response.status == 304 else _ANSWER_HOP_HEADERS
-    return [(n.lower(), v) for n, v in response.raw_headers if n.lower() not in dropped]
 
 
 def _decoded(value: bytes) -> str:

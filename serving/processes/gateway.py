@@ -1,7 +1,7 @@
 """The gateway's application: a relay wrapped in the hook, and the gateway's own routes."""
 
 from serving.hook.core import Hook
-from serving.http.asgi import Receive, Scope, Send, respond
+from serving.http.asgi import Receive, Scope, Send, header, respond, respond_error
 from serving.http.decide_routes import ROUTES, DecideRoutes
 from serving.http.relay import Relay
 from serving.middleware import SproutMiddleware
@@ -23,6 +23,9 @@ class Gateway:
             await self._lifespan(receive, send)
         elif scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1003})
+        elif header(scope["headers"], b"sec-websocket-key") is not None:
+            message = "this gateway relays no WebSockets; connect to the LLM server itself"
+            await respond_error(send, 501, message, "unsupported")
         elif scope["path"] == HEALTH:
             await respond(send, 200, b'{"status":"ok"}\n')
         elif scope["path"] in ROUTES:

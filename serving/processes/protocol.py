@@ -1,30 +1,62 @@
-"""Uvicorn's HTTP protocol with limits on a request's head and a gentle shutdown.
+"""Uvicorn's HTTP/1.1 protocol, held to RFC 9112 where a client or an attacker would notice.
 
-A client must send its request's head in time and within a size limit. Without the time limit, a
-client that sends headers slowly, or none, holds its connection for ever (slow loris); without the
-size limit, one that sends headers without end fills the memory. At shutdown, idle connections stay
-open for a moment, because closing them at once would reset a request that is on its way.
+Limits: a client must send its request's head in time and within a size limit. Without the time
+limit, a client that sends headers slowly, or none, holds its connection for ever (slow loris);
+without the size limit, one that sends headers without end fills the memory. At shutdown, idle
+connections stay open for a moment, because closing them at once would reset a request that is on
+its way.
+
+RFC 9110 and RFC 9112: see `GuardedProtocol`.
 """
 
 import asyncio
+import re
+import socket
+import sys
+from collections.abc import Callable
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from serving.http.asgi import HEAD_BYTES, App, Event, Receive, Scope, Send
 
 HEAD_SECONDS = 15.0
-HEAD_BYTES = 64 << 10
 # Longer than a request needs to arrive over the network.
 LEAVE_SECONDS = 1.0
+# Times after the end of a client's input at which the connection is looked at, s.
+GONE_CHECK_SECONDS = (0.05, 0.2, 1.0, 5.0)
+# uri-host [":" port] (RFC 3986, section 3.2.2); an empty value is allowed.
+_HOST = re.compile(rb"[A-Za-z0-9\-._~!$&'()*+,;=%:\[\]]*")
 _TOO_LARGE = b"HTTP/1.1 431 \r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_NO_TUNNELS = b"HTTP/1.1 501 \r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_TCP_CLOSE = 7
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """Closes connections whose request head is late or too long; delays closing idle ones."""
+    """One client's connection.
+
+    Beyond uvicorn's protocol it does the following:
+
+    - It refuses a request without exactly one valid Host (RFC 9112, section 3.2).
+    - An upgrade is never taken. The request is handled as if it had not asked, with its body
+      (RFC 9110, section 7.8). A CONNECT is refused.
+    - Trailers are dropped and never become headers (RFC 9110, section 6.5.1).
+    - An HTTP/1.0 client gets no 100 Continue and no chunks: the end of the connection ends an
+      answer of unknown length (RFC 9110, section 10.1.1; RFC 9112, section 6.1).
+    - A client that closes its sending side still gets its answers (RFC 9112, section 9.6).
+    - A broken request behind others in a pipeline does not break their answers.
+    """
 
     _timer: asyncio.TimerHandle | None = None
     _in_head = True
+    _in_message = False
     _head_bytes = 0
     _leaving = False
+    _broken = False
+    # The exchange whose answer is being made; `cycle` is the one whose request came last.
+    _active: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the time limit for the first request's head."""
@@ -32,36 +64,102 @@ class GuardedProtocol(HttpToolsProtocol):
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the time limit, as the connection is lost."""
+        """Cancel the time limit and tell the exchange that its client has left."""
         self._head_done()
+        active = self._active
+        if active is not None and not active.response_complete:
+            active.disconnected = True
+            active.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Parse bytes from the client; refuse a head that is too long."""
+        if self._broken:
+            return
         if self._in_head:
             self._head_bytes += len(data)
-        super().data_received(data)
+        self._parse(data)
         if not self._in_head:
             return
         # Only for a head that came incomplete: most come in one piece and need no timer.
         self._await_head()
         if self._head_bytes > HEAD_BYTES:
-            self._head_done()
-            self.transport.write(_TOO_LARGE)
-            self.transport.close()
+            self._refuse(_TOO_LARGE)
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """Keep a half-closed connection open until the last answer is complete."""
+        cycle = self.cycle
+        incomplete = self._in_message and not self._broken
+        if incomplete or cycle is None or cycle.response_complete:
+            return None
+        cycle.keep_alive = False
+        alone = cycle is self._active and not cycle.response_started
+        if alone and cycle.scope["http_version"] != "1.0":
+            # A client that has closed both sides looks the same. It answers further bytes with a
+            # reset; a client that still reads ignores an interim response (RFC 9110, section 15.2).
+            self.transport.write(_CONTINUE)
+            for seconds in GONE_CHECK_SECONDS:
+                self.loop.call_later(seconds, self._close_if_reset)
+        return True
 
     def on_message_begin(self) -> None:
         """Note that a request's head has begun."""
         super().on_message_begin()
+        self._in_message = True
         if not self._in_head:
             self._in_head, self._head_bytes = True, 0
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a field of the head; the parser also reports the fields of a trailer section."""
+        if self._in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
-        """Note that a request's head is complete; close the connection after it at shutdown."""
-        self._head_done()
+        """Note that a request's head is complete; close the connection after it at shutdown.
+
+        Raises:
+            ValueError: the request has no valid Host; the parser makes a 400 of it.
+        """
+        if self.parser.should_upgrade():
+            # The parser stops after this head; `_parse` then parses it again.
+            return
+        version = self.parser.get_http_version()
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if version == "1.0":
+            self.expect_100_continue = False
+        elif version != "1.1" or not hosts:
+            raise ValueError("neither HTTP/1.0 nor HTTP/1.1 with a Host field")
+        if len(hosts) > 1 or not all(_HOST.fullmatch(host) for host in hosts):
+            raise ValueError("the Host field is malformed or repeated")
         super().on_headers_complete()
+        self._head_done()
         if self._leaving and self.cycle is not None:
             self.cycle.keep_alive = False
+
+    def on_message_complete(self) -> None:
+        """Note that a request is complete."""
+        if self.parser.should_upgrade():
+            return
+        self._in_message = False
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse a malformed request, after the answers to the requests before it."""
+        active, head_complete = self._active, not self._in_head
+        self._broken = True
+        self._head_done()
+        if active is None or active.response_complete:
+            super().send_400_response(msg)
+        elif active is not self.cycle or not head_complete:
+            if head_complete and self.pipeline:
+                # The newest request in the pipeline is the malformed one.
+                self.pipeline.popleft()
+            last = self.pipeline[0][0] if self.pipeline else active
+            last.keep_alive = False
+        elif active.response_started:
+            self.transport.close()
+        else:
+            super().send_400_response(msg)
 
     def shutdown(self) -> None:
         """Close the connection after its current request, or a moment later if it is idle."""
@@ -70,6 +168,52 @@ class GuardedProtocol(HttpToolsProtocol):
             self.loop.call_later(LEAVE_SECONDS, self._close_if_idle)
         else:
             super().shutdown()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._active = cycle
+        if cycle.scope["http_version"] == "1.0":
+            app = _without_chunks(app, cycle)
+        super()._start_asgi_task(cycle, app)
+
+    def _parse(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            if self.parser.get_method() == b"CONNECT":
+                self._refuse(_NO_TUNNELS)
+            else:
+                self._parse_without_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
+
+    def _parse_without_upgrade(self, rest: bytes) -> None:
+        """Parse the request again without its Upgrade field, then the bytes after its head.
+
+        The parser has stopped at the end of the head: it takes the bytes that follow for those of
+        the other protocol.
+        """
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        fields = [b"%b: %b\r\n" % pair for pair in self.headers if pair[0] != b"upgrade"]
+        head = b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, b"".join(fields))
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._parse(head + rest)
+
+    def _refuse(self, response: bytes) -> None:
+        self._broken = True
+        self._head_done()
+        self.transport.write(response)
+        self.transport.close()
+
+    def _close_if_reset(self) -> None:
+        """Close the connection if the client has reset it; only Linux can tell."""
+        transport: Any = self.transport
+        connection = transport.get_extra_info("socket")
+        if transport.is_closing() or sys.platform != "linux" or connection is None:
+            return
+        if connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE:
+            transport.abort()
 
     def _idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
@@ -93,3 +237,29 @@ class GuardedProtocol(HttpToolsProtocol):
         transport: Any = self.transport
         if not transport.is_closing():
             transport.close()
+
+
+def _without_chunks(app: App, cycle: RequestResponseCycle) -> Callable[..., Any]:
+    """Return the application with answers whose end is the end of the connection.
+
+    Uvicorn would send an answer without Content-Length in chunks, also to an HTTP/1.0 client.
+    """
+
+    async def closing_app(scope: Scope, receive: Receive, send: Send) -> None:
+        until_close = False
+
+        async def send_until_close(event: Event) -> None:
+            nonlocal until_close
+            if event["type"] == "http.response.start":
+                names = {name.lower() for name, _ in event.get("headers", ())}
+                until_close = b"content-length" not in names
+                if until_close:
+                    cycle.chunked_encoding = False
+            elif until_close:
+                # Uvicorn compares the bytes sent with those announced.
+                cycle.expected_content_length = len(event.get("body", b""))
+            await send(event)
+
+        await app(scope, receive, send_until_close)
+
+    return closing_app

@@ -100,7 +100,7 @@ def serve(config: GatewayConfig) -> None:
     admin = _bound(config.admin_host, config.admin_port, "--admin-port")
     runtime, lock = _shared_folder()
     urls = [
-        f"http://{host}:{bound.getsockname()[1]}"
+        f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
         for host, bound in ((config.host, listener), (config.admin_host, admin))
     ]
     app = Worker(config, runtime, os.getpid(), urls)

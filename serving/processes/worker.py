@@ -4,6 +4,7 @@ import asyncio
 import ctypes
 import gc
 import os
+import secrets
 import signal
 import sys
 import threading
@@ -12,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
+from urllib.parse import urlsplit
 
 from envs.errors import SproutError
 from serving.http.asgi import App, Receive, Scope, Send
@@ -40,12 +42,14 @@ class Worker:
         runtime: folder that all workers share.
         parent: process id of the supervisor.
         places: URLs of the gateway and of the admin port.
+        name: pseudonym of the gateway in the field Via, which no other gateway has.
     """
 
     config: GatewayConfig
     runtime: Path
     parent: int
     places: list[str]
+    name: str = field(default_factory=lambda: f"sprout-{secrets.token_hex(4)}")
     _app: App | None = field(default=None, repr=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,6 +61,7 @@ class Worker:
         # Imported late: the parent, which starts first, does not need these modules.
         from serving.hook.assembly import Upkeep, make_hook
         from serving.http.relay import Relay
+        from serving.http.routing import Upstreams
         from serving.processes.gateway import Gateway
 
         die_with_parent(self.parent)
@@ -76,16 +81,17 @@ class Worker:
         except Exception as error:
             log_internal_error("a worker did not start", error)
             self._refuse(f"a worker did not start: {type(error).__name__}")
-        first, by_model = self.config.upstreams
-        self._app = Gateway(hook, Relay(first, by_model, self.config.tls()))
+        upstreams = Upstreams(*self.config.upstreams)
+        relay = Relay(upstreams, self.config.tls(), self.config.routed_bytes, self.name)
+        self._app = Gateway(hook, relay)
 
         def step() -> None:
             hook.refresh(reload=take_reload_request(reload_requested))
 
         upkeep = Upkeep([step])
-        self._announce(
-            [decider.bundle.version for decider in hook.policies.loaded],
-            hook.policies.problems.values(),
+        versions = [decider.bundle.version for decider in hook.policies.loaded]
+        announcement = asyncio.ensure_future(
+            self._announce(versions, list(hook.policies.problems.values()))
         )
         # The objects made so far live as long as the worker. Frozen, they are no longer scanned,
         # which would be the costliest part of a collection.
@@ -95,6 +101,7 @@ class Worker:
         try:
             await self._app(scope, receive, send)
         finally:
+            announcement.cancel()
             upkeep.close()
             hook.close()
 
@@ -106,8 +113,19 @@ class Worker:
         refuse_start(self.runtime, reason)
         os._exit(2)
 
-    def _announce(self, versions: Iterable[str], problems: Iterable[str]) -> None:
-        """Print that the gateway serves; only the first worker does."""
+    async def _announce(self, versions: Iterable[str], problems: Iterable[str]) -> None:
+        """Print that the gateway serves, once it accepts connections; only the first worker does.
+
+        Uvicorn opens the port after the application has started.
+        """
+        place = urlsplit(self.places[0])
+        while True:
+            try:
+                _, writer = await asyncio.open_connection(place.hostname, place.port)
+                writer.close()
+                break
+            except OSError:
+                await asyncio.sleep(0.01)
         try:
             (self.runtime / ANNOUNCED_FILE).touch(exist_ok=False)
         except FileExistsError:

@@ -26,6 +26,12 @@ class GatewayConfig(HookConfig):
         8081, ge=0, le=65535, description="port of metrics and settings; 0: any free port"
     )
     workers: int = Field(1, ge=1, le=256, description="number of worker processes")
+    routed_bytes: int = Field(
+        64 << 20,
+        ge=0,
+        description="with several upstreams, the greatest request body in bytes: the gateway reads "
+        "all of it to find the model",
+    )
     drain_seconds: int = Field(
         120, ge=0, description="seconds that requests have to finish at shutdown"
     )
@@ -56,7 +62,7 @@ class GatewayConfig(HookConfig):
             )
         for url in (defaults[0], *by_model.values()):
             check_upstream(url)
-        return defaults[0], by_model
+        return _base(defaults[0]), {model: _base(url) for model, url in by_model.items()}
 
     def tls(self) -> ssl.SSLContext | None:
         """Return the TLS context for https upstreams, or None for the system's default.
@@ -75,6 +81,11 @@ class GatewayConfig(HookConfig):
                 f"--upstream-ca or --upstream-cert: {error.strerror or error}; give PEM files"
             ) from error
         return context
+
+
+def _base(upstream: str) -> str:
+    """Return the URL that requests' paths are added to: they start with /v1 themselves."""
+    return upstream.rstrip("/").removesuffix("/v1")
 
 
 def check_upstream(upstream: str) -> None:

@@ -48,8 +48,8 @@ class Served:
 
 
 @contextmanager
-def serving(upstream, folder, *flags, ledger=None, inside=(), secrets=None):
-    """Start `sprout serve` and yield it once it is healthy; end it afterwards.
+def serving(upstream, folder, *flags, ledger=None, inside=(), secrets=None, awaited=None):
+    """Start `sprout serve` and yield it once it is healthy, or has printed `awaited`; end it after.
 
     `flags` override the default flags below. `inside` is a command that runs the server's command.
     `secrets` are additional environment variables of the server.
@@ -82,10 +82,13 @@ def serving(upstream, folder, *flags, ledger=None, inside=(), secrets=None):
         )
     server = Served(process, port, admin, state, ledger)
     try:
-        is_up = lambda: healthy(server.url) and healthy(server.admin)  # noqa: E731
+        text = (folder / f"log{port}").read_text
+        is_up = lambda: (  # noqa: E731
+            awaited in text() if awaited else healthy(server.url) and healthy(server.admin)
+        )
         waited(lambda: process.poll() is not None or is_up(), 30)
         ready = process.poll() is None and is_up()
-        assert ready, (folder / f"log{port}").read_text()
+        assert ready, text()
         yield server
     finally:
         for signal_number in (signal.SIGTERM, signal.SIGKILL):

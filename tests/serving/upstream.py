@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 import uvicorn
 
+from serving.processes.protocol import GuardedProtocol
+
 USAGE = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
 RESPONSE_USAGE = {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7}
 
@@ -140,7 +142,9 @@ def served(application, **options):
     """Serve an ASGI application on a free loopback port, in a thread, and yield its URL."""
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(application, log_level="critical", **options)
+    # As `sprout serve` does.
+    options = {"http": GuardedProtocol, "ws": "none", "date_header": False, **options}
+    config = uvicorn.Config(application, log_level="critical", server_header=False, **options)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

@@ -10,6 +10,7 @@ import pytest
 
 from agents.policy.network import Policy
 from serving.http.relay import Relay
+from serving.http.routing import Upstreams
 from serving.processes.gateway import Gateway
 from tests.serving.hooks import CHAT, hook, metric, post, records
 from tests.serving.upstream import Upstream, served
@@ -216,7 +217,7 @@ def test_each_model_is_routed_to_its_own_upstream(upstream, made_hook):
     other = Upstream()
     with (
         served(other) as other_url,
-        served(Gateway(made_hook, Relay(upstream.url, {"other": other_url}))) as url,
+        served(Gateway(made_hook, Relay(Upstreams(upstream.url, {"other": other_url})))) as url,
     ):
         post(url, CHAT | {"model": "other"})
         assert (len(other.received), len(upstream.received)) == (1, 0)

@@ -129,6 +129,12 @@ def under_load(server, end_load, clients=6):
     return answered
 
 
+def test_the_port_accepts_connections_once_the_start_is_announced(upstream, folder):
+    for _ in range(3):
+        with serving(upstream.url, folder, "--workers", "2", awaited="sprout serves") as server:
+            assert post(server.url, CHAT)[0] == 200
+
+
 def test_after_kill_9_under_load_every_answered_request_is_in_the_ledger(upstream, folder):
     with serving(upstream.url, folder, "--workers", "2") as server:
         state = server.state
