@@ -18,9 +18,9 @@ from typing import Any
 
 from litellm.integrations.custom_logger import CustomLogger
 
-from serving.hook.answer import ReportedAnswer, Usage
 from serving.hook.assembly import make_embedded_hook
 from serving.hook.core import Hook
+from serving.hook.outcome import ReportedAnswer, Usage
 from serving.hook.plan import Plan
 from serving.telemetry.log import log_internal_error
 

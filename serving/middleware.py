@@ -9,33 +9,30 @@ from typing import Any
 
 import orjson
 
+from serving.apis.facts import FAILED
+from serving.apis.routes import APIS
 from serving.hook.answer import Answer
 from serving.hook.assembly import make_embedded_hook
 from serving.hook.core import HEADER_PREFIX, Hook
-from serving.hook.openai_api import APIS
 from serving.hook.plan import Plan
 from serving.http.asgi import (
     BODY_SECONDS,
     App,
     Event,
-    Headers,
     Receive,
     Scope,
     Send,
     decoded_headers,
-    header,
 )
 
-# Status codes by which the upstream rejects a request as invalid. The directive may be the cause.
-REFUSED_STATUSES = frozenset((400, 413, 422))
 _OWN_HEADER_PREFIX = HEADER_PREFIX.encode()
 
 
 class SproutMiddleware:
     """ASGI middleware that steers OpenAI requests and passes everything else on untouched.
 
-    If the application rejects a steered request as invalid (`REFUSED_STATUSES`), the original
-    request is sent instead.
+    If the application refuses a steered request (`serving.hook.refusals`), the original request is
+    sent instead.
 
     Args:
         app: the application to wrap.
@@ -65,7 +62,7 @@ class SproutMiddleware:
         try:
             if steered is not None:
                 await self._app(
-                    _forwarded_scope(scope, len(steered)),
+                    _forwarded_scope(scope, exchange, len(steered)),
                     _replayed(steered, False, receive, exchange),
                     exchange.send,
                 )
@@ -73,14 +70,28 @@ class SproutMiddleware:
                     return
                 self._hook.withdraw(plan, "refused")
                 exchange = _Exchange(self._hook, plan, send)
-            await self._app(
-                _forwarded_scope(scope), _replayed(raw, more, receive, exchange), exchange.send
-            )
+                await self._send_original(scope, raw, more, receive, exchange)
+                self._hook.refusals.resent(plan.record.model, exchange.answer.status)
+                return
+            await self._send_original(scope, raw, more, receive, exchange)
         except asyncio.CancelledError:
             exchange.client_left = True
             raise
+        except Exception:
+            # The answer broke. Its client gets what there is of it, and no other error.
+            await exchange.release()
+            raise
         finally:
             exchange.end_early()
+
+    async def _send_original(
+        self, scope: Scope, raw: bytes, more: bool, receive: Receive, exchange: "_Exchange"
+    ) -> None:
+        await self._app(
+            _forwarded_scope(scope, exchange),
+            _replayed(raw, more, receive, exchange),
+            exchange.send,
+        )
 
     def _steered_body(self, plan: Plan) -> bytes | None:
         """Return the steered body as JSON, or None to send the original body."""
@@ -119,6 +130,8 @@ class SproutMiddleware:
 class _Exchange:
     """Sends one answer to the client, observes it and records its outcome.
 
+    The head of a steered stream is held until the first event: an error there is a refusal too.
+
     Attributes:
         answer: the observer of the answer.
         refused: whether the application rejected the steered request; nothing was sent then.
@@ -129,51 +142,91 @@ class _Exchange:
         self._hook = hook
         self._plan = plan
         self._send = send
+        self._held_head: Event | None = None
         self.answer: Answer = hook.answer(plan)
         self.refused = False
         self.client_left = False
 
+    @property
+    def asks_identity(self) -> bool:
+        """Whether the answer is to come without a content coding, because it is edited."""
+        return self._plan.record.streamed and self.answer.may_be_edited
+
+    @property
+    def _steered(self) -> bool:
+        return self._plan.steered is not None
+
     async def send(self, event: Event) -> None:
         """Forward an event of the answer with the hook's headers; record a complete answer."""
+        if self.refused:
+            return
         kind = event["type"]
         if kind == "http.response.start":
-            status = event["status"]
-            if self._plan.steered is not None and status in REFUSED_STATUSES:
-                self.refused = True
-                return
-            headers: Headers = list(event.get("headers", ()))
-            self.answer.start(
-                status,
-                header(headers, b"content-type") or b"",
-                header(headers, b"content-length"),
-            )
-            hook_headers = self._hook.headers(self._plan)
-            headers += [(name.encode(), value.encode()) for name, value in hook_headers]
-            event = {**event, "headers": headers}
-        elif self.refused:
+            await self._start(event)
             return
-        elif kind == "http.response.body":
+        if kind == "http.response.body":
             more = event.get("more_body", False)
             piece = self.answer.feed(event.get("body", b""), more)
+            if self._held_head is not None and self._is_refusal():
+                self.refused = True
+                return
             if self.answer.complete:
-                self._finish("completed" if self.answer.status < 500 else "upstream_failed")
+                self._finish(self._outcome())
             if not piece and more:
                 return
             event = {**event, "body": piece}
+        await self.release()
         await self._send(event)
+
+    async def release(self) -> None:
+        """Send the head if it was held."""
+        if self._held_head is not None:
+            head, self._held_head = self._held_head, None
+            self._hook.refusals.accepted(self._plan.record.model)
+            await self._send(head)
 
     def end_early(self) -> None:
         """Record why the answer is incomplete; no effect if its outcome is already recorded."""
         if self.client_left:
             self._finish("client_left")
+        elif self.answer.facts.failure:
+            self._finish(self._outcome())
         else:
             self._finish("upstream_broke" if self.answer.status else "upstream_failed")
+
+    async def _start(self, event: Event) -> None:
+        status, model = event["status"], self._plan.record.model
+        if self._steered and self._hook.refusals.may_resend(model, status):
+            self.refused = True
+            return
+        headers = self.answer.start(status, list(event.get("headers", ())))
+        added = [(name.encode(), value.encode()) for name, value in self._hook.headers(self._plan)]
+        if added:
+            # Another gateway upstream may have added its own.
+            headers = [pair for pair in headers if not pair[0].startswith(_OWN_HEADER_PREFIX)]
+        self._held_head = {**event, "headers": [*headers, *added]}
+        if not (self._steered and self.answer.is_stream and status == 200):
+            await self.release()
+
+    def _is_refusal(self) -> bool:
+        facts = self.answer.facts
+        return (
+            facts.failure == FAILED
+            and not facts.deltas
+            and self._hook.refusals.may_resend(self._plan.record.model, 500)
+        )
+
+    def _outcome(self) -> str:
+        failure = self.answer.facts.failure
+        if failure and self.answer.status < 300:
+            return f"answer_{failure}"
+        return "completed" if self.answer.status < 500 else "upstream_failed"
 
     def _finish(self, outcome: str) -> None:
         self._hook.finish(self._plan, self.answer, outcome)
 
 
-def _forwarded_scope(scope: Scope, length: int | None = None) -> Scope:
+def _forwarded_scope(scope: Scope, exchange: _Exchange, length: int | None = None) -> Scope:
     """Return the scope without the hook's own headers.
 
     Args:
@@ -184,6 +237,9 @@ def _forwarded_scope(scope: Scope, length: int | None = None) -> Scope:
         framing = (b"content-length", b"transfer-encoding")
         headers = [pair for pair in headers if pair[0] not in framing]
         headers.append((b"content-length", str(length).encode()))
+    if exchange.asks_identity:
+        headers = [pair for pair in headers if pair[0] != b"accept-encoding"]
+        headers.append((b"accept-encoding", b"identity"))
     return {**scope, "headers": headers}
 
 

@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from envs.errors import DataError
 from envs.yaml_file import read_yaml
@@ -12,9 +12,13 @@ from envs.yaml_file import read_yaml
 Message = Mapping[str, Any]
 # Directive names appear in HTTP headers and metric labels.
 _NAME = re.compile(r"[\w.-]+", re.ASCII)
+_FIELDS = frozenset(("name", "text", "max_tokens", "place"))
 SYSTEM_ROLES = ("system", "developer")
 # Fields of a chat-completions body that cap the generated tokens.
 CHAT_CAPS = ("max_completion_tokens", "max_tokens")
+# Where a directive's text stands: after the system text, or after the last user message, for models
+# whose chat template knows no system role.
+Place = Literal["system", "user"]
 
 
 @dataclass(frozen=True)
@@ -23,20 +27,23 @@ class Directive:
 
     Attributes:
         name: letters, digits, "_", "." and "-".
-        text: instruction placed after the caller's own system text; empty for none.
+        text: instruction for the model; empty for none.
         max_tokens: upper limit for the caller's cap on generated tokens, tokens; it lowers
             the cap and never raises it. None leaves the cap unchanged.
+        place: "system" puts the text after the caller's own system text, "user" after the last
+            user message.
     """
 
     name: str
     text: str = ""
     max_tokens: int | None = None
+    place: Place = "system"
 
     def messages(self, messages: Sequence[Message], part: str = "text") -> list[dict[str, Any]]:
         """Return a copy of the chat with this directive added.
 
-        The directive is appended to the last of the chat's leading system messages, so that
-        a server's cached prefix of these messages stays valid.
+        With place "system" it is appended to the last of the chat's leading system messages, so
+        that a server's cached prefix of these messages stays valid.
 
         Args:
             part: the `type` of a text part, for messages whose content is a list of parts.
@@ -44,22 +51,25 @@ class Directive:
         chat = [dict(message) for message in messages]
         if not self.text:
             return chat
-        leading = 0
-        while leading < len(chat) and chat[leading].get("role") in SYSTEM_ROLES:
-            leading += 1
-        if not leading:
-            return [{"role": "system", "content": self.text}, *chat]
-        last = chat[leading - 1]
-        content = last.get("content")
-        if isinstance(content, list):
-            last["content"] = [*content, {"type": part, "text": self.text}]
+        if self.place == "user":
+            position = next((i for i in range(len(chat))[::-1] if chat[i].get("role") == "user"), 0)
         else:
-            last["content"] = self.after(content)
+            position = -1
+            while position + 1 < len(chat) and chat[position + 1].get("role") in SYSTEM_ROLES:
+                position += 1
+        if position < 0:
+            return [{"role": "system", "content": self.text}, *chat]
+        content = chat[position].get("content")
+        if isinstance(content, list):
+            chat[position]["content"] = [*content, {"type": part, "text": self.text}]
+        else:
+            chat[position]["content"] = self.after(content)
         return chat
 
     def after(self, caller_text: str | None) -> str:
         """Return the caller's text, if any, followed by the directive's text."""
-        return f"{caller_text} {self.text}" if caller_text else self.text
+        gap = " " if self.place == "system" else "\n\n"
+        return f"{caller_text}{gap}{self.text}" if caller_text else self.text
 
     def body(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return the chat-completions body with this directive added."""
@@ -114,11 +124,18 @@ class Catalogue:
     def __getitem__(self, action: int) -> Directive:
         return self.directives[action]
 
+    def placed(self, place: Place | None) -> "Catalogue":
+        """Return the catalogue with all texts at one place; None leaves them as they are."""
+        if place is None:
+            return self
+        return Catalogue(tuple(replace(d, place=place) if d.text else d for d in self.directives))
+
     def to_rows(self) -> list[dict[str, Any]]:
         """Return plain rows, in the format of the YAML catalogue and the policy bundle."""
         return [
             {"name": d.name, "text": d.text}
             | ({} if d.max_tokens is None else {"max_tokens": d.max_tokens})
+            | ({} if d.place == "system" else {"place": d.place})
             for d in self.directives
         ]
 
@@ -137,11 +154,11 @@ class Catalogue:
         directives = []
         for number, row in enumerate(rows, 1):
             named = isinstance(row, dict) and "name" in row
-            if not named or set(row) - {"name", "text", "max_tokens"}:
+            if not named or set(row) - _FIELDS:
                 raise DataError(
                     source,
                     f"directive {number} has fields {row!r}",
-                    "give name, text and optionally max_tokens",
+                    "give name, text and optionally max_tokens and place",
                 )
             name, text = row["name"], row.get("text", "")
             if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -153,7 +170,12 @@ class Catalogue:
             cap = row.get("max_tokens")
             if cap is not None and (not isinstance(cap, int) or cap < 1):
                 raise DataError(source, f"directive {number} max_tokens {cap!r}", "give 1 or more")
-            directives.append(Directive(name, text, cap))
+            place = row.get("place", "system")
+            if place not in get_args(Place):
+                raise DataError(
+                    source, f"directive {number} place {place!r}", "give system or user"
+                )
+            directives.append(Directive(name, text, cap, place))
         return cls(tuple(directives))
 
 

@@ -1,107 +1,63 @@
 """Observes an answer on its way to the client: when it is complete and how many tokens it used.
 
-Answers are passed on without delay. The one exception is a stream whose usage chunk only the
-hook asked for: the incomplete event at the end of a piece waits for its rest. A client could
-not parse that event earlier anyway.
+Most answers pass unchanged; a copy is decoded and parsed. A stream is edited in two cases: the
+hook adds its estimate to the final usage, or it hides the usage that only it asked for. An edited
+stream passes event by event, because a client cannot use an incomplete event either, and without
+a content coding.
 """
 
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
-# End of an answer that is searched for its usage, bytes.
-TAIL_BYTES = 4096
-# Answers are kept for `Answer.text` up to this size, bytes.
-MAX_KEPT_BYTES = 1 << 20
-_PROMPT = re.compile(rb'"(?:prompt|input)_tokens"\s*:\s*(\d{1,9})')
-_COMPLETION = re.compile(rb'"(?:completion|output)_tokens"\s*:\s*(\d{1,9})')
+from serving.apis.api import Api
+from serving.apis.facts import AnswerFacts
+from serving.hook.outcome import Usage
+from serving.streams.coding import CodingError, Decoder, decoder_of
+from serving.streams.event_stream import Event, EventStream
+
+Headers = list[tuple[bytes, bytes]]
+
+# An answer that is not streamed is parsed up to this size, bytes.
+LONGEST_ANSWER = 8 << 20
+# Fields that describe the bytes of an answer, and are wrong for an edited one.
+_BYTES_FIELDS = frozenset(
+    (b"content-length", b"content-md5", b"content-digest", b"repr-digest", b"etag")
+)
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
-_NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
-# The last events that clients wait for: an answer counts as complete before the connection ends.
-_LAST_EVENTS = (b"data: [DONE]", b"event: response.completed", b"event: response.incomplete")
-# In a stream without usage, the first event names the role and the last one the finish reason.
-_EVENTS_WITHOUT_TOKEN = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Token counts of one answer.
-
-    Attributes:
-        prompt_tokens: tokens of the prompt; None if unknown.
-        completion_tokens: tokens of the answer; None if unknown.
-        method: "reported" by the upstream, or "counted" from the stream's events; None if
-            `completion_tokens` is unknown.
-    """
-
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    method: str | None
-
-
-class AnswerOutcome(Protocol):
-    """The facts about an answer that the ledger records, from any observer.
-
-    Attributes:
-        status: HTTP status of the upstream; 0 if it did not answer.
-        seconds_first: s from the request's arrival to the answer's first piece; None if there
-            was none.
-    """
-
-    status: int
-    seconds_first: float | None
-
-    @property
-    def usage(self) -> Usage:
-        """Token counts."""
-
-    @property
-    def text(self) -> str | None:
-        """The answer's text; None if it was not kept."""
-
-
-@dataclass(slots=True)
-class ReportedAnswer:
-    """An answer that the hook does not see itself: its caller fills in the fields.
-
-    Attributes:
-        started: `time.perf_counter()` at the request's arrival.
-    """
-
-    started: float
-    status: int = 0
-    seconds_first: float | None = None
-    usage: Usage = Usage(None, None, None)
-    text: str | None = None
-
-    def piece(self) -> None:
-        """Note the arrival of a piece, to time the first one."""
-        if self.seconds_first is None:
-            self.seconds_first = time.perf_counter() - self.started
+# Members of a chunk that has nothing but usage.
+_USAGE_CHUNK = frozenset(
+    (
+        *("id", "object", "created", "model", "choices", "usage", "system_fingerprint"),
+        *("service_tier", "obfuscation"),
+    )
+)
 
 
 class Answer:
     """One observed answer: `feed` it each piece and pass on the bytes that it returns.
 
     Args:
+        api: of the request's route.
         started: `time.perf_counter()` at the request's arrival.
         estimate: returns, for the usage of a stream, a JSON member to insert into its final
             usage object. None inserts nothing.
         hide_usage: remove the usage chunk, because the client did not ask for it.
-        keep: keep the bytes, up to 1 MiB, for `text`.
+        keep: keep the answer's text.
 
     Attributes:
         status: HTTP status of the upstream; 0 before `start`.
         complete: whether the client has all that it waits for, with the last piece fed.
         seconds_first: s from the request's arrival to the first piece; None before that.
+        facts: what the answer says so far.
     """
 
     def __init__(
         self,
+        api: Api,
         started: float,
         *,
         estimate: Callable[[Usage], bytes] | None = None,
@@ -111,110 +67,177 @@ class Answer:
         self.status = 0
         self.complete = False
         self.seconds_first: float | None = None
+        self.facts = AnswerFacts(text="" if keep else None)
+        self._api = api
         self._started = started
         self._estimate = estimate
         self._hide_usage = hide_usage
-        self._kept = bytearray() if keep else None
-        self._is_stream = False
-        self._events = 0
+        self._edits = False
         self._bytes_left: int | None = None
-        self._tail = b""
-        self._incomplete_event = b""
+        # How the answer is read; all are None if it cannot be.
+        self._decoder: Decoder | None = None
+        self._events: EventStream | None = None
+        self._parts: list[bytes] | None = None
+        self._parts_bytes = 0
 
-    def start(self, status: int, kind: bytes, length: bytes | None) -> None:
-        """Note the head of the answer.
+    @property
+    def may_be_edited(self) -> bool:
+        """Whether a stream would be edited, so that it should come without a content coding."""
+        return self._hide_usage or self._estimate is not None
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the answer is an event stream that can be read."""
+        return self._events is not None
+
+    def start(self, status: int, headers: Headers) -> Headers:
+        """Note the head of the answer and return the fields to pass on.
 
         Args:
-            status: HTTP status.
-            kind: Content-Type.
-            length: Content-Length; None if absent.
+            headers: names in lower case.
         """
         self.status = status
-        self._is_stream = kind.startswith(b"text/event-stream")
-        self._bytes_left = int(length) if length and length.isdigit() else None
+        fields = dict(headers)
+        length = fields.get(b"content-length", b"")
+        self._bytes_left = int(length) if length.isdigit() else None
+        coding = fields.get(b"content-encoding", b"identity").strip().lower()
+        if coding not in (b"", b"identity"):
+            self._decoder = decoder_of(coding)
+            if self._decoder is None:
+                return headers
+        if not fields.get(b"content-type", b"").lower().startswith(b"text/event-stream"):
+            self._parts = []
+            return headers
+        self._events = EventStream()
+        if b"no-transform" in fields.get(b"cache-control", b""):
+            # The upstream forbids additions (RFC 9111, section 5.2.2.6). What only the hook asked
+            # for is still removed.
+            self._estimate = None
+        self._edits = self.may_be_edited
+        if not self._edits:
+            return headers
+        dropped = _BYTES_FIELDS if self._decoder is None else _BYTES_FIELDS | {b"content-encoding"}
+        return [pair for pair in headers if pair[0] not in dropped]
 
     def feed(self, piece: bytes, more: bool) -> bytes:
         """Take one piece of the body, update `complete`, and return the bytes to pass on.
 
         Args:
             more: whether further pieces may follow.
+
+        Raises:
+            CodingError: an edited stream is not in the coding that its head announced.
         """
+        output = piece
         if piece:
             if self.seconds_first is None:
                 self.seconds_first = time.perf_counter() - self._started
-            if self._kept is not None and len(self._kept) < MAX_KEPT_BYTES:
-                self._kept += piece
             if self._bytes_left is not None:
                 self._bytes_left -= len(piece)
-            self._tail = (self._tail + piece)[-TAIL_BYTES:]
-            if self._is_stream:
-                self._events += piece.count(b"data: {")
-                piece = self._edit_stream(piece)
-        ended = self._is_stream and any(
-            event in self._tail[-256:] or event in piece for event in _LAST_EVENTS
-        )
-        self.complete = self.complete or not more or self._bytes_left == 0 or ended
-        if not more and self._incomplete_event:
-            piece, self._incomplete_event = piece + self._incomplete_event, b""
-        return piece
+            output = self._read(piece)
+        if not more and self._edits and self._events is not None:
+            output += self._events.rest
+            self._events = None
+        if not more or self._bytes_left == 0 or self.facts.ended:
+            self._finish()
+        return output
 
     @property
     def usage(self) -> Usage:
         """Token counts, from the pieces fed so far."""
-        prompt, completion = _PROMPT.findall(self._tail), _COMPLETION.findall(self._tail)
-        if completion:
-            return Usage(int(prompt[-1]) if prompt else None, int(completion[-1]), "reported")
-        if self._is_stream and self._events:
-            return Usage(None, max(0, self._events - _EVENTS_WITHOUT_TOKEN), "counted")
-        return Usage(None, None, None)
+        facts = self.facts
+        if facts.completion_tokens is not None:
+            return Usage(facts.prompt_tokens, facts.completion_tokens, "reported")
+        if facts.deltas:
+            return Usage(facts.prompt_tokens, facts.deltas, "counted")
+        return Usage(facts.prompt_tokens, None, None)
 
     @property
     def text(self) -> str | None:
-        """Text of the answer's first choice; None if it was not kept or cannot be parsed."""
-        if not self._kept:
-            return None
-        try:
-            if not self._is_stream:
-                return _text_of(orjson.loads(self._kept))
-            lines = bytes(self._kept).splitlines()
-            events = [orjson.loads(line[6:]) for line in lines if line.startswith(b"data: {")]
-            return "".join(_delta_of(event) for event in events)
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-            return None
+        """Text of the answer's first choice; None if it was not kept or there is none."""
+        return self.facts.text or None
 
-    def _edit_stream(self, piece: bytes) -> bytes:
-        """Remove the usage chunk from a piece of a stream, or add the estimate to it."""
-        if self._hide_usage:
-            events, end, self._incomplete_event = (self._incomplete_event + piece).rpartition(
-                b"\n\n"
-            )
-            shown = (e for e in events.split(b"\n\n") if not _NO_CHOICES.search(e)) if end else ()
-            piece = b"".join(event + b"\n\n" for event in shown)
-        elif self._estimate is not None and b'"usage"' in piece:
-            usages = list(_USAGE.finditer(piece))
-            # A usage object that is split over two pieces gets no estimate: the first part
-            # would have to wait for the second.
-            if usages and _COMPLETION.search(piece, usages[-1].end()):
-                position = usages[-1].end()
-                return piece[:position] + self._estimate(self.usage) + b"," + piece[position:]
+    def _read(self, piece: bytes) -> bytes:
+        """Read a piece of the body and return the bytes to pass on."""
+        text = piece
+        if self._decoder is not None:
+            try:
+                text = self._decoder.feed(piece)
+            except CodingError:
+                if self._edits:
+                    raise
+                self._decoder = self._events = self._parts = None
+        if self._events is not None:
+            return self._read_stream(self._events, piece, text)
+        if self._parts is not None:
+            self._parts.append(text)
+            self._parts_bytes += len(text)
+            if self._parts_bytes > LONGEST_ANSWER:
+                self._parts = None
         return piece
 
+    def _read_stream(self, stream: EventStream, piece: bytes, text: bytes) -> bytes:
+        try:
+            events, rest = stream.feed(text), b""
+        except ValueError:
+            # An endless event: nothing more is read, and the rest passes unchanged.
+            events, rest, self._events = [], stream.rest, None
+        output = b"".join([self._read_event(event) for event in events])
+        return output + rest if self._edits else piece
 
-def _text_of(answer: dict[str, Any]) -> str | None:
-    if "choices" in answer:
-        choice = answer["choices"][0]
-        text = choice["message"]["content"] if "message" in choice else choice["text"]
-    else:
-        parts = [p for item in answer["output"] for p in item.get("content") or ()]
-        text = "".join(p.get("text", "") for p in parts)
-    return text if isinstance(text, str) else None
+    def _read_event(self, event: Event) -> bytes:
+        """Read an event and return the bytes to pass on."""
+        try:
+            data = None if event.data is None else orjson.loads(event.data)
+        except ValueError:
+            data = None
+        self._api.read_event(event, data, self.facts)
+        if self._edits and isinstance(data, dict):
+            if self._hide_usage:
+                return _without_usage(event, data)
+            if self._estimate is not None and _is_final(data) and self.usage.method == "reported":
+                return _with_member(event, self._estimate(self.usage))
+        return event.raw
+
+    def _finish(self) -> None:
+        if self._parts is not None:
+            parts, self._parts = b"".join(self._parts), None
+            try:
+                answer = orjson.loads(parts)
+            except ValueError:
+                answer = None
+            if isinstance(answer, dict):
+                self._api.read_answer(answer, self.facts)
+        self.complete = True
 
 
-def _delta_of(event: dict[str, Any]) -> str:
-    """Return the text that a stream's event adds to the first choice."""
-    if event.get("type") == "response.output_text.delta":
-        return str(event["delta"])
-    for choice in event.get("choices") or ():
-        if choice.get("index", 0) == 0:
-            return str((choice.get("delta") or {}).get("content") or choice.get("text") or "")
-    return ""
+def _is_final(data: dict[str, Any]) -> bool:
+    """Return whether an event may have the final usage: choices, if any, are finished."""
+    choices = data.get("choices")
+    return not choices or any(isinstance(c, dict) and c.get("finish_reason") for c in choices)
+
+
+def _without_usage(event: Event, data: dict[str, Any]) -> bytes:
+    """Return the bytes of an event without usage that the client did not ask for."""
+    if not isinstance(data.get("usage"), dict) or data.get("choices"):
+        return event.raw
+    other = [name for name, value in data.items() if name not in _USAGE_CHUNK and value is not None]
+    if not other:
+        return b""
+    kept = {name: value for name, value in data.items() if name != "usage"}
+    return b"data: " + orjson.dumps(kept) + b"\n\n"
+
+
+def _with_member(event: Event, member: bytes) -> bytes:
+    """Return the bytes of an event with a member added to its last usage object."""
+    positions = [match.end() for match in _USAGE.finditer(event.raw)]
+    if not positions or b'"sprout"' in event.raw:
+        return event.raw
+    edited = event.raw[: positions[-1]] + member + b"," + event.raw[positions[-1] :]
+    (checked,) = EventStream().feed(edited) or (None,)
+    try:
+        orjson.loads(checked.data if checked is not None and checked.data is not None else b"")
+    except ValueError:
+        # The usage object has no members.
+        return event.raw
+    return edited

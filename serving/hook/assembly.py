@@ -75,7 +75,7 @@ def make_hook(config: HookConfig, memory: Path | None = None) -> Hook:
     grid = make_grid(config)
     control = LocalControl(config.state, config.initial_control())
     traces = Traces(config.otlp) if config.otlp is not None else None
-    policies = Policies(config.folders, grid.view.kind)
+    policies = Policies(config.folders, grid.view.kind, config.directive_place)
     hook = Hook(config, policies, grid, control, ConversationMemory(memory), Metrics(), traces)
     hook.publish_metrics()
     return hook

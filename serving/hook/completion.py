@@ -4,7 +4,7 @@ import orjson
 
 from envs.carbon.intensity import CarbonReading
 from envs.energy.coefficients import Coefficients, read_coefficients
-from serving.hook.answer import AnswerOutcome, Usage
+from serving.hook.outcome import AnswerOutcome, Usage
 from serving.hook.policies import Policies
 from serving.ledger.estimate import estimate_coefficients, footprint_model
 from serving.ledger.journal import Entry, Journal, JournalFullError

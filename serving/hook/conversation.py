@@ -11,7 +11,7 @@ from typing import NamedTuple
 import orjson
 
 from envs.requests.directive import Message
-from serving.hook.openai_api import opening
+from serving.apis.api import opening
 
 SLOTS = 1 << 18
 # Key, probability, action, policy mark.

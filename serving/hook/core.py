@@ -10,14 +10,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from envs.errors import SproutError
-from serving.hook.answer import Answer, AnswerOutcome, Usage
+from serving.apis.routes import APIS
+from serving.hook.answer import Answer
 from serving.hook.completion import Completer
 from serving.hook.conversation import ConversationMemory
 from serving.hook.deadline import TooLateError
 from serving.hook.grid import Grid
+from serving.hook.outcome import AnswerOutcome, Usage
 from serving.hook.plan import FailedOpenError, NotSteeredError, Plan
 from serving.hook.policies import Policies
-from serving.hook.steering import STEERING_MODES, Steering
+from serving.hook.refusals import Refusals
+from serving.hook.steering import Steering
 from serving.ledger.in_flight import InFlight
 from serving.ledger.record import Amendment, Record, new_id
 from serving.settings.control import LocalControl
@@ -40,6 +43,7 @@ class Hook:
         control: the operators' settings, as this replica last read them.
         metrics: Prometheus metrics.
         traces: exporter of OpenTelemetry spans; None exports none.
+        refusals: models whose servers refuse directives.
     """
 
     def __init__(
@@ -58,7 +62,8 @@ class Hook:
         self.control = control
         self.metrics = metrics
         self.traces = traces
-        self._steering = Steering(config, policies, grid, memory)
+        self.refusals = Refusals()
+        self._steering = Steering(config, policies, grid, memory, self.refusals)
         self._completer = Completer(config, policies, metrics)
         self._in_flight = InFlight(config.state)
 
@@ -104,15 +109,21 @@ class Hook:
         Args:
             reason: reason code of the failure.
         """
-        plan.steered, plan.usage_added = None, False
+        plan.steered, plan.decided, plan.usage_added = None, False, False
         self._fail_open(plan.record, reason)
 
     def answer(self, plan: Plan) -> Answer:
-        """Return an observer of the answer to a planned request."""
-        estimates = self.config.estimates and plan.record.mode in STEERING_MODES
+        """Return an observer of the answer to a planned request.
+
+        Only answers to requests that a policy or a rule decided get an estimate; all others keep
+        their bytes.
+        """
+        record = plan.record
+        estimates = self.config.estimates and plan.decided
         return Answer(
+            APIS[record.route],
             plan.started,
-            estimate=(lambda usage: self._completer.usage_member(plan.record, usage))
+            estimate=(lambda usage: self._completer.usage_member(record, usage))
             if estimates and not plan.usage_added
             else None,
             hide_usage=plan.usage_added,

@@ -22,6 +22,7 @@ class Plan:
         record: the request's record, completed at its end.
         started: `time.perf_counter()` at the request's arrival.
         steered: the body to send; None sends the original body.
+        decided: whether a policy or a rule chose the directive that the answer is made under.
         usage_added: whether the body asks for a usage chunk that the client did not ask for.
         trace_parent: the caller's span (https://www.w3.org/TR/trace-context/); None if unknown.
         finished: whether the outcome is recorded.
@@ -30,6 +31,7 @@ class Plan:
     record: Record
     started: float
     steered: dict[str, Any] | None = None
+    decided: bool = False
     usage_added: bool = False
     trace_parent: str | None = None
     finished: bool = field(default=False, repr=False)

@@ -1,12 +1,14 @@
 """The policy bundles in use, one per model; changed bundles are loaded while serving."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from agents.policy.bundle import Bundle, load_bundle
 from agents.policy.bundle_files import MANIFEST
 from envs.carbon.intensity import Kind
 from envs.errors import BundleError
+from envs.requests.directive import Place
 from serving.hook.decider import Decider
 
 
@@ -19,14 +21,18 @@ class Policies:
         folders: one bundle in each.
         kind: kind of carbon intensity that decisions will use; a policy trained on another
             kind is refused. None accepts any kind.
+        place: place of the directives' texts; None leaves it as in the bundles.
 
     Attributes:
         problems: for each folder whose current bundle is refused, the reason.
     """
 
-    def __init__(self, folders: Sequence[Path], kind: Kind | None = None) -> None:
+    def __init__(
+        self, folders: Sequence[Path], kind: Kind | None = None, place: Place | None = None
+    ) -> None:
         self._folders = tuple(folders)
         self._kind = kind
+        self._place = place
         self._stamps: dict[Path, tuple[int, int, int] | None] = {}
         self._by_folder: dict[Path, Decider] = {}
         self._by_model: dict[str, Decider] = {}
@@ -80,7 +86,7 @@ class Policies:
                 f"{folder}: trained on {trained_kind} carbon intensity, but the grid's is "
                 f"{self._kind}; train on {self._kind} intensity, or change the intensity source"
             )
-        return bundle
+        return replace(bundle, catalogue=bundle.catalogue.placed(self._place))
 
 
 def _stamp(folder: Path) -> tuple[int, int, int] | None:

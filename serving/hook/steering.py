@@ -9,13 +9,15 @@ from typing import Any
 import orjson
 
 from envs.requests.directive import Message
+from serving.apis.api import INEXACT_INTEGER, count_characters, opening, parse_body
+from serving.apis.routes import APIS
 from serving.hook.conversation import ConversationMemory, Lottery, StickyChoice, draw_lottery
 from serving.hook.deadline import DeadlineRunner
 from serving.hook.decider import Decider, DecisionInput, draw
 from serving.hook.grid import Grid, GridState
-from serving.hook.openai_api import APIS, INEXACT_INTEGER, count_characters, opening, parse_body
 from serving.hook.plan import FailedOpenError, NotSteeredError, Plan
 from serving.hook.policies import Policies
+from serving.hook.refusals import Refusals
 from serving.ledger.record import Record
 from serving.settings.control import Control
 from serving.settings.hook import HookConfig
@@ -49,12 +51,18 @@ class Steering:
     """
 
     def __init__(
-        self, config: HookConfig, policies: Policies, grid: Grid, memory: ConversationMemory
+        self,
+        config: HookConfig,
+        policies: Policies,
+        grid: Grid,
+        memory: ConversationMemory,
+        refusals: Refusals,
     ) -> None:
         self.config = config
         self.policies = policies
         self.grid = grid
         self._memory = memory
+        self._refusals = refusals
         self._caller = frozenset(config.caller_headers)
         self._tenant_header = (config.tenant_header or "").lower()
         self._runner = DeadlineRunner(config.deadline)
@@ -107,6 +115,7 @@ class Steering:
         directive = decider.bundle.catalogue[action]
         record.directive = directive.name
         record.applied = action == 0 or record.mode in STEERING_MODES
+        plan.decided = record.mode in STEERING_MODES and not record.hold_out
         if action and record.applied:
             plan.steered = api.steer(body, directive)
         if self.config.ask_usage and record.streamed and record.mode in STEERING_MODES:
@@ -147,7 +156,12 @@ class Steering:
             if not self.policies.loaded:
                 raise FailedOpenError("no_bundle")
             raise NotSteeredError("unknown_model")
+        if "no-transform" in headers.get("cache-control", ""):
+            # The client forbids it (RFC 9111, section 5.2.1.6).
+            raise NotSteeredError("no_transform")
         record.policy_version = decider.bundle.version
+        if self._refusals.leave_alone(record.model):
+            raise NotSteeredError("refuses_directives")
         return decider
 
     async def _choose(self, context: _Context, decider: Decider) -> int:
@@ -254,7 +268,7 @@ def _apply_forced(record: Record, directive: str, names: Sequence[str]) -> int:
 
 def _ask_usage(plan: Plan, body: Mapping[str, Any]) -> None:
     """Ask the upstream for a stream's usage, unless the client sent stream options itself."""
-    if plan.record.route == "/v1/responses" or body.get("stream_options") is not None:
+    if not APIS[plan.record.route].usage_on_request or body.get("stream_options") is not None:
         return
     plan.steered = {**(plan.steered or body), "stream_options": {"include_usage": True}}
     plan.usage_added = True

@@ -6,9 +6,10 @@ from typing import Annotated, Any
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from serving.hook.answer import ReportedAnswer, Usage
+from serving.apis.api import INEXACT_INTEGER
+from serving.apis.routes import APIS
 from serving.hook.core import Hook
-from serving.hook.openai_api import APIS, INEXACT_INTEGER
+from serving.hook.outcome import ReportedAnswer, Usage
 from serving.http.asgi import (
     BodyTooLongError,
     ClientLeftError,

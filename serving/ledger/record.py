@@ -44,8 +44,9 @@ class Record:
         probability: the policy's probability of `directive`, given that the request was not held
             out.
         reason: "policy", "sticky", "hold_out", "rule", "opt_out", "format", "own_length",
-            "unknown_model", "no_bundle", "not_canary", "off", or the failure that left the
-            request unchanged.
+            "unknown_model", "no_bundle", "not_canary", "no_transform" (the client's Cache-Control),
+            "refuses_directives" (the model's server did so before), "off", or the failure that
+            left the request unchanged.
         policy_version: version of the policy bundle; None if no policy applied.
         features: the policy's observation, little-endian float32 in base64; None if the policy
             was not asked.
@@ -67,7 +68,8 @@ class Record:
         energy_error_joules: standard error of attributed energy, J.
         grams: operational and embodied emissions, gCO2e.
         status: the upstream's HTTP status; 0 if it did not answer.
-        outcome: "completed", "upstream_failed", "upstream_broke" (in mid-answer), "client_left",
+        outcome: "completed", "answer_failed" or "answer_incomplete" (as an answer of status 200
+            says itself), "upstream_failed", "upstream_broke" (in mid-answer), "client_left",
             "decided" (the caller sends the request itself and may report its outcome later).
         prompt, response: texts; None unless the operator turned on their storage.
     """

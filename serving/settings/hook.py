@@ -14,6 +14,7 @@ from envs.energy.meters.choose import Kind as MeterKind
 from envs.energy.meters.flags import MeterFlags
 from envs.errors import ConfigError
 from envs.plausible import check_intensity, check_mean_intensity
+from envs.requests.directive import Place
 from serving.settings.control import Control
 from serving.settings.rules import Mode, read_rules
 
@@ -104,6 +105,11 @@ class HookConfig(MeterFlags):
     deadline: float = Field(0.05, gt=0, description="time limit for a decision, seconds")
     decided_bytes: int = Field(
         1 << 20, ge=0, description="request bodies of more bytes are relayed without a decision"
+    )
+    directive_place: Place | None = Field(
+        None,
+        description="where a directive's text stands: system, or user (after the last user "
+        "message, for models without a system role); default: as in the bundle",
     )
     estimates: bool = Field(True, description="add joules and grams to a stream's final usage")
     ask_usage: bool = Field(

@@ -12,6 +12,7 @@ from serving.processes.protocol import GuardedProtocol
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
 RESPONSE_USAGE = {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7}
+MESSAGE_USAGE = {"input_tokens": 3, "output_tokens": 4}
 
 
 class Upstream:
@@ -80,6 +81,8 @@ class Upstream:
         await send({"type": "http.response.body", "body": b""})
 
     def _answer(self, path):
+        if path == "/v1/messages":
+            return self._message([{"type": "text", "text": "Hello"}], MESSAGE_USAGE)
         if path == "/v1/responses":
             part = {"type": "output_text", "text": "Hello", "annotations": []}
             message = {"type": "message", "id": "m", "role": "assistant", "status": "completed"}
@@ -109,7 +112,31 @@ class Upstream:
             "usage": RESPONSE_USAGE,
         }
 
+    def _message(self, content, usage):
+        message = {"id": "msg_1", "type": "message", "role": "assistant", "model": "made"}
+        return message | {
+            "content": content,
+            "stop_reason": "end_turn" if content else None,
+            "stop_sequence": None,
+            "usage": usage,
+        }
+
     def _events(self, path, request):
+        if path == "/v1/messages":
+            begun = self._message([], MESSAGE_USAGE | {"output_tokens": 1})
+            block = {"type": "text", "text": ""}
+            events = [{"type": "message_start", "message": begun}]
+            events.append({"type": "content_block_start", "index": 0, "content_block": block})
+            for word in ("Hel", "lo"):
+                delta = {"type": "text_delta", "text": word}
+                events.append({"type": "content_block_delta", "index": 0, "delta": delta})
+            events.append({"type": "content_block_stop", "index": 0})
+            stop = {"stop_reason": "end_turn", "stop_sequence": None}
+            usage = {"output_tokens": 4}
+            events.append({"type": "message_delta", "delta": stop, "usage": usage})
+            events.append({"type": "message_stop"})
+            yield from (self._event(event, event["type"]) for event in events)
+            return
         if path == "/v1/responses":
             for word in ("Hel", "lo"):
                 delta = {"type": "response.output_text.delta", "delta": word, "item_id": "m"}

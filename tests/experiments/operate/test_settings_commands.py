@@ -14,7 +14,7 @@ from experiments.operate.settings_commands import LEDGER, RULES, ModeCommand
 from experiments.record.profile import ProfileCommand
 from experiments.record.recorded_requests import read_requests
 from experiments.settings import run_command
-from serving.hook.answer import ReportedAnswer, Usage
+from serving.hook.outcome import ReportedAnswer, Usage
 from tests.serving.hooks import CHAT, hook, keeper
 
 

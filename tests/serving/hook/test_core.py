@@ -8,11 +8,11 @@ import yaml
 
 from envs.carbon.csv_traces import synthetic_day
 from envs.errors import ConfigError
-from serving.hook.answer import ReportedAnswer
 from serving.hook.conversation import ConversationMemory, StickyChoice, draw_lottery
 from serving.hook.core import Hook
 from serving.hook.decider import Decider, draw
 from serving.hook.grid import Grid
+from serving.hook.outcome import ReportedAnswer
 from serving.settings.rules import check_rules
 from tests import made
 from tests.serving.hooks import CHAT, hook, records

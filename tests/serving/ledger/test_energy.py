@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from envs.energy.work import Activity
 from envs.errors import ConfigError, DataError
-from serving.hook.answer import ReportedAnswer
+from serving.hook.outcome import ReportedAnswer
 from serving.ledger import in_flight, migrations
 from serving.ledger.energy import EnergyAccounts, _activity
 from serving.ledger.estimate import estimate_coefficients, footprint_model

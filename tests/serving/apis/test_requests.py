@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from envs.requests.directive import DEFAULT_CATALOGUE, Directive
 from experiments.llama.server import EMBEDDED
-from serving.hook.openai_api import APIS, opening
+from serving.apis.api import opening
+from serving.apis.routes import APIS
 
 BRIEF = Directive("brief", "Be brief.")
 # Template tokens between the caller's system text and the user's text.

@@ -1,0 +1,67 @@
+"""The facts about an answer that are read from its events or its JSON."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# A kept text is not extended beyond this length, characters.
+LONGEST_TEXT = 1 << 20
+FAILED, INCOMPLETE = "failed", "incomplete"
+
+
+@dataclass(slots=True)
+class AnswerFacts:
+    """The facts about one answer, as far as it has been read.
+
+    Attributes:
+        prompt_tokens, completion_tokens: as the upstream reported them; None if it did not.
+        deltas: number of events that carry a part of the answer.
+        ended: whether the last event that a client waits for has come.
+        failure: "failed" if the answer says that it failed, "incomplete" if it says that it was
+            cut off; else empty.
+        text: text of the first choice; None if it is not kept.
+    """
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    deltas: int = 0
+    ended: bool = False
+    failure: str = ""
+    text: str | None = None
+
+    def add_text(self, text: Any) -> None:
+        """Append a part of the first choice's text, if the text is kept."""
+        if self.text is not None and isinstance(text, str) and len(self.text) < LONGEST_TEXT:
+            self.text += text
+
+    def read_usage(self, usage: Any, prompt: tuple[str, ...], completion: str) -> None:
+        """Take the token counts of a usage object; a later one replaces an earlier one.
+
+        Args:
+            prompt: members whose sum is the prompt's tokens; the first one must be there.
+            completion: member with the answer's tokens.
+        """
+        if not isinstance(usage, Mapping):
+            return
+        counts = [count_of(usage.get(name)) for name in prompt]
+        if counts[0] is not None:
+            self.prompt_tokens = sum(count or 0 for count in counts)
+        completion_tokens = count_of(usage.get(completion))
+        if completion_tokens is not None:
+            self.completion_tokens = completion_tokens
+
+
+def count_of(value: Any) -> int | None:
+    """Return a token count, or None if the value is not one."""
+    is_count = isinstance(value, int) and not isinstance(value, bool)
+    return value if is_count and 0 <= value < 1_000_000_000 else None
+
+
+def items_of(value: Any) -> list[Mapping[str, Any]]:
+    """Return the objects in a list; empty if the value is no list."""
+    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
+
+
+def text_of(value: Any) -> str:
+    """Return the value if it is text, else an empty text."""
+    return value if isinstance(value, str) else ""

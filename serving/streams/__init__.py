@@ -1,0 +1,1 @@
+"""Formats of the bytes of an answer: event streams and content codings."""
