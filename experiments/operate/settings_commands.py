@@ -203,6 +203,13 @@ class Savings(_OnLedger):
                 f"{savings['baseline']}; {savings['requests']} requests, "
                 f"{savings['held_out_requests']} held out; energy {savings['energy_methods']}"
             )
+        for name, arm in savings["arms"].items():
+            if arm["requests"]:
+                low, high = (100 * bound for bound in arm["failure_ratio_ci95"])
+                print(
+                    f"not completed, {name}: {100 * arm['failure_ratio']:.1f} % [{low:.1f}, "
+                    f"{high:.1f}] of {arm['requests']}; {arm['unmeasured_requests']} without a cost"
+                )
         write_json(self.json_path, savings)
 
 

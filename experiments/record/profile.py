@@ -20,7 +20,7 @@ from envs.live import LiveBackend
 from envs.outcomes.outcome import Outcomes
 from envs.outcomes.profile import Profile, write_profile
 from envs.outcomes.profile_reader import read_profile
-from envs.requests.directive import Catalogue, read_catalogue
+from envs.requests.directive import Catalogue, Place, read_catalogue
 from envs.requests.request import Request
 from envs.requests.workload import generate_requests
 from envs.upstream import Upstream
@@ -45,6 +45,11 @@ class ProfileCommand(MeterFlags, Settings):
     )
     per_task: int = Field(300, ge=1, description="generated requests per task, without --requests")
     directives: Path | None = Field(None, description="YAML catalogue; default the paper's three")
+    directive_place: Place | None = Field(
+        None,
+        description="where a directive's text stands: system, or user (after the last user "
+        "message, for models without a system role); default: as in the catalogue",
+    )
     in_flight: int = Field(IN_FLIGHT, ge=1, description="requests in flight")
     joules_per_token: float | None = Field(
         None, gt=0, description="assumed J per token, for a server on another machine"
@@ -57,7 +62,7 @@ class ProfileCommand(MeterFlags, Settings):
             requests = read_requests(self.requests)
         else:
             requests = generate_requests(self.per_task, self.seed)
-        catalogue = read_catalogue(self.directives)
+        catalogue = read_catalogue(self.directives).placed(self.directive_place)
         with Upstream(self.upstream, self.model) as upstream:
             meter: Meter
             if self.joules_per_token is None:

@@ -227,6 +227,8 @@ class Hook:
             self.traces.close()
 
     def _fail_open(self, record: Record, reason: str) -> None:
-        record.reason, record.lottery, record.applied = reason, False, True
+        # A request that was randomised stays in its arm: to leave it out of the savings because of
+        # what came after the lottery would bias them.
+        record.reason, record.applied = reason, True
         record.directive, record.probability = "none", 1.0
         self.metrics.fail_open.labels(reason).inc()

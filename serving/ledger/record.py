@@ -35,7 +35,7 @@ class Record:
         mode: the hook's mode at arrival, or the matching rule's mode.
         rule: name of the operator's rule that matched the request; None if none did.
         lottery: True if the request was randomised, by `hold_out_ratio` and then the policy. Only
-            these requests measure the policy's savings.
+            these requests measure the policy's savings, also those that failed afterwards.
         hold_out: True if the request was held out, i.e. kept at L0 for comparison.
         hold_out_ratio: probability of being held out.
         directive: directive chosen by the policy, a rule or the hold-out.

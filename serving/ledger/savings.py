@@ -6,6 +6,7 @@ unbiased even if the regression is wrong; the regression only reduces the varian
 conversation share one draw, so errors are summed by conversation before they are squared.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
@@ -56,10 +57,11 @@ def estimate_savings(rows: Iterable[Sequence[Any]]) -> dict[str, Any]:
         rows: ledger rows with `COLUMNS`.
 
     Returns:
-        JSON-ready: counts, the baseline, and for each of `MEASURES` a `Saving`, or None with
-        a `reason` while there are too few conversations.
+        JSON-ready: counts, the baseline, how each arm's requests ended, and for each of `MEASURES`
+        a `Saving`, or None with a `reason` while there are too few conversations.
     """
-    eligible = [row for row in rows if _is_eligible(dict(zip(COLUMNS, row, strict=True)))]
+    randomised = [row for row in rows if _is_randomised(_by_column(row))]
+    eligible = [row for row in randomised if _is_measured(_by_column(row))]
     table = dict(zip(COLUMNS, zip(*eligible, strict=True), strict=True)) if eligible else {}
     held_out = np.array(table.get("hold_out", ()), dtype=bool)
     _, conversation = np.unique(np.array(table.get("conversation", ()), str), return_inverse=True)
@@ -74,6 +76,9 @@ def estimate_savings(rows: Iterable[Sequence[Any]]) -> dict[str, Any]:
         "held_out_conversations": conversations[0],
         "energy_methods": sorted(set(table.get("energy_method", ()))),
         "intensity_kinds": sorted({str(kind or "unstated") for kind in kinds}),
+        "arms": {
+            name: arm_of(randomised, held) for name, held in (("l0", True), ("policy", False))
+        },
     }
     if min(conversations) < MIN_CONVERSATIONS:
         result["reason"] = (
@@ -157,15 +162,51 @@ def covariates(table: Mapping[str, Sequence[Any]]) -> Float64Array:
     return np.column_stack(columns)
 
 
-def _is_eligible(row: dict[str, Any]) -> bool:
-    """Return whether the request was randomised, completed and measured."""
+def arm_of(rows: Sequence[Sequence[Any]], held_out: bool) -> dict[str, Any]:
+    """Return how the requests of one arm ended, with the share that failed and its 95% interval.
+
+    A failed or cut-off answer costs what it costs, so it counts in the savings. A request without
+    a measured cost cannot count; it is counted here.
+    """
+    arm = [row for row in map(_by_column, rows) if bool(row["hold_out"]) == held_out]
+    outcomes = Counter(str(row["outcome"]) for row in arm)
+    failed = len(arm) - outcomes["completed"]
+    return {
+        "requests": len(arm),
+        "unmeasured_requests": sum(not _is_measured(row) for row in arm),
+        "outcomes": dict(outcomes),
+        "failure_ratio": failed / len(arm) if arm else None,
+        "failure_ratio_ci95": _wilson(failed, len(arm)),
+    }
+
+
+def _by_column(row: Sequence[Any]) -> dict[str, Any]:
+    return dict(zip(COLUMNS, row, strict=True))
+
+
+def _is_randomised(row: dict[str, Any]) -> bool:
+    """Return whether the request was randomised and its end is known."""
     return bool(
         row["lottery"]
         and row["mode"] in ("on", "canary")
-        and row["outcome"] == "completed"
+        and row["outcome"] != "decided"
         and 0 < row["hold_out_ratio"] < 1
-        and all(row[measure] is not None for measure in MEASURES)
     )
+
+
+def _is_measured(row: dict[str, Any]) -> bool:
+    return all(row[measure] is not None for measure in MEASURES)
+
+
+def _wilson(successes: int, count: int) -> tuple[float, float] | None:
+    """Return the 95% interval of a proportion (Wilson, 1927); None for no observations."""
+    if not count:
+        return None
+    z = NormalDist().inv_cdf(0.975)
+    p, spread = successes / count, z * z / count
+    centre, scale = p + spread / 2, 1 + spread
+    width = z * np.sqrt(p * (1 - p) / count + spread / (4 * count))
+    return max(0.0, float((centre - width) / scale)), min(1.0, float((centre + width) / scale))
 
 
 def _half_width(influence: Float64Array, group: Any) -> float:

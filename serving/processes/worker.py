@@ -135,6 +135,11 @@ class Worker:
                 f"sprout: {problem}; requests pass through unchanged until the bundle is valid",
                 file=sys.stderr,
             )
+        for variable in self.config.unused_proxies:
+            print(
+                f"sprout: {variable} is not used: the gateway connects to --upstream directly",
+                file=sys.stderr,
+            )
         upstreams = ", ".join(self.config.upstream)
         print(
             f"sprout serves {self.places[0]} -> {upstreams} with policy "

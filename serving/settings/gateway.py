@@ -3,6 +3,7 @@
 import ssl
 from pathlib import Path
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from pydantic import Field
 
@@ -64,6 +65,15 @@ class GatewayConfig(HookConfig):
             check_upstream(url)
         return _base(defaults[0]), {model: _base(url) for model, url in by_model.items()}
 
+    @property
+    def unused_proxies(self) -> list[str]:
+        """Variables that name a proxy for an upstream; the gateway does not use proxies."""
+        default, by_model = self.upstreams
+        parts = [urlsplit(url) for url in (default, *by_model.values())]
+        schemes = {part.scheme for part in parts if not proxy_bypass(part.hostname or "")}
+        names = getproxies().keys() & (schemes | {"all"}) if schemes else ()
+        return [f"{name.upper()}_PROXY" for name in sorted(names)]
+
     def tls(self) -> ssl.SSLContext | None:
         """Return the TLS context for https upstreams, or None for the system's default.
 
@@ -95,6 +105,11 @@ def check_upstream(upstream: str) -> None:
         ConfigError: it is not an http(s) URL with a host and a valid port, or it contains a user
             or password; secrets belong in the clients' Authorization header.
     """
+    if "unix" in upstream.partition(":")[0]:
+        raise ConfigError(
+            f"--upstream {upstream}: unix sockets are not supported; let the server listen on a "
+            "port and give a URL like http://127.0.0.1:8000"
+        )
     try:
         parts = urlsplit(upstream)
         valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 class ScriptedUpstream:
     """Records each request's bytes and answers with `pieces`, then closes if `closes`.
 
+    A function that takes the head and the body of the request may give the pieces.
+
     Attributes:
         requests: head (bytes up to the blank line) and decoded body of each request.
-        pieces: bytes of the answer; a number waits for that many seconds.
+        pieces: bytes of the answer; a number waits for that many seconds, None closes.
     """
 
     def __init__(self, *pieces, closes=True):
@@ -27,7 +29,12 @@ class ScriptedUpstream:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 self.requests.append((head, await _body(head.lower(), reader)))
-                for piece in self.pieces:
+                pieces = self.pieces
+                if len(pieces) == 1 and callable(pieces[0]):
+                    pieces = pieces[0](*self.requests[-1])
+                for piece in pieces:
+                    if piece is None:
+                        return
                     if isinstance(piece, bytes):
                         writer.write(piece)
                         await writer.drain()

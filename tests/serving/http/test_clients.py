@@ -30,16 +30,10 @@ SCHEMA = {
 }
 
 
-@pytest.fixture(scope="module")
-def llama():
-    with llama_server() as server:
-        yield server.url
-
-
 @pytest.fixture
 def steering(llama, tmp_path):
     made_hook = hook(tmp_path, model=MODEL)
-    with served(Gateway(made_hook, Relay(llama))) as url:
+    with served(Gateway(made_hook, Relay(llama.url))) as url:
         yield made_hook, url
 
 
@@ -77,6 +71,21 @@ def test_the_openai_sdk_gets_steered_answers_with_estimates(steering):
         except openai.APIStatusError as error:
             headers = error.response.headers
         assert headers["x-sprout-reason"] == "format"
+
+
+def test_the_openai_sdk_gets_steered_responses_from_the_llama(steering):
+    made_hook, url = steering
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="sk-user", max_retries=0)
+    arguments = {"model": MODEL, "input": MESSAGES[0]["content"], "max_output_tokens": 64}
+    # This server streams unless it is told not to.
+    raw = client.responses.with_raw_response.create(**arguments, stream=False)
+    assert raw.headers["x-sprout-directive"] == "very_brief"
+    events = list(client.responses.create(**arguments, stream=True))
+    text = "".join(e.delta for e in events if e.type == "response.output_text.delta")
+    assert text == raw.parse().output_text
+    outcomes = rows(made_hook, "outcome", "completion_tokens", "tokens_method")
+    assert [row[0] for row in outcomes] == ["completed"] * 2
+    assert outcomes[0][1] == raw.parse().usage.output_tokens
 
 
 def test_the_asynchronous_openai_sdk_gets_equal_concurrent_and_streamed_answers(steering):

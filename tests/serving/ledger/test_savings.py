@@ -83,11 +83,32 @@ def test_requests_outside_the_hold_out_experiment_do_not_count():
     for values in (
         {"lottery": False},
         {"mode": "shadow"},
-        {"outcome": "client_left"},
+        {"outcome": "decided"},
         {"hold_out_ratio": 0.0},
         {"completion_tokens": None},
     ):
         assert estimate_savings(halves(100, **values))["requests"] == 0
+
+
+def test_failed_answers_stay_in_their_arm_and_failures_are_shown():
+    # Half of the policy's answers are cut off after a third of the cost. Without them, the saving
+    # would be that of the other half.
+    rows = list(halves(400))
+    outcome, tokens, joules = map(COLUMNS.index, ("outcome", "completion_tokens", "energy_joules"))
+    cut_off = [row for row in rows if not row[COLUMNS.index("hold_out")]][::2]
+    for cut in cut_off:
+        cut[outcome], cut[joules] = "answer_incomplete", cut[joules] / 3
+    for lost in rows[:10]:
+        lost[outcome] = "upstream_failed"
+        lost[tokens] = None
+    savings = estimate_savings(rows)
+    assert savings["energy_joules"]["ratio"] == pytest.approx(1 - (1 + 1 / 3) / 4, abs=0.03)
+    l0, policy = savings["arms"]["l0"], savings["arms"]["policy"]
+    assert policy["failure_ratio"] == pytest.approx((100 + 2) / 200, abs=0.02)
+    assert policy["outcomes"]["answer_incomplete"] >= 97
+    low, high = policy["failure_ratio_ci95"]
+    assert 0.4 < low < policy["failure_ratio"] < high < 0.6
+    assert (l0["failure_ratio"], l0["unmeasured_requests"]) == (5 / 200, 5)
 
 
 def test_too_few_conversations_give_no_estimate():
