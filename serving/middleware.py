@@ -149,7 +149,7 @@ class _Exchange:
 
     @property
     def asks_identity(self) -> bool:
-        """Whether the answer is to come without a content coding, because it is edited."""
+        """True if the answer is to come without a content coding, because it is edited."""
         return self._plan.record.streamed and self.answer.may_be_edited
 
     @property

@@ -82,12 +82,12 @@ class Answer:
 
     @property
     def may_be_edited(self) -> bool:
-        """Whether a stream would be edited, so that it should come without a content coding."""
+        """True if a stream would be edited, so that it should come without a content coding."""
         return self._hide_usage or self._estimate is not None
 
     @property
     def is_stream(self) -> bool:
-        """Whether the answer is an event stream that can be read."""
+        """True if the answer is an event stream that can be read."""
         return self._events is not None
 
     def start(self, status: int, headers: Headers) -> Headers:

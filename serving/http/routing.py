@@ -28,7 +28,7 @@ class Upstreams:
 
     @property
     def need_model(self) -> bool:
-        """Whether the model decides; a request's whole body must be read first then."""
+        """True if the model decides; a request's whole body must be read first then."""
         return bool(self._by_model)
 
     def choose(self, content_type: bytes, body: bytes) -> str:

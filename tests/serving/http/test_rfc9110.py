@@ -1,4 +1,4 @@
-"""What RFC 9110 and RFC 9112 ask of an intermediary, byte by byte on real sockets."""
+"""The duties of an intermediary under RFC 9110 and RFC 9112, byte by byte on real sockets."""
 
 import json
 import socket
