@@ -83,7 +83,9 @@ class SproutCallback(CustomLogger):
         """Return the headers to add to the answer, or None if the request was not decided."""
         try:
             state = _state(data)
-            return dict(self._hook.headers(state[0])) if state is not None else None
+            if state is None:
+                return None
+            return {n.decode(): v.decode() for n, v in self._hook.headers(state[0])}
         except Exception as error:
             log_internal_error("LiteLLM callback: the answer's headers are missing", error)
             return None

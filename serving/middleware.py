@@ -26,6 +26,7 @@ from serving.http.asgi import (
 )
 
 _OWN_HEADER_PREFIX = HEADER_PREFIX.encode()
+_FRAMING = (b"content-length", b"transfer-encoding")
 
 
 class SproutMiddleware:
@@ -182,7 +183,8 @@ class _Exchange:
         """Send the head if it was held."""
         if self._held_head is not None:
             head, self._held_head = self._held_head, None
-            self._hook.refusals.accepted(self._plan.record.model)
+            if self._steered:
+                self._hook.refusals.accepted(self._plan.record.model)
             await self._send(head)
 
     def end_early(self) -> None:
@@ -200,7 +202,7 @@ class _Exchange:
             self.refused = True
             return
         headers = self.answer.start(status, list(event.get("headers", ())))
-        added = [(name.encode(), value.encode()) for name, value in self._hook.headers(self._plan)]
+        added = self._hook.headers(self._plan)
         if added:
             # Another gateway upstream may have added its own.
             headers = [pair for pair in headers if not pair[0].startswith(_OWN_HEADER_PREFIX)]
@@ -232,13 +234,18 @@ def _forwarded_scope(scope: Scope, exchange: _Exchange, length: int | None = Non
     Args:
         length: size of a replaced body, bytes; None if the body is the original.
     """
-    headers = [pair for pair in scope["headers"] if not pair[0].startswith(_OWN_HEADER_PREFIX)]
+    dropped = () if length is None else _FRAMING
+    asks_identity = exchange.asks_identity
+    headers = [
+        pair
+        for pair in scope["headers"]
+        if pair[0] not in dropped
+        and not pair[0].startswith(_OWN_HEADER_PREFIX)
+        and not (asks_identity and pair[0] == b"accept-encoding")
+    ]
     if length is not None:
-        framing = (b"content-length", b"transfer-encoding")
-        headers = [pair for pair in headers if pair[0] not in framing]
-        headers.append((b"content-length", str(length).encode()))
-    if exchange.asks_identity:
-        headers = [pair for pair in headers if pair[0] != b"accept-encoding"]
+        headers.append((b"content-length", b"%d" % length))
+    if asks_identity:
         headers.append((b"accept-encoding", b"identity"))
     return {**scope, "headers": headers}
 

@@ -100,11 +100,15 @@ def footprint_grams(
     Warns:
         `envs.plausible.UnitWarning`: joules and seconds imply an absurd power.
     """
-    joules, seconds = float(np.sum(energy_joules)), float(np.sum(latency_seconds))
+    joules, seconds = _total(energy_joules), _total(latency_seconds)
     if joules and seconds > 0:
         warn_watts(joules, seconds, "footprint")
     operational = intensity_g_per_kwh * pue * energy_joules / JOULES_PER_KWH
     return operational + embodied_g_per_second * latency_seconds
+
+
+def _total(value: float | Float64Array) -> float:
+    return float(value) if isinstance(value, int | float) else float(np.sum(value))
 
 
 def per_functional_unit(

@@ -64,6 +64,8 @@ class Featurizer:
         context_start = self._learned.stop + len(tags)
         self._energies = np.array(energies, dtype=np.intp) + len(STRUCTURE)
         self._context = slice(context_start, context_start + len(CONTEXT))
+        # Index of the feature "in_flight".
+        self.load = context_start
         self._bounds = self.low[:context_start], self.high[:context_start]
         self._context_bounds = self.low[self._context], self.high[self._context]
 
@@ -107,15 +109,15 @@ class Featurizer:
         return part
 
     def steerable(self, observations: Float32Array) -> BoolArray:
-        """Return whether each request may be given a directive, shape (n,).
+        """Return whether each request may be given a directive, shape (n,) or ().
 
         A request that states the length of its own answer may not: the caller's wish has
         priority.
 
         Args:
-            observations: shape (n, n_features).
+            observations: shape (n, n_features) or (n_features,).
         """
-        mask: BoolArray = observations[:, OWN_LENGTH] < 0.5
+        mask: BoolArray = observations[..., OWN_LENGTH] < 0.5
         return mask
 
     def observe(
@@ -153,6 +155,25 @@ class Featurizer:
         """Join requests' parts and their context to observations, shape (n, n_features)."""
         spared = self._spared(parts, g_per_kwh)
         return np.concatenate((parts, context, spared), axis=1)
+
+    def join_one(self, part: Float32Array, context: Float32Array, g_per_kwh: float) -> Float32Array:
+        """Return what `join` returns for one request, sooner.
+
+        Args:
+            part: shape (features before context,).
+            context: shape (len(CONTEXT),).
+
+        Returns:
+            The observation, shape (n_features,).
+        """
+        observation = np.empty(len(self.features), dtype=np.float32)
+        observation[: self._context.start] = part
+        observation[self._context] = context
+        energy = np.exp(part[self._energies])
+        spared = energy[:1] - energy[1:]
+        spared *= np.float32(g_per_kwh) / np.float32(SPARED_PER)
+        observation[self._context.stop :] = spared
+        return observation
 
     def at_intensity(self, observations: Float32Array, g_per_kwh: AnyArray) -> Float32Array:
         """Return the observations with other carbon intensities, shape (n, n_features).

@@ -41,7 +41,7 @@ class Chat:
         """Read a chunk, the end mark [DONE], or an error."""
         if event.data is not None and event.data.strip() == b"[DONE]":
             facts.ended = True
-        elif isinstance(data, Mapping):
+        elif isinstance(data, dict):
             read_error(event.name, data, facts)
             facts.read_usage(data.get("usage"), ("prompt_tokens",), "completion_tokens")
             for choice in items_of(data.get("choices")):
@@ -56,7 +56,7 @@ class Chat:
 
     def _read_choice(self, choice: Mapping[str, Any], facts: AnswerFacts) -> None:
         delta = choice.get("delta")
-        if isinstance(delta, Mapping):
+        if isinstance(delta, dict):
             facts.deltas += any(delta.get(name) for name in _DELTAS)
             if choice.get("index", 0) == 0:
                 facts.add_text(delta.get("content"))
@@ -65,7 +65,7 @@ class Chat:
 
     def _text(self, choice: Mapping[str, Any]) -> Any:
         message = choice.get("message")
-        return message.get("content") if isinstance(message, Mapping) else None
+        return message.get("content") if isinstance(message, dict) else None
 
 
 def read_error(name: bytes, data: Mapping[str, Any], facts: AnswerFacts) -> None:

@@ -41,7 +41,7 @@ class AnswerFacts:
             prompt: members whose sum is the prompt's tokens; the first one must be there.
             completion: member with the answer's tokens.
         """
-        if not isinstance(usage, Mapping):
+        if not isinstance(usage, dict):
             return
         counts = [count_of(usage.get(name)) for name in prompt]
         if counts[0] is not None:
@@ -59,7 +59,7 @@ def count_of(value: Any) -> int | None:
 
 def items_of(value: Any) -> list[Mapping[str, Any]]:
     """Return the objects in a list; empty if the value is no list."""
-    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def text_of(value: Any) -> str:

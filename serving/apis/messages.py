@@ -58,18 +58,18 @@ class Messages:
 
     def read_event(self, event: Event, data: Any, facts: AnswerFacts) -> None:
         """Read the start, a delta, the end or an error."""
-        if not isinstance(data, Mapping):
+        if not isinstance(data, dict):
             return
         kind = text_of(data.get("type")) or event.name.decode("latin-1")
         if kind == "message_start":
             message = data.get("message")
-            usage = message.get("usage") if isinstance(message, Mapping) else None
+            usage = message.get("usage") if isinstance(message, dict) else None
             # Its output tokens are not the answer's, which has only begun.
             facts.read_usage(usage, _PROMPT, "")
         elif kind == "content_block_delta":
             facts.deltas += 1
             delta = data.get("delta")
-            if isinstance(delta, Mapping):
+            if isinstance(delta, dict):
                 facts.add_text(delta.get("text"))
         elif kind == "message_delta":
             # The counts are cumulative.

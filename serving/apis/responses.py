@@ -67,14 +67,14 @@ class Responses:
 
     def read_event(self, event: Event, data: Any, facts: AnswerFacts) -> None:
         """Read a delta, the last event or an error."""
-        if not isinstance(data, Mapping):
+        if not isinstance(data, dict):
             return
         kind = text_of(data.get("type")) or event.name.decode("latin-1")
         if kind in _LAST_EVENTS:
             facts.ended = True
             facts.failure = _LAST_EVENTS[kind] or facts.failure
             response = data.get("response")
-            usage = response.get("usage") if isinstance(response, Mapping) else None
+            usage = response.get("usage") if isinstance(response, dict) else None
             facts.read_usage(usage, ("input_tokens",), "output_tokens")
         elif kind == "error":
             facts.failure = FAILED

@@ -54,7 +54,11 @@ def draw_lottery(
     identity = name if name is not None else opening(messages)
     digest = hashlib.blake2b(orjson.dumps([scope, identity]), digest_size=32, key=salt).digest()
     key, directive, hold_out, canary = struct.unpack("<4Q", digest)
-    later = any(message.get("role") == "assistant" for message in messages)
+    later = False
+    for message in messages:
+        if message.get("role") == "assistant":
+            later = True
+            break
     # A float has 53 bits of precision: drop the last 11 of 64.
     return Lottery(
         key,

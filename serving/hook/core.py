@@ -7,6 +7,7 @@ the failure is counted.
 
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from envs.errors import SproutError
@@ -30,7 +31,7 @@ from serving.telemetry.metrics import Metrics
 from serving.telemetry.traces import Traces
 
 HEADER_PREFIX = "x-sprout-"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = b"1"
 
 
 class Hook:
@@ -151,27 +152,32 @@ class Hook:
         """Record the outcome of a request that the caller sent to the model itself."""
         self._completer.report(reported, usage, self.grid.current().reading)
 
-    def headers(self, plan: Plan) -> list[tuple[str, str]]:
+    def headers(self, plan: Plan) -> list[tuple[bytes, bytes]]:
         """Return the headers to add to the answer, none if the mode is "off"."""
         record = plan.record
         if record.mode == "off":
             return []
-        values = {
-            "directive": record.directive if record.applied else "none",
-            "probability": f"{record.probability if record.applied else 1.0:.6f}",
-            "reason": record.reason,
-            "mode": record.mode,
-            "decision-id": record.decision_id,
-            "schema-version": str(SCHEMA_VERSION),
-        }
+        directive, probability = "none", b"1.000000"
+        if record.applied:
+            directive, probability = record.directive, b"%.6f" % record.probability
+        headers = [
+            (b"x-sprout-directive", directive.encode()),
+            (b"x-sprout-probability", probability),
+            (b"x-sprout-reason", record.reason.encode()),
+            (b"x-sprout-mode", record.mode.encode()),
+            (b"x-sprout-decision-id", record.decision_id.encode()),
+            (b"x-sprout-schema-version", SCHEMA_VERSION),
+        ]
         if record.policy_version is not None:
-            values["policy-version"] = record.policy_version
+            headers.append((b"x-sprout-policy-version", record.policy_version.encode()))
         if record.intensity_g_per_kwh is not None:
-            values["intensity"] = f"{record.intensity_g_per_kwh:.1f}"
-            values["intensity-age"] = f"{record.intensity_age_seconds or 0.0:.0f}"
-            values["intensity-step"] = record.intensity_step or ""
-            values["intensity-kind"] = record.intensity_kind or ""
-        return [(HEADER_PREFIX + name, value) for name, value in values.items()]
+            headers += _intensity_headers(
+                record.intensity_g_per_kwh,
+                record.intensity_age_seconds or 0.0,
+                record.intensity_step or "",
+                record.intensity_kind or "",
+            )
+        return headers
 
     @property
     def in_flight(self) -> int:
@@ -232,3 +238,16 @@ class Hook:
         record.reason, record.applied = reason, True
         record.directive, record.probability = "none", 1.0
         self.metrics.fail_open.labels(reason).inc()
+
+
+# Many requests share one reading of the intensity.
+@lru_cache(maxsize=4)
+def _intensity_headers(
+    g_per_kwh: float, age_seconds: float, step: str, kind: str
+) -> tuple[tuple[bytes, bytes], ...]:
+    return (
+        (b"x-sprout-intensity", b"%.1f" % g_per_kwh),
+        (b"x-sprout-intensity-age", b"%.0f" % age_seconds),
+        (b"x-sprout-intensity-step", step.encode()),
+        (b"x-sprout-intensity-kind", kind.encode()),
+    )

@@ -38,7 +38,7 @@ class Decision:
     """The output of one decision.
 
     Attributes:
-        observation: the policy's input, shape (1, n_features).
+        observation: the policy's input, shape (n_features,).
         steerable: False if the request itself states how long its answer must be.
         probabilities: probability of each directive.
     """
@@ -56,7 +56,8 @@ class Decider:
         floors = bundle.manifest.get("floors")
         self._floors = dict(floors) if isinstance(floors, dict) else {}
         self._grid: GridState | None = None
-        self._context = np.zeros((1, 0), dtype=np.float32)
+        self._context = np.zeros(0, dtype=np.float32)
+        self._g_per_kwh = 0.0
         self._most_load = CONTEXT[0].high
         # Text encoders take milliseconds.
         self.slow = isinstance(bundle.featurizer.text, EncodedProjection)
@@ -71,19 +72,20 @@ class Decider:
         observation = self._observe(question)
         return Decision(
             observation,
-            bool(self.bundle.featurizer.steerable(observation)[0]),
+            bool(self.bundle.featurizer.steerable(observation)),
             self._probabilities(observation, question.task, question.floor),
         )
 
     def _observe(self, question: DecisionInput) -> Float32Array:
         featurizer, grid = self.bundle.featurizer, question.grid
-        part = featurizer.request(question.messages, question.task)[None]
+        part = featurizer.request(question.messages, question.task)
         if grid is not self._grid:
             # Computed once for all requests with the same grid state.
-            self._grid, self._context = grid, featurizer.context(grid.moment)
-        context = self._context.copy()
-        context[0, 0] = min(question.in_flight, self._most_load)
-        return featurizer.join(part, context, grid.moment.g_per_kwh)
+            self._grid, self._context = grid, featurizer.context(grid.moment)[0]
+            self._g_per_kwh = float(grid.moment.g_per_kwh[0])
+        observation = featurizer.join_one(part, self._context, self._g_per_kwh)
+        observation[featurizer.load] = min(question.in_flight, self._most_load)
+        return observation
 
     def _probabilities(
         self, observation: Float32Array, task: str | None, floor: float | None
@@ -94,7 +96,7 @@ class Decider:
         with L0 until the mean quality reaches `floor`. With weight w on L0 (quality 1) and
         1 - w on the policy (quality f), the mean is w + (1 - w) f.
         """
-        probabilities = self.bundle.policy.probabilities_of(observation[0])
+        probabilities = self.bundle.policy.probabilities_of(observation)
         if not sum(probabilities) > 0:
             raise ValueError("the policy gave no probabilities")
         if floor is not None and floor > (kept := self.kept_floor(task)):

@@ -85,6 +85,8 @@ class DecideShape(GatewayShape):
 class LitellmShape(GatewayShape):
     """LiteLLM's hooks, called in the proxy's order (test_clients.py runs the real proxy)."""
 
+    routes = frozenset(ROUTES.values())
+
     def __enter__(self):
         self._upstream_server = served(self.upstream)
         self._model = self._upstream_server.__enter__()

@@ -165,10 +165,10 @@ class Upstream:
 
 
 @contextmanager
-def served(application, **options):
+def served(application, host="127.0.0.1", **options):
     """Serve an ASGI application on a free loopback port, in a thread, and yield its URL."""
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.bind((host, 0))
     # As `sprout serve` does.
     options = {"http": GuardedProtocol, "ws": "none", "date_header": False, **options}
     config = uvicorn.Config(application, log_level="critical", server_header=False, **options)
@@ -178,7 +178,8 @@ def served(application, **options):
     while not server.started and thread.is_alive():
         thread.join(0.01)
     try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        place = f"[{host}]" if ":" in host else host
+        yield f"http://{place}:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join(10)

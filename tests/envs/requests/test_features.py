@@ -77,6 +77,17 @@ def observed(featurizer, *levels):
     return featurizer.observe(np.tile(part, (count, 1)), moment)
 
 
+@given(st.text(max_size=200), st.floats(0, 2000), st.floats(0, 86400), st.integers(0, 5))
+def test_one_request_gives_the_same_observation_as_a_batch(text, level, time, in_flight):
+    featurizer = Featurizer(["a"], ConstantEnergies(2.0, 0.5, 0.25))
+    part = featurizer.request([{"role": "user", "content": text}], "a")
+    moment = Moment(*(np.array([value]) for value in (in_flight, level, 0.5, 0.25, time)))
+    one = featurizer.join_one(part, featurizer.context(moment)[0], level)
+    assert np.array_equal(one, featurizer.observe(part[None], moment)[0])
+    assert featurizer.names[featurizer.load] == "in_flight"
+    assert bool(featurizer.steerable(one)) == bool(featurizer.steerable(one[None])[0])
+
+
 def test_a_directives_spared_carbon_is_spared_energy_times_intensity():
     featurizer = Featurizer(["a"], ConstantEnergies(2.0, 0.5, 0.25))
     observations = observed(featurizer, 100.0, 300.0)

@@ -2,19 +2,21 @@ import json
 from itertools import product, takewhile
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from envs.requests.directive import DEFAULT_CATALOGUE, Directive
 from experiments.llama.server import EMBEDDED
 from serving.apis.api import opening
+from serving.apis.fixed_formats import FILE
 from serving.apis.routes import APIS
 
 BRIEF = Directive("brief", "Be brief.")
 # Template tokens between the caller's system text and the user's text.
 CLOSING = 8
-CHAT, COMPLETIONS, RESPONSES = (
-    APIS[f"/v1/{name}"] for name in ("chat/completions", "completions", "responses")
+CHAT, COMPLETIONS, RESPONSES, MESSAGES = (
+    APIS[f"/v1/{name}"] for name in ("chat/completions", "completions", "responses", "messages")
 )
 USER = {"role": "user", "content": "Hi"}
 PICTURE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,xyz"}}
@@ -168,3 +170,113 @@ def test_empty_tool_and_format_fields_do_not_make_a_chat_unsafe():
 def test_a_conversations_opening_is_the_same_in_every_turn(chat, more):
     chat = [*chat, USER]
     assert opening([*chat, *turns(*more)]) == opening(chat)
+
+
+PROMPT = "<s>[INST] Hi [/INST]"
+PLACED = Directive("brief", "Be brief.", place="user")
+SYSTEM = {"role": "system", "content": "Be kind."}
+ASKED_BACK = {"role": "assistant", "content": "?"}
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "field", "steered"),
+    [
+        (
+            "/v1/chat/completions",
+            {"messages": [SYSTEM, USER, ASKED_BACK, USER]},
+            "messages",
+            [SYSTEM, USER, ASKED_BACK, {"role": "user", "content": "Hi\n\nBe brief."}],
+        ),
+        ("/v1/completions", {"prompt": PROMPT}, "prompt", "<s>[INST] Hi\n\nBe brief. [/INST]"),
+        ("/v1/responses", {"input": "Hi"}, "input", "Hi\n\nBe brief."),
+        (
+            "/v1/responses",
+            {"input": [{"role": "user", "content": [{"type": "input_text", "text": "Hi"}]}]},
+            "input",
+            [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "input_text", "text": "Hi"},
+                        {"type": "input_text", "text": "Be brief."},
+                    ],
+                }
+            ],
+        ),
+        (
+            "/v1/messages",
+            {"messages": [USER], "system": "Be kind."},
+            "messages",
+            [{"role": "user", "content": "Hi\n\nBe brief."}],
+        ),
+    ],
+)
+def test_a_directive_may_stand_in_the_last_user_message(route, body, field, steered):
+    assert APIS[route].steer(body, PLACED) == body | {field: steered}
+
+
+def test_anthropics_system_parts_keep_their_place_in_the_cache():
+    part = {"type": "text", "text": "Be kind.", "cache_control": {"type": "ephemeral"}}
+    steered = MESSAGES.steer({"messages": [USER], "system": [part], "max_tokens": 9}, BRIEF)
+    assert steered["system"] == [part, {"type": "text", "text": "Be brief."}]
+    assert MESSAGES.steer({"messages": [USER]}, BRIEF)["system"] == "Be brief."
+    assert MESSAGES.steer({"messages": [USER], "max_tokens": 9}, Directive("c", "", 5)) == {
+        "messages": [USER],
+        "max_tokens": 5,
+    }
+
+
+FIXED = [
+    *({"guided_json": {}}, {"guided_regex": "a"}, {"regex": "a"}, {"ebnf": "a"}, {"grammar": "a"}),
+    *({"structured_outputs": {}}, {"nvext": {"guided_json": {}}}, {"prompt_logprobs": 0}),
+    *({"logit_bias": {"1": 0}}, {"response_format": {"type": "json_object"}}, {"tools": [1]}),
+    *({"tool_choice": "required"}, {"modalities": ["audio"]}, {"json_schema": {}}),
+    *({"add_generation_prompt": False}, {"continue_final_message": True}, {"echo": 1}),
+    *({"chat_template_kwargs": {"tools": [1]}}, {"extra_body": {"guided_choice": ["a"]}}),
+]
+FREE = [
+    *({"response_format": {"type": "text"}}, {"response_format": None}, {"tools": []}),
+    *({"guided_json": None}, {"regex": ""}, {"prompt_logprobs": None}, {"echo": False}),
+    *({"logit_bias": {}}, {"tool_choice": "auto"}, {"modalities": ["text"]}, {"stop": ["a"]}),
+    *({"add_generation_prompt": True}, {"chat_template_kwargs": {"enable_thinking": False}}),
+    *({"seed": 0}, {"logprobs": True}, {"stream_options": {"include_usage": True}}),
+]
+
+
+@pytest.mark.parametrize("fields", FIXED)
+def test_a_fixed_format_is_never_steered(fields):
+    assert not CHAT.safe({"messages": [USER], **fields})
+    assert not MESSAGES.safe({"messages": [USER], **fields})
+    assert not RESPONSES.safe({"input": "Hi", **fields})
+    assert not COMPLETIONS.safe({"prompt": PROMPT, **fields})
+
+
+@pytest.mark.parametrize("fields", FREE)
+def test_a_field_without_effect_is_no_fixed_format(fields):
+    assert CHAT.safe({"messages": [USER], **fields})
+    assert MESSAGES.safe({"messages": [USER], **fields})
+    assert RESPONSES.safe({"input": "Hi", **fields})
+    assert COMPLETIONS.safe({"prompt": PROMPT, **fields})
+
+
+def test_every_fixed_format_names_its_servers_and_its_source():
+    rows = yaml.safe_load(FILE.read_text())
+    names = [name for row in rows for name in row["fields"]]
+    assert len(names) == len(set(names)) > 40
+    for row in rows:
+        assert set(row) <= {"fields", "servers", "source", "unset", "neutral"}
+        assert row["servers"]
+        assert row["source"].startswith("https://")
+        assert row.get("unset", "empty") in ("empty", "null", "true")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": [USER, {"role": "assistant", "content": "Once"}]},
+        {"messages": [USER], "output_config": {"format": {"type": "json_schema"}}},
+        {"messages": [{"role": "user", "content": [{"type": "tool_result", "content": "1"}]}]},
+    ],
+)
+def test_anthropics_continuations_formats_and_tool_turns_are_left_alone(body):
+    assert not MESSAGES.safe(body)

@@ -17,6 +17,7 @@ BODIES = {
     "/v1/chat/completions": CHAT,
     "/v1/completions": COMPLETION,
     "/v1/responses": RESPONSE,
+    "/v1/messages": CHAT,
 }
 
 
@@ -49,6 +50,8 @@ NAMES = (
 @pytest.mark.parametrize("route", BODIES)
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_request_is_steered_answered_and_recorded(shape_of, made_hook, route, stream):
+    if route not in getattr(shape_of, "routes", BODIES):
+        pytest.skip(f"LiteLLM's callback does not steer {route}")
     body = BODIES[route] | ({"stream": True} if stream else {})
     with shape_of(made_hook) as shape:
         status, answer_headers, data = shape.ask(route, body)
@@ -56,8 +59,9 @@ def test_a_request_is_steered_answered_and_recorded(shape_of, made_hook, route, 
     assert status == 200
     assert b"Hel" in data
     assert TEXT in json.dumps(sent)
-    assert {k: v for k, v in sent.items() if k not in ("messages", "prompt", "instructions")} == {
-        k: v for k, v in body.items() if k not in ("messages", "prompt")
+    texts = ("messages", "prompt", "instructions", "system")
+    assert {k: v for k, v in sent.items() if k not in texts} == {
+        k: v for k, v in body.items() if k not in texts
     }
     assert answer_headers["x-sprout-directive"] == "very_brief"
     assert answer_headers["x-sprout-reason"] == "policy"

@@ -87,3 +87,44 @@ def test_a_missing_or_wrong_pem_file_is_refused(tmp_path, field, content):
         path.write_text(content)
     with pytest.raises(ConfigError, match="PEM"):
         config(tmp_path, **{field: path}).tls()
+
+
+def upstreams(*values):
+    return GatewayConfig(policy=["p"], upstream=list(values)).upstreams
+
+
+@pytest.mark.parametrize(
+    "written", ["http://a:1", "http://a:1/", "http://a:1/v1", "http://a:1/v1/"]
+)
+def test_the_version_may_stand_at_the_end_of_an_upstreams_url(written):
+    assert upstreams(written, f"m={written}") == ("http://a:1", {"m": "http://a:1"})
+    assert upstreams("http://a/proxy/v1")[0] == "http://a/proxy"
+
+
+@pytest.mark.parametrize("url", ["unix:///run/llm.sock", "http+unix://%2Frun", "m=unix:/run/a"])
+def test_a_unix_socket_is_refused_with_what_to_do(url):
+    with pytest.raises(ConfigError, match=r"unix sockets are not supported; .*http://127"):
+        upstreams(*([] if url.startswith(("unix", "http")) else ["http://a"]), url)
+
+
+def test_proxies_of_the_environment_are_named_as_unused(monkeypatch):
+    for name in ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    config = GatewayConfig(policy=["p"], upstream=["http://a:1"])
+    assert config.unused_proxies == []
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:secret@proxy:3128")
+    assert config.unused_proxies == []
+    monkeypatch.setenv("HTTP_PROXY", "http://user:secret@proxy:3128")
+    assert config.unused_proxies == ["HTTP_PROXY"]
+    monkeypatch.setenv("NO_PROXY", "a")
+    assert config.unused_proxies == []
+
+
+def test_an_upstream_may_have_an_ipv6_address(tmp_path):
+    made_hook, upstream = hook(tmp_path), Upstream()
+    with (
+        served(upstream, host="::1") as url,
+        served(Gateway(made_hook, Relay(url))) as gateway,
+    ):
+        assert url.startswith("http://[::1]:")
+        assert post(gateway, CHAT)[0] == 200
