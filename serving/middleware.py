@@ -69,10 +69,13 @@ class SproutMiddleware:
                 )
                 if not exchange.refused:
                     return
+                # The server may have refused the question for usage instead.
+                by_directive = not plan.usage_added
                 self._hook.withdraw(plan, "refused")
                 exchange = _Exchange(self._hook, plan, send)
                 await self._send_original(scope, raw, more, receive, exchange)
-                self._hook.refusals.resent(plan.record.model, exchange.answer.status)
+                if by_directive:
+                    self._hook.refusals.resent(plan.record.model, exchange.answer.status)
                 return
             await self._send_original(scope, raw, more, receive, exchange)
         except asyncio.CancelledError:
