@@ -15,6 +15,7 @@ from envs.carbon.live.choose import make_source
 from envs.carbon.live.outlook import open_outlook, read_outlook
 from envs.clock import WallClock
 from envs.errors import ConfigError
+from serving.apis.fixed_formats import known_fields
 from serving.hook.conversation import ConversationMemory
 from serving.hook.core import Hook
 from serving.hook.grid import Grid
@@ -72,6 +73,8 @@ def make_hook(config: HookConfig, memory: Path | None = None) -> Hook:
     Raises:
         ConfigError, DataError: the settings or the intensity trace are wrong.
     """
+    # Reads a file: now, and not during the first request.
+    known_fields()
     grid = make_grid(config)
     control = LocalControl(config.state, config.initial_control())
     traces = Traces(config.otlp) if config.otlp is not None else None

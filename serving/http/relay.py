@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 import aiohttp
+from aiohttp.payload import BytesPayload
 from yarl import URL
 
 from serving.http.asgi import (
@@ -118,7 +119,8 @@ class Relay:
         if more:
             data: Any = _streamed_body(body, receive, watcher.watch)
         else:
-            data = body or None
+            # Made here: aiohttp would look for the kind of payload that fits.
+            data = BytesPayload(body) if body else None
             watcher.watch()
         answer_started = False
         try:

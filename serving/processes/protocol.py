@@ -13,13 +13,13 @@ import asyncio
 import re
 import socket
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from serving.http.asgi import HEAD_BYTES, App, Event, Receive, Scope, Send
+from serving.http.asgi import HEAD_BYTES
+from serving.processes.response import HeadWithBody, without_chunks
 
 HEAD_SECONDS = 15.0
 # Longer than a request needs to arrive over the network.
@@ -171,8 +171,9 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._active = cycle
+        cycle.transport = HeadWithBody(self.transport, self.loop)  # type: ignore[assignment]
         if cycle.scope["http_version"] == "1.0":
-            app = _without_chunks(app, cycle)
+            app = without_chunks(app, cycle)
         super()._start_asgi_task(cycle, app)
 
     def _parse(self, data: bytes) -> None:
@@ -237,29 +238,3 @@ class GuardedProtocol(HttpToolsProtocol):
         transport: Any = self.transport
         if not transport.is_closing():
             transport.close()
-
-
-def _without_chunks(app: App, cycle: RequestResponseCycle) -> Callable[..., Any]:
-    """Return the application with answers whose end is the end of the connection.
-
-    Uvicorn would send an answer without Content-Length in chunks, also to an HTTP/1.0 client.
-    """
-
-    async def closing_app(scope: Scope, receive: Receive, send: Send) -> None:
-        until_close = False
-
-        async def send_until_close(event: Event) -> None:
-            nonlocal until_close
-            if event["type"] == "http.response.start":
-                names = {name.lower() for name, _ in event.get("headers", ())}
-                until_close = b"content-length" not in names
-                if until_close:
-                    cycle.chunked_encoding = False
-            elif until_close:
-                # Uvicorn compares the bytes sent with those announced.
-                cycle.expected_content_length = len(event.get("body", b""))
-            await send(event)
-
-        await app(scope, receive, send_until_close)
-
-    return closing_app

@@ -160,6 +160,8 @@ def _uvicorn(app: Worker, config: GatewayConfig) -> uvicorn.Config:
         workers=config.workers,
         http=GuardedProtocol,
         ws="none",
+        # Nothing here asks for the client's address.
+        proxy_headers=False,
         log_level="warning",
         access_log=False,
         lifespan="on",
