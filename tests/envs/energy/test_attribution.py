@@ -191,7 +191,8 @@ def test_a_clock_that_was_set_back_delays_no_request_and_adds_no_idle_energy():
         attribution.window(reading(float(second), 1.0, 100.0))
         key = f"{second}, {len(settled)}"
         attribution.ended(Activity(key, float(second), second + 0.1, second + 0.9, 10, 20))
-        settled += attribution.settle(second + 1.0)
+        if second % 5 == 0:
+            settled += attribution.settle(second + 1.0)
     settled += attribution.settle(float("inf"))
     assert sum(share.covered > 0.5 for share in settled) > 1850
     assert attribution.idle_joules < 0.01 * attribution.measured_joules

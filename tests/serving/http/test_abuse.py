@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from serving.apis.routes import APIS
 from serving.http.decide_routes import DecideRoutes
 from serving.http.relay import Relay
 from serving.middleware import SproutMiddleware
@@ -154,9 +155,13 @@ FIELDS = {
     "stream": JSON,
     "stream_options": JSON,
     "tools": JSON,
+    "system": JSON | PARTS,
+    "response_format": JSON,
+    "output_config": JSON,
+    "chat_template_kwargs": JSON,
 }
 BODIES = st.fixed_dictionaries({}, optional=FIELDS) | JSON
-ROUTES = st.sampled_from(["/v1/chat/completions", "/v1/completions", "/v1/responses"])
+ROUTES = st.sampled_from(list(APIS))
 
 
 async def _echo(scope, receive, send):
@@ -191,7 +196,7 @@ def fuzzed(tmp_path_factory):
 
 
 @settings(
-    max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
 )
 @given(route=ROUTES, body=BODIES)
 def test_no_body_breaks_the_hook(fuzzed, route, body):
@@ -201,7 +206,7 @@ def test_no_body_breaks_the_hook(fuzzed, route, body):
     if sent != raw:
         # A changed body is valid JSON, and only the fields that the hook may set differ.
         changed = json.loads(sent)
-        steered_fields = {"messages", "prompt", "instructions", "input", "stream_options"}
+        steered_fields = {"messages", "prompt", "instructions", "input", "system", "stream_options"}
         steered_fields |= {"max_tokens", "max_output_tokens", "max_completion_tokens"}
         assert json.dumps(
             {k: v for k, v in changed.items() if k not in steered_fields}, sort_keys=True
@@ -211,7 +216,7 @@ def test_no_body_breaks_the_hook(fuzzed, route, body):
     assert fuzzed.in_flight == 0
 
 
-@settings(max_examples=500, deadline=None, database=None)
+@settings(max_examples=250, deadline=None, database=None)
 @given(
     path=st.sampled_from(["/v1/decide", "/v1/outcome"]),
     raw=st.binary(max_size=50)
