@@ -23,10 +23,19 @@ from serving.http.asgi import (
     Scope,
     Send,
     decoded_headers,
+    respond_error,
 )
 
 _OWN_HEADER_PREFIX = HEADER_PREFIX.encode()
-_FRAMING = (b"content-length", b"transfer-encoding")
+# Fields that describe the bytes of a body, and are wrong for a steered one.
+_FRAMING = frozenset(
+    (
+        *(b"content-length", b"transfer-encoding", b"content-md5", b"content-digest"),
+        *(b"repr-digest", b"digest"),
+    )
+)
+# Time for the rest of a refused answer, s; nothing of it is sent on.
+_REFUSAL_SECONDS = 5.0
 
 
 class SproutMiddleware:
@@ -53,7 +62,12 @@ class SproutMiddleware:
         if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in APIS:
             await self._app(scope, receive, send)
             return
-        parts, more = await self._read_body(receive)
+        try:
+            parts, more = await self._read_body(receive)
+        except TimeoutError:
+            message = "the request's body did not arrive in time"
+            await respond_error(send, 408, message, "timeout")
+            return
         if parts is None:
             return
         raw = b"".join(parts)
@@ -62,20 +76,15 @@ class SproutMiddleware:
         exchange = _Exchange(self._hook, plan, send)
         try:
             if steered is not None:
-                await self._app(
-                    _forwarded_scope(scope, exchange, len(steered)),
-                    _replayed(steered, False, receive, exchange),
-                    exchange.send,
-                )
-                if not exchange.refused:
+                await self._send_steered(scope, steered, receive, exchange)
+                if not exchange.refused or exchange.client_left:
                     return
-                # The server may have refused the question for usage instead.
-                by_directive = not plan.usage_added
+                changes = plan.changes
                 self._hook.withdraw(plan, "refused")
                 exchange = _Exchange(self._hook, plan, send)
                 await self._send_original(scope, raw, more, receive, exchange)
-                if by_directive:
-                    self._hook.refusals.resent(plan.record.model, exchange.answer.status)
+                if not exchange.client_left:
+                    self._hook.refusals.resent(plan.record.model, changes, exchange.final_status)
                 return
             await self._send_original(scope, raw, more, receive, exchange)
         except asyncio.CancelledError:
@@ -83,10 +92,27 @@ class SproutMiddleware:
             raise
         except Exception:
             # The answer broke. Its client gets what there is of it, and no other error.
-            await exchange.release()
-            raise
+            if not exchange.refused:
+                await exchange.release()
+                raise
+            await respond_error(send, 502, "the upstream's answer broke off", "upstream_error")
         finally:
             exchange.end_early()
+
+    async def _send_steered(
+        self, scope: Scope, steered: bytes, receive: Receive, exchange: "_Exchange"
+    ) -> None:
+        """Send the steered request; once it is refused, its answer must end soon."""
+        try:
+            async with asyncio.timeout(None) as exchange.limit:
+                await self._app(
+                    _forwarded_scope(scope, exchange, len(steered)),
+                    _replayed(steered, False, receive, exchange),
+                    exchange.send,
+                )
+        except TimeoutError:
+            if not exchange.refused:
+                raise
 
     async def _send_original(
         self, scope: Scope, raw: bytes, more: bool, receive: Receive, exchange: "_Exchange"
@@ -109,8 +135,10 @@ class SproutMiddleware:
     async def _read_body(self, receive: Receive) -> tuple[list[bytes] | None, bool]:
         """Read the body until it ends or exceeds the size that the hook decides.
 
-        Returns the parts and whether more follow. The parts are None if the client
-        disconnected or took too long.
+        Returns the parts and whether more follow. The parts are None if the client disconnected.
+
+        Raises:
+            TimeoutError: the client took too long.
         """
         event = await receive()
         if event["type"] == "http.disconnect":
@@ -118,16 +146,13 @@ class SproutMiddleware:
         parts, size = [event.get("body", b"")], len(event.get("body", b""))
         if not event.get("more_body"):
             return parts, False
-        try:
-            async with asyncio.timeout(BODY_SECONDS):
-                while event.get("more_body") and size <= self._hook.config.decided_bytes:
-                    event = await receive()
-                    if event["type"] == "http.disconnect":
-                        return None, False
-                    parts.append(event.get("body", b""))
-                    size += len(parts[-1])
-        except TimeoutError:
-            return None, False
+        async with asyncio.timeout(BODY_SECONDS):
+            while event.get("more_body") and size <= self._hook.config.decided_bytes:
+                event = await receive()
+                if event["type"] == "http.disconnect":
+                    return None, False
+                parts.append(event.get("body", b""))
+                size += len(parts[-1])
         return parts, bool(event.get("more_body"))
 
 
@@ -150,6 +175,12 @@ class _Exchange:
         self.answer: Answer = hook.answer(plan)
         self.refused = False
         self.client_left = False
+        self.limit: asyncio.Timeout | None = None
+
+    @property
+    def final_status(self) -> int:
+        """Status of the answer; 500 if it says itself that it failed, and 0 if there is none."""
+        return 500 if self.answer.facts.failure == FAILED else self.answer.status
 
     @property
     def asks_identity(self) -> bool:
@@ -172,7 +203,7 @@ class _Exchange:
             more = event.get("more_body", False)
             piece = self.answer.feed(event.get("body", b""), more)
             if self._held_head is not None and self._is_refusal():
-                self.refused = True
+                self._refuse()
                 return
             if self.answer.complete:
                 self._finish(self._outcome())
@@ -186,15 +217,13 @@ class _Exchange:
         """Send the head if it was held."""
         if self._held_head is not None:
             head, self._held_head = self._held_head, None
-            if self._steered:
-                self._hook.refusals.accepted(self._plan.record.model)
+            if self._steered and self.answer.status < 400:
+                self._hook.refusals.accepted(self._plan.record.model, self._plan.changes)
             await self._send(head)
 
     def end_early(self) -> None:
         """Record why the answer is incomplete; no effect if its outcome is already recorded."""
-        if self.client_left:
-            self._finish("client_left")
-        elif self.answer.facts.failure:
+        if self.client_left or self.answer.facts.failure:
             self._finish(self._outcome())
         else:
             self._finish("upstream_broke" if self.answer.status else "upstream_failed")
@@ -202,9 +231,11 @@ class _Exchange:
     async def _start(self, event: Event) -> None:
         status, model = event["status"], self._plan.record.model
         if self._steered and self._hook.refusals.may_resend(model, status):
-            self.refused = True
+            self._refuse()
             return
-        headers = self.answer.start(status, list(event.get("headers", ())))
+        # Applications may send names in any case.
+        received = [(name.lower(), value) for name, value in event.get("headers", ())]
+        headers = self.answer.start(status, received)
         added = self._hook.headers(self._plan)
         if added:
             # Another gateway upstream may have added its own.
@@ -212,6 +243,11 @@ class _Exchange:
         self._held_head = {**event, "headers": [*headers, *added]}
         if not (self._steered and self.answer.is_stream and status == 200):
             await self.release()
+
+    def _refuse(self) -> None:
+        self.refused = True
+        if self.limit is not None:
+            self.limit.reschedule(asyncio.get_running_loop().time() + _REFUSAL_SECONDS)
 
     def _is_refusal(self) -> bool:
         facts = self.answer.facts
@@ -222,6 +258,8 @@ class _Exchange:
         )
 
     def _outcome(self) -> str:
+        if self.client_left:
+            return "client_left"
         failure = self.answer.facts.failure
         if failure and self.answer.status < 300:
             return f"answer_{failure}"
@@ -237,7 +275,7 @@ def _forwarded_scope(scope: Scope, exchange: _Exchange, length: int | None = Non
     Args:
         length: size of a replaced body, bytes; None if the body is the original.
     """
-    dropped = () if length is None else _FRAMING
+    dropped: frozenset[bytes] = frozenset() if length is None else _FRAMING
     asks_identity = exchange.asks_identity
     headers = [
         pair

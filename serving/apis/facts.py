@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# A kept text is not extended beyond this length, characters.
+# Most parts of a kept text, and the longest part, characters.
+MOST_TEXTS = 1 << 16
 LONGEST_TEXT = 1 << 20
 FAILED, INCOMPLETE = "failed", "incomplete"
 
@@ -19,7 +20,7 @@ class AnswerFacts:
         ended: whether the last event that a client waits for has come.
         failure: "failed" if the answer says that it failed, "incomplete" if it says that it was
             cut off; else empty.
-        text: text of the first choice; None if it is not kept.
+        texts: parts of the first choice's text; None if it is not kept.
     """
 
     prompt_tokens: int | None = None
@@ -27,12 +28,12 @@ class AnswerFacts:
     deltas: int = 0
     ended: bool = False
     failure: str = ""
-    text: str | None = None
+    texts: list[str] | None = None
 
     def add_text(self, text: Any) -> None:
         """Append a part of the first choice's text, if the text is kept."""
-        if self.text is not None and isinstance(text, str) and len(self.text) < LONGEST_TEXT:
-            self.text += text
+        if self.texts is not None and isinstance(text, str) and len(self.texts) < MOST_TEXTS:
+            self.texts.append(text[:LONGEST_TEXT])
 
     def read_usage(self, usage: Any, prompt: tuple[str, ...], completion: str) -> None:
         """Take the token counts of a usage object; a later one replaces an earlier one.

@@ -54,6 +54,10 @@ class Messages:
             steered["system"] = [*system, {"type": "text", "text": directive.text}]
         elif directive.text:
             steered["system"] = directive.after(system)
+        thinking = body.get("thinking")
+        if isinstance(thinking, dict) and thinking.get("budget_tokens"):
+            # The cap must not be below the budget, which counts too.
+            return steered
         return directive.capped(steered, ("max_tokens",))
 
     def read_event(self, event: Event, data: Any, facts: AnswerFacts) -> None:

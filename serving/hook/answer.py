@@ -14,10 +14,11 @@ from typing import Any
 import orjson
 
 from serving.apis.api import Api
-from serving.apis.facts import AnswerFacts
+from serving.apis.facts import AnswerFacts, items_of
 from serving.hook.outcome import Usage
 from serving.streams.coding import CodingError, Decoder, decoder_of
 from serving.streams.event_stream import Event, EventStream
+from serving.telemetry.log import log_internal_error
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -53,6 +54,7 @@ class Answer:
         complete: whether the client has all that it waits for, with the last piece fed.
         seconds_first: s from the request's arrival to the first piece; None before that.
         facts: what the answer says so far.
+        misread: whether reading or editing failed; the bytes then pass unchanged.
     """
 
     def __init__(
@@ -67,7 +69,8 @@ class Answer:
         self.status = 0
         self.complete = False
         self.seconds_first: float | None = None
-        self.facts = AnswerFacts(text="" if keep else None)
+        self.facts = AnswerFacts(texts=[] if keep else None)
+        self.misread = False
         self._api = api
         self._started = started
         self._estimate = estimate
@@ -109,7 +112,7 @@ class Answer:
             self._parts = []
             return headers
         self._events = EventStream()
-        if b"no-transform" in fields.get(b"cache-control", b""):
+        if any(n == b"cache-control" and b"no-transform" in v.lower() for n, v in headers):
             # The upstream forbids additions (RFC 9111, section 5.2.2.6). What only the hook asked
             # for is still removed.
             self._estimate = None
@@ -155,7 +158,7 @@ class Answer:
     @property
     def text(self) -> str | None:
         """Text of the answer's first choice; None if it was not kept or there is none."""
-        return self.facts.text or None
+        return "".join(self.facts.texts or ()) or None
 
     def _read(self, piece: bytes) -> bytes:
         """Read a piece of the body and return the bytes to pass on."""
@@ -174,16 +177,24 @@ class Answer:
             self._parts_bytes += len(text)
             if self._parts_bytes > LONGEST_ANSWER:
                 self._parts = None
-        return piece
+        # The rest of an endless event, in the coding that the head announced.
+        return text if self._edits else piece
 
     def _read_stream(self, stream: EventStream, piece: bytes, text: bytes) -> bytes:
+        output = b"".join([self._passed_on(event) for event in stream.feed(text)])
+        if stream.endless:
+            # Nothing more is read.
+            output, self._events = output + stream.rest, None
+        return output if self._edits else piece
+
+    def _passed_on(self, event: Event) -> bytes:
+        """Return the bytes to pass on for an event; if reading it fails, its own bytes."""
         try:
-            events, rest = stream.feed(text), b""
-        except ValueError:
-            # An endless event: nothing more is read, and the rest passes unchanged.
-            events, rest, self._events = [], stream.rest, None
-        output = b"".join([self._read_event(event) for event in events])
-        return output + rest if self._edits else piece
+            return self._read_event(event)
+        except Exception as error:
+            self.misread = True
+            log_internal_error("an event of an answer could not be read", error)
+            return event.raw
 
     def _read_event(self, event: Event) -> bytes:
         """Read an event and return the bytes to pass on."""
@@ -206,15 +217,19 @@ class Answer:
                 answer = orjson.loads(parts)
             except ValueError:
                 answer = None
-            if isinstance(answer, dict):
-                self._api.read_answer(answer, self.facts)
+            try:
+                if isinstance(answer, dict):
+                    self._api.read_answer(answer, self.facts)
+            except Exception as error:
+                self.misread = True
+                log_internal_error("an answer could not be read", error)
         self.complete = True
 
 
 def _is_final(data: dict[str, Any]) -> bool:
     """Return whether an event may have the final usage: choices, if any, are finished."""
-    choices = data.get("choices")
-    return not choices or any(isinstance(c, dict) and c.get("finish_reason") for c in choices)
+    choices = items_of(data.get("choices"))
+    return not choices or any(choice.get("finish_reason") for choice in choices)
 
 
 def _without_usage(event: Event, data: dict[str, Any]) -> bytes:
@@ -230,14 +245,19 @@ def _without_usage(event: Event, data: dict[str, Any]) -> bytes:
 
 def _with_member(event: Event, member: bytes) -> bytes:
     """Return the bytes of an event with a member added to its last usage object."""
-    positions = [match.end() for match in _USAGE.finditer(event.raw)]
-    if not positions or b'"sprout"' in event.raw:
-        return event.raw
-    edited = event.raw[: positions[-1]] + member + b"," + event.raw[positions[-1] :]
-    (checked,) = EventStream().feed(edited) or (None,)
-    try:
-        orjson.loads(checked.data if checked is not None and checked.data is not None else b"")
-    except ValueError:
-        # The usage object has no members.
-        return event.raw
-    return edited
+    raw = event.raw
+    if b'"sprout"' in raw:
+        return raw
+    for position in [match.end() for match in _USAGE.finditer(raw)][::-1]:
+        edited = raw[:position] + member + b"," + raw[position:]
+        try:
+            data = orjson.loads(EventStream().feed(edited)[-1].data or b"")
+        except (ValueError, IndexError):
+            # The usage object has no members.
+            continue
+        # Other objects may have a member "usage" too.
+        holders = (data, data.get("response"), data.get("message"))
+        usages = [holder.get("usage") for holder in holders if isinstance(holder, dict)]
+        if any(isinstance(usage, dict) and "sprout" in usage for usage in usages):
+            return edited
+    return raw

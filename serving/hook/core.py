@@ -110,7 +110,7 @@ class Hook:
         Args:
             reason: reason code of the failure.
         """
-        plan.steered, plan.decided, plan.usage_added = None, False, False
+        plan.steered, plan.decided, plan.directed, plan.usage_added = None, False, False, False
         self._fail_open(plan.record, reason)
 
     def answer(self, plan: Plan) -> Answer:
@@ -143,6 +143,8 @@ class Hook:
             return
         plan.finished = True
         plan.record.seconds = time.perf_counter() - plan.started
+        if isinstance(answer, Answer) and answer.misread:
+            self.metrics.fail_open.labels("answer_misread").inc()
         self._completer.complete(plan.record, answer, outcome)
         self._in_flight.end(plan.record.decision_id)
         if self.traces is not None:

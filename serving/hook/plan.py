@@ -25,6 +25,7 @@ class Plan:
         decided: whether a policy or a rule chose the directive that the answer is made under.
         usage_added: whether the body asks for a usage chunk that the client did not ask for.
         trace_parent: the caller's span (https://www.w3.org/TR/trace-context/); None if unknown.
+        directed: whether the steered body has a directive's text or token cap.
         finished: whether the outcome is recorded.
     """
 
@@ -34,4 +35,11 @@ class Plan:
     decided: bool = False
     usage_added: bool = False
     trace_parent: str | None = None
+    directed: bool = False
     finished: bool = field(default=False, repr=False)
+
+    @property
+    def changes(self) -> list[str]:
+        """The parts that the steered body adds, as `serving.hook.refusals` names them."""
+        added = (("directive", self.directed), ("usage", self.usage_added))
+        return [part for part, is_added in added if is_added]

@@ -117,8 +117,9 @@ class Steering:
         record.applied = action == 0 or record.mode in STEERING_MODES
         plan.decided = record.mode in STEERING_MODES and not record.hold_out
         if action and record.applied:
-            plan.steered = api.steer(body, directive)
-        if self.config.ask_usage and record.streamed and record.mode in STEERING_MODES:
+            plan.steered, plan.directed = api.steer(body, directive), True
+        asks = self.config.ask_usage and record.streamed and record.mode in STEERING_MODES
+        if asks and not self._refusals.refuses(record.model, "usage"):
             _ask_usage(plan, body)
 
     def _describe(
@@ -156,11 +157,11 @@ class Steering:
             if not self.policies.loaded:
                 raise FailedOpenError("no_bundle")
             raise NotSteeredError("unknown_model")
-        if "no-transform" in headers.get("cache-control", ""):
+        if "no-transform" in headers.get("cache-control", "").lower():
             # The client forbids it (RFC 9111, section 5.2.1.6).
             raise NotSteeredError("no_transform")
         record.policy_version = decider.bundle.version
-        if self._refusals.leave_alone(record.model):
+        if self._refusals.refuses(record.model, "directive"):
             raise NotSteeredError("refuses_directives")
         return decider
 

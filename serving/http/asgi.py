@@ -80,8 +80,15 @@ async def read_body(receive: Receive, limit: int, first: bytes | None = None) ->
 
 
 def decoded_headers(scope: Scope) -> dict[str, str]:
-    """Return the headers by name, in lower case; the last value of a repeated header."""
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    """Return the headers by name, in lower case; values of a repeated header are joined by commas.
+
+    See RFC 9110, section 5.3.
+    """
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in scope["headers"]:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers
 
 
 def header(headers: Headers, name: bytes) -> bytes | None:

@@ -15,6 +15,8 @@ _HOP_FIELDS = frozenset(
     )
 )
 _REQUEST_FIELDS = _HOP_FIELDS | {b"host", b"content-length", b"expect"}
+# Control characters become spaces (RFC 9110, section 5.5), because the server refuses to send them.
+_CONTROLS = bytes(0x20 if (c < 0x20 and c != 0x09) or c == 0x7F else c for c in range(256))
 _NO_CONTENT_STATUSES = (204, 304)
 _MAX_FORWARDS = b"max-forwards"
 
@@ -39,7 +41,7 @@ def forwarded_response(received: Iterable[tuple[bytes, bytes]], status: int) -> 
     Content-Length is left out where Transfer-Encoding overrides it (RFC 9112, section 6.3), and
     where there is no content. A missing Date is added (RFC 9110, section 6.6.1).
     """
-    headers = [(name.lower(), value) for name, value in received]
+    headers = [(name.lower(), value.translate(_CONTROLS)) for name, value in received]
     names = {name for name, _ in headers}
     dropped = _HOP_FIELDS | _nominated(headers)
     if b"transfer-encoding" in names or status in _NO_CONTENT_STATUSES:

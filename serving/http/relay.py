@@ -30,11 +30,13 @@ from serving.http.forwarding import (
     passed_through,
     with_hops,
 )
-from serving.http.routing import Upstreams
+from serving.http.routing import UnreadableError, Upstreams
 
 _AUTO_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 # Methods whose Max-Forwards counts (RFC 9110, section 7.6.2).
 _COUNTED_METHODS = ("TRACE", "OPTIONS")
+# Longer bodies are searched for their model in a thread, bytes.
+_LONG_BODY = 1 << 20
 # Time after the request before the relay watches for the client's disconnect.
 WATCH_DELAY_SECONDS = 0.05
 
@@ -114,7 +116,11 @@ class Relay:
             if body is None:
                 return
             more = False
-        upstream = self._upstreams.choose(header(scope["headers"], b"content-type") or b"", body)
+        try:
+            upstream = await self._choose(scope, body)
+        except UnreadableError as error:
+            await respond_error(send, 400, str(error), "invalid_request_error")
+            return
         watcher = _DisconnectWatcher(receive)
         if more:
             data: Any = _streamed_body(body, receive, watcher.watch)
@@ -125,8 +131,9 @@ class Relay:
         answer_started = False
         try:
             async with await self._request(scope, upstream, data) as response:
-                if response.status == 101:
-                    raise aiohttp.ClientError("the upstream switched protocols unasked")
+                if not 200 <= response.status < 600:
+                    # Also 101: an upstream that switches protocols unasked.
+                    raise aiohttp.ClientError("the upstream sent a status that no client expects")
                 answer_started = True
                 await _pass_on(response, send)
         except asyncio.CancelledError:
@@ -144,6 +151,17 @@ class Relay:
             await respond_error(send, 502, message, "upstream_error")
         finally:
             watcher.stop()
+
+    async def _choose(self, scope: Scope, body: bytes) -> str:
+        """Return the base URL of the upstream that serves the model of a request.
+
+        Raises:
+            UnreadableError: the model of the body cannot be told.
+        """
+        choose, headers = self._upstreams.choose, scope["headers"]
+        if not self._upstreams.need_model or len(body) < _LONG_BODY:
+            return choose(headers, body)
+        return await asyncio.to_thread(choose, headers, body)
 
     async def _whole_body(
         self, scope: Scope, first: bytes, receive: Receive, send: Send

@@ -9,9 +9,17 @@ import orjson
 from python_multipart.exceptions import ParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from serving.http.asgi import Headers, header
+from serving.streams.coding import CodingError, decoder_of
+
 _LONGEST_NAME = 4096
+_LONGEST_TYPE = 1024
 # Its messages about broken forms quote the request.
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL + 1)
+
+
+class UnreadableError(Exception):
+    """The model of a body cannot be told; the argument says why."""
 
 
 class Upstreams:
@@ -31,20 +39,38 @@ class Upstreams:
         """True if the model decides; a request's whole body must be read first then."""
         return bool(self._by_model)
 
-    def choose(self, content_type: bytes, body: bytes) -> str:
-        """Return the base URL for a request."""
-        model = model_of(content_type, body) if self._by_model and body else None
+    def choose(self, headers: Headers, body: bytes) -> str:
+        """Return the base URL for a request.
+
+        Args:
+            headers: the request's fields, names in lower case.
+            body: the whole body.
+
+        Raises:
+            UnreadableError: a model decides, and the body's cannot be told.
+        """
+        if not self._by_model or not body:
+            return self.default
+        coding = header(headers, b"content-encoding") or b"identity"
+        if coding.strip().lower() != b"identity":
+            body = _decoded(coding, body)
+        model = model_of(header(headers, b"content-type") or b"", body)
         return self._by_model.get(model or "", self.default)
 
 
 def model_of(content_type: bytes, body: bytes) -> str | None:
-    """Return the model that a body names; None if it names none or cannot be read.
+    """Return the model that a body names; None if it names none.
 
     Args:
         content_type: the field Content-Type. Everything but a form is tried as JSON, because
             servers do the same.
         body: the whole body.
+
+    Raises:
+        UnreadableError: the body is said to be JSON and is not.
     """
+    if len(content_type) > _LONGEST_TYPE:
+        raise UnreadableError("the Content-Type is too long to find the model by it")
     kind, options = parse_options_header(content_type)
     if kind == b"multipart/form-data":
         return _model_of_multipart(options.get(b"boundary", b""), body)
@@ -54,9 +80,27 @@ def model_of(content_type: bytes, body: bytes) -> str | None:
     try:
         parsed = _parsed(body)
     except (ValueError, RecursionError):
+        if b"json" not in kind and kind:
+            return None
+        message = "several upstreams: the body is no JSON that the model can be read from"
+        raise UnreadableError(message) from None
+    if not isinstance(parsed, dict):
         return None
-    model = parsed.get("model") if isinstance(parsed, dict) else None
+    # Some servers do not mind the case of names.
+    model = parsed.get("model", next((v for n, v in parsed.items() if n.lower() == "model"), None))
     return model if isinstance(model, str) else None
+
+
+def _decoded(coding: bytes, body: bytes) -> bytes:
+    decoder = decoder_of(coding)
+    if decoder is None:
+        raise UnreadableError("several upstreams: the body's Content-Encoding is not known")
+    try:
+        return decoder.feed(body)
+    except CodingError:
+        raise UnreadableError(
+            "several upstreams: the body is not in its Content-Encoding"
+        ) from None
 
 
 def _parsed(body: bytes) -> object:

@@ -28,8 +28,13 @@ LEAVE_SECONDS = 1.0
 GONE_CHECK_SECONDS = (0.05, 0.2, 1.0, 5.0)
 # uri-host [":" port] (RFC 3986, section 3.2.2); an empty value is allowed.
 _HOST = re.compile(rb"[A-Za-z0-9\-._~!$&'()*+,;=%:\[\]]*")
-_TOO_LARGE = b"HTTP/1.1 431 \r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-_NO_TUNNELS = b"HTTP/1.1 501 \r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_EMPTY = b"connection: close\r\ncontent-length: 0\r\n\r\n"
+_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\n" + _EMPTY
+_NOT_IMPLEMENTED = b"HTTP/1.1 501 Not Implemented\r\n" + _EMPTY
+_MALFORMED = (
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\n"
+    b"content-length: 31\r\n\r\nInvalid HTTP request received.\n"
+)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _TCP_CLOSE = 7
 
@@ -53,6 +58,9 @@ class GuardedProtocol(HttpToolsProtocol):
     _in_head = True
     _in_message = False
     _head_bytes = 0
+    # Bytes of the request since the last part of its body: a trailer section.
+    _trailer_bytes = 0
+    _refusal = _MALFORMED
     _leaving = False
     _broken = False
     # The exchange whose answer is being made; `cycle` is the one whose request came last.
@@ -78,8 +86,12 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         if self._in_head:
             self._head_bytes += len(data)
+        else:
+            self._trailer_bytes += len(data)
         self._parse(data)
         if not self._in_head:
+            if self._in_message and self._trailer_bytes > HEAD_BYTES and not self._broken:
+                self._refuse(_TOO_LARGE)
             return
         # Only for a head that came incomplete: most come in one piece and need no timer.
         self._await_head()
@@ -88,13 +100,18 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Keep a half-closed connection open until the last answer is complete."""
-        cycle = self.cycle
-        incomplete = self._in_message and not self._broken
-        if incomplete or cycle is None or cycle.response_complete:
+        if self._idle():
             return None
-        cycle.keep_alive = False
-        alone = cycle is self._active and not cycle.response_started
-        if alone and cycle.scope["http_version"] != "1.0":
+        if self._in_message and not self._broken and not self._in_head:
+            # The body of the newest request is cut off.
+            if self.cycle is self._active:
+                return None
+            self.pipeline.popleft()
+        self._broken = True
+        last = self._last_complete()
+        last.keep_alive = False
+        alone = last is self._active and not last.response_started
+        if alone and last.scope["http_version"] != "1.0":
             # A client that has closed both sides looks the same. It answers further bytes with a
             # reset; a client that still reads ignores an interim response (RFC 9110, section 15.2).
             self.transport.write(_CONTINUE)
@@ -125,14 +142,24 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         version = self.parser.get_http_version()
         hosts = [value for name, value in self.headers if name == b"host"]
+        if any(n == b"transfer-encoding" and v.lower() != b"chunked" for n, v in self.headers):
+            # The relay would drop the coding's name (RFC 9112, section 6.1).
+            self._refusal = _NOT_IMPLEMENTED
+            raise ValueError("an unknown transfer coding")
         if version == "1.0":
             self.expect_100_continue = False
         elif version != "1.1" or not hosts:
             raise ValueError("neither HTTP/1.0 nor HTTP/1.1 with a Host field")
         if len(hosts) > 1 or not all(_HOST.fullmatch(host) for host in hosts):
             raise ValueError("the Host field is malformed or repeated")
+        if not self.url.startswith(b"/"):
+            target: Any = httptools.parse_url(self.url)
+            if target.path is None:
+                # An absolute target may have an empty path (RFC 9112, section 3.2.2).
+                self.url = b"/" if target.query is None else b"/?" + target.query
         super().on_headers_complete()
         self._head_done()
+        self._trailer_bytes = 0
         if self._leaving and self.cycle is not None:
             self.cycle.keep_alive = False
 
@@ -143,23 +170,10 @@ class GuardedProtocol(HttpToolsProtocol):
         self._in_message = False
         super().on_message_complete()
 
-    def send_400_response(self, msg: str) -> None:
-        """Refuse a malformed request, after the answers to the requests before it."""
-        active, head_complete = self._active, not self._in_head
-        self._broken = True
-        self._head_done()
-        if active is None or active.response_complete:
-            super().send_400_response(msg)
-        elif active is not self.cycle or not head_complete:
-            if head_complete and self.pipeline:
-                # The newest request in the pipeline is the malformed one.
-                self.pipeline.popleft()
-            last = self.pipeline[0][0] if self.pipeline else active
-            last.keep_alive = False
-        elif active.response_started:
-            self.transport.close()
-        else:
-            super().send_400_response(msg)
+    def on_body(self, body: bytes) -> None:
+        """Take a part of a request's body."""
+        self._trailer_bytes = 0
+        super().on_body(body)
 
     def shutdown(self) -> None:
         """Close the connection after its current request, or a moment later if it is idle."""
@@ -178,34 +192,53 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _parse(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            if self.parser.get_method() == b"CONNECT":
-                self._refuse(_NO_TUNNELS)
-            else:
-                self._parse_without_upgrade(data[upgrade.args[0] :])
-        except httptools.HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                if self.parser.get_method() == b"CONNECT":
+                    self._refuse(_NOT_IMPLEMENTED)
+                    return
+                data = self._without_upgrade(data[upgrade.args[0] :])
+            except httptools.HttpParserError:
+                self._refuse(self._refusal)
+                return
 
-    def _parse_without_upgrade(self, rest: bytes) -> None:
-        """Parse the request again without its Upgrade field, then the bytes after its head.
+    def _without_upgrade(self, rest: bytes) -> bytes:
+        """Return the bytes of the current request without its Upgrade field, then `rest`.
 
         The parser has stopped at the end of the head: it takes the bytes that follow for those of
-        the other protocol.
+        the other protocol. So a new parser reads the request again.
         """
         method, version = self.parser.get_method(), self.parser.get_http_version().encode()
         fields = [b"%b: %b\r\n" % pair for pair in self.headers if pair[0] != b"upgrade"]
-        head = b"%b %b HTTP/%b\r\n%b\r\n" % (method, self.url, version, b"".join(fields))
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        self._parse(head + rest)
+        return b"%b %b HTTP/%b\r\n%b\r\n%b" % (method, self.url, version, b"".join(fields), rest)
 
     def _refuse(self, response: bytes) -> None:
+        """Refuse the newest request, after the answers to the requests before it."""
+        active, head_complete = self._active, not self._in_head
         self._broken = True
         self._head_done()
-        self.transport.write(response)
-        self.transport.close()
+        if active is None or active.response_complete:
+            self.transport.write(response)
+            self.transport.close()
+        elif active is not self.cycle or not head_complete:
+            if head_complete:
+                self.pipeline.popleft()
+            self._last_complete().keep_alive = False
+        else:
+            if not active.response_started:
+                self.transport.write(response)
+            self.transport.close()
+
+    def _last_complete(self) -> RequestResponseCycle:
+        """Return the exchange of the last request in the pipeline."""
+        last = self.pipeline[0][0] if self.pipeline else self._active
+        assert last is not None
+        return last
 
     def _close_if_reset(self) -> None:
         """Close the connection if the client has reset it; only Linux can tell."""
@@ -235,6 +268,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _close_late(self) -> None:
         self._timer = None
-        transport: Any = self.transport
-        if not transport.is_closing():
-            transport.close()
+        if not self._idle():
+            # An earlier answer is being made, and reading may be paused because of it.
+            self._await_head()
+        elif not self.transport.is_closing():
+            self.transport.close()

@@ -1,6 +1,8 @@
 """How answers are written to the client: fewer system calls, and no chunks for HTTP/1.0."""
 
 import asyncio
+import socket
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +41,13 @@ class HeadWithBody:
         self._flush()
         self._transport.close()
 
+    def abort(self) -> None:
+        """Reset the connection."""
+        connection = self._transport.get_extra_info("socket")
+        if connection is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._transport.abort()
+
     def is_closing(self) -> bool:
         """Return whether the connection is being closed."""
         return self._transport.is_closing()
@@ -70,6 +79,12 @@ def without_chunks(app: App, cycle: RequestResponseCycle) -> Callable[..., Any]:
                 cycle.expected_content_length = len(event.get("body", b""))
             await send(event)
 
-        await app(scope, receive, send_until_close)
+        try:
+            await app(scope, receive, send_until_close)
+        except BaseException:
+            if until_close:
+                # A plain close would make the part look like the whole answer.
+                cycle.transport.abort()
+            raise
 
     return closing_app

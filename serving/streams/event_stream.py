@@ -36,7 +36,7 @@ class EventStream:
     """Splits a stream into events, wherever its pieces are cut."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest = bytearray()
         self._searched = 0
         self._is_first = True
         self._after_cr = False
@@ -44,12 +44,13 @@ class EventStream:
     def feed(self, piece: bytes) -> list[Event]:
         """Return the events that a piece completes.
 
-        Their `raw` and `rest` together are the bytes fed, in order.
-
-        Raises:
-            ValueError: an event is longer than `LONGEST_EVENT`; `rest` has its bytes so far.
+        Their `raw` and `rest` together are the bytes fed, in order. The caller must not feed more
+        where `endless`.
         """
-        text = self._rest + piece if self._rest else piece
+        text: bytes | bytearray = piece
+        if self._rest:
+            self._rest += piece
+            text = self._rest
         events, start = [], 0
         while True:
             # After a CR that ended an event, an LF belongs to the same line end.
@@ -57,20 +58,26 @@ class EventStream:
             found = _BLANK_LINE.search(text, max(start + skipped, self._searched))
             if found is None:
                 break
-            events.append(self._event(text[start : found.end()], skipped))
+            events.append(self._event(bytes(text[start : found.end()]), skipped))
             start = self._searched = found.end()
             self._after_cr = text[start - 1] == 0x0D
-        self._rest = text[start:]
+        if text is self._rest:
+            del self._rest[:start]
+        else:
+            self._rest += text[start:]
         # A blank line may begin in the last three bytes: CR LF CR.
         self._searched = max(0, len(self._rest) - 3)
-        if len(self._rest) > LONGEST_EVENT:
-            raise ValueError(f"an event exceeds {LONGEST_EVENT} bytes")
         return events
 
     @property
     def rest(self) -> bytes:
         """The bytes of the incomplete last event."""
-        return self._rest
+        return bytes(self._rest)
+
+    @property
+    def endless(self) -> bool:
+        """True if the last event is longer than `LONGEST_EVENT` and still incomplete."""
+        return len(self._rest) > LONGEST_EVENT
 
     def _event(self, raw: bytes, skipped: int) -> Event:
         block = raw[skipped:]

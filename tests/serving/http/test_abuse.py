@@ -105,7 +105,7 @@ def test_ambiguous_framing_never_smuggles_a_request_upstream(upstream, gateway, 
         answer = received_until_close(connection)
     # Each request that reaches upstream gets an answer: none is smuggled inside another.
     assert answer.count(b"HTTP/1.1 200") == len(upstream.received)
-    assert b" 5" not in answer[:14] or b"502" in answer[:14]
+    assert b" 5" not in answer[:14] or answer[9:12] in (b"501", b"502")
     for method, path, headers, _ in upstream.received:
         assert (method, path) in (("POST", PATH), ("GET", "/hidden"))
         assert b"transfer-encoding" not in headers or b"content-length" not in headers

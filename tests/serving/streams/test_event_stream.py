@@ -1,6 +1,5 @@
 from itertools import pairwise
 
-import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -86,9 +85,9 @@ def test_an_event_is_given_as_soon_as_its_blank_line_has_come():
         assert [e.data for e in EventStream().feed(b"data: a" + end)] == [b"a"]
 
 
-def test_an_endless_event_is_an_error_that_keeps_its_bytes(monkeypatch):
+def test_an_endless_event_is_told_and_loses_no_bytes(monkeypatch):
     monkeypatch.setattr(event_stream, "LONGEST_EVENT", 10)
     stream = EventStream()
-    with pytest.raises(ValueError, match="exceeds 10 bytes"):
-        stream.feed(b"data: abcdefgh")
+    assert [event.data for event in stream.feed(b"data: a\n\ndata: abcdefgh")] == [b"a"]
+    assert stream.endless
     assert stream.rest == b"data: abcdefgh"
