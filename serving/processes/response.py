@@ -1,4 +1,4 @@
-"""How answers are written to the client: fewer system calls, and no chunks for HTTP/1.0."""
+"""Writing of answers to the client: few system calls, and no chunks for HTTP/1.0."""
 
 import asyncio
 import socket

@@ -163,6 +163,7 @@ def test_a_floor_that_cannot_be_checked_is_refused(tmp_path):
         Trainer(profile, synthetic_day(), {"lookup": 0.95}, PpoConfig(), MemoryTracker())
 
 
+@pytest.mark.long
 def test_a_latency_limit_overrules_the_directive_that_emits_least(tmp_path):
     # Quality is equal under all directives, but the cheapest is slow, as on a small server.
     requests = made.chats(60, {"lookup": "What is item {n}?", "proof": "Explain why {n} is so."})

@@ -75,6 +75,7 @@ def test_brevity_saves_tokens_and_costs_correctness_in_sums_but_not_in_recall(pr
     assert sums[2] < 0.9 * sums[0]
 
 
+@pytest.mark.long
 def test_the_trained_policy_saves_joules_and_keeps_quality(upstream, trained, tmp_path):
     _, bundle = trained
     requests = generate_requests(40, seed=2, exclude=bundle.prompt_hashes)

@@ -103,6 +103,7 @@ def test_records_are_exported_as_parquet_and_deleted_by_tenant_or_age(ledger, tm
         run(LEDGER["delete"], "--ledger", ledger)
 
 
+@pytest.mark.long
 def test_exported_requests_are_profiled_under_all_directives(ledger, tmp_path, llama):
     exported_path, out = tmp_path / "asked.parquet", tmp_path / "profile.parquet"
     run(LEDGER["delete"], "--ledger", ledger, "--tenant", "a")

@@ -126,6 +126,7 @@ def test_a_missing_foreign_or_damaged_checkpoint_is_refused(profile, tmp_path, m
         first.run(tmp_path / "bundle", NullRun(), resume=True)
 
 
+@pytest.mark.long
 def test_patience_stops_a_training_that_no_longer_improves(profile, tmp_path):
     config = PpoConfig(replay_steps=4_000_000, patience=1)
     job = TrainingJob(profile, DEFAULT_CATALOGUE, synthetic_day(), FLOORS, config)

@@ -119,6 +119,7 @@ def test_the_litellm_sdk_gets_equal_streamed_and_unstreamed_answers(steering, mo
     assert text == completion.choices[0].message.content
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["transformers", "vllm"])
 def test_the_middleware_steers_and_records_inside_the_model_server(tmp_path, engine):
     if engine == "vllm" and shutil.which("vllm") is None:
