@@ -84,7 +84,9 @@ class Upstream:
     async def _connect(self) -> None:
         key = os.environ.get(API_KEY_VARIABLE)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
+            # Close idle connections before the server does (uvicorn: after 5 s), so that no request
+            # goes to a connection that the server is just closing.
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=3),
             timeout=aiohttp.ClientTimeout(total=self._timeout),
             headers={"Authorization": f"Bearer {key}"} if key else None,
         )
