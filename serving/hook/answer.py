@@ -244,7 +244,7 @@ def _without_usage(event: Event, data: dict[str, Any]) -> bytes:
 
 
 def _with_member(event: Event, member: bytes) -> bytes:
-    """Return the bytes of an event with a member added to its last usage object."""
+    """Return the bytes of an event with a member added to the answer's usage object."""
     raw = event.raw
     if b'"sprout"' in raw:
         return raw

@@ -52,7 +52,7 @@ class ClientLeftError(Exception):
     """The client disconnected during its request."""
 
 
-async def read_body(receive: Receive, limit: int, first: bytes | None = None) -> bytes:
+async def read_body(receive: Receive, limit: int, first: bytes = b"") -> bytes:
     """Return a request's body.
 
     Args:
@@ -63,19 +63,16 @@ async def read_body(receive: Receive, limit: int, first: bytes | None = None) ->
         BodyTooLongError: the body exceeds `limit`.
         ClientLeftError: the client disconnected.
     """
-    parts = [first or b""]
-    size, more = len(parts[0]), True
+    parts, size, more = [first], len(first), True
     while more:
-        if size > limit:
-            raise BodyTooLongError
         event = await receive()
         if event["type"] == "http.disconnect":
             raise ClientLeftError
         parts.append(event.get("body", b""))
         size += len(parts[-1])
+        if size > limit:
+            raise BodyTooLongError
         more = event.get("more_body", False)
-    if size > limit:
-        raise BodyTooLongError
     return b"".join(parts)
 
 

@@ -67,7 +67,9 @@ def with_hops(headers: Headers, hops: int) -> Headers:
 def passed_through(headers: Headers, name: str) -> bool:
     """Return whether a gateway of this name has forwarded the message before: it is in a loop."""
     mark = name.encode()
-    return any(field == b"via" and mark in value for field, value in headers)
+    return any(
+        field == b"via" and mark in value.replace(b",", b" ").split() for field, value in headers
+    )
 
 
 def _nominated(headers: Headers) -> frozenset[bytes]:

@@ -163,7 +163,7 @@ def covariates(table: Mapping[str, Sequence[Any]]) -> Float64Array:
 
 
 def arm_of(rows: Sequence[Sequence[Any]], held_out: bool) -> dict[str, Any]:
-    """Return how the requests of one arm ended, with the share that failed and its 95% interval.
+    """Return how one arm's requests ended, with the share not completed and its 95% interval.
 
     A failed or cut-off answer costs what it costs, so it counts in the savings. A request without
     a measured cost cannot count; it is counted here.

@@ -65,9 +65,11 @@ def without_chunks(app: App, cycle: RequestResponseCycle) -> Callable[..., Any]:
     """
 
     async def closing_app(scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request; reset the connection if its answer breaks off."""
         until_close = False
 
         async def send_until_close(event: Event) -> None:
+            """Send an event of the answer, without chunks."""
             nonlocal until_close
             if event["type"] == "http.response.start":
                 names = {name.lower() for name, _ in event.get("headers", ())}

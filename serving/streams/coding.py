@@ -50,6 +50,7 @@ class _Zlib:
         self._head: bytes | None = b""
 
     def feed(self, piece: bytes) -> bytes:
+        """Decode a piece; see `Decoder`."""
         if self._head is not None:
             # Some servers send deflate without its wrapper, whose two first bytes are a multiple of
             # 31 and name method 8 (RFC 1950, section 2.2).
@@ -81,6 +82,7 @@ class _Brotli:
         self._stream = brotli.Decompressor()
 
     def feed(self, piece: bytes) -> bytes:
+        """Decode a piece; see `Decoder`."""
         try:
             output: bytes = self._stream.process(piece, output_buffer_limit=LONGEST_OUTPUT)
         except brotli.error as error:
@@ -96,6 +98,7 @@ class _Zstandard:
         self._stream = zstd.ZstdDecompressor()
 
     def feed(self, piece: bytes) -> bytes:
+        """Decode a piece; see `Decoder`."""
         output = b""
         try:
             while piece:

@@ -151,6 +151,8 @@ def test_no_json_breaks_the_reading_of_an_answer(value, route, sse):
     kind = SSE if sse else b"application/json"
     answer, _ = started(kind, route=route, hide_usage=True, keep=True)
     answer.feed(b"data: " + data + b"\n\n" if sse else data, False)
+    assert answer.complete
+    assert not answer.misread
     _ = answer.usage, answer.text
 
 

@@ -26,11 +26,6 @@ def shape_of(request):
     return SHAPES[request.param]
 
 
-@pytest.fixture
-def made_hook(tmp_path):
-    return hook(tmp_path)
-
-
 def recorded(made_hook):
     """Return the ledger's only row, which combines the decision and its outcome."""
     ledger_keeper = keeper(made_hook)

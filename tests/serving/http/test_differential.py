@@ -258,3 +258,5 @@ def test_what_is_not_steered_is_equal_with_and_without_the_gateway(gateways, cou
         await asyncio.gather(*(one(seed) for seed in range(count)))
 
     asyncio.run(all_of())
+    # `compare` has seen each request arrive twice, and both of its answers.
+    assert len(upstream.requests) == 2 * count

@@ -11,7 +11,7 @@ import pytest
 
 from serving.http.relay import Relay
 from serving.processes.gateway import Gateway
-from tests.serving.hooks import CHAT, hook, records, waited
+from tests.serving.hooks import CHAT, records, waited
 from tests.serving.upstream import served
 from tests.serving.wire import answer, scripted
 
@@ -43,17 +43,6 @@ for (const streamed of [false, true]) {
   console.log(JSON.stringify([answer.status, answer.headers.get("x-sprout-directive"), text]));
 }
 """
-
-
-@pytest.fixture
-def made_hook(tmp_path):
-    return hook(tmp_path)
-
-
-@pytest.fixture
-def gateway(upstream, made_hook):
-    with served(Gateway(made_hook, Relay(upstream.url))) as url:
-        yield url
 
 
 def program(name):

@@ -16,17 +16,6 @@ from tests.serving.hooks import CHAT, hook, metric, post, records
 from tests.serving.upstream import Upstream, served
 
 
-@pytest.fixture
-def made_hook(tmp_path):
-    return hook(tmp_path)
-
-
-@pytest.fixture
-def gateway(upstream, made_hook):
-    with served(Gateway(made_hook, Relay(upstream.url))) as url:
-        yield url
-
-
 def client(url, **options):
     return openai.OpenAI(base_url=f"{url}/v1", api_key="sk-user", max_retries=0, **options)
 

@@ -11,17 +11,12 @@ from hypothesis import strategies as st
 from serving.http.forwarding import forwarded_request, forwarded_response
 from serving.http.relay import Relay
 from serving.processes.gateway import Gateway
-from tests.serving.hooks import CHAT, hook, records, waited
+from tests.serving.hooks import CHAT, records, waited
 from tests.serving.upstream import served
 from tests.serving.wire import answer, fields_of, request, scripted, send_raw
 
 BODY = json.dumps(CHAT).encode()
 STREAM = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}\n\n'
-
-
-@pytest.fixture
-def made_hook(tmp_path):
-    return hook(tmp_path)
 
 
 @pytest.fixture
