@@ -166,14 +166,10 @@ class Featurizer:
         Returns:
             The observation, shape (n_features,).
         """
-        observation = np.empty(len(self.features), dtype=np.float32)
-        observation[: self._context.start] = part
-        observation[self._context] = context
         energy = np.exp(part[self._energies])
-        spared = energy[:1] - energy[1:]
+        spared = energy[0] - energy[1:] if energy.size else energy
         spared *= np.float32(g_per_kwh) / np.float32(SPARED_PER)
-        observation[self._context.stop :] = spared
-        return observation
+        return np.concatenate((part, context, spared))
 
     def at_intensity(self, observations: Float32Array, g_per_kwh: AnyArray) -> Float32Array:
         """Return the observations with other carbon intensities, shape (n, n_features).

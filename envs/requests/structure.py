@@ -10,6 +10,7 @@ import re
 import string
 from collections.abc import Collection, KeysView, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from envs.requests.directive import SYSTEM_ROLES, Message
 
@@ -78,8 +79,7 @@ _OWN_LENGTH = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(NamedTuple):
     """The text, words and structure of a chat.
 
     Attributes:
@@ -118,7 +118,7 @@ def read_chat(messages: Sequence[Message]) -> Reading:
         not distinct.isdisjoint(_EXPLAIN) or ("how" in distinct and _asks_how(lower)),
         not distinct.isdisjoint(_WRITE),
         not distinct.isdisjoint(_FORMAT),
-        _own_length(distinct, lower) or _own_length(_words(system).keys(), system),
+        _own_length(distinct, lower) or bool(system and _own_length(_words(system).keys(), system)),
         _has_code(text),
         len(messages),
         bool(system),

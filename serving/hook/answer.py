@@ -6,16 +6,15 @@ stream passes event by event, because a client cannot use an incomplete event ei
 a content coding.
 """
 
-import re
 import time
 from collections.abc import Callable
-from typing import Any
 
 import orjson
 
 from serving.apis.api import Api
-from serving.apis.facts import AnswerFacts, items_of
+from serving.apis.facts import AnswerFacts
 from serving.hook.outcome import Usage
+from serving.hook.usage_edit import is_final, with_member, without_usage
 from serving.streams.coding import CodingError, Decoder, decoder_of
 from serving.streams.event_stream import Event, EventStream
 from serving.telemetry.log import log_internal_error
@@ -27,14 +26,6 @@ LONGEST_ANSWER = 8 << 20
 # Fields that describe the bytes of an answer, and are wrong for an edited one.
 _BYTES_FIELDS = frozenset(
     (b"content-length", b"content-md5", b"content-digest", b"repr-digest", b"etag")
-)
-_USAGE = re.compile(rb'"usage"\s*:\s*\{')
-# Members of a chunk that has nothing but usage.
-_USAGE_CHUNK = frozenset(
-    (
-        *("id", "object", "created", "model", "choices", "usage", "system_fingerprint"),
-        *("service_tier", "obfuscation"),
-    )
 )
 
 
@@ -79,6 +70,8 @@ class Answer:
         self._bytes_left: int | None = None
         # How the answer is read; all are None if it cannot be.
         self._decoder: Decoder | None = None
+        # The bytes before the decoder's first output.
+        self._undecoded: bytes | None = b""
         self._events: EventStream | None = None
         self._parts: list[bytes] | None = None
         self._parts_bytes = 0
@@ -129,7 +122,7 @@ class Answer:
             more: whether further pieces may follow.
 
         Raises:
-            CodingError: an edited stream is not in the coding that its head announced.
+            CodingError: an edited stream is damaged: its coding breaks off.
         """
         output = piece
         if piece:
@@ -162,14 +155,7 @@ class Answer:
 
     def _read(self, piece: bytes) -> bytes:
         """Read a piece of the body and return the bytes to pass on."""
-        text = piece
-        if self._decoder is not None:
-            try:
-                text = self._decoder.feed(piece)
-            except CodingError:
-                if self._edits:
-                    raise
-                self._decoder = self._events = self._parts = None
+        text = piece if self._decoder is None else self._decoded(self._decoder, piece)
         if self._events is not None:
             return self._read_stream(self._events, piece, text)
         if self._parts is not None:
@@ -179,6 +165,28 @@ class Answer:
                 self._parts = None
         # The rest of an endless event, in the coding that the head announced.
         return text if self._edits else piece
+
+    def _decoded(self, decoder: Decoder, piece: bytes) -> bytes:
+        """Return what a piece adds to the decoded body.
+
+        A body that is in another coding from its first byte on is taken for plain, as it is where
+        only the label is wrong.
+        """
+        if self._undecoded is not None:
+            self._undecoded += piece
+        try:
+            text = decoder.feed(piece)
+        except CodingError:
+            if self._undecoded is not None:
+                self._decoder = None
+                return self._undecoded
+            if self._edits:
+                raise
+            self._decoder = self._events = self._parts = None
+            return piece
+        if text:
+            self._undecoded = None
+        return text
 
     def _read_stream(self, stream: EventStream, piece: bytes, text: bytes) -> bytes:
         output = b"".join([self._passed_on(event) for event in stream.feed(text)])
@@ -205,9 +213,9 @@ class Answer:
         self._api.read_event(event, data, self.facts)
         if self._edits and isinstance(data, dict):
             if self._hide_usage:
-                return _without_usage(event, data)
-            if self._estimate is not None and _is_final(data) and self.usage.method == "reported":
-                return _with_member(event, self._estimate(self.usage))
+                return without_usage(event, data)
+            if self._estimate is not None and is_final(data) and self.usage.method == "reported":
+                return with_member(event, self._estimate(self.usage))
         return event.raw
 
     def _finish(self) -> None:
@@ -224,40 +232,3 @@ class Answer:
                 self.misread = True
                 log_internal_error("an answer could not be read", error)
         self.complete = True
-
-
-def _is_final(data: dict[str, Any]) -> bool:
-    """Return whether an event may have the final usage: choices, if any, are finished."""
-    choices = items_of(data.get("choices"))
-    return not choices or any(choice.get("finish_reason") for choice in choices)
-
-
-def _without_usage(event: Event, data: dict[str, Any]) -> bytes:
-    """Return the bytes of an event without usage that the client did not ask for."""
-    if not isinstance(data.get("usage"), dict) or data.get("choices"):
-        return event.raw
-    other = [name for name, value in data.items() if name not in _USAGE_CHUNK and value is not None]
-    if not other:
-        return b""
-    kept = {name: value for name, value in data.items() if name != "usage"}
-    return b"data: " + orjson.dumps(kept) + b"\n\n"
-
-
-def _with_member(event: Event, member: bytes) -> bytes:
-    """Return the bytes of an event with a member added to the answer's usage object."""
-    raw = event.raw
-    if b'"sprout"' in raw:
-        return raw
-    for position in [match.end() for match in _USAGE.finditer(raw)][::-1]:
-        edited = raw[:position] + member + b"," + raw[position:]
-        try:
-            data = orjson.loads(EventStream().feed(edited)[-1].data or b"")
-        except (ValueError, IndexError):
-            # The usage object has no members.
-            continue
-        # Other objects may have a member "usage" too.
-        holders = (data, data.get("response"), data.get("message"))
-        usages = [holder.get("usage") for holder in holders if isinstance(holder, dict)]
-        if any(isinstance(usage, dict) and "sprout" in usage for usage in usages):
-            return edited
-    return raw

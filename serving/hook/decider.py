@@ -1,7 +1,7 @@
 """A loaded policy bundle that decides single requests."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,8 +13,7 @@ from envs.requests.projection import EncodedProjection
 from serving.hook.grid import GridState
 
 
-@dataclass(frozen=True, slots=True)
-class DecisionInput:
+class DecisionInput(NamedTuple):
     """The input of one decision.
 
     Attributes:
@@ -33,8 +32,7 @@ class DecisionInput:
     grid: GridState
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """The output of one decision.
 
     Attributes:

@@ -3,8 +3,7 @@
 import base64
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -29,8 +28,7 @@ _L0 = 0
 _LONGEST_NAME = 200
 
 
-@dataclass(frozen=True, slots=True)
-class _Context:
+class _Context(NamedTuple):
     """One request while it is decided; the decision fills in `record`."""
 
     record: Record
@@ -204,7 +202,7 @@ class Steering:
                 return remembered.action
             # Decide from the conversation's opening, as its first turn did. Turns and replicas
             # then agree unless the grid or the load has changed since.
-            question = replace(question, messages=opening(context.messages))
+            question = question._replace(messages=opening(context.messages))
             decision = await self._runner.run(decider, question)
             record.features = base64.b64encode(decision.observation.tobytes()).decode()
         action = draw(decision.probabilities, lottery.directive)

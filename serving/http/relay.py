@@ -23,6 +23,7 @@ from serving.http.asgi import (
     respond,
     respond_error,
 )
+from serving.http.disconnect import DisconnectWatcher
 from serving.http.forwarding import (
     forwarded_request,
     forwarded_response,
@@ -37,8 +38,6 @@ _AUTO_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 _COUNTED_METHODS = ("TRACE", "OPTIONS")
 # Longer bodies are searched for their model in a thread, bytes.
 _LONG_BODY = 1 << 20
-# Time after the request before the relay watches for the client's disconnect.
-WATCH_DELAY_SECONDS = 0.05
 
 
 class Relay:
@@ -121,7 +120,7 @@ class Relay:
         except UnreadableError as error:
             await respond_error(send, 400, str(error), "invalid_request_error")
             return
-        watcher = _DisconnectWatcher(receive)
+        watcher = DisconnectWatcher(receive)
         if more:
             data: Any = _streamed_body(body, receive, watcher.watch)
         else:
@@ -240,45 +239,6 @@ async def _streamed_body(
         more = event.get("more_body", False)
         yield event.get("body", b"")
     on_end()
-
-
-class _DisconnectWatcher:
-    """Cancels the task that created this object when the client disconnects.
-
-    Attributes:
-        task: the task to cancel.
-        disconnected: whether the client disconnected.
-    """
-
-    def __init__(self, receive: Receive) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self.task = task
-        self.disconnected = False
-        self._receive = receive
-        self._watch_task: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-
-    def watch(self) -> None:
-        """Start watching; call this once the request's body has been received."""
-        # Delayed, because most answers of a fast server are complete before the task is needed.
-        self._timer = asyncio.get_running_loop().call_later(WATCH_DELAY_SECONDS, self._begin)
-
-    def stop(self) -> None:
-        """Stop watching; no effect if `watch` was not called."""
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._watch_task is not None:
-            self._watch_task.cancel()
-
-    def _begin(self) -> None:
-        self._watch_task = asyncio.ensure_future(self._wait())
-
-    async def _wait(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            continue
-        self.disconnected = True
-        self.task.cancel()
 
 
 def _decoded(value: bytes) -> str:

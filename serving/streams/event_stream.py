@@ -12,6 +12,7 @@ from dataclasses import dataclass
 # An event that grows beyond this size is not waited for, bytes.
 LONGEST_EVENT = 8 << 20
 _LINE_END = re.compile(rb"\r\n|\r|\n")
+_LINE = re.compile(rb"([^\r\n]*)(\r\n|\r|\n)")
 # Atomic groups: a CR LF is one line end, never a CR and an LF.
 _BLANK_LINE = re.compile(rb"(?>\r\n|\r|\n)(?>\r\n|\r|\n)")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -30,6 +31,23 @@ class Event:
     raw: bytes
     name: bytes
     data: bytes | None
+
+
+def with_data(event: Event, data: bytes) -> bytes:
+    """Return an event's bytes with other data; its other fields and comments stay.
+
+    Args:
+        data: a single line.
+    """
+    lines, new_line = [], b"data: " + data
+    for line, end in _LINE.findall(event.raw):
+        if line.removeprefix(_BYTE_ORDER_MARK).partition(b":")[0] == b"data":
+            # The first line of the old data is replaced, further ones are left out.
+            line, new_line = new_line, b""
+            if not line:
+                continue
+        lines.append(line + end)
+    return b"".join(lines)
 
 
 class EventStream:

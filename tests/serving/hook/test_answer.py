@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from serving.apis.routes import APIS
 from serving.hook.answer import Answer
 from serving.hook.outcome import Usage
+from serving.streams.coding import CodingError
 from tests.serving.upstream import Upstream
 
 SSE = b"text/event-stream"
@@ -186,6 +187,15 @@ def test_only_a_chunk_of_nothing_but_usage_is_hidden():
     assert json.loads(shown[6:]) == {"choices": [], "prompt_filter_results": [1]}
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
+def test_a_chunk_without_its_usage_keeps_its_other_lines(end):
+    with_both = event(choices=[], usage=USAGE, prompt_filter_results=[1])
+    marked = (b"\xef\xbb\xbf: seen\nid: 7\nevent: chunk\n" + with_both).replace(b"\n", end)
+    shown = started(hide_usage=True)[0].feed(marked, True)
+    data = b'data: {"choices":[],"prompt_filter_results":[1]}'
+    assert shown == end.join([b"\xef\xbb\xbf: seen", b"id: 7", b"event: chunk", data, b"", b""])
+
+
 def test_usage_and_marks_in_the_text_are_not_taken_for_the_streams_own():
     said = 'data: [DONE] {"usage": {"completion_tokens": 9}, "choices": [], "error": 1}\n\n'
     text = event(choices=[{"index": 0, "delta": {"content": said}}])
@@ -261,6 +271,27 @@ def test_a_compressed_stream_is_edited_without_its_coding_and_without_delay():
     unknown, fields = started(SSE, (b"content-encoding", b"new"), hide_usage=True)
     assert [unknown.feed(piece, True) for piece in pieces] == pieces
     assert unknown.usage.method is None
+
+
+@pytest.mark.parametrize("coding", [b"gzip", b"deflate", b"br", b"zstd"])
+def test_a_plain_stream_with_a_wrong_coding_in_its_head_still_arrives(coding):
+    field = (b"content-encoding", coding)
+    for options in ({"hide_usage": True}, {}):
+        answer, _ = started(SSE, field, **options)
+        # Also if the pieces are too short to tell at once.
+        pieces = [TEXT[i : i + 1] for i in range(len(TEXT))] + [LAST, DONE]
+        output = b"".join([answer.feed(piece, True) for piece in pieces])
+        assert output == (TEXT + DONE if options else TEXT + LAST + DONE)
+        assert answer.usage == Usage(3, 4, "reported")
+
+
+def test_a_compressed_stream_that_breaks_later_is_not_passed_on_as_if_whole():
+    encoder = zlib.compressobj(wbits=31)
+    piece = encoder.compress(TEXT) + encoder.flush(zlib.Z_SYNC_FLUSH)
+    answer, _ = started(SSE, (b"content-encoding", b"gzip"), hide_usage=True)
+    assert answer.feed(piece, True) == TEXT
+    with pytest.raises(CodingError):
+        answer.feed(b"\xff\xff\xff" + LAST, True)
 
 
 def test_nothing_is_added_where_the_upstream_forbids_it():
