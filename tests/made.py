@@ -87,4 +87,5 @@ def bundle(
         np.ones(width, dtype=np.float32),
         ((weight, np.array(logits, dtype=np.float32)),),
     )
-    return save_bundle(folder, policy, catalogue, featurizer, model, extra or {})
+    manifest = {"energy": {"joules_per_completion_token": 2.0}} | dict(extra or {})
+    return save_bundle(folder, policy, catalogue, featurizer, model, manifest)

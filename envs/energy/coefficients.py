@@ -5,6 +5,7 @@ serve to estimate requests before these are measured, and to run the simulated s
 """
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,12 +19,6 @@ from envs.errors import DataError
 from envs.plausible import check_joules_per_token, check_watts
 
 SCHEMA = 1
-# Least squares over SPROUT's published outcomes (Li et al., EMNLP 2024, artifact). They were
-# recorded one request at a time, so the costs of a pass and of its token cannot be separated.
-JOULES_PER_TOKEN = 5.91
-SECONDS_PER_TOKEN = 0.0238
-# Cost of a prompt token relative to a generated token, in the same data.
-PREFILL_WEIGHT = 0.002
 
 
 @dataclass(frozen=True)
@@ -70,6 +65,20 @@ class Coefficients:
             e * prompt_tokens + f * completion_tokens + g * context + h * passes,
         )
 
+    def error(
+        self, prompt_tokens: float, completion_tokens: float, together: float = 1.0
+    ) -> float | None:
+        """Return the standard error of `cost`'s joules, J; None if it is unknown."""
+        if self.joules_error is None:
+            return None
+        context = completion_tokens * (prompt_tokens + completion_tokens / 2) / CONTEXT_TOKENS
+        work = prompt_tokens, completion_tokens, context, completion_tokens / max(1.0, together)
+        return math.hypot(*(w * e for w, e in zip(work, self._errors, strict=True)))
+
+    @cached_property
+    def _errors(self) -> list[float]:
+        return [] if self.joules_error is None else self.joules_error.tolist()
+
     @cached_property
     def _numbers(self) -> tuple[list[float], list[float]]:
         return self.joules.tolist(), self.seconds.tolist()
@@ -96,16 +105,6 @@ def token_coefficients(
         np.array([0.0, joules_per_token, 0.0, 0.0]),
         np.array([0.0, seconds_per_token, 0.0, 0.0]),
         source,
-    )
-
-
-def default_coefficients() -> Coefficients:
-    """Return the coefficients of Llama-2-13b-chat on one A100-class GPU, one request at a time."""
-    weights = np.array([PREFILL_WEIGHT, 1.0, 0.0, 0.0])
-    return Coefficients(
-        JOULES_PER_TOKEN * weights,
-        SECONDS_PER_TOKEN * weights,
-        "Llama-2-13b on an A100, one request at a time",
     )
 
 

@@ -7,6 +7,7 @@ from experiments.bench.env import EnvBench
 from experiments.bench.gateway import GatewayBench
 from experiments.bench.gpu.command import GpuBench
 from experiments.bench.loop import LoopBench
+from experiments.bench.savings import SavingsBench
 from experiments.bench.soak import SoakBench
 from experiments.bench.start import StartBench
 from experiments.bench.train import TrainBench
@@ -22,4 +23,5 @@ BENCHES = {
     "gateway": GatewayBench,
     "gpu": GpuBench,
     "soak": SoakBench,
+    "savings": SavingsBench,
 }

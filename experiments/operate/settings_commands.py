@@ -1,7 +1,6 @@
 """`sprout mode`, `sprout rules` and `sprout ledger`: control a hook through its database."""
 
 import json
-import time
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -10,38 +9,17 @@ from typing import Any
 from pydantic import Field
 
 from envs.errors import ConfigError
-from experiments.settings import Settings, write_json
-from serving.ledger.database import Ledger, days_ago
-from serving.ledger.savings import COLUMNS, estimate_savings
+from experiments.operate.on_ledger import OnLedger
+from experiments.operate.savings import Savings
+from experiments.settings import write_json
+from serving.ledger.database import days_ago
 from serving.settings.hook import CommaSeparated
 from serving.settings.rules import Mode, RequestFacts, Rule, first_matching, read_rules
 
 RULE_COLUMNS = ("route", "model", "task", "tenant", "characters", "directive", "grams", "rule")
 
 
-class _OnLedger(Settings):
-    """Base of the commands that open a hook's ledger."""
-
-    ledger: str = Field(
-        "sqlite:///runs/serve/ledger.db",
-        description="URL of the hook's database, as given to `sprout serve`",
-    )
-
-    def open(self) -> Ledger:
-        """Open the database.
-
-        Raises:
-            ConfigError: the SQLite file does not exist, because no hook has created it.
-        """
-        name = self.ledger.removeprefix("sqlite:///")
-        if name != self.ledger and not Path(name).exists():
-            raise ConfigError(
-                f"--ledger {self.ledger}: there is no such file; give the URL of a hook's database"
-            )
-        return Ledger(self.ledger)
-
-
-class ModeCommand(_OnLedger):
+class ModeCommand(OnLedger):
     """Show or change the mode of all workers and replicas; `--set off` is the kill switch.
 
     off: relay only; shadow: decide and record; canary: steer a share; on: steer all. A change
@@ -76,7 +54,7 @@ class ModeCommand(_OnLedger):
         write_json(self.json_path, settings)
 
 
-class RulesSet(_OnLedger):
+class RulesSet(OnLedger):
     """Apply a file's rules in all replicas; an empty list removes all rules."""
 
     rules: Path = Field(description="YAML file with a list of rules")
@@ -89,7 +67,7 @@ class RulesSet(_OnLedger):
         print(f"{len(rules)} rules take effect within 2 s")
 
 
-class RulesTry(_OnLedger):
+class RulesTry(OnLedger):
     """Show what rules would have done to the ledger's requests, without applying them.
 
     The ledger has no headers, so a rule with a condition on headers matches nothing here.
@@ -135,7 +113,7 @@ class RulesTry(_OnLedger):
         write_json(self.json_path, {"schema": 1, "requests": total, "rules": matched})
 
 
-class Export(_OnLedger):
+class Export(OnLedger):
     """Write recorded requests and answers as Parquet, for profiling or training.
 
     The ledger must contain prompts: `sprout serve --store-prompts`. Each row has the directive
@@ -161,7 +139,7 @@ class Export(_OnLedger):
         print(f"{len(rows)} requests -> {self.out}")
 
 
-class Delete(_OnLedger):
+class Delete(OnLedger):
     """Delete records by request, tenant or age; of several conditions, all must hold."""
 
     request: str | None = Field(
@@ -178,39 +156,6 @@ class Delete(_OnLedger):
         with closing(self.open()) as ledger:
             count = ledger.delete(before=before, decision_id=self.request, tenant=self.tenant)
         print(f"{count} records deleted")
-
-
-class Savings(_OnLedger):
-    """Estimate the policy's savings on live traffic, against the random hold-out."""
-
-    hours: float = Field(24.0, gt=0, description="period to look at, hours before now")
-    json_path: Path | None = Field(None, alias="json", description="file for the result as JSON")
-
-    def cli_cmd(self) -> None:
-        """Estimate the savings, print them, and write them as JSON if asked to."""
-        until = time.time()
-        since = until - 3600 * self.hours
-        with closing(self.open()) as ledger:
-            savings = {"since": since, "until": until} | estimate_savings(
-                ledger.rows(COLUMNS, since, until)
-            )
-        if savings["grams"] is None:
-            print(f"no estimate: {savings['reason']} ({savings['requests']} requests)")
-        else:
-            low, high = (100 * bound for bound in savings["grams"]["ci95"])
-            print(
-                f"carbon saved: {100 * savings['grams']['ratio']:.1f} % [{low:.1f}, {high:.1f}] of "
-                f"{savings['baseline']}; {savings['requests']} requests, "
-                f"{savings['held_out_requests']} held out; energy {savings['energy_methods']}"
-            )
-        for name, arm in savings["arms"].items():
-            if arm["requests"]:
-                low, high = (100 * bound for bound in arm["failure_ratio_ci95"])
-                print(
-                    f"not completed, {name}: {100 * arm['failure_ratio']:.1f} % [{low:.1f}, "
-                    f"{high:.1f}] of {arm['requests']}; {arm['unmeasured_requests']} without a cost"
-                )
-        write_json(self.json_path, savings)
 
 
 def _effect(rule: Rule) -> str:

@@ -15,6 +15,7 @@ from agents.training.config import PpoConfig
 from agents.training.drift import measure_drift
 from agents.training.ppo import TAG_SHARE, Trained, Trainer
 from agents.training.prepared import with_known_quality
+from agents.training.rates import fit_rates
 from envs.carbon.intensity import IntensityTrace
 from envs.clock import WallClock
 from envs.energy.meters.choose import choose_meter
@@ -193,6 +194,7 @@ class TrainingJob:
             "validation": figures(trained) | {"floors_kept": trained.floors_kept},
             "energy": {
                 "method": self.profile.outcomes.energy_method,
+                "rates": fit_rates(self.profile).to_manifest() if joules.any() else None,
                 "joules_per_completion_token": float(joules.sum() / max(1.0, tokens.sum())),
                 "seconds_per_completion_token": float(
                     self.profile.outcomes.device_seconds.sum() / max(1.0, tokens.sum())

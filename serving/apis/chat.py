@@ -42,13 +42,15 @@ class Chat:
         if event.data is not None and event.data.strip() == b"[DONE]":
             facts.ended = True
         elif isinstance(data, dict):
+            facts.read_model(data)
             read_error(event.name, data, facts)
             facts.read_usage(data.get("usage"), ("prompt_tokens",), "completion_tokens")
             for choice in items_of(data.get("choices")):
                 self._read_choice(choice, facts)
 
     def read_answer(self, answer: Mapping[str, Any], facts: AnswerFacts) -> None:
-        """Read the usage and the first choice's text."""
+        """Read the model, the usage and the first choice's text."""
+        facts.read_model(answer)
         read_error(b"", answer, facts)
         facts.read_usage(answer.get("usage"), ("prompt_tokens",), "completion_tokens")
         for choice in items_of(answer.get("choices"))[:1]:

@@ -21,6 +21,7 @@ class AnswerFacts:
         failure: "failed" if the answer says that it failed, "incomplete" if it says that it was
             cut off; else empty.
         texts: parts of the first choice's text; None if it is not kept.
+        model: as the answer names it; None if it does not.
     """
 
     prompt_tokens: int | None = None
@@ -29,11 +30,18 @@ class AnswerFacts:
     ended: bool = False
     failure: str = ""
     texts: list[str] | None = None
+    model: str | None = None
 
     def add_text(self, text: Any) -> None:
         """Append a part of the first choice's text, if the text is kept."""
         if self.texts is not None and isinstance(text, str) and len(self.texts) < MOST_TEXTS:
             self.texts.append(text[:LONGEST_TEXT])
+
+    def read_model(self, data: Any) -> None:
+        """Take the model of an answer, or of an event that names it."""
+        if self.model is None and isinstance(data, dict):
+            model = data.get("model")
+            self.model = model if isinstance(model, str) else None
 
     def read_usage(self, usage: Any, prompt: tuple[str, ...], completion: str) -> None:
         """Take the token counts of a usage object; a later one replaces an earlier one.

@@ -67,6 +67,7 @@ class Messages:
         kind = text_of(data.get("type")) or event.name.decode("latin-1")
         if kind == "message_start":
             message = data.get("message")
+            facts.read_model(message)
             usage = message.get("usage") if isinstance(message, dict) else None
             # Its output tokens are not the answer's, which has only begun.
             facts.read_usage(usage, _PROMPT, "")
@@ -84,7 +85,8 @@ class Messages:
             read_error(kind.encode(), data, facts)
 
     def read_answer(self, answer: Mapping[str, Any], facts: AnswerFacts) -> None:
-        """Read the usage and the text."""
+        """Read the model, the usage and the text."""
+        facts.read_model(answer)
         if answer.get("type") == "error":
             facts.failure = FAILED
         facts.read_usage(answer.get("usage"), _PROMPT, "output_tokens")

@@ -70,6 +70,7 @@ class Responses:
         if not isinstance(data, dict):
             return
         kind = text_of(data.get("type")) or event.name.decode("latin-1")
+        facts.read_model(data.get("response"))
         if kind in _LAST_EVENTS:
             facts.ended = True
             facts.failure = _LAST_EVENTS[kind] or facts.failure
@@ -84,7 +85,8 @@ class Responses:
                 facts.add_text(data.get("delta"))
 
     def read_answer(self, answer: Mapping[str, Any], facts: AnswerFacts) -> None:
-        """Read the usage, the state and the text."""
+        """Read the model, the usage, the state and the text."""
+        facts.read_model(answer)
         read_error(b"", answer, facts)
         facts.failure = _STATES.get(text_of(answer.get("status")), facts.failure)
         facts.read_usage(answer.get("usage"), ("input_tokens",), "output_tokens")

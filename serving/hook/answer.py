@@ -35,8 +35,8 @@ class Answer:
     Args:
         api: of the request's route.
         started: `time.perf_counter()` at the request's arrival.
-        estimate: returns, for the usage of a stream, a JSON member to insert into its final
-            usage object. None inserts nothing.
+        estimate: returns, for the usage of a stream and the model that it names, a JSON member to
+            insert into its final usage object. None inserts nothing.
         hide_usage: remove the usage chunk, because the client did not ask for it.
         keep: keep the answer's text.
 
@@ -53,7 +53,7 @@ class Answer:
         api: Api,
         started: float,
         *,
-        estimate: Callable[[Usage], bytes] | None = None,
+        estimate: Callable[[Usage, str | None], bytes] | None = None,
         hide_usage: bool = False,
         keep: bool = False,
     ) -> None:
@@ -149,6 +149,11 @@ class Answer:
         return Usage(facts.prompt_tokens, None, None)
 
     @property
+    def model(self) -> str | None:
+        """Model that the answer names; None if it names none."""
+        return self.facts.model
+
+    @property
     def text(self) -> str | None:
         """Text of the answer's first choice; None if it was not kept or there is none."""
         return "".join(self.facts.texts or ()) or None
@@ -215,7 +220,7 @@ class Answer:
             if self._hide_usage:
                 return without_usage(event, data)
             if self._estimate is not None and is_final(data) and self.usage.method == "reported":
-                return with_member(event, self._estimate(self.usage))
+                return with_member(event, self._estimate(self.usage, self.model))
         return event.raw
 
     def _finish(self) -> None:

@@ -1,20 +1,19 @@
 """Writes a request's outcome to the journal and the metrics, with its energy and emissions."""
 
+from typing import Any
+
 import orjson
 
-from envs.carbon.intensity import CarbonReading
-from envs.energy.coefficients import Coefficients, read_coefficients
 from serving.hook.outcome import AnswerOutcome, Usage
 from serving.hook.policies import Policies
-from serving.ledger.estimate import estimate_coefficients, footprint_model
+from serving.ledger.estimate import Estimate, Rates, Work, footprint_model, operator_rates
 from serving.ledger.journal import Entry, Journal, JournalFullError
 from serving.ledger.record import Amendment, Record
 from serving.settings.hook import HookConfig
 from serving.telemetry.log import log_internal_error
 from serving.telemetry.metrics import Metrics
 
-# Policy versions whose energy coefficients are cached.
-_CACHED_VERSIONS = 16
+_CHARACTERS_PER_TOKEN = 4
 
 
 class Completer:
@@ -31,11 +30,8 @@ class Completer:
         self._metrics = metrics
         self._journal = Journal(config.state)
         self._footprint = footprint_model(config)
-        # Only to raise at the start, not at the first request, if the stated figure is wrong.
-        estimate_coefficients(None, config.joules_per_token)
-        file = config.coefficients
-        self._calibrated = read_coefficients(file) if file is not None else None
-        self._coefficients: dict[str | None, Coefficients] = {}
+        # These hold for every model.
+        self._own = operator_rates(config)
 
     def complete(self, record: Record, answer: AnswerOutcome, outcome: str) -> None:
         """Fill in the outcome of a request and write its record."""
@@ -46,9 +42,10 @@ class Completer:
             record.prompt_tokens = usage.prompt_tokens
             record.completion_tokens = usage.completion_tokens
             record.tokens_method = usage.method
-            if usage.completion_tokens is not None:
-                record.energy_joules, record.grams = self._energy_and_grams(record, usage)
-                record.energy_method = "estimated"
+            if (estimate := self._estimate(record, answer.model, usage)) is not None:
+                record.energy_joules, record.energy_method = estimate.joules, "estimated"
+                record.energy_error_joules = estimate.error_joules
+                record.grams = self._grams(estimate, record.intensity_g_per_kwh)
             if self._config.store_prompts:
                 record.response = answer.text
         except Exception as error:
@@ -56,17 +53,11 @@ class Completer:
         self.write(record)
         self._metrics.finished(record)
 
-    def report(self, reported: Amendment, usage: Usage, reading: CarbonReading) -> None:
-        """Write the outcome that a caller reports, with an estimate of energy and emissions."""
+    def report(self, reported: Amendment, usage: Usage) -> None:
+        """Write the outcome that a caller reports; the keeper adds energy and emissions."""
         changes = dict(reported.changes)
         if usage.completion_tokens is not None:
-            loaded = self._policies.loaded
-            model = loaded[0].bundle.model if loaded else None
-            version = loaded[0].bundle.version if loaded else None
-            joules, seconds = self._energy_and_seconds(version, model, usage, 1)
-            changes["energy_joules"], changes["energy_method"] = joules, "estimated"
             changes["tokens_method"] = usage.method
-            changes["grams"] = self._footprint.grams(joules, seconds, reading.g_per_kwh)
         amendment = Amendment(reported.decision_id, changes)
         self.write(amendment)
         self._metrics.reported(amendment)
@@ -81,51 +72,54 @@ class Completer:
             self._metrics.unrecorded.labels("write_failed").inc()
             log_internal_error("a record could not be written to the journal", error)
 
-    def usage_member(self, record: Record, usage: Usage) -> bytes:
-        """Return the JSON member `sprout` for a stream's final usage: energy and emissions."""
-        joules, grams = self._energy_and_grams(record, usage)
-        member = {
-            "energy_joules": joules,
-            "emissions_grams": grams,
-            "method": "estimated",
-            "decision_id": record.decision_id,
-        }
+    def usage_member(self, record: Record, model: str | None, usage: Usage) -> bytes:
+        """Return the JSON member `sprout` for a stream's final usage: energy and emissions.
+
+        Args:
+            model: as the answer names it; None if it does not.
+        """
+        estimate = self._estimate(record, model, usage)
+        member: dict[str, Any] = {"decision_id": record.decision_id}
+        if estimate is not None:
+            member = {
+                "energy_joules": estimate.joules,
+                "emissions_grams": self._grams(estimate, record.intensity_g_per_kwh),
+                "method": "estimated",
+            } | member
         return b'"sprout":' + orjson.dumps(member)
 
     def close(self) -> None:
         """Close the journal."""
         self._journal.close()
 
-    def _energy_and_grams(self, record: Record, usage: Usage) -> tuple[float, float | None]:
-        """Return a request's energy in J and emissions in gCO2e.
-
-        The emissions are None if the carbon intensity is unknown.
-        """
-        concurrent = record.in_flight + 1
-        joules, seconds = self._energy_and_seconds(
-            record.policy_version, record.model, usage, concurrent
-        )
-        if record.intensity_g_per_kwh is None:
-            return joules, None
-        return joules, self._footprint.grams(joules, seconds, record.intensity_g_per_kwh)
-
-    def _energy_and_seconds(
-        self, version: str | None, model: str | None, usage: Usage, concurrent: int
-    ) -> tuple[float, float]:
-        """Return a request's energy in J and its device time in s.
+    def _estimate(self, record: Record, model: str | None, usage: Usage) -> Estimate | None:
+        """Return a request's energy; None if its tokens or its model's rates are unknown.
 
         Args:
-            version: of the policy bundle; key of the cached coefficients.
-            concurrent: requests at the server, this one included.
+            model: as the answer names it, for a request that was not read.
         """
-        coefficients = self._coefficients.get(version)
-        if coefficients is None:
-            decider = self._policies.for_model(model)
-            bundle = decider.bundle if decider is not None else None
-            coefficients = self._calibrated or estimate_coefficients(
-                bundle, self._config.joules_per_token
-            )
-            if len(self._coefficients) > _CACHED_VERSIONS:
-                self._coefficients.clear()
-            self._coefficients[version] = coefficients
-        return coefficients.cost(usage.prompt_tokens or 0, usage.completion_tokens or 0, concurrent)
+        prompt_tokens = usage.prompt_tokens
+        if prompt_tokens is None and record.characters:
+            prompt_tokens = record.characters // _CHARACTERS_PER_TOKEN
+        if usage.completion_tokens is None or prompt_tokens is None:
+            return None
+        directive = record.directive if record.applied else "none"
+        work = Work(prompt_tokens, usage.completion_tokens, record.in_flight + 1, directive)
+        rates = self._rates(record.model or model)
+        return None if rates is None else rates.estimate(work)
+
+    def _rates(self, model: str | None) -> Rates | None:
+        """Return the rates of a model; None if they are unknown."""
+        if self._own is not None:
+            return self._own
+        decider = self._policies.for_model(model)
+        return None if decider is None else decider.rates
+
+    def _grams(self, estimate: Estimate, g_per_kwh: float | None) -> float | None:
+        """Return emissions, gCO2e; None if the carbon intensity is unknown.
+
+        Embodied emissions are left out where the device time is unknown.
+        """
+        if g_per_kwh is None:
+            return None
+        return self._footprint.grams(estimate.joules, estimate.seconds or 0.0, g_per_kwh)

@@ -121,10 +121,11 @@ class Hook:
         """
         record = plan.record
         estimates = self.config.estimates and plan.decided
+        usage_member = self._completer.usage_member
         return Answer(
             APIS[record.route],
             plan.started,
-            estimate=(lambda usage: self._completer.usage_member(record, usage))
+            estimate=(lambda usage, model: usage_member(record, model, usage))
             if estimates and not plan.usage_added
             else None,
             hide_usage=plan.usage_added,
@@ -152,7 +153,7 @@ class Hook:
 
     def report(self, reported: Amendment, usage: Usage) -> None:
         """Record the outcome of a request that the caller sent to the model itself."""
-        self._completer.report(reported, usage, self.grid.current().reading)
+        self._completer.report(reported, usage)
 
     def headers(self, plan: Plan) -> list[tuple[bytes, bytes]]:
         """Return the headers to add to the answer, none if the mode is "off"."""

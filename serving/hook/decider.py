@@ -11,6 +11,7 @@ from envs.requests.directive import Message
 from envs.requests.features import CONTEXT
 from envs.requests.projection import EncodedProjection
 from serving.hook.grid import GridState
+from serving.ledger.estimate import manifest_rates
 
 
 class DecisionInput(NamedTuple):
@@ -47,7 +48,16 @@ class Decision(NamedTuple):
 
 
 class Decider:
-    """Gives each directive's probability under the policy of one bundle."""
+    """Gives each directive's probability under the policy of one bundle.
+
+    Attributes:
+        bundle: the bundle.
+        rates: energy of the model's requests; None if unknown.
+        slow: whether a decision takes milliseconds.
+
+    Raises:
+        DataError, UnitError: the bundle's energy rates are wrong.
+    """
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
@@ -57,6 +67,7 @@ class Decider:
         self._context = np.zeros(0, dtype=np.float32)
         self._g_per_kwh = 0.0
         self._most_load = CONTEXT[0].high
+        self.rates = manifest_rates(bundle.manifest)
         # Text encoders take milliseconds.
         self.slow = isinstance(bundle.featurizer.text, EncodedProjection)
 

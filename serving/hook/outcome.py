@@ -38,6 +38,10 @@ class AnswerOutcome(Protocol):
         """Token counts."""
 
     @property
+    def model(self) -> str | None:
+        """Model that the answer names; None if it names none."""
+
+    @property
     def text(self) -> str | None:
         """The answer's text; None if it was not kept."""
 
@@ -54,6 +58,7 @@ class ReportedAnswer:
     status: int = 0
     seconds_first: float | None = None
     usage: Usage = Usage(None, None, None)
+    model: str | None = None
     text: str | None = None
 
     def piece(self) -> None:

@@ -9,8 +9,15 @@ import orjson
 
 from envs.requests.directive import Message
 from serving.apis.api import INEXACT_INTEGER, count_characters, opening, parse_body
+from serving.apis.naming import read_naming
 from serving.apis.routes import APIS
-from serving.hook.conversation import ConversationMemory, Lottery, StickyChoice, draw_lottery
+from serving.hook.conversation import (
+    DAY_SECONDS,
+    ConversationMemory,
+    Identity,
+    StickyChoice,
+    identify,
+)
 from serving.hook.deadline import DeadlineRunner
 from serving.hook.decider import Decider, DecisionInput, draw
 from serving.hook.grid import Grid, GridState
@@ -32,6 +39,7 @@ class _Context(NamedTuple):
     """One request while it is decided; the decision fills in `record`."""
 
     record: Record
+    body: Mapping[str, Any]
     messages: Sequence[Message]
     headers: Mapping[str, str]
     control: Control
@@ -108,7 +116,7 @@ class Steering:
         if not safe:
             raise NotSteeredError("format")
         action = await self._choose(
-            _Context(record, messages, headers, control, rule, grid), decider
+            _Context(record, body, messages, headers, control, rule, grid), decider
         )
         directive = decider.bundle.catalogue[action]
         record.directive = directive.name
@@ -176,11 +184,14 @@ class Steering:
         record, rule, control = context.record, context.rule, context.control
         if rule is not None and rule.force is not None:
             return _apply_forced(record, rule.force, decider.bundle.catalogue.names)
-        lottery = self._draw_lottery(context)
-        record.conversation = f"{lottery.key:016x}"
+        salt, identity = bytes.fromhex(control.salt), self._identity(context)
+        lottery = self._memory.lottery(salt, identity, int(record.time // DAY_SECONDS))
+        record.conversation, record.keyed_by = f"{lottery.key:016x}", identity.keyed_by
+        record.opening = identity.opens
         if record.mode == "canary" and not (
             lottery.canary < control.canary_ratio or record.task in control.canary_tasks
         ):
+            self._memory.put(lottery.key, None)
             raise NotSteeredError("not_canary")
         question = DecisionInput(
             context.messages, record.task, record.in_flight, self._floor(context), context.grid
@@ -193,9 +204,10 @@ class Steering:
         record.lottery, record.hold_out_ratio = True, control.hold_out_ratio
         if lottery.hold_out < control.hold_out_ratio:
             record.hold_out, record.reason = True, "hold_out"
+            self._memory.put(lottery.key, None)
             return _L0
         version_mark = int(decider.bundle.version[:4], 16)
-        if lottery.later and question.floor is None:
+        if not identity.opens and question.floor is None:
             remembered = self._memory.get(lottery.key, version_mark)
             if remembered and remembered.action < len(decider.bundle.catalogue):
                 record.probability, record.reason = remembered.probability, "sticky"
@@ -210,13 +222,13 @@ class Steering:
         self._memory.put(lottery.key, StickyChoice(action, record.probability, version_mark))
         return action
 
-    def _draw_lottery(self, context: _Context) -> Lottery:
-        """Return the random numbers of the request's conversation, equal for all its turns."""
+    def _identity(self, context: _Context) -> Identity:
         named = "conversation" in self._caller
-        return draw_lottery(
+        return identify(
             bytes.fromhex(context.control.salt),
             context.messages,
             (context.record.tenant, context.record.model),
+            read_naming(context.body),
             context.headers.get("x-sprout-conversation") if named else None,
         )
 

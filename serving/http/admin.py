@@ -26,7 +26,8 @@ from serving.http.asgi import (
 )
 from serving.http.openapi import OPENAPI_PATH, document
 from serving.ledger.keeper import Keeper
-from serving.ledger.savings import COLUMNS, estimate_savings
+from serving.ledger.period import read_period
+from serving.ledger.savings import read_savings
 from serving.settings.control import SETTABLE
 from serving.settings.rules import check_rules
 from serving.telemetry.metrics import CONTENT_TYPE, render_workers
@@ -42,7 +43,7 @@ class Admin:
 
     Routes without a token: /metrics, /healthz, and /openapi.json, which describes all routes.
     Routes with the token as `Authorization: Bearer`: GET and PATCH /v1/control, POST
-    /v1/reload, GET /v1/savings?hours=24, GET and DELETE /v1/requests/ID.
+    /v1/reload, GET /v1/savings?since=&until=&hours=, GET and DELETE /v1/requests/ID.
 
     Args:
         keeper: the keeper of this replica's ledger.
@@ -147,19 +148,19 @@ class Admin:
 
     async def _savings(self, scope: Scope, body: bytes) -> Any:
         query = parse_qs(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
-        if unknown := set(query) - {"hours"}:
-            raise ValueError(f"query parameter {min(unknown)!r}: unknown; give only hours")
-        try:
-            hours = float(query.get("hours", ["24"])[-1])
-        except ValueError:
-            hours = -1.0
-        if not 0 < hours <= 24 * 3660:
-            raise ValueError(f"hours: give a number above 0 and at most {24 * 3660}")
-        now = time.time()
-        since = now - 3600 * hours
-        rows = self._keeper.ledger.rows(COLUMNS, since, now)
-        savings = await asyncio.to_thread(lambda: estimate_savings(rows))
-        return {"since": since, "until": now, **savings}
+        given = {name: values[-1] for name, values in query.items()}
+        if unknown := set(given) - {"since", "until", "hours"}:
+            raise ValueError(f"query parameter {min(unknown)!r}: give since, until or hours")
+        hours = None
+        if "hours" in given:
+            try:
+                hours = float(given["hours"])
+            except ValueError:
+                hours = -1.0
+            if not 0 < hours <= 24 * 3660:
+                raise ValueError(f"hours: give a number above 0 and at most {24 * 3660}")
+        since, until = read_period(given.get("since"), given.get("until"), hours, time.time())
+        return await asyncio.to_thread(read_savings, self._keeper.ledger, since, until)
 
     async def _request(self, scope: Scope, body: bytes) -> Any:
         decision_id = scope["path"].rsplit("/", 1)[-1]

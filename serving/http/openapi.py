@@ -23,11 +23,15 @@ _ERROR = {
 }
 _TOKEN: list[dict[str, list[str]]] = [{"token": []}]
 _ID = {"name": "decision_id", "in": "path", "required": True, "schema": {"type": "string"}}
-_HOURS = {
-    "name": "hours",
-    "in": "query",
-    "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": 24 * 3660, "default": 24},
-}
+_PERIOD = [
+    {"name": "since", "in": "query", "schema": {"type": "string"}},
+    {"name": "until", "in": "query", "schema": {"type": "string"}},
+    {
+        "name": "hours",
+        "in": "query",
+        "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": 24 * 3660, "default": 24},
+    },
+]
 
 
 @cache
@@ -72,7 +76,7 @@ def document() -> dict[str, Any]:
             "/v1/reload": {"post": _operation("Reload the bundles", away, answer="Control")},
             "/v1/savings": {
                 "get": _operation(
-                    "Estimate savings", {"422": "hours is wrong"} | away, parameters=[_HOURS]
+                    "Estimate savings", {"422": "the period is wrong"} | away, parameters=_PERIOD
                 )
             },
             "/v1/requests/{decision_id}": {

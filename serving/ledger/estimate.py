@@ -1,36 +1,128 @@
-"""Models for estimates: energy from tokens, and emissions of the site that serves."""
+"""Models for estimates: energy from tokens, and emissions of the site that serves.
 
-from agents.policy.bundle import Bundle
+What is not known is not estimated: a model without a rate has no joules.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
 from envs.carbon.footprint import FootprintModel, make_footprint_model
 from envs.carbon.hardware import find_hardware
-from envs.energy.coefficients import Coefficients, default_coefficients, token_coefficients
+from envs.energy.coefficients import Coefficients, read_coefficients
+from envs.energy.profile_rates import ProfileRates
+from envs.errors import DataError
+from envs.plausible import check_joules_per_token
 from serving.settings.hook import HookConfig
 
 
-def estimate_coefficients(bundle: Bundle | None, joules_per_token: float | None) -> Coefficients:
-    """Return the operator's coefficients, else those of the bundle's training data, else defaults.
+class Work(NamedTuple):
+    """The work of one request.
 
-    Args:
-        bundle: the policy bundle in use, or None.
-        joules_per_token: the operator's figure, J per generated token, or None if not stated. The
-            device's seconds are scaled with it, as its power is assumed to stay the same.
+    Attributes:
+        prompt_tokens, completion_tokens: tokens read and generated.
+        concurrent: requests at the server, this one included.
+        directive: directive in effect.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    concurrent: int
+    directive: str
+
+
+class Estimate(NamedTuple):
+    """Estimated energy of one request.
+
+    Attributes:
+        joules: energy, J.
+        seconds: device time, s; None if unknown.
+        error_joules: standard error of `joules`, J; None if unknown.
+    """
+
+    joules: float
+    seconds: float | None
+    error_joules: float | None
+
+
+class Rates(Protocol):
+    """Energy of one model's requests."""
+
+    def estimate(self, work: Work) -> Estimate:
+        """Return the energy of a request."""
+
+
+@dataclass(frozen=True)
+class Stated:
+    """The operator's figure.
+
+    Attributes:
+        joules_per_token: energy per generated token, J.
 
     Raises:
-        UnitError: a figure is implausible.
+        UnitError: the figure is implausible.
     """
-    coefficients = default_coefficients()
-    joules, seconds = coefficients.cost(0, 1)
-    energy = bundle.manifest.get("energy") if bundle is not None else None
-    if isinstance(energy, dict) and (trained := energy.get("joules_per_completion_token")):
-        # A request's whole energy, its prompt's included, divided by its generated tokens.
-        seconds = float(energy.get("seconds_per_completion_token") or trained * seconds / joules)
-        joules = float(trained)
-        coefficients = token_coefficients(joules, seconds, "the policy's training data")
-    if joules_per_token is not None:
-        coefficients = token_coefficients(
-            joules_per_token, joules_per_token * seconds / joules, "stated"
+
+    joules_per_token: float
+
+    def __post_init__(self) -> None:
+        check_joules_per_token(self.joules_per_token, "--joules-per-token")
+
+    def estimate(self, work: Work) -> Estimate:
+        """Return the energy of a request; the device time is unknown."""
+        return Estimate(self.joules_per_token * work.completion_tokens, None, None)
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """Coefficients that `sprout calibrate` measured on the server."""
+
+    coefficients: Coefficients
+
+    def estimate(self, work: Work) -> Estimate:
+        """Return the energy of a request."""
+        tokens = work.prompt_tokens, work.completion_tokens, work.concurrent
+        joules, seconds = self.coefficients.cost(*tokens)
+        return Estimate(joules, seconds, self.coefficients.error(*tokens))
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """Rates of the profile that a policy was trained on."""
+
+    rates: ProfileRates
+
+    def estimate(self, work: Work) -> Estimate:
+        """Return the energy of a request."""
+        return Estimate(
+            *self.rates.cost(work.prompt_tokens, work.completion_tokens, work.directive)
         )
-    return coefficients
+
+
+def operator_rates(config: HookConfig) -> Rates | None:
+    """Return the rates that the operator measured or stated, for all models; None if neither.
+
+    Raises:
+        DataError, UnitError: the coefficients file or the stated figure is wrong.
+    """
+    if config.coefficients is not None:
+        return Calibrated(read_coefficients(config.coefficients))
+    return None if config.joules_per_token is None else Stated(config.joules_per_token)
+
+
+def manifest_rates(manifest: Mapping[str, Any]) -> Rates | None:
+    """Return the rates of a bundle's training data; None if it has none.
+
+    Raises:
+        DataError, UnitError: a figure is missing, is no number or is implausible.
+    """
+    energy = manifest.get("energy")
+    try:
+        rates = ProfileRates.from_manifest(energy) if isinstance(energy, dict) else None
+    except (KeyError, TypeError, ValueError) as error:
+        remedy = "train the bundle again"
+        raise DataError("manifest.json, energy", f"a rate is wrong ({error})", remedy) from None
+    return None if rates is None else Profiled(rates)
 
 
 def footprint_model(config: HookConfig) -> FootprintModel:
@@ -40,7 +132,8 @@ def footprint_model(config: HookConfig) -> FootprintModel:
         ConfigError: the catalogue has no such hardware.
     """
     if config.hardware is None:
-        return FootprintModel(config.pue)
+        source = "operational emissions only; --hardware is not stated"
+        return FootprintModel(config.pue, embodied_grams=0.0, source=source)
     return make_footprint_model(
         find_hardware(config.hardware),
         config.devices,

@@ -20,6 +20,7 @@ from serving.ledger.in_flight import oldest_in_flight
 from serving.ledger.intensity_feed import make_feed
 from serving.ledger.journal import FOLDER, Tail, journal_files
 from serving.ledger.record import Amendment, Record
+from serving.ledger.reported import ReportedEnergy
 from serving.settings.control import Control, LocalControl
 from serving.settings.hook import HookConfig
 
@@ -78,6 +79,7 @@ class Keeper:
             registry=self.registry,
         )
         self._accounts = EnergyAccounts(config, urls, self.registry)
+        self._reported = ReportedEnergy(config, self.ledger, self.registry)
         self._amendments: list[Amendment] = []
         self._feed = make_feed(config, self.registry)
 
@@ -167,6 +169,7 @@ class Keeper:
 
     def _amend(self, amendments: list[Amendment]) -> None:
         """Apply reported outcomes; one may arrive before its record, written by another worker."""
+        amendments = [self._reported.complete(amendment) for amendment in amendments]
         missing = {a.decision_id for a in self.ledger.amend(amendments)} if amendments else set()
         for amendment in amendments:
             key = amendment.decision_id

@@ -30,8 +30,11 @@ class Record:
         route: path of the API, e.g. "/v1/chat/completions".
         replica: host name of the replica that decided.
         model, task, tenant: as the request named them; None if it did not.
-        conversation: keyed hash of the conversation, 16 hexadecimal digits (see
+        conversation: the conversation's draw, a keyed hash of 16 hexadecimal digits (see
             `serving.hook.conversation`); None if no lottery was drawn.
+        keyed_by: the conversation is known by the caller's name for the "conversation" or for the
+            "user", or by its opening "message"; None if no lottery was drawn.
+        opening: True if the request opens its conversation; None if unknown.
         mode: the hook's mode at arrival, or the matching rule's mode.
         rule: name of the operator's rule that matched the request; None if none did.
         lottery: True if the request was randomised, by `hold_out_ratio` and then the policy. Only
@@ -82,6 +85,8 @@ class Record:
     task: str | None = None
     tenant: str | None = None
     conversation: str | None = None
+    keyed_by: str | None = None
+    opening: bool | None = None
     mode: str = "off"
     rule: str | None = None
     lottery: bool = False

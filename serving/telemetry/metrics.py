@@ -62,6 +62,11 @@ class Metrics:
         self._grams = self._counter(
             "emissions_grams_total", "Emissions of requests, gCO2e", "directive"
         )
+        self._unknown_energy = self._counter(
+            "energy_unknown_total",
+            "Requests whose energy is unknown: no token counts, or no rate for the model",
+            "reason",
+        )
         self._in_flight = self._gauge("requests_in_flight", "Requests in flight now", "livesum")
         self._decision = self._histogram(
             "decision_duration_seconds",
@@ -110,6 +115,8 @@ class Metrics:
             self.fail_open.labels(reason)
         for reason in UNRECORDED:
             self.unrecorded.labels(reason)
+        for reason in ("no_tokens", "no_rate"):
+            self._unknown_energy.labels(reason)
         for result in ("loaded", "refused"):
             self.reloads.labels(result)
 
@@ -156,16 +163,13 @@ class Metrics:
             (self._joules, directive, method): record.energy_joules,
             (self._grams, directive): record.grams,
         }
+        if record.energy_joules is None and record.outcome != "decided":
+            reason = "no_tokens" if record.completion_tokens is None else "no_rate"
+            counts[self._unknown_energy, reason] = 1
         return {key: amount for key, amount in counts.items() if amount is not None}
 
     def _amendment_counts(self, amendment: Amendment) -> dict[tuple[Any, ...], float]:
-        changes = amendment.changes
-        counts: dict[tuple[Any, ...], float] = {(self._outcomes, changes["outcome"]): 1}
-        if "energy_joules" in changes:
-            method = changes["energy_method"]
-            counts[self._joules, "reported", method] = changes["energy_joules"]
-            counts[self._grams, "reported"] = changes["grams"]
-        return counts
+        return {(self._outcomes, amendment.changes["outcome"]): 1}
 
     def mode(self, now: str) -> None:
         """Set the gauge of the mode."""

@@ -79,10 +79,35 @@ def test_rules_can_be_tried_on_recorded_requests_and_set(ledger, tmp_path, capsy
 
 def test_savings_are_estimated_from_the_hold_out(ledger, tmp_path, capsys):
     out = tmp_path / "savings.json"
-    run(LEDGER["savings"], "--ledger", ledger, "--json", str(out))
-    savings = json.loads(out.read_text())["completion_tokens"]
-    assert savings["ratio"] == pytest.approx(0.9, abs=0.01)
-    assert "carbon saved: " in capsys.readouterr().out
+    flags = ("--ledger", ledger, "--json", str(out))
+    run(LEDGER["savings"], *flags, "--settle-minutes", "0", "--since", "yesterday")
+    savings = json.loads(out.read_text())
+    assert savings["completion_tokens"]["ratio"] == pytest.approx(0.9, abs=0.01)
+    assert savings["tasks"]["arithmetic"]["conversations"] == 120
+    shown = capsys.readouterr().out
+    assert "carbon saved: " in shown
+    assert "tokens times a constant" in shown
+
+
+def test_conversations_of_the_last_hour_are_named_as_left_out(ledger, capsys):
+    run(LEDGER["savings"], "--ledger", ledger)
+    shown = capsys.readouterr().out
+    assert "no estimate: fewer than 30 draws" in shown
+    assert "120 conversations that opened in the last 60 minutes" in shown
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--since", "long ago"),
+        ("--since", "2099-01-01"),
+        ("--since", "today", "--hours", "3"),
+        ("--until", "2020-13-01"),
+    ],
+)
+def test_a_wrong_period_is_named(ledger, flags):
+    with pytest.raises(ConfigError, match="--since"):
+        run(LEDGER["savings"], "--ledger", ledger, *flags)
 
 
 def test_records_are_exported_as_parquet_and_deleted_by_tenant_or_age(ledger, tmp_path):

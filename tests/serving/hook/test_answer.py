@@ -80,7 +80,7 @@ def test_without_usage_tokens_are_counted_by_events():
 def test_an_estimate_is_added_to_the_final_usage_and_nothing_else_changes():
     pieces = stream()
     estimate_json = b'"sprout":{"energy_joules":1.5,"method":"estimated"}'
-    answer, _ = started(estimate=lambda usage: estimate_json)
+    answer, _ = started(estimate=lambda usage, model: estimate_json)
     out, _ = relayed(answer, pieces)
     assert b"".join(out).replace(estimate_json + b",", b"") == b"".join(pieces)
     final_event = json.loads(out[2].removeprefix(b"data: "))
@@ -88,7 +88,7 @@ def test_an_estimate_is_added_to_the_final_usage_and_nothing_else_changes():
     assert final_event["usage"]["completion_tokens"] == 4
     # Nothing changes where the event is cut, but its parts are released together.
     cut = pieces[2].index(b"completion_tokens")
-    answer, _ = started(estimate=lambda usage: estimate_json)
+    answer, _ = started(estimate=lambda usage, model: estimate_json)
     cut_pieces = [*pieces[:2], pieces[2][:cut], pieces[2][cut:], pieces[3]]
     assert relayed(answer, cut_pieces)[0] == [*out[:2], b"", *out[2:]]
 
@@ -123,7 +123,7 @@ def test_an_answer_has_its_text_only_if_it_is_kept(route, streamed):
 def test_no_bytes_break_the_parsing_of_an_answer(data, sse, route):
     fields = ((b"content-length", b"nonsense"),)
     answer, _ = started(
-        SSE if sse else b"", *fields, route=route, estimate=lambda usage: b'"a":1', keep=True
+        SSE if sse else b"", *fields, route=route, estimate=lambda usage, model: b'"a":1', keep=True
     )
     assert answer.feed(data, True) + answer.feed(b"", False) == data
     assert answer.complete
@@ -296,12 +296,12 @@ def test_a_compressed_stream_that_breaks_later_is_not_passed_on_as_if_whole():
 
 def test_nothing_is_added_where_the_upstream_forbids_it():
     fields = ((b"cache-control", b"no-cache, no-transform"),)
-    answer, _ = started(SSE, *fields, estimate=lambda usage: b'"sprout":{}')
+    answer, _ = started(SSE, *fields, estimate=lambda usage, model: b'"sprout":{}')
     assert answer.feed(LAST, True) == LAST
 
 
 def test_a_second_gateway_does_not_add_its_estimate_again():
-    estimate = lambda usage: b'"sprout":{"energy_joules":1}'  # noqa: E731
+    estimate = lambda usage, model: b'"sprout":{"energy_joules":1}'  # noqa: E731
     once = started(estimate=estimate)[0].feed(LAST, True)
     assert started(estimate=estimate)[0].feed(once, True) == once
 

@@ -8,7 +8,14 @@ import yaml
 
 from envs.carbon.csv_traces import synthetic_day
 from envs.errors import ConfigError
-from serving.hook.conversation import ConversationMemory, StickyChoice, draw_lottery
+from serving.apis.naming import Naming
+from serving.hook.conversation import (
+    DAY_SECONDS,
+    ConversationMemory,
+    StickyChoice,
+    draw_lottery,
+    identify,
+)
 from serving.hook.core import Hook
 from serving.hook.decider import Decider, draw
 from serving.hook.grid import Grid
@@ -20,6 +27,9 @@ from tests.serving.hooks import CHAT, hook, records
 ROUTE = "/v1/chat/completions"
 MIXED_LOGITS = tuple(math.log(p) for p in (0.5, 0.3, 0.2))
 NAMES = ("none", "brief", "very_brief")
+
+
+USER, SCOPE, UNNAMED = {"role": "user"}, ("t", "m"), Naming(None, None, False)
 
 
 def plan(hook: Hook, body=CHAT, headers=None):
@@ -99,6 +109,55 @@ def test_a_conversation_header_takes_precedence_over_the_text(tmp_path):
     ]
     assert len({record.directive for record in named_records}) == 1
     assert len({record.conversation for record in named_records}) == 1
+
+
+@pytest.mark.parametrize("hold_out", [0.0, 0.5])
+def test_a_conversation_under_way_at_midnight_keeps_its_directive(tmp_path, monkeypatch, hold_out):
+    made_hook, now = hook(tmp_path, MIXED_LOGITS, hold_out=hold_out), [100.0 * DAY_SECONDS - 60]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    first_turns = [plan(made_hook, chat(f"What is {n}?")) for n in range(100)]
+    now[0] += 120
+    for n, first_turn in enumerate(first_turns):
+        later_turn = plan(made_hook, follow_up(f"What is {n}?"))
+        assert later_turn.conversation == first_turn.conversation
+        assert (later_turn.directive, later_turn.hold_out) == (
+            first_turn.directive,
+            first_turn.hold_out,
+        )
+        assert (first_turn.opening, later_turn.opening) == (True, False)
+    new_day = [plan(made_hook, chat(f"What is {n}?")) for n in range(100)]
+    assert {record.conversation for record in new_day}.isdisjoint(
+        record.conversation for record in first_turns
+    )
+    assert [r.directive for r in new_day] != [r.directive for r in first_turns]
+
+
+def test_identical_openings_of_named_users_are_drawn_apart(tmp_path):
+    made_hook = hook(tmp_path, MIXED_LOGITS)
+    bodies = {
+        "message": lambda n: chat("Hello"),
+        "user": lambda n: chat("Hello") | {"user": f"u{n}"},
+        "conversation": lambda n: chat("Hello") | {"metadata": {"session_id": f"s{n}"}},
+    }
+    for keyed_by, body in bodies.items():
+        all_records = [plan(made_hook, body(n)) for n in range(50)]
+        assert {record.keyed_by for record in all_records} == {keyed_by}
+        draws = {record.conversation for record in all_records}
+        assert len(draws) == (1 if keyed_by == "message" else 50)
+
+
+@pytest.mark.parametrize(
+    ("body", "opening"),
+    [
+        ({}, True),
+        ({"previous_response_id": "resp_1"}, False),
+        ({"conversation": "conv_1"}, None),
+        ({"conversation": {"id": "conv_1"}}, None),
+        ({"user": 7, "metadata": ["x"], "conversation": ""}, True),
+    ],
+)
+def test_a_body_tells_whether_it_opens_a_conversation(tmp_path, body, opening):
+    assert plan(hook(tmp_path), chat("Hello") | body).opening is opening
 
 
 def test_the_hold_out_keeps_a_share_of_conversations_at_l0(tmp_path):
@@ -240,14 +299,18 @@ def test_a_changed_bundle_is_loaded_completely_or_refused(tmp_path):
 def test_lotteries_are_uniform_and_independent():
     salt = b"s" * 16
     lotteries = [
-        draw_lottery(salt, [{"role": "user", "content": str(n)}], ("t", "m"), None)
-        for n in range(4000)
+        draw_lottery(salt, identify(salt, [USER | {"content": str(n)}], SCOPE, UNNAMED, None), day)
+        for n in range(1000)
+        for day in range(4)
     ]
-    numbers = np.array([lottery[1:4] for lottery in lotteries])
+    numbers = np.array([lottery[1:] for lottery in lotteries])
     assert ((numbers >= 0) & (numbers < 1)).all()
     np.testing.assert_allclose(numbers.mean(axis=0), 0.5, atol=0.02)
     assert np.abs(np.corrcoef(numbers.T) - np.eye(3)).max() < 0.06
-    other_salt = draw_lottery(b"t" * 16, [{"role": "user", "content": "0"}], ("t", "m"), None)
+    salt = b"t" * 16
+    other_salt = draw_lottery(
+        salt, identify(salt, [USER | {"content": "0"}], SCOPE, UNNAMED, None), 0
+    )
     assert other_salt.key != lotteries[0].key
 
 

@@ -17,7 +17,7 @@ from envs.errors import ConfigError, DataError
 from serving.hook.outcome import ReportedAnswer
 from serving.ledger import in_flight, migrations
 from serving.ledger.energy import EnergyAccounts, _activity
-from serving.ledger.estimate import estimate_coefficients, footprint_model
+from serving.ledger.estimate import footprint_model
 from serving.ledger.in_flight import InFlight, oldest_in_flight
 from serving.ledger.record import Record
 from tests.envs.answering import answering
@@ -259,12 +259,9 @@ def test_a_record_becomes_the_activity_of_the_server():
     assert _activity(replace(record, status=0)) is None
 
 
-def test_estimates_use_the_operators_coefficients_and_hardware(tmp_path):
-    stated = estimate_coefficients(None, 2.0)
-    assert stated.cost(1000, 10)[0] == pytest.approx(20.0)
-    with pytest.raises(Exception, match=r"1 kWh = 3\.6e6 J"):
-        # 2 J, expressed in kWh.
-        estimate_coefficients(None, 2.0 / 3.6e6)
+def test_the_footprint_is_that_of_the_operators_site(tmp_path):
+    # Embodied emissions of unknown hardware are unknown, so they are left out.
+    assert footprint_model(config(tmp_path)).grams(0.0, 1000.0, 100.0) == 0
     model = footprint_model(config(tmp_path, hardware="h100-sxm", devices=8, pue=1.2, life_years=4))
     assert model.pue == 1.2
     seconds = 4 * 365 * 86400

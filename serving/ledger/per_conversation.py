@@ -1,0 +1,90 @@
+"""The saving per conversation in one measure, and the part of it that follow-ups took back."""
+
+from dataclasses import dataclass
+
+from envs.arrays import Float64Array
+from serving.ledger.hold_out import ArmMean, HoldOut, Term
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Savings in one measure, in its unit (gCO2e, J or tokens), per conversation.
+
+    Attributes:
+        l0: mean cost of a conversation under L0.
+        policy: mean cost of a conversation under the policy.
+        ratio: share of L0's cost that is saved.
+        ci95: 95% interval of `ratio`.
+        total: amount saved in all conversations that were not held out.
+        total_ci95: 95% interval of `total`.
+        per_turn_ratio: share of L0's cost per turn that is saved, whatever the number of turns.
+        rebound_pct: percentage of `per_turn_ratio` that follow-ups took back; None if a turn saves
+            nothing for certain.
+        rebound_pct_ci95: 95% interval of `rebound_pct`.
+    """
+
+    l0: float
+    policy: float
+    ratio: float
+    ci95: tuple[float, float]
+    total: float
+    total_ci95: tuple[float, float]
+    per_turn_ratio: float
+    rebound_pct: float | None
+    rebound_pct_ci95: tuple[float, float] | None
+
+
+def estimate_saving(experiment: HoldOut, cost: Float64Array, turns: Float64Array) -> Saving:
+    """Estimate the savings in one measure.
+
+    Args:
+        cost: cost of each conversation, shape (n,).
+        turns: turns of each conversation, shape (n,).
+    """
+    l0, policy = experiment.means(cost)
+    ratio, by_l0, by_policy = _ratio(experiment, l0, policy)
+    width = experiment.half_width(Term(by_l0, l0), Term(by_policy, policy))
+    steered = int((~experiment.held_out).sum())
+    difference = l0.value - policy.value
+    difference_width = experiment.half_width(Term(1, l0), Term(-1, policy))
+    # Cost per turn: the ratio of the arms' costs divided by that of their turns.
+    turns0, turns1 = experiment.means(turns)
+    growth, growth_by0, growth_by1 = _ratio(experiment, turns0, turns1)
+    turn_ratio = ratio / growth
+
+    def width_of(by_ratio: float, by_growth: float) -> float:
+        return experiment.half_width(
+            Term(by_ratio * by_l0, l0),
+            Term(by_ratio * by_policy, policy),
+            Term(by_growth * growth_by0, turns0),
+            Term(by_growth * growth_by1, turns1),
+        )
+
+    rebound = rebound_ci95 = None
+    kept, gain = 1 - ratio, 1 - turn_ratio
+    if gain > width_of(1 / growth, -ratio / growth**2):
+        # Rebound is 1 - kept / gain.
+        rebound = 100 * (1 - kept / gain)
+        rebound_width = 100 * width_of(
+            (gain - kept / growth) / gain**2, kept * ratio / (growth * gain) ** 2
+        )
+        rebound_ci95 = (rebound - rebound_width, rebound + rebound_width)
+    return Saving(
+        l0.value,
+        policy.value,
+        kept,
+        (kept - width, kept + width),
+        steered * difference,
+        (steered * (difference - difference_width), steered * (difference + difference_width)),
+        gain,
+        rebound,
+        rebound_ci95,
+    )
+
+
+def _ratio(experiment: HoldOut, l0: ArmMean, policy: ArmMean) -> tuple[float, float, float]:
+    """Return the policy's mean divided by L0's, and its derivatives by L0's and the policy's."""
+    ratio = policy.value / l0.value
+    # A ratio of estimates is too large on average: the second-order term of its expectation.
+    excess = ratio * experiment.covariance(l0, l0) - experiment.covariance(policy, l0)
+    return ratio - excess / l0.value**2, -ratio / l0.value, 1 / l0.value

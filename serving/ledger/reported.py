@@ -1,0 +1,92 @@
+"""Estimates the energy of requests that callers sent themselves, from the outcomes they report.
+
+The worker that takes a report need not be the one that decided the request, so only the keeper,
+which has the record, can estimate it.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter
+
+from agents.policy.bundle_files import MANIFEST
+from envs.errors import SproutError
+from serving.ledger.database import Ledger
+from serving.ledger.estimate import (
+    Rates,
+    Work,
+    footprint_model,
+    manifest_rates,
+    operator_rates,
+)
+from serving.ledger.record import Amendment
+from serving.settings.hook import HookConfig
+
+
+class ReportedEnergy:
+    """Adds joules and grams to reported outcomes.
+
+    Raises:
+        ConfigError, DataError, UnitError: the site or the operator's figures are wrong.
+    """
+
+    def __init__(self, config: HookConfig, ledger: Ledger, registry: CollectorRegistry) -> None:
+        self._ledger = ledger
+        self._folders = [Path(folder) for folder in config.policy]
+        self._own = operator_rates(config)
+        self._footprint = footprint_model(config)
+        self._joules = Counter(
+            "sprout_reported_energy_joules", "Energy of reported requests, J", registry=registry
+        )
+        self._grams = Counter(
+            "sprout_reported_emissions_grams",
+            "Emissions of reported requests, gCO2e",
+            registry=registry,
+        )
+        self._unknown = Counter(
+            "sprout_reported_energy_unknown",
+            "Reported requests whose energy is unknown",
+            registry=registry,
+        )
+
+    def complete(self, amendment: Amendment) -> Amendment:
+        """Return a reported outcome with its energy and emissions, where they are known."""
+        changes = amendment.changes
+        if changes.get("completion_tokens") is None or "energy_joules" in changes:
+            return amendment
+        record = self._ledger.find(amendment.decision_id)
+        if record is None:
+            return amendment
+        rates = self._own or self._rates(record["model"])
+        if rates is None or changes.get("prompt_tokens") is None:
+            self._unknown.inc()
+            return amendment
+        directive = record["directive"] if record["applied"] else "none"
+        tokens = changes["prompt_tokens"], changes["completion_tokens"]
+        estimate = rates.estimate(Work(*tokens, record["in_flight"] + 1, directive))
+        energy: dict[str, Any] = {
+            "energy_joules": estimate.joules,
+            "energy_method": "estimated",
+            "energy_error_joules": estimate.error_joules,
+        }
+        self._joules.inc(estimate.joules)
+        if (g_per_kwh := record["intensity_g_per_kwh"]) is not None:
+            energy["grams"] = self._footprint.grams(
+                estimate.joules, estimate.seconds or 0.0, g_per_kwh
+            )
+            self._grams.inc(energy["grams"])
+        return Amendment(amendment.decision_id, changes | energy)
+
+    def _rates(self, model: str | None) -> Rates | None:
+        """Return the rates of the bundle for a model; None if there is none."""
+        for folder in self._folders:
+            try:
+                manifest: Mapping[str, Any] = json.loads((folder / MANIFEST).read_bytes())
+                if manifest["model"] == model:
+                    return manifest_rates(manifest)
+            except (OSError, ValueError, KeyError, TypeError, SproutError):
+                # The workers refuse this bundle, and say so.
+                continue
+        return None
