@@ -5,6 +5,7 @@ SproutError
 ├── DataError        a data file: profile, trace, catalogue
 ├── UnitError        a value that must be in another unit
 ├── BundleError      a policy bundle
+├── LedgerError      the ledger's database
 ├── MeterError       an energy meter
 └── UpstreamError    the LLM server
 """
@@ -39,6 +40,10 @@ class UnitError(SproutError):
 
 class BundleError(SproutError):
     """A policy bundle is missing, damaged, or does not fit."""
+
+
+class LedgerError(SproutError):
+    """The ledger's database cannot be reached, is locked, or has another schema."""
 
 
 class MeterError(SproutError):

@@ -1,8 +1,10 @@
-"""HTTP GET from external services, with limits on time and size and no secrets in errors."""
+"""HTTP requests to other services, with limits on time and size and no secrets in errors."""
 
 import base64
+import json
 import time
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 from envs.errors import SproutError
@@ -12,7 +14,7 @@ _CHUNK_BYTES = 1 << 16
 
 
 class FetchError(SproutError):
-    """A GET gave no response, or none that can be used.
+    """A request got no response, or none that can be used.
 
     Attributes:
         status: HTTP status; None if there was no response.
@@ -29,7 +31,7 @@ class FetchError(SproutError):
 
 
 class Fetcher:
-    """Fetches response bodies. Errors contain no headers, query strings or bodies.
+    """Sends requests, returns response bodies; errors have no headers, query strings or bodies.
 
     Args:
         timeout_seconds: limit for the whole response, including a slow body.
@@ -50,12 +52,31 @@ class Fetcher:
         Raises:
             FetchError: no connection, another status, or a response too late or too long.
         """
+        return self._request("GET", url, headers)
+
+    def patch(self, url: str, content: Any, headers: Mapping[str, str] | None = None) -> bytes:
+        """Send JSON with PATCH; return the body of a 200 response.
+
+        Raises:
+            FetchError: as for `get`.
+        """
+        fields = {"content-type": "application/json", **(headers or {})}
+        return self._request("PATCH", url, fields, json.dumps(content).encode())
+
+    def _request(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str] | None,
+        content: bytes | None = None,
+    ) -> bytes:
         safe_url = self.shown(url)
         deadline = time.monotonic() + self._timeout
         try:
             response = self._pool.request(
-                "GET",
+                method,
                 url,
+                body=content,
                 headers=dict(headers or {}),
                 timeout=self._urllib3.Timeout(total=self._timeout),
                 preload_content=False,

@@ -40,7 +40,7 @@ COMMANDS = {
     "reproduce": ("experiments.reproduce:REPRODUCTIONS", "reproduce published tables: sprout"),
     "serve": ("experiments.operate.serve:Serve", "run the hook in front of a Llama server"),
     "mode": (
-        "experiments.operate.settings_commands:ModeCommand",
+        "experiments.operate.mode:ModeCommand",
         "show or change the hook's mode; kill switch",
     ),
     "rules": (

@@ -14,8 +14,8 @@ from experiments.bench.simulated_ledger import (
     true_saving,
 )
 from experiments.settings import Settings, write_json
-from serving.ledger.hold_out import wilson
-from serving.ledger.savings import estimate_savings
+from serving.savings.estimate import estimate_savings
+from serving.savings.hold_out import wilson
 
 
 class SavingsBench(Settings):

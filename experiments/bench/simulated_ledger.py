@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from envs.arrays import AnyArray, BoolArray, Float64Array
-from serving.ledger.openings import COLUMNS
+from serving.savings.openings import COLUMNS
 
 DAY_SECONDS = 86400.0
 # Most turns of a conversation.
@@ -36,7 +36,7 @@ _SHORTENED_RATIO = np.array([0.8, 0.5, 0.0])
 
 @dataclass(frozen=True)
 class Scenario:
-    """How the conversations of a simulated ledger behave.
+    """The behaviour of the conversations of a simulated ledger.
 
     Attributes:
         title: what is special.

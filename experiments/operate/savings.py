@@ -10,8 +10,8 @@ from pydantic import Field
 from envs.errors import ConfigError
 from experiments.operate.on_ledger import OnLedger
 from experiments.settings import write_json
-from serving.ledger.period import read_period
-from serving.ledger.savings import SETTLE_SECONDS, read_savings
+from serving.savings.estimate import SETTLE_SECONDS, read_savings
+from serving.savings.period import read_period
 
 _JOULES_PER_KWH = 3.6e6
 

@@ -1,6 +1,5 @@
-"""`sprout mode`, `sprout rules` and `sprout ledger`: control a hook through its database."""
+"""`sprout rules` and `sprout ledger`: an operator's commands on a hook's database."""
 
-import json
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -13,45 +12,9 @@ from experiments.operate.on_ledger import OnLedger
 from experiments.operate.savings import Savings
 from experiments.settings import write_json
 from serving.ledger.database import days_ago
-from serving.settings.hook import CommaSeparated
-from serving.settings.rules import Mode, RequestFacts, Rule, first_matching, read_rules
+from serving.settings.rules import RequestFacts, Rule, first_matching, read_rules
 
 RULE_COLUMNS = ("route", "model", "task", "tenant", "characters", "directive", "grams", "rule")
-
-
-class ModeCommand(OnLedger):
-    """Show or change the mode of all workers and replicas; `--set off` is the kill switch.
-
-    off: relay only; shadow: decide and record; canary: steer a share; on: steer all. A change
-    takes effect within 2 s.
-    """
-
-    set: Mode | None = Field(None, description="new mode; default: show the settings")
-    canary: float | None = Field(
-        None, ge=0, le=1, description="share of conversations that are steered in mode canary"
-    )
-    canary_tasks: CommaSeparated = Field(
-        [], description="tasks whose requests are all steered in mode canary"
-    )
-    hold_out: float | None = Field(
-        None, ge=0, le=1, description="share of conversations kept at L0"
-    )
-    json_path: Path | None = Field(None, alias="json", description="file for the settings as JSON")
-
-    def cli_cmd(self) -> None:
-        """Change the settings if flags ask for it, and print them."""
-        flags = {
-            "mode": self.set,
-            "canary_ratio": self.canary,
-            "canary_tasks": self.canary_tasks or None,
-            "hold_out_ratio": self.hold_out,
-        }
-        changes = {name: value for name, value in flags.items() if value is not None}
-        with closing(self.open()) as ledger:
-            control = ledger.set_control(**changes) if changes else ledger.control()
-        settings = control.model_dump(mode="json", exclude={"salt"}, exclude_none=True)
-        print(json.dumps(settings, indent=1))
-        write_json(self.json_path, settings)
 
 
 class RulesSet(OnLedger):

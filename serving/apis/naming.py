@@ -10,7 +10,7 @@ _CONVERSATION_MEMBERS = ("conversation_id", "session_id", "thread_id", "chat_id"
 
 
 class Naming(NamedTuple):
-    """What a body says about its conversation, beside the messages.
+    """Names in a body, and whether it repeats the earlier turns.
 
     Attributes:
         conversation: the conversation's name; None if it has none.

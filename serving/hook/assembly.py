@@ -63,12 +63,12 @@ class Upkeep:
                     log_internal_error("upkeep failed; the next round tries again", error)
 
 
-def make_hook(config: HookConfig, memory: Path | None = None) -> Hook:
+def make_hook(config: HookConfig, runtime: Path | None = None) -> Hook:
     """Build a hook. The caller must call `Hook.refresh` regularly.
 
     Args:
-        memory: file of the conversation memory that this machine's workers share; None keeps
-            the memory in this process.
+        runtime: folder that the workers of this replica share, for their conversation memory;
+            None keeps the memory in this process.
 
     Raises:
         ConfigError, DataError: the settings or the intensity trace are wrong.
@@ -76,10 +76,11 @@ def make_hook(config: HookConfig, memory: Path | None = None) -> Hook:
     # Reads a file: now, and not during the first request.
     known_fields()
     grid = make_grid(config)
-    control = LocalControl(config.state, config.initial_control())
+    control = LocalControl(config.state, config.initial_control(), config.kill_switch(runtime))
+    memory = ConversationMemory(None if runtime is None else runtime / "conversations")
     traces = Traces(config.otlp) if config.otlp is not None else None
     policies = Policies(config.folders, grid.view.kind, config.directive_place)
-    hook = Hook(config, policies, grid, control, ConversationMemory(memory), Metrics(), traces)
+    hook = Hook(config, policies, grid, control, memory, Metrics(), traces)
     hook.publish_metrics()
     return hook
 
@@ -127,7 +128,8 @@ def make_embedded_hook(config: HookConfig | None = None) -> Hook:
 
     config.create_state_folder()
     hook = make_hook(config)
-    keeper = Keeper(config, LocalControl(config.state, hook.control.now))
+    control = LocalControl(config.state, hook.control.stored, config.kill_switch())
+    keeper = Keeper(config, control)
     upkeep = Upkeep([keeper.step, hook.refresh])
 
     def close() -> None:

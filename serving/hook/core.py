@@ -212,6 +212,7 @@ class Hook:
         self.metrics.intensity_age.set(reading.age_seconds)
         self.metrics.grid(reading)
         self.metrics.mode(self.control.now.mode)
+        self.metrics.kill_switch.set(bool(self.control.kill.reasons))
         self.metrics.flush(self.in_flight)
         if self.traces is not None:
             self.traces.flush()

@@ -8,11 +8,10 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import orjson
-import sqlalchemy as sa
 from prometheus_client import generate_latest
 from pydantic import ValidationError
 
-from envs.errors import ConfigError
+from envs.errors import ConfigError, LedgerError
 from serving.http.asgi import (
     BodyTooLongError,
     ClientLeftError,
@@ -26,16 +25,20 @@ from serving.http.asgi import (
 )
 from serving.http.openapi import OPENAPI_PATH, document
 from serving.ledger.keeper import Keeper
-from serving.ledger.period import read_period
-from serving.ledger.savings import read_savings
-from serving.settings.control import SETTABLE
+from serving.savings.estimate import read_savings
+from serving.savings.period import read_period
+from serving.settings.control import SETTABLE, Control
+from serving.settings.kill_switch import KillState
 from serving.settings.rules import check_rules
 from serving.telemetry.metrics import CONTENT_TYPE, render_workers
 
 TOKEN_VARIABLE = "SPROUT_ADMIN_TOKEN"  # noqa: S105
 _LONGEST_BYTES = 1 << 20
 _OPEN = frozenset(("/healthz", "/metrics", OPENAPI_PATH))
-_HIDDEN = {"salt"}
+# The lottery's key, and the history of the kill switch.
+_HIDDEN = {"salt", "kill"}
+# Member of a change that lifts the kill switch.
+RELEASE = "release_off"
 
 
 class Admin:
@@ -122,29 +125,53 @@ class Admin:
             await respond_error(send, 404, str(error.args[0]), "not_found")
         except (ConfigError, ValueError) as error:
             await respond_error(send, 422, _message(error), "invalid_request_error")
-        except sa.exc.SQLAlchemyError as error:
-            message = f"the ledger's database is unavailable: {type(error).__name__}"
-            await respond_error(send, 503, message, "ledger_error")
+        except LedgerError as error:
+            await respond_error(send, 503, str(error), "ledger_error")
 
     async def _control(self, scope: Scope, body: bytes) -> Any:
-        control = await asyncio.to_thread(self._keeper.ledger.control)
-        return control.model_dump(mode="json", exclude=_HIDDEN)
+        return self._shown(await asyncio.to_thread(self._keeper.ledger.control))
 
     async def _change_control(self, scope: Scope, body: bytes) -> Any:
         changes = orjson.loads(body)
-        if not isinstance(changes, dict) or not changes or set(changes) - SETTABLE:
-            raise ValueError(f"body: give an object with some of {', '.join(sorted(SETTABLE))}")
+        allowed = SETTABLE | {RELEASE}
+        if not isinstance(changes, dict) or not changes or set(changes) - allowed:
+            raise ValueError(f"body: give an object with some of {', '.join(sorted(allowed))}")
+        release = changes.pop(RELEASE, False)
+        if not isinstance(release, bool):
+            raise ValueError(f"{RELEASE}: give true or false")
+        if release and changes.get("mode") == "off":
+            raise ValueError(f"give mode off or {RELEASE}, not both")
         if "rules" in changes:
             changes["rules"] = check_rules(changes["rules"], "given")
-        return await self._set_control(**changes)
+        if changes.get("mode") == "off":
+            # At once, and whatever the database does: the keeper writes it there when it can.
+            del changes["mode"]
+            await asyncio.to_thread(self._keeper.kill, self._kill_state.engage("admin"))
+        elif release:
+            await asyncio.to_thread(self._keeper.kill, self._kill_state.release())
+        if len(changes) > 0:
+            return await self._set_control(**changes)
+        return self._shown(self._keeper.control.stored)
+
+    @property
+    def _kill_state(self) -> KillState:
+        return self._keeper.control.kill.state
+
+    def _shown(self, control: Control) -> dict[str, Any]:
+        """Return settings as operators see them: with the kill switch, without the salt."""
+        shown = control.model_dump(mode="json", exclude=_HIDDEN)
+        reasons = self._keeper.control.kill.reasons
+        mode = "off" if reasons else control.mode
+        return shown | {"mode": mode, "mode_after_release": control.mode, "off": reasons}
 
     async def _reload(self, scope: Scope, body: bytes) -> Any:
         control = await asyncio.to_thread(self._keeper.ledger.control)
         return await self._set_control(reloads=control.reloads + 1)
 
     async def _set_control(self, **changes: Any) -> Any:
-        control = await asyncio.to_thread(lambda: self._keeper.ledger.set_control(**changes))
-        return control.model_dump(mode="json", exclude=_HIDDEN)
+        return self._shown(
+            await asyncio.to_thread(lambda: self._keeper.ledger.set_control(**changes))
+        )
 
     async def _savings(self, scope: Scope, body: bytes) -> Any:
         query = parse_qs(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)

@@ -53,6 +53,7 @@ def document() -> dict[str, Any]:
     }
     # The salt is secret, so the admin application does not return it.
     control_properties.pop("salt")
+    control_properties.pop("kill")
     refused = {"400": "not JSON", "413": "body too long", "422": "a field is wrong"}
     away = {"503": "the ledger's database is unavailable"}
     unknown = {"404": "not in the ledger (yet)"}

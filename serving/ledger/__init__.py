@@ -1,1 +1,1 @@
-"""Request records: journal, keeper, database, energy accounts and savings estimates."""
+"""Request records: journal, keeper, database and energy accounts."""

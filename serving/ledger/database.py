@@ -5,8 +5,8 @@ SQLite or PostgreSQL through SQLAlchemy. Alembic versions the schema
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from operator import attrgetter
 from pathlib import Path
@@ -14,12 +14,15 @@ from typing import Any
 
 import alembic.command
 import alembic.config
+import alembic.util
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from envs.errors import ConfigError
+from envs.errors import ConfigError, LedgerError
 from serving.ledger.record import Amendment, Record
+from serving.ledger.replica import Replica
 from serving.settings.control import Control
+from serving.settings.kill_switch import KillState
 
 METADATA = sa.MetaData()
 _COLUMN_TYPES: dict[str, sa.types.TypeEngine[Any]] = {
@@ -52,10 +55,19 @@ CONTROL = sa.Table(
     sa.Column("revision", sa.BigInteger, nullable=False),
     sa.Column("setting", sa.Text, nullable=False),
 )
+REPLICAS = sa.Table(
+    "replicas",
+    METADATA,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("seen", sa.Double, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+)
 _AMENDABLE = frozenset(column.name for column in REQUESTS.columns) - {"decision_id"}
 # Returns a record's values in column order.
 _VALUES = attrgetter(*(column.name for column in REQUESTS.columns))
 _CONNECT_SECONDS = 2
+# A replica that has been away for this long is forgotten, s.
+FORGET_SECONDS = 86400.0
 
 
 class Ledger:
@@ -84,6 +96,8 @@ class Ledger:
             self._engine = sa.create_engine(
                 parsed,
                 connect_args={timeout: _CONNECT_SECONDS},
+                # Parameters hold the lottery's salt, tenants and prompts.
+                hide_parameters=True,
                 pool_pre_ping=kind != "sqlite",
                 paramstyle="qmark" if kind == "sqlite" else "format",
             )
@@ -98,8 +112,28 @@ class Ledger:
         self._insert = str(compiled)
         self.shown = parsed.render_as_string(hide_password=True)
 
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Turn the database's errors into one line without parameters."""
+        try:
+            yield
+        except (sa.exc.SQLAlchemyError, alembic.util.CommandError) as error:
+            cause = getattr(error, "orig", None) or error
+            first_line = (str(cause).strip().splitlines() or [""])[0]
+            raise LedgerError(
+                f"the ledger {self.shown} cannot be used: {type(cause).__name__}: {first_line}"
+            ) from None
+
     def migrate(self) -> None:
-        """Upgrade the schema to the current version; safe if several replicas do so at once."""
+        """Upgrade the schema to the current version; safe if several replicas do so at once.
+
+        Raises:
+            LedgerError: as all methods.
+        """
+        with self._errors():
+            self._migrate()
+
+    def _migrate(self) -> None:
         config = alembic.config.Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
         with self._engine.begin() as connection:
@@ -117,13 +151,13 @@ class Ledger:
 
     def add(self, records: Sequence[Record]) -> None:
         """Insert records; a record that is already in the database stays unchanged."""
-        with self._engine.begin() as connection:
+        with self._errors(), self._engine.begin() as connection:
             connection.exec_driver_sql(self._insert, [_VALUES(record) for record in records])
 
     def amend(self, amendments: Iterable[Amendment]) -> list[Amendment]:
         """Update records; return the amendments whose record is not in the database yet."""
         missing = []
-        with self._engine.begin() as connection:
+        with self._errors(), self._engine.begin() as connection:
             for amendment in amendments:
                 changes = {k: v for k, v in amendment.changes.items() if k in _AMENDABLE}
                 same_decision = REQUESTS.c.decision_id == amendment.decision_id
@@ -146,13 +180,13 @@ class Ledger:
         query = sa.select(*columns).where(REQUESTS.c.time >= since).order_by(REQUESTS.c.time)
         if until is not None:
             query = query.where(REQUESTS.c.time < until)
-        with self._engine.connect() as connection:
+        with self._errors(), self._engine.connect() as connection:
             yield from connection.execution_options(yield_per=1000).execute(query)
 
     def find(self, decision_id: str) -> dict[str, Any] | None:
         """Return one record as a dictionary by column name, or None if there is no such record."""
         query = sa.select(REQUESTS).where(REQUESTS.c.decision_id == decision_id)
-        with self._engine.connect() as connection:
+        with self._errors(), self._engine.connect() as connection:
             row = connection.execute(query).mappings().first()
         # SQLAlchemy's column names are a subclass of str that some JSON encoders reject.
         return {str(name): value for name, value in row.items()} if row is not None else None
@@ -183,7 +217,7 @@ class Ledger:
             conditions.append(REQUESTS.c.tenant == tenant)
         if not conditions:
             raise ValueError("nothing named to delete; give before, decision_id or tenant")
-        with self._engine.begin() as connection:
+        with self._errors(), self._engine.begin() as connection:
             return int(connection.execute(sa.delete(REQUESTS).where(*conditions)).rowcount)
 
     def control(self, initial: Control | None = None) -> Control:
@@ -198,9 +232,9 @@ class Ledger:
         if initial is not None:
             insert = (postgresql.insert if self._kind == "postgresql" else sqlite.insert)(CONTROL)
             row = {"id": 1, "revision": 0, "setting": initial.model_dump_json()}
-            with self._engine.begin() as connection:
+            with self._errors(), self._engine.begin() as connection:
                 connection.execute(insert.on_conflict_do_nothing(), row)
-        with self._engine.connect() as connection:
+        with self._errors(), self._engine.connect() as connection:
             setting = connection.execute(sa.select(CONTROL.c.setting)).scalar()
         if setting is None:
             raise ConfigError(
@@ -208,19 +242,47 @@ class Ledger:
             )
         return Control.model_validate_json(setting)
 
+    def merge_kill(self, state: KillState) -> Control:
+        """Add what is known about the kill switch; return the settings."""
+        return self._change(lambda current: {"kill": current.kill.merged(state)})
+
     def set_control(self, **changes: Any) -> Control:
         """Change the operators' settings for all replicas; return the new settings."""
+        return self._change(lambda current: changes)
+
+    def _change(self, changes: Callable[[Control], Mapping[str, Any]]) -> Control:
         while True:
             current = self.control()
             new = Control.model_validate(
-                {**current.model_dump(), **changes, "revision": current.revision + 1}
+                {**current.model_dump(), **changes(current), "revision": current.revision + 1}
             )
             statement = sa.update(CONTROL).where(CONTROL.c.revision == current.revision)
             values = {"revision": new.revision, "setting": new.model_dump_json()}
-            with self._engine.begin() as connection:
+            with self._errors(), self._engine.begin() as connection:
                 # No row is updated if another replica changed the settings in the meantime.
                 if connection.execute(statement.values(**values)).rowcount:
                     return new
+
+    def announce(self, replica: Replica) -> None:
+        """Store a replica's state, and forget those that have been away for a day."""
+        insert = (postgresql.insert if self._kind == "postgresql" else sqlite.insert)(REPLICAS)
+        row = {"name": replica.name, "seen": replica.seen, "state": replica.model_dump_json()}
+        upsert = insert.values(row).on_conflict_do_update(index_elements=["name"], set_=row)
+        with self._errors(), self._engine.begin() as connection:
+            connection.execute(upsert)
+            away = REPLICAS.c.seen < replica.seen - FORGET_SECONDS
+            connection.execute(sa.delete(REPLICAS).where(away))
+
+    def leave(self, name: str) -> None:
+        """Remove a replica that ends."""
+        with self._errors(), self._engine.begin() as connection:
+            connection.execute(sa.delete(REPLICAS).where(REPLICAS.c.name == name))
+
+    def replicas(self) -> list[Replica]:
+        """Return the replicas on this database, by name."""
+        query = sa.select(REPLICAS.c.state).order_by(REPLICAS.c.name)
+        with self._errors(), self._engine.connect() as connection:
+            return [Replica.model_validate_json(state) for (state,) in connection.execute(query)]
 
     def close(self) -> None:
         """Close all connections."""

@@ -14,15 +14,18 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from envs.errors import LedgerError
 from serving.ledger.database import Ledger, days_ago
 from serving.ledger.energy import EnergyAccounts
 from serving.ledger.in_flight import oldest_in_flight
 from serving.ledger.intensity_feed import make_feed
 from serving.ledger.journal import FOLDER, Tail, journal_files
-from serving.ledger.record import Amendment, Record
+from serving.ledger.record import REPLICA, Amendment, Record
+from serving.ledger.replica import ANNOUNCE_SECONDS, Replica, write_replicas
 from serving.ledger.reported import ReportedEnergy
 from serving.settings.control import Control, LocalControl
 from serving.settings.hook import HookConfig
+from serving.settings.kill_switch import KillState
 
 EXPIRE_EVERY_SECONDS = 600.0
 # Rounds in which an amendment waits for its record.
@@ -40,8 +43,10 @@ class Keeper:
     Args:
         control: the operators' settings in the state folder, which the keeper writes.
         urls: URLs of the servers behind the hook.
+        admin_url: URL of this replica's admin port; None if it has none.
 
     Attributes:
+        control: the operators' settings, as this replica has them.
         ledger: the database.
         registry: the keeper's own metrics.
 
@@ -50,9 +55,19 @@ class Keeper:
             settings or the coefficients file are wrong.
     """
 
-    def __init__(self, config: HookConfig, control: LocalControl, urls: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        config: HookConfig,
+        control: LocalControl,
+        urls: Sequence[str] = (),
+        admin_url: str | None = None,
+    ) -> None:
         self._config = config
-        self._control = control
+        self.control = control
+        self._name = f"{REPLICA}:{config.state.absolute()}"
+        self._admin_url = admin_url
+        self._announced: Replica | None = None
+        self._killed: list[str] = []
         self.ledger = Ledger(config.ledger_url)
         self._journal_folder = config.state / FOLDER
         self._lock: int | None = None
@@ -89,17 +104,16 @@ class Keeper:
             return
         if self._feed is not None and not self._feed.ident:
             self._feed.start()
+        self._watch_kill_switch()
         try:
             self._accounts.read()
-            if not self._control.read_from_file:
+            if not self.control.read_from_file:
                 # Also while the database is unreachable: all workers need the same lottery salt.
-                self._write_control(self._control.now)
+                self._write_control(self.control.stored)
             if not self._migrated:
                 self.ledger.migrate()
                 self._migrated = True
-            control = self.ledger.control(self._control.now)
-            if control != self._control.now:
-                self._write_control(control)
+            self._exchange_settings()
             # Read before the journal, which then holds all requests that arrived earlier.
             complete_before = oldest_in_flight(self._config.state)
             self._drain()
@@ -108,9 +122,11 @@ class Keeper:
             if time.monotonic() - self._last_expiry > EXPIRE_EVERY_SECONDS:
                 self.ledger.delete(before=days_ago(self._config.retention_days))
                 self._last_expiry = time.monotonic()
+        except LedgerError as error:
+            # Includes a schema made by a later version.
+            self._report(str(error))
         except Exception as error:
-            # Includes Alembic's error about a schema made by a later version.
-            self._report(type(error).__name__)
+            self._report(f"the ledger {self.ledger.shown}: {type(error).__name__}")
         else:
             self._report(None)
         self._waiting.set(sum(_size(path) for path in journal_files(self._journal_folder)))
@@ -124,14 +140,69 @@ class Keeper:
             with suppress(Exception):
                 self._amendments += self._accounts.close()
                 self._amend_energy()
+                self.ledger.leave(self._name)
         self.ledger.close()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
+    def kill(self, state: KillState) -> None:
+        """Take over a change of the kill switch, whatever the database does.
+
+        Raises:
+            OSError: the change could not be written, so other processes may not know it.
+        """
+        try:
+            self.control.kill.merge(state)
+        finally:
+            self.control.refresh()
+
+    def _watch_kill_switch(self) -> None:
+        try:
+            self.control.kill.watch()
+        except OSError as error:
+            log.error("the kill switch cannot be written: %s", error.strerror)
+        self.control.refresh()
+        reasons = self.control.kill.reasons
+        if bool(reasons) != bool(self._killed):
+            if reasons:
+                log.warning(
+                    "the kill switch is engaged (%s): requests are relayed unchanged until "
+                    "`sprout mode --release-off`",
+                    ", ".join(reasons),
+                )
+            else:
+                log.warning("the kill switch is released")
+        self._killed = reasons
+
+    def _exchange_settings(self) -> None:
+        """Bring the database's settings here, and this replica's state there."""
+        control = self.ledger.control(self.control.stored)
+        self.kill(control.kill)
+        if control.kill != self.control.kill.state:
+            control = self.ledger.merge_kill(self.control.kill.state)
+        if control != self.control.stored:
+            self._write_control(control)
+        replica = Replica(
+            name=self._name,
+            seen=time.time(),
+            admin_url=self._admin_url,
+            mode=self.control.now.mode,
+            off=tuple(self.control.kill.reasons),
+        )
+        last = self._announced
+        if (
+            last is None
+            or replica != last.model_copy(update={"seen": replica.seen})
+            or abs(replica.seen - last.seen) > ANNOUNCE_SECONDS
+        ):
+            self.ledger.announce(replica)
+            self._announced = replica
+            write_replicas(self._config.state, self.ledger.replicas())
+
     def _write_control(self, control: Control) -> None:
-        self._control.write(control)
-        self._control.refresh()
+        self.control.write(control)
+        self.control.refresh()
 
     def _acquire_lock(self) -> bool:
         """Return whether this is the state folder's only keeper; take its lock if it is free."""
@@ -187,11 +258,7 @@ class Keeper:
         self._up.set(problem is None)
         if problem != self._problem:
             if problem is not None:
-                log.error(
-                    "the ledger %s is unreachable (%s); requests are still served",
-                    self.ledger.shown,
-                    problem,
-                )
+                log.error("%s; requests are still served", problem)
             else:
                 log.warning("the ledger %s is reachable again", self.ledger.shown)
             self._problem = problem

@@ -3,6 +3,7 @@
 import os
 import socket
 import sys
+import threading
 from pathlib import Path
 
 import uvicorn
@@ -26,22 +27,33 @@ class ParentServices:
         runtime: folder that all workers share; `READY_FILE` is created in it once the operators'
             settings have been read, or the database turned out to be unreachable.
         listener: bound socket of the admin port.
+        admin_url: URL of the admin port.
+        off_requested: set when a signal asks for the kill switch.
     """
 
-    def __init__(self, config: GatewayConfig, runtime: Path, listener: socket.socket) -> None:
+    def __init__(
+        self,
+        config: GatewayConfig,
+        runtime: Path,
+        listener: socket.socket,
+        admin_url: str,
+        off_requested: threading.Event,
+    ) -> None:
         first, others = config.upstreams
         urls = tuple(dict.fromkeys((first, *others.values())))
-        control = LocalControl(config.state, config.initial_control())
-        self._keeper = Keeper(config, control, urls)
+        kill = config.kill_switch(runtime)
+        control = LocalControl(config.state, config.initial_control(), kill)
+        self._keeper = Keeper(config, control, urls, admin_url)
         self._keeper.step()
         (runtime / READY_FILE).touch()
-        if control.now.mode != config.mode:
+        if control.stored.mode != config.mode:
             print(
-                f"sprout: mode is {control.now.mode!r}, as set in the ledger, not --mode "
+                f"sprout: mode is {control.stored.mode!r}, as set in the ledger, not --mode "
                 f"{config.mode}; change it with `sprout mode --set`",
                 file=sys.stderr,
             )
-        self._upkeep = Upkeep([self._keeper.step])
+        self._off_requested = off_requested
+        self._upkeep = Upkeep([self._obey_signal, self._keeper.step])
         self._listener = listener
         self._admin = uvicorn.Server(
             uvicorn.Config(
@@ -52,6 +64,11 @@ class ParentServices:
                 server_header=False,
             )
         )
+
+    def _obey_signal(self) -> None:
+        if self._off_requested.is_set():
+            self._off_requested.clear()
+            self._keeper.kill(self._keeper.control.kill.state.engage("signal"))
 
     def run(self) -> None:
         """Serve the admin port until `close` is called."""

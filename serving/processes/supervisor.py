@@ -105,7 +105,10 @@ def serve(config: GatewayConfig) -> None:
     ]
     app = Worker(config, runtime, os.getpid(), urls)
     workers = Workers(_uvicorn(app, config), [listener], runtime)
-    services = _ParentServicesServer(config, runtime, admin)
+    off_requested = threading.Event()
+    # A kill switch that needs neither the database nor the admin port.
+    signal.signal(signal.SIGUSR1, lambda number, frame: off_requested.set())
+    services = _ParentServicesServer(config, runtime, admin, urls[1], off_requested)
     services.start()
     try:
         workers.run()
@@ -120,9 +123,16 @@ def serve(config: GatewayConfig) -> None:
 class _ParentServicesServer(threading.Thread):
     """Thread of the parent's services."""
 
-    def __init__(self, config: GatewayConfig, runtime: Path, listener: socket.socket) -> None:
+    def __init__(
+        self,
+        config: GatewayConfig,
+        runtime: Path,
+        listener: socket.socket,
+        admin_url: str,
+        off_requested: threading.Event,
+    ) -> None:
         super().__init__(name="sprout-beside", daemon=True)
-        self._arguments = config, runtime, listener
+        self._arguments = config, runtime, listener, admin_url, off_requested
         self._ready = threading.Event()
         self._services: Any = None
 

@@ -67,6 +67,8 @@ class Worker:
         die_with_parent(self.parent)
         reload_requested = threading.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload_requested.set)
+        # The parent's signal; one sent to the whole group must not end the workers.
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         (self.runtime / f"{os.getpid()}{LISTENING_SUFFIX}").touch()
         # Wait before the first request: a kill switch that was set must apply from the start.
         deadline = time.monotonic() + SETTINGS_SECONDS
@@ -75,7 +77,7 @@ class Worker:
             if (self.runtime / REFUSED_FILE).exists():
                 os._exit(2)
         try:
-            hook = make_hook(self.config, self.runtime / "conversations")
+            hook = make_hook(self.config, self.runtime)
         except SproutError as error:
             self._refuse(str(error))
         except Exception as error:

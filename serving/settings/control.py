@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from serving.settings.kill_switch import KillState, KillSwitch
 from serving.settings.rules import Mode, Ratio, Rule
 
 FILE = "control.json"
@@ -32,6 +33,7 @@ class Control(BaseModel):
         salt: key of the lottery's hashes, the same for all replicas; never shown to clients.
         reloads: number of times that an operator asked to reload the bundles.
         revision: number of changes to these settings.
+        kill: the kill switch, as the database knows it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,6 +46,7 @@ class Control(BaseModel):
     salt: str = Field(default_factory=lambda: secrets.token_hex(16), pattern="^[0-9a-f]{32}$")
     reloads: int = 0
     revision: int = 0
+    kill: KillState = KillState()
 
 
 class LocalControl:
@@ -52,15 +55,19 @@ class LocalControl:
     Args:
         folder: the replica's state folder.
         initial: settings that apply until the file exists.
+        kill: the replica's kill switch.
 
     Attributes:
-        now: the settings that apply now.
+        stored: the settings, as the file has them.
+        now: the settings that apply now: mode "off" if the kill switch is engaged.
+        kill: the kill switch.
     """
 
-    def __init__(self, folder: Path, initial: Control) -> None:
+    def __init__(self, folder: Path, initial: Control, kill: KillSwitch) -> None:
         self._path = folder / FILE
         self._stamp: tuple[int, int] | None = None
-        self.now = initial
+        self.stored = self.now = initial
+        self.kill = kill
         self.refresh()
 
     @property
@@ -68,23 +75,26 @@ class LocalControl:
         """Return whether the current settings were read from the file."""
         return self._stamp is not None
 
-    def refresh(self) -> bool:
-        """Read the file if it has changed; return whether the settings changed.
+    def refresh(self) -> None:
+        """Read the file and the kill switch if they have changed.
 
         If the file is missing or damaged, the last known settings stay.
         """
+        self._read()
+        self.kill.refresh()
+        off = bool(self.kill.reasons) and self.stored.mode != "off"
+        self.now = self.stored.model_copy(update={"mode": "off"}) if off else self.stored
+
+    def _read(self) -> None:
         try:
             stat = self._path.stat()
             stamp = stat.st_mtime_ns, stat.st_ino
             if stamp == self._stamp:
-                return False
-            control = Control.model_validate_json(self._path.read_bytes())
+                return
+            self.stored = Control.model_validate_json(self._path.read_bytes())
         except (OSError, ValidationError):
-            return False
+            return
         self._stamp = stamp
-        changed = control != self.now
-        self.now = control
-        return changed
 
     def write(self, control: Control) -> None:
         """Replace the file atomically."""

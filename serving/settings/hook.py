@@ -16,6 +16,7 @@ from envs.errors import ConfigError
 from envs.plausible import check_intensity, check_mean_intensity
 from envs.requests.directive import Place
 from serving.settings.control import Control
+from serving.settings.kill_switch import KillSwitch
 from serving.settings.rules import Mode, read_rules
 
 # An older reading says little about the present, because carbon intensity varies within a day.
@@ -40,6 +41,11 @@ class HookConfig(MeterFlags):
     )
     state: Path = Field(
         Path("runs/serve"), description="folder for this replica's journal and control file"
+    )
+    off_file: Path | None = Field(
+        None,
+        description="file that engages the kill switch as soon as it exists, for example mounted "
+        "by an orchestrator",
     )
     ledger: str | None = Field(
         None,
@@ -162,6 +168,14 @@ class HookConfig(MeterFlags):
         description="URL of an OpenTelemetry collector, e.g. http://127.0.0.1:4318/v1/traces",
     )
     seed: int | None = Field(None, ge=0, description="seed of the lottery; default: random")
+
+    def kill_switch(self, runtime: Path | None = None) -> KillSwitch:
+        """Return this replica's kill switch.
+
+        Args:
+            runtime: a second folder that all processes of the replica share, if there is one.
+        """
+        return KillSwitch([self.state, *([runtime] if runtime else [])], self.off_file)
 
     @property
     def folders(self) -> list[Path]:

@@ -106,6 +106,9 @@ class Metrics:
             "policy_info", "1 for each policy bundle in use", "livemax", "version", "model"
         )
         self._mode = self._gauge("mode_info", "1 for the mode in use", "livemax", "mode")
+        self.kill_switch = self._gauge(
+            "kill_switch", "1 while the kill switch holds all requests at off", "livemax"
+        )
         self._shown_policies: set[tuple[str, str]] = set()
         self._create_failure_series()
 

@@ -10,7 +10,8 @@ import yaml
 
 from envs.errors import ConfigError, DataError
 from envs.outcomes.profile_reader import read_profile
-from experiments.operate.settings_commands import LEDGER, RULES, ModeCommand
+from experiments.operate.mode import ModeCommand
+from experiments.operate.settings_commands import LEDGER, RULES
 from experiments.record.profile import ProfileCommand
 from experiments.record.recorded_requests import read_requests
 from experiments.settings import run_command

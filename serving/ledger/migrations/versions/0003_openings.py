@@ -1,4 +1,4 @@
-"""Adds which request opened its conversation, and how the conversation is known."""
+"""Adds which request opened its conversation, how it is known, and the replicas."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,6 +10,12 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add the two columns; both are unknown for the rows so far."""
+    """Add two columns, both unknown for the rows so far, and a table."""
     op.add_column("requests", sa.Column("keyed_by", sa.Text()))
     op.add_column("requests", sa.Column("opening", sa.Boolean()))
+    op.create_table(
+        "replicas",
+        sa.Column("name", sa.Text(), primary_key=True),
+        sa.Column("seen", sa.Double(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+    )

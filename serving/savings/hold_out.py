@@ -130,7 +130,7 @@ class HoldOut:
 
     @cached_property
     def _held(self) -> BoolArray:
-        """Whether each draw is held out, shape (draws,)."""
+        """Mask of the draws that are held out, shape (draws,)."""
         return np.bincount(self.draw, self.held_out) > 0
 
     @cached_property
@@ -173,8 +173,8 @@ def _spread_ratio(
 def _half_width(squares: Float64Array, count: int) -> float:
     """Return half the width of a mean's 95% interval.
 
-    Student's t with the degrees of freedom that the squares imply: they are few if a few draws
-    cause most of the variance.
+    Student's t, with as many degrees of freedom as the chi-squared distribution that varies as
+    much as the sum of squares does (Satterthwaite, 1946): few, if a few draws cause most of it.
 
     Args:
         squares: squared influence of each draw, shape (draws,).
@@ -183,8 +183,12 @@ def _half_width(squares: Float64Array, count: int) -> float:
     total, draws = float(squares.sum()), len(squares)
     if total == 0:
         return 0.0
-    freedom = max(3.0, total**2 / float((squares**2).sum()))
-    return _student(freedom) * float(np.sqrt(total * draws / (draws - 1))) / count
+    spread = max(float((squares**2).sum()) - total**2 / draws, total**2 * 1e-9)
+    return (
+        _student(max(3.0, 2 * total**2 / spread))
+        * float(np.sqrt(total * draws / (draws - 1)))
+        / count
+    )
 
 
 def _student(freedom: float) -> float:

@@ -2,7 +2,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from serving.ledger.period import read_period, read_time
+from serving.savings.period import read_period, read_time
 
 NOW = datetime(2026, 3, 10, 15, 30, tzinfo=UTC).timestamp()
 

@@ -14,9 +14,9 @@ import numpy as np
 from envs.arrays import Float64Array
 from envs.carbon.footprint import per_functional_unit
 from serving.ledger.database import Ledger
-from serving.ledger.hold_out import HoldOut, Term, wilson
-from serving.ledger.openings import COLUMNS, MEASURES, Openings, group_openings
-from serving.ledger.per_conversation import estimate_saving
+from serving.savings.hold_out import HoldOut, Term, wilson
+from serving.savings.openings import COLUMNS, MEASURES, Openings, group_openings
+from serving.savings.per_conversation import estimate_saving
 
 # Openings of the last part of the period do not count, because their conversations may go on, s.
 SETTLE_SECONDS = 3600.0

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from envs.arrays import Float64Array
-from serving.ledger.hold_out import ArmMean, HoldOut, Term
+from serving.savings.hold_out import ArmMean, HoldOut, Term
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class Saving:
         total: amount saved in all conversations that were not held out.
         total_ci95: 95% interval of `total`.
         per_turn_ratio: share of L0's cost per turn that is saved, whatever the number of turns.
-        rebound_pct: percentage of `per_turn_ratio` that follow-ups took back; None if a turn saves
-            nothing for certain.
+        rebound_pct: percentage of `per_turn_ratio` that follow-ups took back; None while
+            `per_turn_ratio` is not above twice the half of its interval.
         rebound_pct_ci95: 95% interval of `rebound_pct`.
     """
 
@@ -62,7 +62,7 @@ def estimate_saving(experiment: HoldOut, cost: Float64Array, turns: Float64Array
 
     rebound = rebound_ci95 = None
     kept, gain = 1 - ratio, 1 - turn_ratio
-    if gain > width_of(1 / growth, -ratio / growth**2):
+    if gain > 2 * width_of(1 / growth, -ratio / growth**2):
         # Rebound is 1 - kept / gain.
         rebound = 100 * (1 - kept / gain)
         rebound_width = 100 * width_of(

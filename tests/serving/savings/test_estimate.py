@@ -5,8 +5,8 @@ import pytest
 
 from experiments.bench.savings import judge
 from experiments.bench.simulated_ledger import SCENARIOS
-from serving.ledger.openings import COLUMNS
-from serving.ledger.savings import MIN_DRAWS, estimate_savings
+from serving.savings.estimate import MIN_DRAWS, estimate_savings
+from serving.savings.openings import COLUMNS
 
 END = 86400.0
 

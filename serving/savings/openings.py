@@ -55,12 +55,12 @@ class Openings:
 
     @property
     def held_out(self) -> BoolArray:
-        """Whether each opening was held out, shape (n,)."""
+        """Mask of the openings that were held out, shape (n,)."""
         return np.array(self.columns["hold_out"], dtype=bool)
 
     @property
     def measured(self) -> BoolArray:
-        """Whether all costs of each conversation are known, shape (n,)."""
+        """Mask of the conversations of which all costs are known, shape (n,)."""
         costs = np.array([self.costs[measure] for measure in MEASURES])
         known: BoolArray = np.all(np.isfinite(costs), axis=0)
         return known

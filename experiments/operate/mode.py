@@ -1,0 +1,103 @@
+"""`sprout mode`: show or change the operators' settings; the kill switch."""
+
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from envs.errors import ConfigError
+from experiments.operate.kill import Kill
+from experiments.operate.on_ledger import OnLedger
+from experiments.settings import write_json
+from serving.ledger.database import Ledger
+from serving.settings.hook import CommaSeparated
+from serving.settings.rules import Mode
+
+
+class ModeCommand(OnLedger):
+    """Show or change the mode of all workers and replicas; `--set off` is the kill switch.
+
+    off: relay only; shadow: decide and record; canary: steer a share; on: steer all. A change
+    takes effect within 2 s. The kill switch also works while the database does not, and only
+    `--release-off` lifts it. Replicas elsewhere are then reached through their admin ports, with
+    the token in SPROUT_ADMIN_TOKEN.
+    """
+
+    set: Mode | None = Field(None, description="new mode; default: show the settings")
+    release_off: bool = Field(False, description="lift the kill switch that --set off engaged")
+    canary: float | None = Field(
+        None, ge=0, le=1, description="share of conversations that are steered in mode canary"
+    )
+    canary_tasks: CommaSeparated = Field(
+        [], description="tasks whose requests are all steered in mode canary"
+    )
+    hold_out: float | None = Field(
+        None, ge=0, le=1, description="share of conversations kept at L0"
+    )
+    state: Path | None = Field(
+        None,
+        description="state folder of a replica on this machine; default: the SQLite ledger's "
+        "folder, or runs/serve",
+    )
+    admin: CommaSeparated = Field(
+        [], description="URLs of further replicas' admin ports, for the kill switch"
+    )
+    json_path: Path | None = Field(None, alias="json", description="file for the settings as JSON")
+
+    def cli_cmd(self) -> None:
+        """Change the settings if flags ask for it, and print them.
+
+        Raises:
+            ConfigError: the flags contradict each other.
+            KillSwitchError: a replica did not get the kill switch's change.
+        """
+        flags = {
+            "mode": self.set,
+            "canary_ratio": self.canary,
+            "canary_tasks": self.canary_tasks or None,
+            "hold_out_ratio": self.hold_out,
+        }
+        changes = {name: value for name, value in flags.items() if value is not None}
+        if self.release_off and self.set is not None:
+            raise ConfigError("give --release-off or --set, not both")
+        if self.set == "off" or self.release_off:
+            changes.pop("mode", None)
+            with closing(Kill(self._ledger(), self._folder(), self.admin)) as kill:
+                for line in kill.release() if self.release_off else kill.engage():
+                    print(line)
+        if changes or not (self.set == "off" or self.release_off):
+            self._settings(changes)
+
+    def _settings(self, changes: dict[str, Any]) -> None:
+        with closing(self.open()) as ledger:
+            control = ledger.set_control(**changes) if changes else ledger.control()
+        settings = control.model_dump(mode="json", exclude={"salt", "kill"}, exclude_none=True)
+        settings["off"] = control.kill.active
+        print(json.dumps(settings, indent=1))
+        if control.kill.active:
+            print(
+                "the kill switch is engaged: requests are relayed unchanged, whatever the mode, "
+                "until `sprout mode --release-off`"
+            )
+        write_json(self.json_path, settings)
+
+    def _ledger(self) -> Ledger | None:
+        """Return the database, or None if it is away and there are other ways to the replicas."""
+        try:
+            return self.open()
+        except ConfigError:
+            if self._folder() is None and not self.admin:
+                raise
+            return None
+
+    def _folder(self) -> Path | None:
+        """Return the state folder of a replica on this machine, or None if there is none."""
+        if self.state is not None:
+            if not self.state.is_dir():
+                raise ConfigError(f"--state {self.state}: there is no such folder")
+            return self.state
+        name = self.ledger.removeprefix("sqlite:///")
+        folder = Path(name).parent if name != self.ledger else Path("runs/serve")
+        return folder if folder.is_dir() else None
