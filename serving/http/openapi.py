@@ -51,9 +51,12 @@ def document() -> dict[str, Any]:
         "additionalProperties": False,
         "minProperties": 1,
     }
-    # The salt is secret, so the admin application does not return it.
+    schemas["Changes"]["properties"]["release_off"] = {"type": "boolean"}
+    # As the admin application shows them: the kill switch, and not the salt, which is secret.
     control_properties.pop("salt")
     control_properties.pop("kill")
+    control_properties["mode_after_release"] = control_properties["mode"]
+    control_properties["off"] = {"type": "array", "items": {"type": "string"}}
     refused = {"400": "not JSON", "413": "body too long", "422": "a field is wrong"}
     away = {"503": "the ledger's database is unavailable"}
     unknown = {"404": "not in the ledger (yet)"}
