@@ -1,6 +1,5 @@
 """Read hourly traces of carbon intensity from CSV files, and select zones."""
 
-import csv
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -19,12 +18,17 @@ from envs.carbon.intensity import (
     iso,
     join_traces,
 )
+from envs.csv_file import read_csv, read_number
 from envs.errors import DataError
 from envs.plausible import check_intensity, check_mean_intensity
 
 PLAIN_COLUMNS = ("timestamp_utc", "zone", "carbon_intensity_g_per_kwh")
-ELECTRICITY_MAPS_TIME = "Datetime (UTC)"
-ELECTRICITY_MAPS_VALUE = "Carbon Intensity gCO₂eq/kWh (direct)"
+# In lower case: the exports of 2023 and those of 2024 on differ in it.
+ELECTRICITY_MAPS_COLUMNS = (
+    "datetime (utc)",
+    "zone id",
+    "carbon intensity gco₂eq/kwh (direct)",
+)
 EVERY_HOUR = (
     "give every hour once, in order, in UTC (local time skips or repeats one when clocks change)"
 )
@@ -121,35 +125,32 @@ class _Hour(NamedTuple):
 
 def _rows(path: Path) -> Iterable[tuple[str, _Hour]]:
     """Yield the zone and the values of each row."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream)
-            columns = set(reader.fieldnames or ())
-            if set(PLAIN_COLUMNS) <= columns:
-                time, zone, value = PLAIN_COLUMNS
-            elif {ELECTRICITY_MAPS_TIME, "Zone Id", ELECTRICITY_MAPS_VALUE} <= columns:
-                time, zone, value = ELECTRICITY_MAPS_TIME, "Zone Id", ELECTRICITY_MAPS_VALUE
-            else:
-                raise DataError(path, f"the columns are {sorted(columns)}", REMEDY)
-            for number, row in enumerate(reader, 2):
-                flag = (row.get("Data Estimated") or "").lower()
-                yield (
-                    row[zone],
-                    _Hour(
-                        _time(path, number, time, row[time]),
-                        _value(path, number, value, row[value]),
-                        {"true": "estimated", "false": "measured"}.get(flag, "unstated"),
-                        _kind(path, number, row),
-                        path,
-                    ),
-                )
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(path, f"cannot be read ({error})", REMEDY) from error
+    header, rows = read_csv(path, REMEDY)
+    names = [name.strip().lower() for name in header]
+    if set(PLAIN_COLUMNS) <= set(names):
+        time, zone, value = PLAIN_COLUMNS
+    elif set(ELECTRICITY_MAPS_COLUMNS) <= set(names):
+        time, zone, value = ELECTRICITY_MAPS_COLUMNS
+    else:
+        raise DataError(path, f"the columns are {sorted(header)}", REMEDY)
+    for number, cells in enumerate(rows, 2):
+        row = dict(zip(names, cells, strict=True))
+        flag = row.get("data estimated", "").lower()
+        yield (
+            row[zone],
+            _Hour(
+                _time(path, number, time, row[time]),
+                _value(path, number, value, row[value]),
+                {"true": "estimated", "false": "measured"}.get(flag, "unstated"),
+                _kind(path, number, row),
+                path,
+            ),
+        )
 
 
-def _time(path: Path, number: int, field: str, text: str | None) -> float:
+def _time(path: Path, number: int, field: str, text: str) -> float:
     try:
-        moment = datetime.fromisoformat((text or "").strip())
+        moment = datetime.fromisoformat(text.strip())
     except ValueError as error:
         raise DataError(
             path, f"row {number} {field} {text!r} is not a time", "give ISO 8601 times in UTC"
@@ -159,9 +160,9 @@ def _time(path: Path, number: int, field: str, text: str | None) -> float:
     return moment.replace(tzinfo=UTC).timestamp()
 
 
-def _value(path: Path, number: int, field: str, text: str | None) -> float:
+def _value(path: Path, number: int, field: str, text: str) -> float:
     try:
-        value = float(text or "")
+        value = read_number(text)
     except ValueError:
         value = float("nan")
     if not 0 <= value < float("inf"):
@@ -174,7 +175,7 @@ def _value(path: Path, number: int, field: str, text: str | None) -> float:
     return value
 
 
-def _kind(path: Path, number: int, row: Mapping[str, str | None]) -> Kind:
+def _kind(path: Path, number: int, row: Mapping[str, str]) -> Kind:
     """Return the kind in a row's columns `signal` and `scope`; by default average direct."""
     values = []
     for field, allowed in (("signal", SIGNALS), ("scope", SCOPES)):

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from envs.arrays import Float64Array
+from envs.csv_file import read_csv
 from envs.errors import DataError
 
 COLUMNS = ("timestamp", "context_tokens", "generated_tokens")
@@ -41,10 +42,8 @@ def read_arrivals(path: Path, seconds_per_token: float) -> Arrivals:
             is invalid or earlier than the one before; or a token count is not a number of 0 or
             more. The message names the file, row and field.
     """
-    try:
-        table = pd.read_csv(path)
-    except (OSError, EOFError, ValueError) as error:
-        raise DataError(path, f"cannot be read ({error})", f"give {','.join(COLUMNS)}") from error
+    header, rows = read_csv(path, f"give {','.join(COLUMNS)}")
+    table = pd.DataFrame(rows, columns=header, dtype=str)
     for name in COLUMNS:
         if name not in table.columns:
             raise DataError(path, f"column {name!r} is missing", f"give {','.join(COLUMNS)}")

@@ -1,6 +1,5 @@
 """Workload mixes: the share of each task in the requests, hour by hour."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from envs.arrays import Float64Array, Int64Array
+from envs.csv_file import read_csv, read_number
 from envs.errors import DataError
 
 # SPROUT draws new shares every N(24, 4.8) hours (Li et al., 2024, section 5.1).
@@ -74,9 +74,6 @@ def read_mix(path: Path) -> Mix:
     if header[:1] != ["hour"] or len(header) < 2:
         raise DataError(path, f"columns {header}", "give hour,TASK,TASK,...")
     tasks = tuple(header[1:])
-    if len(set(tasks)) < len(tasks):
-        repeated = next(task for task in tasks if tasks.count(task) > 1)
-        raise DataError(path, f"column {repeated!r} twice", "give every task once")
     shares = np.array([_numbers(path, n, header, row) for n, row in enumerate(rows, 2)])
     if (shares[:, 0] != np.arange(len(shares))).any():
         row = int(np.flatnonzero(shares[:, 0] != np.arange(len(shares)))[0])
@@ -133,23 +130,17 @@ def mix_from_job_counts(counts: Float64Array, tasks: Sequence[str], hours: int, 
 
 
 def _table(path: Path) -> tuple[list[str], list[list[str]]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            lines = [line for line in csv.reader(stream) if line]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(path, f"cannot be read ({error})", "give a CSV") from error
-    if len(lines) < 2:
+    table = read_csv(path, "give a CSV")
+    if not table.rows:
         raise DataError(path, "holds no rows", "give a header and at least one row")
-    return lines[0], lines[1:]
+    return table.header, table.rows
 
 
 def _numbers(path: Path, number: int, header: list[str], row: list[str]) -> list[float]:
-    if len(row) != len(header):
-        raise DataError(path, f"row {number} has {len(row)} fields", f"give {len(header)}")
     values = []
     for name, text in zip(header, row, strict=True):
         try:
-            value = float(text)
+            value = read_number(text)
         except ValueError:
             value = float("nan")
         if not 0 <= value < float("inf"):

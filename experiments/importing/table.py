@@ -8,6 +8,7 @@ import pyarrow as pa
 from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
+from envs.csv_file import read_csv, read_number
 from envs.errors import ConfigError, DataError
 from envs.outcomes.profile import SCHEMA, write_profile
 from envs.outcomes.profile_reader import check_table
@@ -61,11 +62,9 @@ class ImportCsv(Settings):
             )
 
     def _table(self) -> pa.Table:
-        try:
-            # Read as text; numbers are converted per column, so errors name row and field.
-            frame = pd.read_csv(self.path, dtype=str, keep_default_na=False)
-        except (OSError, ValueError) as error:
-            raise DataError(self.path, f"cannot be read ({error})", "give a CSV") from error
+        # Read as text; numbers are converted per column, so errors name row and field.
+        header, rows = read_csv(self.path, "give a CSV")
+        frame = pd.DataFrame(rows, columns=header, dtype=str)
         frame = frame.rename(columns=self._names(list(frame.columns)))
         if self.energy_method is not None and "energy_method" not in frame.columns:
             frame["energy_method"] = self.energy_method
@@ -112,7 +111,7 @@ class ImportCsv(Settings):
         values: list[float | None] = []
         for row, text in enumerate(texts):
             try:
-                value = float(text) * scale if text else None
+                value = read_number(text) * scale if text else None
             except ValueError as error:
                 raise DataError(
                     self.path, f"row {row} {name} is {text!r}", "give a number"
@@ -122,6 +121,10 @@ class ImportCsv(Settings):
                     raise DataError(
                         self.path, f"row {row} {name} is {text!r}", "give a count below 2**31"
                     )
-                value = round(value)
+                if value != int(value):
+                    raise DataError(
+                        self.path, f"row {row} {name} is {text!r}", "give a whole number"
+                    )
+                value = int(value)
             values.append(value)
         return pa.array(values, kind)

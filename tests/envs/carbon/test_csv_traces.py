@@ -20,6 +20,9 @@ def write(path, hours):
         ([(0, -1)], "row 2 carbon_intensity_g_per_kwh '-1'"),
         ([(0, "nan")], "row 2 carbon_intensity_g_per_kwh 'nan'"),
         ([(0, "")], "row 2"),
+        ([(0, 1), (1, "1,050"), (2, 1)], "row 3 has 4 fields"),
+        ([(0, 1), (1, "300,5"), (2, 1)], "without thousands separators"),
+        ([(0, "1_050")], "'1_050' is not an intensity"),
     ],
 )
 def test_a_fault_in_a_trace_is_named_with_its_file(tmp_path, hours, message):
@@ -51,6 +54,32 @@ def test_electricity_maps_exports_are_read(shared_data):
     with pytest.raises(DataError, match="several zones"):
         read_trace(shared_data / "carbon_intensity")
     assert read_trace(shared_data / "carbon_intensity", "GB").g_per_kwh[0] == 71.54
+
+
+@pytest.mark.parametrize(
+    ("head", "estimated"),
+    [
+        (
+            "Datetime (UTC),Country,Zone Name,Zone Id,Carbon Intensity gCO₂eq/kWh (direct),"
+            "Carbon Intensity gCO₂eq/kWh (LCA),Data Estimated",
+            "True",
+        ),
+        (
+            "Datetime (UTC),Country,Zone name,Zone id,Carbon intensity gCO₂eq/kWh (direct),"
+            "Carbon intensity gCO₂eq/kWh (Life cycle),Data estimated",
+            "true",
+        ),
+    ],
+    ids=["2023", "2024 on"],
+)
+def test_exports_of_every_year_are_read(tmp_path, head, estimated):
+    path = tmp_path / "export.csv"
+    hours = [f"2024-01-01 {h:02d}:00:00,Germany,Germany,DE,{300 + h},{400 + h}" for h in range(24)]
+    lines = [f"{hour},{estimated if h % 2 else 'false'}" for h, hour in enumerate(hours)]
+    path.write_text("\n".join([head, *lines]), encoding="utf-8")
+    trace = read_trace(path, "DE")
+    assert trace.g_per_kwh.tolist() == [300 + h for h in range(24)]
+    assert trace.methods[:2].tolist() == ["measured", "estimated"]
 
 
 def test_a_trace_has_one_kind_which_its_columns_state(tmp_path):

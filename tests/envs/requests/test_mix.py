@@ -50,7 +50,7 @@ def test_a_mix_of_unknown_tasks_is_refused():
         ("hour,a,b\n0,.5,.5\n2,.5,.5\n", "row 3 hour is 2; give hour 1"),
         ("hour,a,b\n0,.5,x\n", "row 2 b is 'x'"),
         ("hour,a,b\n0,.5\n", "row 2 has 2 fields"),
-        ("hour,a,a\n0,.5,.5\n", "column 'a' twice"),
+        ("hour,a,a\n0,.5,.5\n", "column 'a' is given twice"),
         ("time,a\n0,1\n", "columns"),
         ("hour,a\n", "no rows"),
     ],

@@ -227,6 +227,11 @@ def test_an_impossible_rename_is_refused(table, tmp_path, capsys, rename):
         (lambda rows: rows[4].update(Wh=""), "row 4 energy_joules is nan"),
         (lambda rows: rows[4].update(prompt_tokens="1e12"), "row 4 prompt_tokens is '1e12'"),
         (lambda rows: rows[4].update(prompt_tokens="nan"), "row 4 prompt_tokens is 'nan'"),
+        (
+            lambda rows: rows[4].update(prompt_tokens="12.5"),
+            "row 4 prompt_tokens is '12.5'; give a who",
+        ),
+        (lambda rows: rows[4].update(prompt_tokens="1_000"), "row 4 prompt_tokens is '1_000'"),
         (lambda rows: rows.pop(), "lacks directive 'very_brief'"),
         (lambda rows: [row.pop("completion_tokens") for row in rows], "'completion_tokens' is mis"),
         (lambda rows: [row.pop("Wh") for row in rows], "column 'Wh' is missing"),
