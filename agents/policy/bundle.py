@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from agents.policy.bundle_files import ENCODER, MANIFEST, TENSORS, sha256_of, verify
 from agents.policy.network import ACTIVATIONS, Policy
@@ -104,7 +104,8 @@ def save_bundle(
         words = json.dumps(projection.vocabulary, ensure_ascii=False)
         (folder / VOCABULARY).write_text(words, encoding="utf-8")
     tensors = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    save_file(tensors, folder / TENSORS)
+    # Not by the library's `save_file`, which lets only the owner read the file.
+    (folder / TENSORS).write_bytes(save(tensors))
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "model": model,

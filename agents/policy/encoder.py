@@ -69,9 +69,12 @@ class Encoder:
         """Write model and tokenizer into a folder; return the file names."""
         self._model.save_pretrained(folder)
         self._tokenizer.save_pretrained(folder)
-        for path in folder.iterdir():
-            if path.suffix not in KEPT:
-                path.unlink()
+        for path in list(folder.iterdir()):
+            content = path.read_bytes() if path.suffix in KEPT else None
+            path.unlink()
+            if content is not None:
+                # Written anew: the library lets only the owner read its files.
+                path.write_bytes(content)
         return sorted(path.name for path in folder.iterdir())
 
     @torch.inference_mode()

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 from stable_baselines3 import PPO
 
 from agents.policy.network import Policy
@@ -89,7 +89,7 @@ def save_progress(folder: Path, model: PPO, progress: Progress) -> None:
     draft.mkdir(parents=True)
     model.save(draft / "latest.zip")
     torch.save(dict(progress.average), draft / "average.pt")
-    save_file(progress.best.policy.arrays(), draft / "best.safetensors")
+    (draft / "best.safetensors").write_bytes(save(progress.best.policy.arrays()))
     state = {
         "steps": progress.steps,
         "levels": progress.levels,

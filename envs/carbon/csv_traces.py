@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from envs.carbon.constant import ZONE, constant_trace, stated_intensity
 from envs.carbon.intensity import (
     HOUR_SECONDS,
     SCOPES,
@@ -93,7 +94,7 @@ def read_traces(paths: Iterable[Path]) -> dict[str, IntensityTrace]:
     """Read all traces, by zone.
 
     Args:
-        paths: CSV files in either format, or folders of such files.
+        paths: CSV files in either format, folders of such files, or a number of gCO2e/kWh.
 
     Raises:
         DataError: columns are missing; times are out of order, repeated or missing; values are
@@ -102,7 +103,11 @@ def read_traces(paths: Iterable[Path]) -> dict[str, IntensityTrace]:
         UnitError: no grid has such a value.
     """
     hours_by_zone: dict[str, list[_Hour]] = {}
+    traces = {}
     for path in paths:
+        if (stated := stated_intensity(path)) is not None:
+            traces[ZONE] = constant_trace(stated)
+            continue
         csv_paths = sorted(path.glob("*.csv")) if path.is_dir() else [path]
         if not csv_paths:
             raise DataError(path, "holds no CSV files", REMEDY)
@@ -112,7 +117,7 @@ def read_traces(paths: Iterable[Path]) -> dict[str, IntensityTrace]:
                 raise DataError(csv_path, "holds no hours", REMEDY)
             for zone, hour in rows:
                 hours_by_zone.setdefault(zone, []).append(hour)
-    return {zone: _trace(zone, hours) for zone, hours in hours_by_zone.items()}
+    return traces | {zone: _trace(zone, hours) for zone, hours in hours_by_zone.items()}
 
 
 class _Hour(NamedTuple):

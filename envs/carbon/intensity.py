@@ -20,7 +20,7 @@ COMING_HOURS = 24
 UNKNOWN_PLACE = 0.5
 
 # Origin of a reading, the best first; each step is used only if those before it fail.
-Step = Literal["live", "forecast", "last_known", "yearly_mean"]
+Step = Literal["live", "forecast", "last_known", "yearly_mean", "constant"]
 STEPS: tuple[Step, ...] = get_args(Step)
 SIGNALS, SCOPES = ("average", "marginal"), ("direct", "lifecycle")
 
@@ -51,7 +51,8 @@ class CarbonReading:
         age_seconds: time since the end of that period, s; 0 within the period.
         zone: name of the grid.
         signal, scope: kind of the figure, see `Kind`.
-        method: "measured", "estimated", "forecast", "mean", or "unstated" by the source.
+        method: "measured", "estimated", "forecast", "mean", "stated" by the operator, or
+            "unstated" by the source.
         source: name of the service or file.
         step: origin of the figure, one of `STEPS`.
     """
@@ -80,7 +81,8 @@ class IntensityTrace:
         zone: name of the grid.
         start: start of the first hour, Unix seconds UTC.
         g_per_kwh: intensity of each hour, gCO2e/kWh, shape (hours,).
-        methods: "measured", "estimated" or "unstated" by the source, shape (hours,).
+        methods: "measured", "estimated", "stated" by the operator or "unstated" by the source,
+            shape (hours,).
         source: name of the file.
         signal, scope: kind of the figures, see `Kind`.
     """

@@ -40,7 +40,9 @@ class Train(Settings):
     )
     model: str | None = Field(None, description="model whose rows of the profile to use")
     intensity: list[Path] = Field(
-        [], description="intensity CSVs or folders of them; default a synthetic day"
+        [],
+        description="intensity CSVs, folders of them, or a constant number of gCO2e/kWh; default "
+        "a synthetic day",
     )
     zone: str | None = Field(
         None,

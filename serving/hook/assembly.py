@@ -9,8 +9,9 @@ from pathlib import Path
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from envs.carbon.constant import ConstantIntensity, stated_intensity
 from envs.carbon.csv_traces import read_trace
-from envs.carbon.intensity import IntensityTrace, iso
+from envs.carbon.intensity import IntensityTrace, Kind, iso
 from envs.carbon.live.choose import make_source
 from envs.carbon.live.outlook import open_outlook, read_outlook
 from envs.clock import WallClock
@@ -96,6 +97,10 @@ def make_grid(config: HookConfig) -> Grid:
         outlook = open_outlook(source, config.outlook, config.intensity_mean or 0.0)
         return Grid(outlook, time.time, config.outlook, read_outlook, config.intensity_max_age)
     path = Path(config.intensity) if config.intensity is not None else None
+    if path is not None and (stated := stated_intensity(path)) is not None:
+        kind = Kind(config.intensity_signal, config.intensity_scope)
+        now = experiment_clock(config.clock_start, config.clock_speed)
+        return Grid(ConstantIntensity(stated, kind), now)
     trace = read_trace(path, config.zone)
     # An operator's own file may end before the present: its last reading then has an age.
     clock = trace_clock(trace, config.clock_start, config.clock_speed, strict=path is None)
@@ -141,38 +146,45 @@ def make_embedded_hook(config: HookConfig | None = None) -> Hook:
     return hook
 
 
+def experiment_clock(start: str | None, speed: float = 1.0) -> Callable[[], float]:
+    """Return a function that gives the time of decisions, Unix seconds.
+
+    Args:
+        start: ISO 8601 time, UTC unless it has an offset, at which an experiment's clock starts
+            now; None uses real time.
+        speed: experiment seconds per real second.
+
+    Raises:
+        ConfigError: `start` is not a time, or `speed` is given without `start`.
+    """
+    if start is None:
+        if speed != 1.0:
+            raise ConfigError("--clock-speed needs --clock-start")
+        return time.time
+    try:
+        moment = datetime.fromisoformat(start)
+        start_time = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except ValueError as error:
+        raise ConfigError(
+            f"--clock-start {start!r}: not an ISO 8601 time; give e.g. 2024-01-02T00:00 (UTC)"
+        ) from error
+    clock = WallClock(speed)
+    return lambda: start_time + clock.elapsed_seconds()
+
+
 def trace_clock(
     trace: IntensityTrace, start: str | None, speed: float = 1.0, *, strict: bool = True
 ) -> Callable[[], float]:
     """Return a function that gives the time in the trace, Unix seconds.
 
     Args:
-        start: ISO 8601 time, UTC unless it has an offset, at which an experiment's clock starts
-            now; None uses real time.
-        speed: experiment seconds per real second.
+        start, speed: see `experiment_clock`.
         strict: also refuse a trace that ends before the present in real time.
 
     Raises:
-        ConfigError: `start` is not a time, `speed` is given without `start`, or the trace does
-            not cover the clock's present.
+        ConfigError: as for `experiment_clock`, or the trace does not cover the clock's present.
     """
-    if start is None:
-        if speed != 1.0:
-            raise ConfigError("--clock-speed needs --clock-start")
-        now: Callable[[], float] = time.time
-    else:
-        try:
-            moment = datetime.fromisoformat(start)
-            start_time = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-        except ValueError as error:
-            raise ConfigError(
-                f"--clock-start {start!r}: not an ISO 8601 time; give e.g. 2024-01-02T00:00 (UTC)"
-            ) from error
-        clock = WallClock(speed)
-
-        def now() -> float:
-            return start_time + clock.elapsed_seconds()
-
+    now = experiment_clock(start, speed)
     ended = now() >= trace.end and (strict or start is not None)
     if ended or now() < trace.start:
         raise ConfigError(

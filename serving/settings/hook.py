@@ -54,8 +54,8 @@ class HookConfig(MeterFlags):
     )
     intensity: str | None = Field(
         None,
-        description="CSV trace of carbon intensity, or a live source: electricity-maps, watttime, "
-        "uk, carbon-aware; default: a synthetic day",
+        description="CSV trace of carbon intensity, a live source (electricity-maps, watttime, uk, "
+        "carbon-aware), or a constant number of gCO2e/kWh; default: a synthetic day",
     )
     zone: str | None = Field(
         None, description="grid zone, as the trace or the live source names it"

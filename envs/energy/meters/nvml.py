@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 from envs.energy.meters.power import PowerIntegral
@@ -129,11 +130,15 @@ class NvmlMeter:
 
 
 def _visible_devices() -> list[str] | None:
-    """Return the entries of CUDA_VISIBLE_DEVICES; None if it is unset."""
+    """Return the devices that CUDA_VISIBLE_DEVICES names; None if it is unset.
+
+    As in CUDA, -1 and all entries behind it are invisible.
+    """
     value = os.environ.get("CUDA_VISIBLE_DEVICES")
     if value is None:
         return None
-    names = [part.strip() for part in value.split(",") if part.strip()]
+    parts = [part.strip() for part in value.split(",")]
+    names = [part for part in takewhile(lambda part: part != "-1", parts) if part]
     if not names:
         raise MeterError("NVML: CUDA_VISIBLE_DEVICES hides all GPUs; unset it or name the GPUs")
     return names

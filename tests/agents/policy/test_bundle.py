@@ -11,6 +11,13 @@ from envs.errors import BundleError
 from tests import made
 
 
+def test_the_services_user_may_read_a_bundle_that_another_user_trained(tmp_path):
+    made.bundle(tmp_path)
+    (tmp_path / "plain").touch()
+    usual = (tmp_path / "plain").stat().st_mode
+    assert {path.stat().st_mode for path in tmp_path.iterdir()} == {usual}
+
+
 def test_a_saved_bundle_is_loaded_unchanged(tmp_path):
     saved = made.bundle(tmp_path, (0.0, 1.0, 2.0))
     loaded = load_bundle(tmp_path)

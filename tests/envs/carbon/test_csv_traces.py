@@ -1,7 +1,9 @@
+from pathlib import Path
+
 import pytest
 
 from envs.carbon.csv_traces import read_trace, read_traces
-from envs.errors import DataError
+from envs.errors import DataError, UnitError
 
 HEADER = "timestamp_utc,zone,carbon_intensity_g_per_kwh\n"
 
@@ -80,6 +82,16 @@ def test_exports_of_every_year_are_read(tmp_path, head, estimated):
     trace = read_trace(path, "DE")
     assert trace.g_per_kwh.tolist() == [300 + h for h in range(24)]
     assert trace.methods[:2].tolist() == ["measured", "estimated"]
+
+
+def test_a_constant_stands_in_for_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trace = read_trace(Path("300"))
+    assert (set(trace.g_per_kwh), set(trace.methods), trace.zone) == ({300}, {"stated"}, "CONSTANT")
+    with pytest.raises(UnitError, match="gCO2e/kWh"):
+        read_trace(Path("3e6"))
+    with pytest.raises(DataError, match="cannot be read"):
+        read_trace(Path("300.csv"))
 
 
 def test_a_trace_has_one_kind_which_its_columns_state(tmp_path):

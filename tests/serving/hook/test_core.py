@@ -296,6 +296,13 @@ def test_a_changed_bundle_is_loaded_completely_or_refused(tmp_path):
     assert b'sprout_bundle_loads_total{result="refused"} 1.0' in made_hook.metrics.render()
 
 
+def test_a_constant_intensity_is_used_and_labelled(tmp_path):
+    made_hook = hook(tmp_path, intensity="300", clock_start=None)
+    record = plan(made_hook)
+    assert (record.intensity_g_per_kwh, record.intensity_step) == (300.0, "constant")
+    assert record.intensity_age_seconds == 0
+
+
 def test_lotteries_are_uniform_and_independent():
     salt = b"s" * 16
     lotteries = [

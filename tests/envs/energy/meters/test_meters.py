@@ -125,9 +125,12 @@ def test_only_the_selected_gpus_are_metered_and_unknown_ones_are_refused(monkeyp
     assert len(NvmlMeter(["GPU-b"]).devices) == 1
     with pytest.raises(MeterError, match="3 GPUs match GPU-"):
         NvmlMeter(["GPU-"])
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with pytest.raises(MeterError, match="hides all GPUs"):
-        NvmlMeter()
+    for hiding in ("", "-1", "-1,0"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hiding)
+        with pytest.raises(MeterError, match="hides all GPUs"):
+            NvmlMeter()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,-1,1")
+    assert len(NvmlMeter().devices) == 1
     with pytest.raises(MeterError, match="no GPU 7; there are 3"):
         NvmlMeter(["7"])
     # Two instances of one GPU: NVML counts the energy of the whole GPU only.
