@@ -3,6 +3,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from envs.requests.directive import DEFAULT_CATALOGUE
+from envs.upstream import Upstream
 from experiments.llama.initialise import plant_copying
 from experiments.llama.pretrain import architecture, pretrain
 from experiments.llama.server import EMBEDDED
@@ -32,6 +33,11 @@ def test_the_chat_template_has_the_format_of_llama_2(tokenizer):
     assert text == (
         "<s>[INST]<<SYS>> Be brief.<</SYS>> One?[/INST] Two.</s><s>[INST] Three?[/INST]"
     )
+
+
+def test_the_server_lists_its_model_so_that_no_command_needs_its_name(llama):
+    with Upstream(llama.url) as upstream:
+        assert upstream.model == llama.model
 
 
 def test_the_embedded_model_is_small_and_its_wordings_include_the_default_directives(tokenizer):
