@@ -26,7 +26,7 @@ from serving.ledger.in_flight import InFlight
 from serving.ledger.record import Amendment, Record, new_id
 from serving.settings.control import LocalControl
 from serving.settings.hook import HookConfig
-from serving.telemetry.log import log_internal_error
+from serving.telemetry.log import log, log_internal_error
 from serving.telemetry.metrics import Metrics
 from serving.telemetry.traces import Traces
 
@@ -223,6 +223,8 @@ class Hook:
         known_problems = dict(self.policies.problems)
         if self.policies.refresh(force=force):
             self.metrics.reloads.labels("loaded").inc()
+            names = [f"{d.bundle.version} for {d.bundle.model}" for d in self.policies.loaded]
+            log.info("bundles in use: %s", ", ".join(names))
         for folder, problem in self.policies.problems.items():
             if known_problems.get(folder) != problem:
                 self.metrics.reloads.labels("refused").inc()

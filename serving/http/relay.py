@@ -1,6 +1,7 @@
 """Relays requests to upstream servers and streams the unchanged answers back."""
 
 import asyncio
+import os
 import ssl
 from collections.abc import AsyncIterator, Callable
 from functools import lru_cache
@@ -32,6 +33,7 @@ from serving.http.forwarding import (
     with_hops,
 )
 from serving.http.routing import UnreadableError, Upstreams
+from serving.telemetry.log import log
 
 _AUTO_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 # Methods whose Max-Forwards counts (RFC 9110, section 7.6.2).
@@ -63,6 +65,8 @@ class Relay:
         self._longest_routed = longest_routed
         self._name = name
         self._session: aiohttp.ClientSession | None = None
+        # Upstreams that did not answer the last request.
+        self._away: set[str] = set()
 
     async def open(self) -> None:
         """Open the HTTP client; needs a running event loop."""
@@ -134,6 +138,9 @@ class Relay:
                     # Also 101: an upstream that switches protocols unasked.
                     raise aiohttp.ClientError("the upstream sent a status that no client expects")
                 answer_started = True
+                if upstream in self._away:
+                    self._away.discard(upstream)
+                    log.warning("upstream %s answers again", upstream)
                 await _pass_on(response, send)
         except asyncio.CancelledError:
             # A disconnected client needs no answer. Closing the upstream connection has
@@ -146,7 +153,11 @@ class Relay:
                 # The client may have part of the answer: break the connection, as the
                 # upstream did.
                 raise UpstreamBrokeError(type(error).__name__) from None
-            message = f"upstream did not answer: {type(error).__name__}"
+            reason = _reason(error)
+            if upstream not in self._away:
+                self._away.add(upstream)
+                log.error("upstream %s does not answer: %s", upstream, reason)
+            message = f"upstream {upstream} did not answer: {reason}"
             await respond_error(send, 502, message, "upstream_error")
         finally:
             watcher.stop()
@@ -239,6 +250,13 @@ async def _streamed_body(
         more = event.get("more_body", False)
         yield event.get("body", b"")
     on_end()
+
+
+def _reason(error: Exception) -> str:
+    """Return why a request failed, without text of the request or the answer."""
+    cause = getattr(error, "os_error", None) or error
+    text = os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno else ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _decoded(value: bytes) -> str:

@@ -59,7 +59,7 @@ class ParentServices:
             uvicorn.Config(
                 Admin(self._keeper, str(runtime), os.environ.get(TOKEN_VARIABLE)),
                 http=GuardedProtocol,
-                log_level="warning",
+                log_config=None,
                 lifespan="off",
                 server_header=False,
             )

@@ -1,7 +1,6 @@
 """Runs the gateway: uvicorn workers, and the keeper and admin port in their parent."""
 
 import fcntl
-import logging
 import os
 import resource
 import shutil
@@ -26,7 +25,7 @@ from serving.processes.worker import (
     refuse_start,
 )
 from serving.settings.gateway import GatewayConfig
-from serving.telemetry.log import log_internal_error
+from serving.telemetry.log import configure_logging, log_internal_error
 
 KEEP_ALIVE_SECONDS = 75
 _PREFIX = "sprout-"
@@ -90,7 +89,7 @@ def serve(config: GatewayConfig) -> None:
     Raises:
         SproutError: a URL, the trace or the rules are wrong, or a port is in use.
     """
-    logging.basicConfig(format="sprout: %(message)s", level=logging.WARNING)
+    configure_logging(config.log_format)
     _ = config.upstreams, config.tls(), config.initial_control()
     config.create_state_folder()
     _raise_file_limit()
@@ -172,7 +171,7 @@ def _uvicorn(app: Worker, config: GatewayConfig) -> uvicorn.Config:
         ws="none",
         # Nothing here asks for the client's address.
         proxy_headers=False,
-        log_level="warning",
+        log_config=None,
         access_log=False,
         lifespan="on",
         timeout_keep_alive=KEEP_ALIVE_SECONDS,

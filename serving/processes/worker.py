@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from envs.errors import SproutError
 from serving.http.asgi import App, Receive, Scope, Send
 from serving.settings.gateway import GatewayConfig
-from serving.telemetry.log import log_internal_error
+from serving.telemetry.log import configure_logging, log, log_internal_error
 
 # Files in the folder that all workers share. They mean: the operators' settings have been read;
 # the command's settings are wrong (the file says how); a worker has announced that it serves.
@@ -64,6 +64,7 @@ class Worker:
         from serving.http.routing import Upstreams
         from serving.processes.gateway import Gateway
 
+        configure_logging(self.config.log_format)
         die_with_parent(self.parent)
         reload_requested = threading.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload_requested.set)
@@ -133,15 +134,9 @@ class Worker:
         except FileExistsError:
             return
         for problem in problems:
-            print(
-                f"sprout: {problem}; requests pass through unchanged until the bundle is valid",
-                file=sys.stderr,
-            )
+            log.error("%s; requests pass through unchanged until the bundle is valid", problem)
         for variable in self.config.unused_proxies:
-            print(
-                f"sprout: {variable} is not used: the gateway connects to --upstream directly",
-                file=sys.stderr,
-            )
+            log.warning("%s is not used: the gateway connects to --upstream directly", variable)
         upstreams = ", ".join(self.config.upstream)
         print(
             f"sprout serves {self.places[0]} -> {upstreams} with policy "

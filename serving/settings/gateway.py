@@ -2,6 +2,7 @@
 
 import ssl
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -9,6 +10,8 @@ from pydantic import Field
 
 from envs.errors import ConfigError
 from serving.settings.hook import CommaSeparated, HookConfig
+
+LogFormat = Literal["plain", "json"]
 
 
 class GatewayConfig(HookConfig):
@@ -33,6 +36,7 @@ class GatewayConfig(HookConfig):
         description="with several upstreams, the greatest request body in bytes: the gateway reads "
         "all of it to find the model",
     )
+    log_format: LogFormat = Field("plain", description="format of the log: plain, or json")
     drain_seconds: int = Field(
         120, ge=0, description="seconds that requests have to finish at shutdown"
     )
