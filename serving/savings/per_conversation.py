@@ -1,6 +1,7 @@
 """The saving per conversation in one measure, and the part of it that follow-ups took back."""
 
 from dataclasses import dataclass
+from math import sqrt
 
 from envs.arrays import Float64Array
 from serving.savings.hold_out import ArmMean, HoldOut, Term
@@ -18,9 +19,9 @@ class Saving:
         total: amount saved in all conversations that were not held out.
         total_ci95: 95% interval of `total`.
         per_turn_ratio: share of L0's cost per turn that is saved, whatever the number of turns.
-        rebound_pct: percentage of `per_turn_ratio` that follow-ups took back; None while
-            `per_turn_ratio` is not above twice the half of its interval.
-        rebound_pct_ci95: 95% interval of `rebound_pct`.
+        rebound_pct: percentage of `per_turn_ratio` that follow-ups took back; None while the 95%
+            interval of `per_turn_ratio` includes 0.
+        rebound_pct_ci95: 95% interval of `rebound_pct`, by Fieller's theorem.
     """
 
     l0: float
@@ -60,15 +61,11 @@ def estimate_saving(experiment: HoldOut, cost: Float64Array, turns: Float64Array
             Term(by_growth * growth_by1, turns1),
         )
 
-    rebound = rebound_ci95 = None
     kept, gain = 1 - ratio, 1 - turn_ratio
-    if gain > 2 * width_of(1 / growth, -ratio / growth**2):
-        # Rebound is 1 - kept / gain.
-        rebound = 100 * (1 - kept / gain)
-        rebound_width = 100 * width_of(
-            (gain - kept / growth) / gain**2, kept * ratio / (growth * gain) ** 2
-        )
-        rebound_ci95 = (rebound - rebound_width, rebound + rebound_width)
+    by_ratio, by_growth = -1 / growth, ratio / growth**2
+    share = _fieller(
+        kept, gain, width, width_of(by_ratio, by_growth), width_of(by_ratio - 1, by_growth)
+    )
     return Saving(
         l0.value,
         policy.value,
@@ -77,9 +74,28 @@ def estimate_saving(experiment: HoldOut, cost: Float64Array, turns: Float64Array
         steered * difference,
         (steered * (difference - difference_width), steered * (difference + difference_width)),
         gain,
-        rebound,
-        rebound_ci95,
+        None if share is None else 100 * (1 - kept / gain),
+        None if share is None else (100 * (1 - share[1]), 100 * (1 - share[0])),
     )
+
+
+def _fieller(
+    above: float, below: float, above_width: float, below_width: float, sum_width: float
+) -> tuple[float, float] | None:
+    """Return the 95% interval of a ratio above / below, by Fieller's theorem (1954).
+
+    None if `below` may be 0 or less: the interval has no end then.
+
+    Args:
+        above_width, below_width, sum_width: half the widths of the intervals of above, of below
+            and of their sum.
+    """
+    shared = (sum_width**2 - above_width**2 - below_width**2) / 2
+    a, b = below**2 - below_width**2, above * below - shared
+    root = b**2 - a * (above**2 - above_width**2)
+    if below <= below_width or root < 0:
+        return None
+    return (b - sqrt(root)) / a, (b + sqrt(root)) / a
 
 
 def _ratio(experiment: HoldOut, l0: ArmMean, policy: ArmMean) -> tuple[float, float, float]:
