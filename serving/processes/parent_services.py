@@ -2,7 +2,6 @@
 
 import os
 import socket
-import sys
 import threading
 from pathlib import Path
 
@@ -13,8 +12,18 @@ from serving.http.admin import TOKEN_VARIABLE, Admin
 from serving.ledger.keeper import Keeper
 from serving.processes.protocol import GuardedProtocol
 from serving.processes.worker import READY_FILE
-from serving.settings.control import LocalControl
+from serving.settings.control import Control, LocalControl
 from serving.settings.gateway import GatewayConfig
+from serving.telemetry.log import log
+
+# The flag of each run-time setting.
+FLAGS = {
+    "mode": "--mode",
+    "canary_ratio": "--canary",
+    "canary_tasks": "--canary-tasks",
+    "hold_out_ratio": "--hold-out",
+    "rules": "--rules",
+}
 
 
 class ParentServices:
@@ -46,12 +55,8 @@ class ParentServices:
         self._keeper = Keeper(config, control, urls, admin_url)
         self._keeper.step()
         (runtime / READY_FILE).touch()
-        if control.stored.mode != config.mode:
-            print(
-                f"sprout: mode is {control.stored.mode!r}, as set in the ledger, not --mode "
-                f"{config.mode}; change it with `sprout mode --set`",
-                file=sys.stderr,
-            )
+        for line in overridden(config.initial_control(), control.stored):
+            log.warning("%s", line)
         self._off_requested = off_requested
         self._upkeep = Upkeep([self._obey_signal, self._keeper.step])
         self._listener = listener
@@ -79,3 +84,19 @@ class ParentServices:
         self._admin.should_exit = True
         self._upkeep.close()
         self._keeper.close()
+
+
+def overridden(given: Control, stored: Control) -> list[str]:
+    """Return a line for each setting of the flags that the ledger has with another value."""
+    lines = []
+    for name, flag in FLAGS.items():
+        ours, theirs = getattr(given, name), getattr(stored, name)
+        differ = ours != theirs
+        if name == "rules":
+            ours, theirs = ([rule.name for rule in rules] for rules in (ours, theirs))
+        if differ:
+            lines.append(
+                f"{flag} is {theirs!r}, as set in the ledger, not {ours!r}; flags only initialise "
+                "a new ledger, so change it with `sprout mode` or `sprout rules set`"
+            )
+    return lines
