@@ -43,6 +43,7 @@ COMMANDS = {
         "experiments.operate.mode:ModeCommand",
         "show or change the hook's mode; kill switch",
     ),
+    "status": ("experiments.operate.status:Status", "state of a gateway and its replicas"),
     "rules": (
         "experiments.operate.settings_commands:RULES",
         "operators' rules of the hook: set, try",

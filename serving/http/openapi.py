@@ -11,6 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 from serving.hook.core import SCHEMA_VERSION
 from serving.http.decide_routes import DECIDE, OUTCOME, DecideRequest, OutcomeReport
+from serving.http.readiness import PATH as READY
 from serving.settings.control import SETTABLE, Control
 
 OPENAPI_PATH = "/openapi.json"
@@ -38,7 +39,7 @@ _PERIOD = [
 def document() -> dict[str, Any]:
     """Return the document.
 
-    /v1/decide and /v1/outcome are on the gateway's port, the other routes on the admin port.
+    /readyz, /v1/decide and /v1/outcome are on the gateway's port, the others on the admin port.
     """
     _, definitions = models_json_schema(
         [(model, "validation") for model in _MODELS], ref_template=_REFERENCE
@@ -72,7 +73,8 @@ def document() -> dict[str, Any]:
                     "Report an outcome", refused, OutcomeReport.__name__, token=False
                 )
             },
-            "/healthz": {"get": _operation("Check health", {}, token=False)},
+            "/healthz": {"get": _operation("Check that the process lives", {}, token=False)},
+            READY: {"get": _operation("Report the state and its problems", {}, token=False)},
             "/v1/control": {
                 "get": _operation("Get the operators' settings", away, answer="Control"),
                 "patch": _operation("Change settings", refused | away, "Changes", "Control"),

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 import aiohttp
+import orjson
 from aiohttp.payload import BytesPayload
 from yarl import URL
 
@@ -38,6 +39,9 @@ from serving.telemetry.log import log
 _AUTO_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 # Methods whose Max-Forwards counts (RFC 9110, section 7.6.2).
 _COUNTED_METHODS = ("TRACE", "OPTIONS")
+# Longest wait for the list of an upstream's models, s (shorter than orchestrators' own timeouts), and
+# its longest size, bytes.
+_PROBE_SECONDS, _PROBE_BYTES = 1.0, 1 << 20
 # Longer bodies are searched for their model in a thread, bytes.
 _LONG_BODY = 1 << 20
 
@@ -51,6 +55,9 @@ class Relay:
         longest_routed: with several upstreams, the size up to which a body is read to find its
             model, bytes; a longer one is refused with 413.
         name: pseudonym of this gateway in the field Via, which no other gateway has.
+
+    Attributes:
+        upstreams: base URLs.
     """
 
     def __init__(
@@ -60,7 +67,7 @@ class Relay:
         longest_routed: int = 64 << 20,
         name: str = "sprout",
     ) -> None:
-        self._upstreams = Upstreams(upstreams) if isinstance(upstreams, str) else upstreams
+        self.upstreams = Upstreams(upstreams) if isinstance(upstreams, str) else upstreams
         self._tls = tls
         self._longest_routed = longest_routed
         self._name = name
@@ -97,6 +104,29 @@ class Relay:
         if self._session is not None:
             await self._session.close()
 
+    async def models(self, upstream: str) -> tuple[list[str] | None, str | None]:
+        """Ask an upstream for its models.
+
+        Returns:
+            The models' names, None if it lists none, and why it did not answer, None if it did.
+        """
+        assert self._session is not None
+        try:
+            async with asyncio.timeout(_PROBE_SECONDS):
+                async with self._session.get(_url(f"{upstream}/v1/models")) as response:
+                    content = bytearray()
+                    async for piece in response.content.iter_any():
+                        content += piece
+                        if len(content) > _PROBE_BYTES:
+                            break
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            return None, f"does not answer: {_reason(error)}"
+        try:
+            return [str(model["id"]) for model in orjson.loads(content)["data"]], None
+        except (ValueError, TypeError, KeyError):
+            # Also a server that wants a key, which only its clients have.
+            return None, None
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Relay one request."""
         if passed_through(scope["headers"], self._name):
@@ -114,7 +144,7 @@ class Relay:
         if event["type"] == "http.disconnect":
             return
         body, more = event.get("body", b""), event.get("more_body", False)
-        if more and self._upstreams.need_model:
+        if more and self.upstreams.need_model:
             body = await self._whole_body(scope, body, receive, send)
             if body is None:
                 return
@@ -168,8 +198,8 @@ class Relay:
         Raises:
             UnreadableError: the model of the body cannot be told.
         """
-        choose, headers = self._upstreams.choose, scope["headers"]
-        if not self._upstreams.need_model or len(body) < _LONG_BODY:
+        choose, headers = self.upstreams.choose, scope["headers"]
+        if not self.upstreams.need_model or len(body) < _LONG_BODY:
             return choose(headers, body)
         return await asyncio.to_thread(choose, headers, body)
 

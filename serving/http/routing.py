@@ -32,12 +32,12 @@ class Upstreams:
 
     def __init__(self, default: str, by_model: Mapping[str, str] | None = None) -> None:
         self.default = default.rstrip("/")
-        self._by_model = {model: url.rstrip("/") for model, url in (by_model or {}).items()}
+        self.by_model = {model: url.rstrip("/") for model, url in (by_model or {}).items()}
 
     @property
     def need_model(self) -> bool:
         """True if the model decides; a request's whole body must be read first then."""
-        return bool(self._by_model)
+        return bool(self.by_model)
 
     def choose(self, headers: Headers, body: bytes) -> str:
         """Return the base URL for a request.
@@ -49,13 +49,13 @@ class Upstreams:
         Raises:
             UnreadableError: a model decides, and the body's cannot be told.
         """
-        if not self._by_model or not body:
+        if not self.by_model or not body:
             return self.default
         coding = header(headers, b"content-encoding") or b"identity"
         if coding.strip().lower() != b"identity":
             body = _decoded(coding, body)
         model = model_of(header(headers, b"content-type") or b"", body)
-        return self._by_model.get(model or "", self.default)
+        return self.by_model.get(model or "", self.default)
 
 
 def model_of(content_type: bytes, body: bytes) -> str | None:

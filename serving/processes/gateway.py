@@ -3,6 +3,8 @@
 from serving.hook.core import Hook
 from serving.http.asgi import Receive, Scope, Send, header, respond, respond_error
 from serving.http.decide_routes import ROUTES, DecideRoutes
+from serving.http.readiness import PATH as READY
+from serving.http.readiness import Readiness
 from serving.http.relay import Relay
 from serving.middleware import SproutMiddleware
 
@@ -16,6 +18,7 @@ class Gateway:
         self._relay = relay
         self._steered = SproutMiddleware(relay, hook)
         self._decide = DecideRoutes(hook)
+        self._readiness = Readiness(hook, relay, relay.upstreams)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -28,6 +31,8 @@ class Gateway:
             await respond_error(send, 501, message, "unsupported")
         elif scope["path"] == HEALTH:
             await respond(send, 200, b'{"status":"ok"}\n')
+        elif scope["path"] == READY:
+            await self._readiness(scope, receive, send)
         elif scope["path"] in ROUTES:
             await self._decide(scope, receive, send)
         else:

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import time
+from contextlib import closing
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,10 +14,13 @@ from envs.errors import ConfigError, DataError
 from envs.outcomes.profile_reader import read_profile
 from experiments.operate.mode import ModeCommand
 from experiments.operate.settings_commands import LEDGER, RULES
+from experiments.operate.status import Status
 from experiments.record.profile import ProfileCommand
 from experiments.record.recorded_requests import read_requests
 from experiments.settings import run_command
 from serving.hook.outcome import ReportedAnswer, Usage
+from serving.ledger.database import Ledger
+from serving.ledger.replica import Replica
 from tests.serving.hooks import CHAT, hook, keeper
 
 
@@ -55,6 +60,20 @@ def test_a_mode_that_was_set_is_shown_without_the_salt(ledger, tmp_path, capsys)
     assert "salt" not in capsys.readouterr().out
     with pytest.raises(ConfigError, match="no such file"):
         run(ModeCommand, "--ledger", "sqlite:///nowhere/l.db", "--set", "off")
+
+
+def test_the_status_shows_the_replicas_where_no_gateway_answers(ledger, tmp_path, capsys):
+    flags = ("--gateway", "http://127.0.0.1:9", "--json", str(tmp_path / "status.json"))
+    with pytest.raises(ConfigError, match="no gateway answers"):
+        run(Status, *flags, "--ledger", "sqlite:///nowhere/l.db")
+    with closing(Ledger(ledger)) as opened:
+        opened.announce(Replica(name="h:/state", seen=time.time(), mode="off", off=("admin on h",)))
+        opened.announce(Replica(name="h:/old", seen=time.time() - 300, mode="on"))
+    run(Status, *flags, "--ledger", ledger)
+    shown = capsys.readouterr().out
+    assert "replica h:/state: mode off, kill switch: admin on h" in shown
+    assert "replica h:/old: away for 300 s" in shown
+    assert len(json.loads((tmp_path / "status.json").read_text())["replicas"]) == 2
 
 
 def test_rules_can_be_tried_on_recorded_requests_and_set(ledger, tmp_path, capsys):

@@ -8,6 +8,7 @@ from schemathesis.checks import CHECKS
 from serving.http.admin import Admin
 from serving.http.decide_routes import ROUTES
 from serving.http.openapi import document
+from serving.http.readiness import PATH
 from serving.http.relay import Relay
 from serving.processes.gateway import Gateway
 from tests.serving.hooks import hook, keeper
@@ -64,7 +65,7 @@ schema = schemathesis.openapi.from_dict(document())
 @MANY
 def test_own_routes_conform_to_the_openapi_document(case, urls):
     answer = case.call(
-        base_url=urls[0 if case.path in ROUTES else 1],
+        base_url=urls[0 if case.path in (*ROUTES, PATH) else 1],
         headers={"authorization": f"Bearer {TOKEN}"},
     )
     assert answer.status_code < 500

@@ -1,0 +1,99 @@
+"""GET /readyz says what an operator should look at, and never fails for the upstream."""
+
+import json
+import urllib.request
+
+import pytest
+
+from serving.http.asgi import respond
+from serving.http.relay import Relay
+from serving.http.routing import Upstreams
+from serving.processes.gateway import Gateway
+from tests.serving.hooks import hook
+from tests.serving.upstream import served
+
+AWAY = "http://127.0.0.1:9"
+
+
+class Listing:
+    """An upstream that lists models, or answers anything else."""
+
+    def __init__(self, body):
+        self.body, self.asked = body, 0
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] == "lifespan":
+            while True:
+                kind = (await receive())["type"]
+                await send({"type": f"{kind}.complete"})
+                if kind.endswith("shutdown"):
+                    return
+        self.asked += 1
+        await respond(send, 200, self.body)
+
+
+def listing(*models):
+    return json.dumps({"data": [{"id": model} for model in models]}).encode()
+
+
+def ready(made_hook, upstreams, times=1):
+    with served(Gateway(made_hook, Relay(upstreams))) as url:
+        for _ in range(times):
+            with urllib.request.urlopen(f"{url}/readyz", timeout=10) as answer:
+                assert answer.status == 200
+                state = json.loads(answer.read())
+    return state
+
+
+def test_all_is_well(tmp_path):
+    made_hook = hook(tmp_path, intensity="300", clock_start=None)
+    upstream = Listing(listing("made", "other"))
+    with served(upstream) as url:
+        state = ready(made_hook, url, times=5)
+    assert upstream.asked == 1
+    assert state["problems"] == []
+    assert (state["status"], state["mode"], state["off"]) == ("ready", "on", [])
+    assert state["bundles"][0]["served"] is True
+    assert state["carbon_intensity"]["step"] == "constant"
+
+
+@pytest.mark.parametrize(
+    ("body", "served_model", "problem"),
+    [
+        (listing("other"), False, "is for model 'made', which"),
+        (b"no", None, None),
+        (b"{}", None, None),
+    ],
+)
+def test_a_bundle_for_a_model_that_is_not_served_is_named(tmp_path, body, served_model, problem):
+    made_hook = hook(tmp_path, intensity="300", clock_start=None)
+    with served(Listing(body)) as url:
+        state = ready(made_hook, url)
+    assert state["bundles"][0]["served"] is served_model
+    assert [problem in text for text in state["problems"]] == ([True] if problem else [])
+
+
+def test_an_upstream_that_is_away_is_reported_and_no_failure(tmp_path):
+    made_hook = hook(tmp_path, extra={"validation": {"floors_kept": False, "worst_margin": -0.02}})
+    with served(Listing(listing("made"))) as url:
+        state = ready(made_hook, Upstreams(url, {"large": AWAY}))
+    problems = "\n".join(state["problems"])
+    assert "upstream (large): does not answer: ClientConnectorError: Connection refused" in problems
+    assert "missed a floor in training by 0.020" in problems
+    assert "a synthetic day" in problems
+    assert AWAY not in json.dumps(state)
+
+
+def test_the_kill_switch_and_a_missing_bundle_are_named(tmp_path):
+    made_hook = hook(tmp_path)
+    (tmp_path / "bundle" / "manifest.json").write_text("{")
+    broken = hook(tmp_path / "b", intensity="300", clock_start=None)
+    broken.control.kill.merge(broken.control.kill.state.engage("command"))
+    broken.refresh()
+    state = ready(broken, AWAY)
+    assert state["mode"] == "off"
+    assert any(
+        text.startswith("the kill switch is engaged: command on") for text in state["problems"]
+    )
+    made_hook.policies.refresh()
+    assert ready(made_hook, AWAY)["bundles_refused"] == 1
