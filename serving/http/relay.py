@@ -39,8 +39,8 @@ from serving.telemetry.log import log
 _AUTO_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 # Methods whose Max-Forwards counts (RFC 9110, section 7.6.2).
 _COUNTED_METHODS = ("TRACE", "OPTIONS")
-# Longest wait for the list of an upstream's models, s (shorter than orchestrators' own timeouts), and
-# its longest size, bytes.
+# Longest wait for the list of an upstream's models, s, and its longest size, bytes. Orchestrators
+# wait 2 s for the whole report.
 _PROBE_SECONDS, _PROBE_BYTES = 1.0, 1 << 20
 # Longer bodies are searched for their model in a thread, bytes.
 _LONG_BODY = 1 << 20
