@@ -41,7 +41,14 @@ class ProfileCommand(MeterFlags, Settings):
     model: str | None = Field(None, description="model to request; default the server's first")
     out: Path = Field(description="Parquet file to write")
     requests: Path | None = Field(
-        None, description="Parquet file of chats to play, for example from `sprout ledger export`"
+        None,
+        description="file of chats to play: `sprout ledger export`, or your own Parquet, CSV or "
+        "JSON lines (OpenAI's batch or fine-tuning files, ShareGPT's)",
+    )
+    rename: str = Field(
+        "",
+        description="column names of --requests: OURS=THEIRS,..., with OURS messages, prompt, "
+        "reference or task",
     )
     per_task: int = Field(300, ge=1, description="generated requests per task, without --requests")
     directives: Path | None = Field(None, description="YAML catalogue; default the paper's three")
@@ -59,7 +66,8 @@ class ProfileCommand(MeterFlags, Settings):
     def cli_cmd(self) -> None:
         """Record the profile, write it and track the run."""
         if self.requests is not None:
-            requests = read_requests(self.requests)
+            requests = read_requests(self.requests, self.rename)
+            print(_trainable(requests))
         else:
             requests = generate_requests(self.per_task, self.seed)
         catalogue = read_catalogue(self.directives).placed(self.directive_place)
@@ -230,3 +238,15 @@ def outcome_rows(
             }
         )
     return result
+
+
+def _trainable(requests: Sequence[Request]) -> str:
+    """Say, before requests are spent, whether a policy can be trained on the profile."""
+    judged = sum(request.reference is not None for request in requests)
+    text = f"{len(requests)} requests, {judged} with a reference"
+    if judged == len(requests):
+        return f"{text}: the answers are judged by it, and a policy can be trained on the profile"
+    return (
+        f"{text}: training needs a verdict on every answer, so the other ones need a judge, who "
+        "fills in the profile's column `preference` (docs/researchers/training.md#verdicts)"
+    )

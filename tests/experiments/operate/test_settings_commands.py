@@ -5,18 +5,16 @@ import json
 import time
 from contextlib import closing
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from envs.errors import ConfigError, DataError
+from envs.errors import ConfigError
 from envs.outcomes.profile_reader import read_profile
 from experiments.operate.mode import ModeCommand
 from experiments.operate.settings_commands import LEDGER, RULES
 from experiments.operate.status import Status
 from experiments.record.profile import ProfileCommand
-from experiments.record.recorded_requests import read_requests
 from experiments.settings import run_command
 from serving.hook.outcome import ReportedAnswer, Usage
 from serving.ledger.database import Ledger
@@ -163,21 +161,3 @@ def test_exported_requests_are_profiled_under_all_directives(ledger, tmp_path, l
     assert {r.messages[0]["content"] for r in profile.requests} == exported_prompts
     assert len(exported_prompts) == 40
     assert {r.task for r in profile.requests} == {"arithmetic"}
-
-
-def test_recorded_requests_are_read_once_each_and_a_wrong_row_is_named_in_the_error(tmp_path):
-    path = tmp_path / "asked.parquet"
-    same_chat = [{"role": "user", "content": "Hi"}]
-    rows = [{"prompt": "Hi", "messages": None}, {"messages": json.dumps(same_chat), "prompt": None}]
-    pq.write_table(pa.Table.from_pylist([*rows, {"prompt": "Ho", "messages": None}]), path)
-    assert [r.messages[0]["content"] for r in read_requests(path)] == ["Hi", "Ho"]
-    assert read_requests(path)[0].task == "untagged"
-    pq.write_table(pa.Table.from_pylist([*rows, {"messages": "[]", "prompt": None}]), path)
-    with pytest.raises(DataError, match="row 2 messages is not a chat"):
-        read_requests(path)
-    pq.write_table(pa.table({"x": [1]}), path)
-    with pytest.raises(DataError, match="'messages' is missing"):
-        read_requests(path)
-    path.write_text("no Parquet")
-    with pytest.raises(DataError, match="no readable Parquet"):
-        read_requests(path)
