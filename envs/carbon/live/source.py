@@ -87,7 +87,7 @@ def parse_json(where: str, body: bytes) -> Any:
 
 
 def rows_of(where: str, answer: Any, *path: str) -> list[Mapping[str, Any]]:
-    """Return the list of objects at a path of keys.
+    """Return the list of objects at a path of keys, without its null entries.
 
     Args:
         where: URL without secrets, for the message.
@@ -99,9 +99,10 @@ def rows_of(where: str, answer: Any, *path: str) -> list[Mapping[str, Any]]:
     """
     for key in path:
         answer = answer.get(key) if isinstance(answer, Mapping) else None
-    if not isinstance(answer, list) or not all(isinstance(row, Mapping) for row in answer):
+    rows = [row for row in answer if row is not None] if isinstance(answer, list) else [answer]
+    if not isinstance(answer, list) or not all(isinstance(row, Mapping) for row in rows):
         raise MalformedError(f"{where}: no list of objects at {'.'.join(path) or 'the top'}")
-    return answer
+    return rows
 
 
 def point(

@@ -86,6 +86,8 @@ class CarbonIntensityUk:
 def _intensity(where: str, row: Any, name: str) -> Any:
     """Return a row's "actual" or "forecast" intensity; None if the service has no value."""
     intensity = row.get("intensity")
+    if intensity is None:
+        return None
     if not isinstance(intensity, dict):
         raise MalformedError(f"{where}: a row has no intensity")
     return intensity.get(name)

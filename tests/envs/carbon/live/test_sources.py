@@ -1,5 +1,6 @@
 """Each live source against a server that gives its documented answers, good and bad."""
 
+import json
 import logging
 import time
 from contextlib import suppress
@@ -67,6 +68,22 @@ def test_readings_and_forecasts_equal_those_of_the_grid(name, services):
     assert [p.g_per_kwh for p in forecast] == pytest.approx([grams(p.start) + 1 for p in forecast])
     assert {p.method for p in forecast} == {"forecast"}
     assert max(p.end for p in forecast) > NOW + 22 * HOUR
+
+
+def test_a_null_row_does_not_cost_the_others(name, services, monkeypatch):
+    source = SOURCES[name](services.url)
+    whole = source.forecast(NOW)
+
+    def with_nulls(where, body):
+        return spoiled(json.loads(body))
+
+    def spoiled(part):
+        if isinstance(part, list):
+            return [None, *map(spoiled, part), None]
+        return {k: spoiled(v) for k, v in part.items()} if isinstance(part, dict) else part
+
+    monkeypatch.setattr(f"{type(source).__module__}.parse_json", with_nulls)
+    assert source.forecast(NOW) == whole
 
 
 def test_estimated_values_are_labelled_so(services):
