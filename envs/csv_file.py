@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import zlib
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
@@ -37,7 +38,7 @@ def read_csv(path: Path, remedy: str) -> CsvTable:
     try:
         with _opened(path) as stream:
             lines = [line for line in csv.reader(stream) if line]
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
         raise DataError(path, f"cannot be read ({error})", remedy) from error
     if not lines:
         raise DataError(path, "is empty", remedy)

@@ -12,6 +12,7 @@ from envs.carbon.intensity import (
     IntensityTrace,
     Kind,
 )
+from envs.csv_file import read_number
 from envs.plausible import check_intensity
 
 ZONE = "CONSTANT"
@@ -52,10 +53,10 @@ def stated_intensity(text: str | Path) -> float | None:
         UnitError: no grid has such an intensity.
     """
     try:
-        value = float(str(text))
-    except ValueError:
-        return None
-    if Path(text).exists():
+        value = read_number(str(text))
+        if Path(text).exists():
+            return None
+    except (OSError, ValueError):
         return None
     check_intensity(value, f"--intensity {text}")
     return value

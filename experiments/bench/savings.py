@@ -51,7 +51,9 @@ def judge(scenario: Scenario, ledgers: int) -> dict[str, Any]:
     end = scenario.days * DAY_SECONDS
     estimates = [
         estimate["energy_joules"]
-        for estimate in (estimate_savings(simulate(scenario, n), end, end) for n in range(ledgers))
+        for estimate in (
+            estimate_savings(simulate(scenario, n), 0.0, end, end) for n in range(ledgers)
+        )
         if estimate["energy_joules"] is not None
     ]
     intervals = np.array([estimate["ci95"] for estimate in estimates])

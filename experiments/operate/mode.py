@@ -64,7 +64,8 @@ class ModeCommand(OnLedger):
             raise ConfigError("give --release-off or --set, not both")
         if self.set == "off" or self.release_off:
             changes.pop("mode", None)
-            with closing(Kill(self._ledger(), self._folder(), self.admin)) as kill:
+            ledger, problem = self._ledger()
+            with closing(Kill(ledger, self._folder(), self.admin, problem)) as kill:
                 for line in kill.release() if self.release_off else kill.engage():
                     print(line)
         if changes or not (self.set == "off" or self.release_off):
@@ -83,14 +84,14 @@ class ModeCommand(OnLedger):
             )
         write_json(self.json_path, settings)
 
-    def _ledger(self) -> Ledger | None:
-        """Return the database, or None if it is away and there are other ways to the replicas."""
+    def _ledger(self) -> tuple[Ledger | None, str]:
+        """Return the database, or None and the problem if there are other ways to the replicas."""
         try:
-            return self.open()
-        except ConfigError:
+            return self.open(), ""
+        except ConfigError as error:
             if self._folder() is None and not self.admin:
                 raise
-            return None
+            return None, str(error)
 
     def _folder(self) -> Path | None:
         """Return the state folder of a replica on this machine, or None if there is none."""

@@ -51,7 +51,7 @@ def read_requests(path: Path, rename: str = "") -> list[Request]:
     columns: dict[str, None] = {}
     for number, row in enumerate(_rows(path)):
         columns |= dict.fromkeys(row)
-        fields = {names.get(name, _ALIASES.get(name, name)): row[name] for name in row}
+        fields = _fields(path, number, row, names)
         text = _chat_text(path, number, fields)
         if not text:
             problem = f"row {number} holds no chat; its columns are {', '.join(row)}"
@@ -74,6 +74,27 @@ def read_requests(path: Path, rename: str = "") -> list[Request]:
     return list(requests.values())
 
 
+def _fields(
+    path: Path, number: int, row: Mapping[str, Any], names: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return a row by our names: those of --rename first, then our own, then common other ones."""
+    renamed = {names[name]: value for name, value in row.items() if name in names}
+    own = {name: value for name, value in row.items() if name not in names and name in FIELDS}
+    other: dict[str, Any] = {}
+    for name, value in row.items():
+        if name in names or (ours := _ALIASES.get(name)) is None:
+            continue
+        if ours in other:
+            problem = f"row {number} has two columns for {ours}"
+            raise DataError(path, problem, f"name one with --rename {ours}={name}")
+        other[ours] = value
+    if row.get("instruction") and row.get("input") and "prompt" not in {**own, **renamed}:
+        # Alpaca's format: a task and what it is about.
+        other["prompt"] = f"{row['instruction']}\n\n{row['input']}"
+    rest = {name: value for name, value in row.items() if name not in names}
+    return {**rest, **other, **own, **renamed}
+
+
 def _renamed(rename: str) -> dict[str, str]:
     """Return the field of each of the file's names."""
     names = {}
@@ -87,7 +108,7 @@ def _renamed(rename: str) -> dict[str, str]:
 
 def _rows(path: Path) -> Iterator[Mapping[str, Any]]:
     suffix = path.suffix.lower()
-    if suffix == ".csv":
+    if suffix == ".csv" or path.name.lower().endswith(".csv.gz"):
         table = read_csv(path, _REMEDY)
         for cells in table.rows:
             yield dict(zip(table.header, cells, strict=True))
@@ -108,7 +129,8 @@ def _json_rows(path: Path) -> Iterator[Mapping[str, Any]]:
     if text.lstrip().startswith("["):
         texts = [text]
     else:
-        texts = [line for line in text.splitlines() if line.strip()]
+        # Not by `splitlines`: JSON texts may hold other line separators.
+        texts = [line for line in text.split("\n") if line.strip()]
     number = 0
     for line in texts:
         try:

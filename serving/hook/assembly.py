@@ -136,9 +136,11 @@ def make_embedded_hook(config: HookConfig | None = None) -> Hook:
     control = LocalControl(config.state, hook.control.stored, config.kill_switch())
     keeper = Keeper(config, control)
     upkeep = Upkeep([keeper.step, hook.refresh])
+    kill_upkeep = Upkeep([keeper.watch_kill_switch])
 
     def close() -> None:
         upkeep.close()
+        kill_upkeep.close()
         hook.close()
         keeper.close()
 

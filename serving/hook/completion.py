@@ -6,14 +6,19 @@ import orjson
 
 from serving.hook.outcome import AnswerOutcome, Usage
 from serving.hook.policies import Policies
-from serving.ledger.estimate import Estimate, Rates, Work, footprint_model, operator_rates
+from serving.ledger.estimate import (
+    CHARACTERS_PER_TOKEN,
+    Estimate,
+    Rates,
+    Work,
+    footprint_model,
+    operator_rates,
+)
 from serving.ledger.journal import Entry, Journal, JournalFullError
 from serving.ledger.record import Amendment, Record
 from serving.settings.hook import HookConfig
 from serving.telemetry.log import log_internal_error
 from serving.telemetry.metrics import Metrics
-
-_CHARACTERS_PER_TOKEN = 4
 
 
 class Completer:
@@ -100,7 +105,7 @@ class Completer:
         """
         prompt_tokens = usage.prompt_tokens
         if prompt_tokens is None and record.characters:
-            prompt_tokens = record.characters // _CHARACTERS_PER_TOKEN
+            prompt_tokens = record.characters // CHARACTERS_PER_TOKEN
         if usage.completion_tokens is None or prompt_tokens is None:
             return None
         directive = record.directive if record.applied else "none"

@@ -15,6 +15,7 @@ from serving.hook.conversation import (
     DAY_SECONDS,
     ConversationMemory,
     Identity,
+    Lottery,
     StickyChoice,
     identify,
 )
@@ -39,12 +40,12 @@ class _Context(NamedTuple):
     """One request while it is decided; the decision fills in `record`."""
 
     record: Record
-    body: Mapping[str, Any]
     messages: Sequence[Message]
     headers: Mapping[str, str]
     control: Control
     rule: Rule | None
     grid: GridState
+    lottery: Lottery
 
 
 class Steering:
@@ -107,6 +108,12 @@ class Steering:
             # The upstream judges whether the body is valid.
             raise FailedOpenError("unreadable") from None
         self._describe(record, body, messages, headers, control.salt)
+        salt = bytes.fromhex(control.salt)
+        identity = self._identity(salt, record, body, messages, headers)
+        lottery = self._memory.lottery(salt, identity, int(record.time // DAY_SECONDS))
+        # Also of requests that are left alone: they may belong to a conversation that is not.
+        record.conversation, record.keyed_by = f"{lottery.key:016x}", identity.keyed_by
+        record.opening = identity.opens
         grid = self.grid.current()
         _record_intensity(record, grid)
         rule = _matching_rule(control, record, headers)
@@ -116,7 +123,7 @@ class Steering:
         if not safe:
             raise NotSteeredError("format")
         action = await self._choose(
-            _Context(record, body, messages, headers, control, rule, grid), decider
+            _Context(record, messages, headers, control, rule, grid, lottery), decider
         )
         directive = decider.bundle.catalogue[action]
         record.directive = directive.name
@@ -184,10 +191,7 @@ class Steering:
         record, rule, control = context.record, context.rule, context.control
         if rule is not None and rule.force is not None:
             return _apply_forced(record, rule.force, decider.bundle.catalogue.names)
-        salt, identity = bytes.fromhex(control.salt), self._identity(context)
-        lottery = self._memory.lottery(salt, identity, int(record.time // DAY_SECONDS))
-        record.conversation, record.keyed_by = f"{lottery.key:016x}", identity.keyed_by
-        record.opening = identity.opens
+        lottery = context.lottery
         if record.mode == "canary" and not (
             lottery.canary < control.canary_ratio or record.task in control.canary_tasks
         ):
@@ -207,7 +211,7 @@ class Steering:
             self._memory.put(lottery.key, None)
             return _L0
         version_mark = int(decider.bundle.version[:4], 16)
-        if not identity.opens and question.floor is None:
+        if not record.opening and question.floor is None:
             remembered = self._memory.get(lottery.key, version_mark)
             if remembered and remembered.action < len(decider.bundle.catalogue):
                 record.probability, record.reason = remembered.probability, "sticky"
@@ -222,14 +226,21 @@ class Steering:
         self._memory.put(lottery.key, StickyChoice(action, record.probability, version_mark))
         return action
 
-    def _identity(self, context: _Context) -> Identity:
+    def _identity(
+        self,
+        salt: bytes,
+        record: Record,
+        body: Mapping[str, Any],
+        messages: Sequence[Message],
+        headers: Mapping[str, str],
+    ) -> Identity:
         named = "conversation" in self._caller
         return identify(
-            bytes.fromhex(context.control.salt),
-            context.messages,
-            (context.record.tenant, context.record.model),
-            read_naming(context.body),
-            context.headers.get("x-sprout-conversation") if named else None,
+            salt,
+            messages,
+            (record.tenant, record.model),
+            read_naming(body),
+            headers.get("x-sprout-conversation") if named else None,
         )
 
     def _floor(self, context: _Context) -> float | None:

@@ -143,6 +143,8 @@ class Admin:
             raise ValueError(f"give mode off or {RELEASE}, not both")
         if "rules" in changes:
             changes["rules"] = check_rules(changes["rules"], "given")
+        # All of it, before a part takes effect.
+        Control.model_validate({**self._keeper.control.stored.model_dump(), **changes})
         if changes.get("mode") == "off":
             # At once, and whatever the database does: the keeper writes it there when it can.
             del changes["mode"]
@@ -162,7 +164,12 @@ class Admin:
         shown = control.model_dump(mode="json", exclude=_HIDDEN)
         reasons = self._keeper.control.kill.reasons
         mode = "off" if reasons else control.mode
-        return shown | {"mode": mode, "mode_after_release": control.mode, "off": reasons}
+        return shown | {
+            "mode": mode,
+            "mode_after_release": control.mode,
+            "off": reasons,
+            "replica": self._keeper.name,
+        }
 
     async def _reload(self, scope: Scope, body: bytes) -> Any:
         control = await asyncio.to_thread(self._keeper.ledger.control)

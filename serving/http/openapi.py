@@ -57,6 +57,7 @@ def document() -> dict[str, Any]:
     control_properties.pop("salt")
     control_properties.pop("kill")
     control_properties["mode_after_release"] = control_properties["mode"]
+    control_properties["replica"] = {"type": "string"}
     control_properties["off"] = {"type": "array", "items": {"type": "string"}}
     refused = {"400": "not JSON", "413": "body too long", "422": "a field is wrong"}
     away = {"503": "the ledger's database is unavailable"}

@@ -59,7 +59,7 @@ class Readiness:
         state: dict[str, Any] = {
             "status": "ready",
             "mode": control.now.mode,
-            "off": control.kill.reasons,
+            "off": bool(control.kill.reasons),
             "upstreams": upstreams,
             "bundles": bundles,
             "bundles_refused": len(self._hook.policies.problems),
@@ -121,5 +121,5 @@ def _problems(state: dict[str, Any]) -> list[str]:
         hours = intensity["age_seconds"] / 3600
         problems.append(f"carbon intensity: {hours:.0f} hours old ({intensity['step']})")
     if state["off"]:
-        problems.append(f"the kill switch is engaged: {', '.join(state['off'])}")
+        problems.append("the kill switch is engaged")
     return problems

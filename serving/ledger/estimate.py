@@ -15,6 +15,9 @@ from envs.errors import DataError
 from envs.plausible import check_joules_per_token
 from serving.settings.hook import HookConfig
 
+# For prompts whose tokens nobody counted.
+CHARACTERS_PER_TOKEN = 4
+
 
 class Work(NamedTuple):
     """The work of one request.

@@ -28,6 +28,8 @@ from serving.settings.hook import HookConfig
 from serving.settings.kill_switch import KillState
 
 EXPIRE_EVERY_SECONDS = 600.0
+# Held by the keeper of a state folder.
+LOCK = "keeper.lock"
 # Rounds in which an amendment waits for its record.
 _LATE_TRIES = 20
 _AMENDED_AT_ONCE = 1000
@@ -46,6 +48,7 @@ class Keeper:
         admin_url: URL of this replica's admin port; None if it has none.
 
     Attributes:
+        name: name of this replica, for operators.
         control: the operators' settings, as this replica has them.
         ledger: the database.
         registry: the keeper's own metrics.
@@ -64,10 +67,11 @@ class Keeper:
     ) -> None:
         self._config = config
         self.control = control
-        self._name = f"{REPLICA}:{config.state.absolute()}"
+        self.name = f"{REPLICA}:{config.state.absolute()}"
         self._admin_url = admin_url
         self._announced: Replica | None = None
         self._killed: list[str] = []
+        self._kill_problem: str | None = None
         self.ledger = Ledger(config.ledger_url)
         self._journal_folder = config.state / FOLDER
         self._lock: int | None = None
@@ -104,7 +108,6 @@ class Keeper:
             return
         if self._feed is not None and not self._feed.ident:
             self._feed.start()
-        self._watch_kill_switch()
         try:
             self._accounts.read()
             if not self.control.read_from_file:
@@ -140,7 +143,7 @@ class Keeper:
             with suppress(Exception):
                 self._amendments += self._accounts.close()
                 self._amend_energy()
-                self.ledger.leave(self._name)
+                self.ledger.leave(self.name)
         self.ledger.close()
         if self._lock is not None:
             os.close(self._lock)
@@ -157,12 +160,22 @@ class Keeper:
         finally:
             self.control.refresh()
 
-    def _watch_kill_switch(self) -> None:
+    def watch_kill_switch(self) -> None:
+        """Look at the mounted file, and log changes. Call it twice a second, in its own thread.
+
+        The database must not delay it.
+        """
+        problem = None
         try:
             self.control.kill.watch()
         except OSError as error:
-            log.error("the kill switch cannot be written: %s", error.strerror)
+            problem = error.strerror
         self.control.refresh()
+        if unwritten := self.control.kill.unwritten:
+            problem = f"{', '.join(map(str, unwritten))}: {problem or 'not written'}"
+        if problem != self._kill_problem and problem is not None:
+            log.error("the kill switch cannot be written, so a restart may lose it: %s", problem)
+        self._kill_problem = problem
         reasons = self.control.kill.reasons
         if bool(reasons) != bool(self._killed):
             if reasons:
@@ -178,13 +191,15 @@ class Keeper:
     def _exchange_settings(self) -> None:
         """Bring the database's settings here, and this replica's state there."""
         control = self.ledger.control(self.control.stored)
-        self.kill(control.kill)
+        with suppress(OSError):
+            # This process knows it; `watch_kill_switch` tries to write it again, and logs.
+            self.kill(control.kill)
         if control.kill != self.control.kill.state:
             control = self.ledger.merge_kill(self.control.kill.state)
         if control != self.control.stored:
             self._write_control(control)
         replica = Replica(
-            name=self._name,
+            name=self.name,
             seen=time.time(),
             admin_url=self._admin_url,
             mode=self.control.now.mode,
@@ -209,7 +224,7 @@ class Keeper:
         if self._lock is not None:
             return True
         try:
-            lock = os.open(self._config.state / "keeper.lock", os.O_RDWR | os.O_CREAT, 0o600)
+            lock = os.open(self._config.state / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError:
             return False
         try:

@@ -31,9 +31,9 @@ class Record:
         replica: host name of the replica that decided.
         model, task, tenant: as the request named them; None if it did not.
         conversation: the conversation's draw, a keyed hash of 16 hexadecimal digits (see
-            `serving.hook.conversation`); None if no lottery was drawn.
+            `serving.hook.conversation`); None if the request was not read, as in mode "off".
         keyed_by: the conversation is known by the caller's name for the "conversation" or for the
-            "user", or by its opening "message"; None if no lottery was drawn.
+            "user", or by its opening "message"; None if the request was not read.
         opening: True if the request opens its conversation; None if unknown.
         mode: the hook's mode at arrival, or the matching rule's mode.
         rule: name of the operator's rule that matched the request; None if none did.

@@ -15,6 +15,7 @@ from agents.policy.bundle_files import MANIFEST
 from envs.errors import SproutError
 from serving.ledger.database import Ledger
 from serving.ledger.estimate import (
+    CHARACTERS_PER_TOKEN,
     Rates,
     Work,
     footprint_model,
@@ -60,11 +61,14 @@ class ReportedEnergy:
         if record is None:
             return amendment
         rates = self._own or self._rates(record["model"])
-        if rates is None or changes.get("prompt_tokens") is None:
+        prompt_tokens = changes.get("prompt_tokens")
+        if prompt_tokens is None:
+            prompt_tokens = record["characters"] // CHARACTERS_PER_TOKEN
+        if rates is None:
             self._unknown.inc()
             return amendment
         directive = record["directive"] if record["applied"] else "none"
-        tokens = changes["prompt_tokens"], changes["completion_tokens"]
+        tokens = prompt_tokens, changes["completion_tokens"]
         estimate = rates.estimate(Work(*tokens, record["in_flight"] + 1, directive))
         energy: dict[str, Any] = {
             "energy_joules": estimate.joules,

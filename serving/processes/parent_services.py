@@ -53,12 +53,14 @@ class ParentServices:
         kill = config.kill_switch(runtime)
         control = LocalControl(config.state, config.initial_control(), kill)
         self._keeper = Keeper(config, control, urls, admin_url)
+        # Apart from the keeper's rounds, which may wait for the database.
+        self._off_requested = off_requested
+        self._kill_upkeep = Upkeep([self._obey_signal, self._keeper.watch_kill_switch])
         self._keeper.step()
         (runtime / READY_FILE).touch()
         for line in overridden(config.initial_control(), control.stored):
             log.warning("%s", line)
-        self._off_requested = off_requested
-        self._upkeep = Upkeep([self._obey_signal, self._keeper.step])
+        self._upkeep = Upkeep([self._keeper.step])
         self._listener = listener
         self._admin = uvicorn.Server(
             uvicorn.Config(
@@ -83,6 +85,7 @@ class ParentServices:
         """Stop, after copying all that the workers have written to the database."""
         self._admin.should_exit = True
         self._upkeep.close()
+        self._kill_upkeep.close()
         self._keeper.close()
 
 

@@ -89,6 +89,14 @@ def serve(config: GatewayConfig) -> None:
     Raises:
         SproutError: a URL, the trace or the rules are wrong, or a port is in use.
     """
+    off_requested = threading.Event()
+
+    def request_off(number: int, frame: object) -> None:
+        off_requested.set()
+
+    # A kill switch that needs neither the database nor the admin port. First of all: by default the
+    # signal ends the process.
+    signal.signal(signal.SIGUSR1, request_off)
     configure_logging(config.log_format)
     _ = config.upstreams, config.tls(), config.initial_control()
     config.create_state_folder()
@@ -104,9 +112,8 @@ def serve(config: GatewayConfig) -> None:
     ]
     app = Worker(config, runtime, os.getpid(), urls)
     workers = Workers(_uvicorn(app, config), [listener], runtime)
-    off_requested = threading.Event()
-    # A kill switch that needs neither the database nor the admin port.
-    signal.signal(signal.SIGUSR1, lambda number, frame: off_requested.set())
+    # Uvicorn's supervisor has taken the signal for itself.
+    signal.signal(signal.SIGUSR1, request_off)
     services = _ParentServicesServer(config, runtime, admin, urls[1], off_requested)
     services.start()
     try:

@@ -20,7 +20,7 @@ from serving.savings.per_conversation import estimate_saving
 
 # Openings of the last part of the period do not count, because their conversations may go on, s.
 SETTLE_SECONDS = 3600.0
-# Later turns are read for this long after the end of the period, s.
+# Turns of the period's conversations are looked for this long before and after it, s.
 LONGEST_SECONDS = 86400.0
 # Fewest draws in each arm, and fewest draws of equal size that vary as much as all draws do.
 MIN_DRAWS = 30
@@ -37,27 +37,27 @@ def read_savings(
         since, until: start and end of the period, Unix seconds.
         settle_seconds: conversations that opened within this time before now do not count, s.
     """
-    rows = ledger.rows(COLUMNS, since, until + LONGEST_SECONDS)
+    rows = ledger.rows(COLUMNS, since - LONGEST_SECONDS, until + LONGEST_SECONDS)
     settled_before = min(until, time.time() - settle_seconds)
-    return {"since": since, "until": until, **estimate_savings(rows, until, settled_before)}
+    return {"since": since, "until": until, **estimate_savings(rows, since, until, settled_before)}
 
 
 def estimate_savings(
-    rows: Iterable[Sequence[Any]], until: float, settled_before: float
+    rows: Iterable[Sequence[Any]], since: float, until: float, settled_before: float
 ) -> dict[str, Any]:
     """Estimate the savings in each measure, in total and by task.
 
     Args:
-        rows: ledger rows with `COLUMNS`, from the start of the period to `LONGEST_SECONDS` after
+        rows: ledger rows with `COLUMNS`, from `LONGEST_SECONDS` before the period to as long after
             its end.
-        until: end of the period, Unix seconds.
+        since, until: start and end of the period, Unix seconds.
         settled_before: later openings do not count, Unix seconds.
 
     Returns:
         JSON-ready: counts, the baseline, both arms, and for each of `MEASURES` a `Saving`, or None
         with a `reason`.
     """
-    openings = group_openings(rows, until, settled_before)
+    openings = group_openings(rows, since, until, settled_before)
     tasks, counts = np.unique(_task(openings), return_counts=True)
     frequent = tasks[np.argsort(-counts)][:_MOST_TASKS]
     return {
@@ -67,8 +67,6 @@ def estimate_savings(
         "settled_before": settled_before,
         "unsettled_conversations": openings.unsettled,
         "later_turns_without_opening": openings.orphans,
-        "energy_methods": openings.energy_methods,
-        "intensity_kinds": openings.intensity_kinds,
         **_estimate(openings),
         "tasks": {
             str(task) or "untagged": _estimate(openings.at(_task(openings) == task))
@@ -90,6 +88,8 @@ def _estimate(openings: Openings) -> dict[str, Any]:
         "held_out_draws": draws[0],
         "effective_draws": effective,
         "keyed_by": _counts(measured.columns["keyed_by"]),
+        "energy_methods": _counts(measured.turn_energy_methods),
+        "intensity_kinds": _counts(measured.turn_intensity_kinds),
         "arms": {name: _arm(openings, arm) for name, arm in (("l0", True), ("policy", False))},
         **dict.fromkeys(MEASURES),
     }
@@ -119,11 +119,12 @@ def _estimate(openings: Openings) -> dict[str, Any]:
     result["turns_per_conversation"] = _means(experiment, turns)
     result["follow_up_ratio"] = _means(experiment, (turns > 1).astype(np.float64))
     result |= _evidence(measured)
-    if len(openings.intensity_kinds) > 1:
+    if len(kinds := result["intensity_kinds"]) > 1:
         # Grams from different kinds of intensity must not be added.
         result["grams"] = None
         result["reason"] = (
-            f"different kinds of carbon intensity: {', '.join(openings.intensity_kinds)}"
+            "different kinds of carbon intensity: "
+            f"{', '.join(f'{kind} ({count} requests)' for kind, count in kinds.items())}"
         )
     else:
         result["sci"] = {

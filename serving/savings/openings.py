@@ -35,8 +35,7 @@ class Openings:
         energy_errors: standard errors of the conversations' joules, J; NaN if one is unknown.
         turn_openings: opening of each turn, numbered from 0, shape (turns,).
         turn_outcomes: how each turn ended, shape (turns,).
-        energy_methods: methods of all turns.
-        intensity_kinds: kinds of carbon intensity of all turns.
+        turn_energy_methods, turn_intensity_kinds: labels of each turn, shape (turns,).
         orphans: later turns whose opening is not in the data.
         unsettled: openings that are too recent.
     """
@@ -48,8 +47,8 @@ class Openings:
     energy_errors: Float64Array
     turn_openings: Int64Array
     turn_outcomes: Any
-    energy_methods: Sequence[str]
-    intensity_kinds: Sequence[str]
+    turn_energy_methods: Any
+    turn_intensity_kinds: Any
     orphans: int
     unsettled: int
 
@@ -78,19 +77,22 @@ class Openings:
             self.energy_errors[mask],
             number[self.turn_openings[turn_mask]],
             self.turn_outcomes[turn_mask],
-            self.energy_methods,
-            self.intensity_kinds,
+            self.turn_energy_methods[turn_mask],
+            self.turn_intensity_kinds[turn_mask],
             self.orphans,
             self.unsettled,
         )
 
 
-def group_openings(rows: Iterable[Sequence[Any]], until: float, settled_before: float) -> Openings:
+def group_openings(
+    rows: Iterable[Sequence[Any]], since: float, until: float, settled_before: float
+) -> Openings:
     """Return the conversations of ledger rows.
 
     Args:
-        rows: rows with `COLUMNS`, in any order, from the start of the period on.
-        until: end of the period, Unix seconds. Of later rows only the later turns count.
+        rows: rows with `COLUMNS`, in any order. Earlier ones tell which conversations had opened
+            before; of later ones only the later turns count.
+        since, until: start and end of the period, Unix seconds.
         settled_before: openings from this time on are left out, because later turns of theirs may
             still come; Unix seconds.
     """
@@ -108,7 +110,9 @@ def group_openings(rows: Iterable[Sequence[Any]], until: float, settled_before: 
     has_opening = (opened_by >= 0) & (draw[opened_by] == draw)
     randomised = opens & _is_randomised(table)
     time = table["time"].astype(float)
-    settled = time < settled_before
+    settled = (time >= since) & (time < settled_before)
+    within = (time >= since) & (time < until)
+    counted_opening = has_opening & (time[opened_by] >= since)
     counted = has_opening & (randomised & settled)[opened_by]
     starts = np.flatnonzero(randomised & settled)
     number = np.searchsorted(starts, opened_by[counted])
@@ -122,10 +126,10 @@ def group_openings(rows: Iterable[Sequence[Any]], until: float, settled_before: 
         _sums(turn["energy_error_joules"], number, len(starts)),
         number,
         turn["outcome"],
-        _names(turn["energy_method"]),
-        _names(turn["intensity_kind"]),
-        int((~has_opening & (time < until)).sum()),
-        int((randomised & ~settled & (time < until)).sum()),
+        turn["energy_method"],
+        turn["intensity_kind"],
+        int((~counted_opening & ~opens & within).sum()),
+        int((randomised & ~settled & within).sum()),
     )
 
 
@@ -153,7 +157,3 @@ def _is_randomised(table: Mapping[str, Any]) -> BoolArray:
 def _sums(values: Any, number: Int64Array, count: int) -> Float64Array:
     """Return the sums of values by number, shape (count,); NaN where one is None."""
     return np.bincount(number, values.astype(float), minlength=count).astype(np.float64)
-
-
-def _names(values: Any) -> list[str]:
-    return sorted({str(value or "unstated") for value in values})

@@ -9,8 +9,8 @@ import fcntl
 import os
 import secrets
 import socket
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -65,12 +65,14 @@ class KillSwitch:
 
     Attributes:
         state: the state as last read.
+        unwritten: files that do not have the state, because they could not be written.
     """
 
     def __init__(self, folders: Sequence[Path], mounted: Path | None = None) -> None:
         self._paths = [folder / FILE for folder in folders]
         self._mounted = mounted
-        self._stamps: list[tuple[int, int] | None] = []
+        self._stamps: dict[Path, tuple[int, int]] = {}
+        self.unwritten: list[Path] = []
         self._mounted_stamp: tuple[int, int] | None = None
         self.state = KillState()
         self.refresh()
@@ -78,17 +80,19 @@ class KillSwitch:
     @property
     def reasons(self) -> list[str]:
         """Why requests are held at "off"; empty if they are not."""
-        present = self._mounted is not None and self._mounted.exists()
+        present = self._mounted is not None and _stamp(self._mounted) is not None
         return [*self.state.active, *([f"file {self._mounted}"] if present else [])]
 
     def refresh(self) -> None:
         """Read the files that have changed. A file that is missing or damaged changes nothing."""
-        stamps = [_stamp(path) for path in self._paths]
-        if stamps != self._stamps:
-            for path in self._paths:
-                with suppress(OSError, ValidationError):
-                    self.state = self.state.merged(KillState.model_validate_json(path.read_bytes()))
-            self._stamps = stamps
+        for path in self._paths:
+            stamp = _stamp(path)
+            if stamp is None or stamp == self._stamps.get(path):
+                continue
+            with suppress(OSError, ValidationError):
+                self.state = self.state.merged(KillState.model_validate_json(path.read_bytes()))
+                # Not before: a file that could not be read is read again.
+                self._stamps[path] = stamp
 
     def merge(self, state: KillState) -> None:
         """Take over what another replica, the database or an operator knows.
@@ -98,42 +102,67 @@ class KillSwitch:
         """
         self.state = merged = self.state.merged(state)
         problem: OSError | None = None
-        written = 0
+        unwritten = []
         for path in self._paths:
             try:
                 self.state = merged = _merge_into(path, merged)
-                written += 1
             except OSError as error:
+                unwritten.append(path)
                 problem = error
-        if problem is not None and not written:
+        self.unwritten = unwritten
+        if problem is not None and len(unwritten) == len(self._paths):
             raise problem
 
     def watch(self) -> None:
-        """Engage the switch if the mounted file has appeared; its removal does not release it.
+        """Engage the switch if the mounted file has appeared, and write what is not written yet.
+
+        The removal of the mounted file does not release the switch.
 
         Raises:
             OSError: see `merge`.
         """
         stamp = None if self._mounted is None else _stamp(self._mounted)
-        if stamp is not None and stamp != self._mounted_stamp:
+        appeared, self._mounted_stamp = stamp != self._mounted_stamp, stamp
+        own = f"file on {socket.gethostname()} "
+        if stamp is not None and appeared and not any(n.startswith(own) for n in self.state.active):
             self.merge(self.state.engage("file"))
-        self._mounted_stamp = stamp
+        elif self.unwritten:
+            self.merge(self.state)
 
 
 def _merge_into(path: Path, state: KillState) -> KillState:
     """Add a state to a file, and return all that the file then knows."""
     # Operators' commands write this file too.
-    with (path.parent / f"{FILE}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _locked(path.parent / f"{FILE}.lock"):
         with suppress(FileNotFoundError, ValidationError):
             known = KillState.model_validate_json(path.read_bytes())
             state = known.merged(state)
             if state == known:
                 return state
         draft = path.with_name(f"{FILE}.{os.getpid()}")
-        draft.write_text(state.model_dump_json())
+        with draft.open("w") as file:
+            file.write(state.model_dump_json())
+            file.flush()
+            os.fsync(file.fileno())
+        # The gateway must be able to read what another user wrote.
+        draft.chmod(0o644)
         draft.replace(path)
     return state
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a lock; go on without it if another user's file forbids it."""
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError:
+        yield
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -91,6 +91,27 @@ def test_a_csv_of_questions_and_answers_is_read(tmp_path):
             read_requests(path, rename)
 
 
+def test_each_field_has_one_source_and_no_text_is_lost(tmp_path):
+    path = tmp_path / "a.jsonl"
+    separated = "one\u2028two\u0085three"
+    path.write_text(json.dumps({"prompt": separated}, ensure_ascii=False) + "\r\n")
+    assert read_requests(path)[0].messages[0]["content"] == separated
+    path.write_text(lines({"a": "A", "prompt": "B"}))
+    assert read_requests(path, "prompt=a")[0].messages[0]["content"] == "A"
+    path.write_text(lines({"question": "A", "prompt": "B"}))
+    assert read_requests(path)[0].messages[0]["content"] == "B"
+    path.write_text(
+        lines({"instruction": "Sum up.", "input": "x"}, {"instruction": "Sum up.", "input": "y"})
+    )
+    assert [r.messages[0]["content"] for r in read_requests(path)] == [
+        "Sum up.\n\nx",
+        "Sum up.\n\ny",
+    ]
+    path.write_text(lines({"question": "A", "instruction": "B"}))
+    with pytest.raises(DataError, match="row 0 has two columns for prompt"):
+        read_requests(path)
+
+
 def test_messages_of_parquet_may_be_lists(tmp_path):
     path = tmp_path / "a.parquet"
     with_name = [{"role": "user", "content": "Hi", "name": None}]

@@ -52,7 +52,7 @@ def test_all_is_well(tmp_path):
         state = ready(made_hook, url, times=5)
     assert upstream.asked == 1
     assert state["problems"] == []
-    assert (state["status"], state["mode"], state["off"]) == ("ready", "on", [])
+    assert (state["status"], state["mode"], state["off"]) == ("ready", "on", False)
     assert state["bundles"][0]["served"] is True
     assert state["carbon_intensity"]["step"] == "constant"
 
@@ -92,8 +92,6 @@ def test_the_kill_switch_and_a_missing_bundle_are_named(tmp_path):
     broken.refresh()
     state = ready(broken, AWAY)
     assert state["mode"] == "off"
-    assert any(
-        text.startswith("the kill switch is engaged: command on") for text in state["problems"]
-    )
+    assert any(text.startswith("the kill switch is engaged") for text in state["problems"])
     made_hook.policies.refresh()
     assert ready(made_hook, AWAY)["bundles_refused"] == 1

@@ -28,7 +28,7 @@ def sprout_mode(server, *flags, ledger=None):
     return done.returncode, done.stdout + done.stderr
 
 
-def becomes(server, directive, seconds=4.0):
+def becomes(server, directive, seconds=15.0):
     return waited(lambda: {server.chosen() for _ in range(4)} == {directive}, seconds)
 
 

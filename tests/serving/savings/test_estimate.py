@@ -46,8 +46,8 @@ def halves(count, **values):
     return [row(n, cost, **values) for n, cost in enumerate(costs)]
 
 
-def estimate(rows, until=END, settled_before=END):
-    return estimate_savings(rows, until, settled_before)
+def estimate(rows, since=0.0, until=END, settled_before=END):
+    return estimate_savings(rows, since, until, settled_before)
 
 
 def column(name):
@@ -96,8 +96,9 @@ def test_a_later_turn_counts_for_its_opening_whatever_it_is():
     savings = estimate(rows + extras)
     assert savings["conversations"] == 401
     assert savings["energy_joules"]["policy"] == pytest.approx(1 + 250 / 200, abs=0.05)
-    lost = estimate([*rows, later(999, 50.0), later(1, 50.0, time=50.0)])
-    assert lost["later_turns_without_opening"] == 2
+    before = [row(997, 9.0, time=-50.0), later(997, 50.0)]
+    lost = estimate([*rows, later(999, 50.0), later(1, 50.0, time=50.0), *before])
+    assert lost["later_turns_without_opening"] == 3
     assert lost["energy_joules"] == estimate(rows)["energy_joules"]
 
 
@@ -106,6 +107,9 @@ def test_without_a_mark_the_first_request_of_a_draw_is_its_opening():
     savings = estimate(rows)
     assert savings["conversations"] == 400
     assert savings["energy_joules"]["ratio"] == pytest.approx(0.0, abs=0.02)
+    # One that opened before the period has no opening in it.
+    earlier = [row(501, 9.0, time=-50.0, opening=None), later(501, 50.0, opening=None)]
+    assert estimate(rows + earlier)["conversations"] == 400
 
 
 def test_conversations_that_may_go_on_do_not_count():
@@ -193,7 +197,7 @@ def test_grams_of_different_intensity_kinds_are_not_summed():
     rows[0][column("intensity_kind")] = "marginal direct"
     mixed_savings = estimate(rows)
     assert mixed_savings["grams"] is None
-    assert "average direct, marginal direct" in mixed_savings["reason"]
+    assert "average direct (399 requests), marginal direct (1" in mixed_savings["reason"]
     assert mixed_savings["energy_joules"] is not None
 
 

@@ -1,4 +1,5 @@
 import itertools
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,6 +50,33 @@ def test_all_processes_of_a_replica_see_it_even_if_one_folder_cannot_be_written(
     switch.merge(switch.state.release())
     worker.refresh()
     assert worker.reasons == []
+
+
+def test_a_file_that_could_not_be_read_is_read_again(tmp_path, monkeypatch):
+    worker = KillSwitch([tmp_path])
+    KillSwitch([tmp_path]).merge(KillState().engage("command"))
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(tmp_path / "missing"))
+    worker.refresh()
+    assert worker.reasons == []
+    monkeypatch.setattr(Path, "read_bytes", read)
+    worker.refresh()
+    assert len(worker.reasons) == 1
+
+
+def test_a_volume_that_cannot_be_written_is_tried_again(tmp_path):
+    state, runtime, mounted = tmp_path / "state", tmp_path / "runtime", tmp_path / "off"
+    runtime.mkdir()
+    mounted.touch()
+    switch = KillSwitch([state, runtime], mounted)
+    for _ in range(3):
+        switch.watch()
+    assert len(switch.state.active) == 1
+    assert switch.unwritten == [state / "off.json"]
+    state.mkdir()
+    switch.watch()
+    assert switch.unwritten == []
+    assert KillSwitch([state]).state == switch.state
 
 
 def test_an_operator_and_the_replica_do_not_overwrite_each_other(tmp_path):
