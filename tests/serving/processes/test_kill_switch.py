@@ -86,6 +86,7 @@ def test_the_admin_port_engages_and_releases_it_while_the_database_is_locked(
         locked(False)
 
 
+@pytest.mark.long
 def test_a_signal_engages_it_and_a_restart_does_not_release_it(upstream, folder):
     with serving(upstream.url, folder, "--workers", "2") as server:
         assert becomes(server, "very_brief")
