@@ -97,6 +97,7 @@ def test_answers_that_do_not_end_in_time_are_cut_off_and_counted():
     assert counted == pytest.approx(sorted(slow.unread), abs=3)
 
 
+@pytest.mark.long
 def test_every_phase_ends_in_time_even_if_answers_are_very_long():
     with served(Slow()) as url:
         start = time.monotonic()

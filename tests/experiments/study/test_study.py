@@ -93,6 +93,7 @@ def test_the_same_seed_gives_the_same_bundle_to_the_bit(data, finished, tmp_path
         assert (a / name).read_bytes() == (b / name).read_bytes()
 
 
+@pytest.mark.long
 def test_the_run_of_a_killed_worker_is_tried_again_and_finished_runs_are_kept(
     data, finished, tmp_path
 ):
