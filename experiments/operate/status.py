@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from envs.errors import ConfigError, LedgerError, SproutError
+from envs.errors import ConfigError, SproutError
 from envs.http_client import Fetcher, FetchError
 from experiments.operate.on_ledger import OnLedger
 from experiments.settings import write_json
@@ -57,7 +57,7 @@ class Status(OnLedger):
         try:
             with closing(self.open()) as ledger:
                 return [replica.model_dump(mode="json") for replica in ledger.replicas()], ""
-        except (LedgerError, SproutError) as error:
+        except SproutError as error:
             return None, str(error)
 
 

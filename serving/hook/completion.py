@@ -7,12 +7,11 @@ import orjson
 from serving.hook.outcome import AnswerOutcome, Usage
 from serving.hook.policies import Policies
 from serving.ledger.estimate import (
-    CHARACTERS_PER_TOKEN,
     Estimate,
     Rates,
-    Work,
     footprint_model,
     operator_rates,
+    work_of,
 )
 from serving.ledger.journal import Entry, Journal, JournalFullError
 from serving.ledger.record import Amendment, Record
@@ -50,7 +49,7 @@ class Completer:
             if (estimate := self._estimate(record, answer.model, usage)) is not None:
                 record.energy_joules, record.energy_method = estimate.joules, "estimated"
                 record.energy_error_joules = estimate.error_joules
-                record.grams = self._grams(estimate, record.intensity_g_per_kwh)
+                record.grams = estimate.grams(self._footprint, record.intensity_g_per_kwh)
             if self._config.store_prompts:
                 record.response = answer.text
         except Exception as error:
@@ -88,7 +87,7 @@ class Completer:
         if estimate is not None:
             member = {
                 "energy_joules": estimate.joules,
-                "emissions_grams": self._grams(estimate, record.intensity_g_per_kwh),
+                "emissions_grams": estimate.grams(self._footprint, record.intensity_g_per_kwh),
                 "method": "estimated",
             } | member
         return b'"sprout":' + orjson.dumps(member)
@@ -103,15 +102,15 @@ class Completer:
         Args:
             model: as the answer names it, for a request that was not read.
         """
-        prompt_tokens = usage.prompt_tokens
-        if prompt_tokens is None and record.characters:
-            prompt_tokens = record.characters // CHARACTERS_PER_TOKEN
-        if usage.completion_tokens is None or prompt_tokens is None:
-            return None
-        directive = record.directive if record.applied else "none"
-        work = Work(prompt_tokens, usage.completion_tokens, record.in_flight + 1, directive)
+        work = work_of(
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            record.characters,
+            record.in_flight,
+            record.directive if record.applied else "none",
+        )
         rates = self._rates(record.model or model)
-        return None if rates is None else rates.estimate(work)
+        return None if rates is None or work is None else rates.estimate(work)
 
     def _rates(self, model: str | None) -> Rates | None:
         """Return the rates of a model; None if they are unknown."""
@@ -119,12 +118,3 @@ class Completer:
             return self._own
         decider = self._policies.for_model(model)
         return None if decider is None else decider.rates
-
-    def _grams(self, estimate: Estimate, g_per_kwh: float | None) -> float | None:
-        """Return emissions, gCO2e; None if the carbon intensity is unknown.
-
-        Embodied emissions are left out where the device time is unknown.
-        """
-        if g_per_kwh is None:
-            return None
-        return self._footprint.grams(estimate.joules, estimate.seconds or 0.0, g_per_kwh)

@@ -13,7 +13,6 @@ import orjson
 from serving.hook.core import Hook
 from serving.http.asgi import Receive, Scope, Send, respond
 from serving.http.relay import Relay
-from serving.http.routing import Upstreams
 
 PATH = "/readyz"
 # A report about the upstreams is used for this long: anybody may ask for it, s.
@@ -25,10 +24,9 @@ _OLD_SECONDS = 2 * 3600.0
 class Readiness:
     """Reports on one worker of a gateway."""
 
-    def __init__(self, hook: Hook, relay: Relay, upstreams: Upstreams) -> None:
+    def __init__(self, hook: Hook, relay: Relay) -> None:
         self._hook = hook
         self._relay = relay
-        self._upstreams = upstreams
         self._lock = asyncio.Lock()
         self._known: list[dict[str, Any]] = []
         self._known_until = 0.0
@@ -70,9 +68,10 @@ class Readiness:
     async def _upstream_states(self) -> list[dict[str, Any]]:
         async with self._lock:
             if time.monotonic() >= self._known_until:
-                names = {"default": self._upstreams.default} | dict(self._upstreams.by_model)
+                upstreams = self._relay.upstreams
+                urls = {"default": upstreams.default, **upstreams.by_model}
                 self._known = list(
-                    await asyncio.gather(*(self._state(*pair) for pair in names.items()))
+                    await asyncio.gather(*(self._state(*pair) for pair in urls.items()))
                 )
                 self._known_until = time.monotonic() + CACHE_SECONDS
             return self._known

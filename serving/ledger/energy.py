@@ -19,7 +19,7 @@ from envs.energy.meter import Meter, WindowReader
 from envs.energy.meters.choose import MEASURING, choose_meter, is_local
 from envs.energy.work import KINDS, Activity
 from envs.errors import ConfigError, MeterError
-from serving.ledger.estimate import footprint_model
+from serving.ledger.estimate import CHARACTERS_PER_TOKEN, footprint_model
 from serving.ledger.record import Amendment, Record
 from serving.settings.hook import HookConfig
 
@@ -28,7 +28,6 @@ WINDOW_SECONDS = 1.0
 SETTLE_SECONDS = 10.0
 # Interval between attempts to open a meter that cannot be read.
 REOPEN_SECONDS = 30.0
-_CHARACTERS_PER_TOKEN = 4
 log = logging.getLogger("sprout")
 
 
@@ -243,7 +242,7 @@ def _activity(record: Record) -> Activity | None:
         return None
     prompt_tokens = record.prompt_tokens
     if prompt_tokens is None:
-        prompt_tokens = record.characters // _CHARACTERS_PER_TOKEN
+        prompt_tokens = record.characters // CHARACTERS_PER_TOKEN
     first = record.seconds_first if record.streamed else None
     sent = record.time + record.decision_seconds
     return Activity(

@@ -34,6 +34,27 @@ class Work(NamedTuple):
     directive: str
 
 
+def work_of(
+    prompt_tokens: int | None,
+    completion_tokens: int | None,
+    characters: int,
+    in_flight: int,
+    directive: str,
+) -> Work | None:
+    """Return the work of a recorded request; None if its tokens are unknown.
+
+    Args:
+        prompt_tokens: as the upstream counted them; None takes them from the characters.
+        characters: length of the request's messages; 0 if the request was not read.
+        in_flight: other requests at the server.
+    """
+    if prompt_tokens is None and characters:
+        prompt_tokens = characters // CHARACTERS_PER_TOKEN
+    if prompt_tokens is None or completion_tokens is None:
+        return None
+    return Work(prompt_tokens, completion_tokens, in_flight + 1, directive)
+
+
 class Estimate(NamedTuple):
     """Estimated energy of one request.
 
@@ -46,6 +67,15 @@ class Estimate(NamedTuple):
     joules: float
     seconds: float | None
     error_joules: float | None
+
+    def grams(self, site: FootprintModel, g_per_kwh: float | None) -> float | None:
+        """Return the emissions, gCO2e; None if the carbon intensity is unknown.
+
+        Embodied emissions are left out where the device time is unknown.
+        """
+        if g_per_kwh is None:
+            return None
+        return site.grams(self.joules, self.seconds or 0.0, g_per_kwh)
 
 
 class Rates(Protocol):

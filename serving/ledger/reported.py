@@ -15,12 +15,11 @@ from agents.policy.bundle_files import MANIFEST
 from envs.errors import SproutError
 from serving.ledger.database import Ledger
 from serving.ledger.estimate import (
-    CHARACTERS_PER_TOKEN,
     Rates,
-    Work,
     footprint_model,
     manifest_rates,
     operator_rates,
+    work_of,
 )
 from serving.ledger.record import Amendment
 from serving.settings.hook import HookConfig
@@ -61,26 +60,26 @@ class ReportedEnergy:
         if record is None:
             return amendment
         rates = self._own or self._rates(record["model"])
-        prompt_tokens = changes.get("prompt_tokens")
-        if prompt_tokens is None:
-            prompt_tokens = record["characters"] // CHARACTERS_PER_TOKEN
-        if rates is None:
+        work = work_of(
+            changes.get("prompt_tokens"),
+            changes["completion_tokens"],
+            record["characters"],
+            record["in_flight"],
+            record["directive"] if record["applied"] else "none",
+        )
+        if rates is None or work is None:
             self._unknown.inc()
             return amendment
-        directive = record["directive"] if record["applied"] else "none"
-        tokens = prompt_tokens, changes["completion_tokens"]
-        estimate = rates.estimate(Work(*tokens, record["in_flight"] + 1, directive))
-        energy: dict[str, Any] = {
+        estimate = rates.estimate(work)
+        grams = estimate.grams(self._footprint, record["intensity_g_per_kwh"])
+        self._joules.inc(estimate.joules)
+        self._grams.inc(grams or 0.0)
+        energy = {
             "energy_joules": estimate.joules,
             "energy_method": "estimated",
             "energy_error_joules": estimate.error_joules,
+            "grams": grams,
         }
-        self._joules.inc(estimate.joules)
-        if (g_per_kwh := record["intensity_g_per_kwh"]) is not None:
-            energy["grams"] = self._footprint.grams(
-                estimate.joules, estimate.seconds or 0.0, g_per_kwh
-            )
-            self._grams.inc(energy["grams"])
         return Amendment(amendment.decision_id, changes | energy)
 
     def _rates(self, model: str | None) -> Rates | None:

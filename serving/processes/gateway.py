@@ -18,7 +18,7 @@ class Gateway:
         self._relay = relay
         self._steered = SproutMiddleware(relay, hook)
         self._decide = DecideRoutes(hook)
-        self._readiness = Readiness(hook, relay, relay.upstreams)
+        self._readiness = Readiness(hook, relay)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""

@@ -8,6 +8,7 @@ import signal
 import socket
 import tempfile
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,14 @@ def serve(config: GatewayConfig) -> None:
     workers = Workers(_uvicorn(app, config), [listener], runtime)
     # Uvicorn's supervisor has taken the signal for itself.
     signal.signal(signal.SIGUSR1, request_off)
-    services = _ParentServicesServer(config, runtime, admin, urls[1], off_requested)
+
+    def make_services() -> Any:
+        # Imported late, so that the workers do not wait for the import.
+        from serving.processes.parent_services import ParentServices
+
+        return ParentServices(config, runtime, admin, urls[1], off_requested)
+
+    services = _ParentServicesServer(runtime, make_services)
     services.start()
     try:
         workers.run()
@@ -127,36 +135,32 @@ def serve(config: GatewayConfig) -> None:
 
 
 class _ParentServicesServer(threading.Thread):
-    """Thread of the parent's services."""
+    """Thread of the parent's services.
 
-    def __init__(
-        self,
-        config: GatewayConfig,
-        runtime: Path,
-        listener: socket.socket,
-        admin_url: str,
-        off_requested: threading.Event,
-    ) -> None:
+    Args:
+        runtime: folder that all workers share.
+        make: creates the services.
+    """
+
+    def __init__(self, runtime: Path, make: Callable[[], Any]) -> None:
         super().__init__(name="sprout-beside", daemon=True)
-        self._arguments = config, runtime, listener, admin_url, off_requested
+        self._runtime = runtime
+        self._make = make
         self._ready = threading.Event()
         self._services: Any = None
 
     def run(self) -> None:
         """Start the keeper and the admin port, and serve until `close` is called."""
-        runtime = self._arguments[1]
         try:
-            # Imported late, so that the workers do not wait for the import.
-            from serving.processes.parent_services import ParentServices
-
-            self._services = ParentServices(*self._arguments)
+            self._services = self._make()
         except SproutError as error:
-            refuse_start(runtime, str(error))
+            refuse_start(self._runtime, str(error))
             return
         except Exception as error:
             log_internal_error("the ledger and the admin port did not start", error)
             refuse_start(
-                runtime, f"the ledger and the admin port did not start: {type(error).__name__}"
+                self._runtime,
+                f"the ledger and the admin port did not start: {type(error).__name__}",
             )
             return
         finally:

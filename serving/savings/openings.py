@@ -96,7 +96,7 @@ def group_openings(
         settled_before: openings from this time on are left out, because later turns of theirs may
             still come; Unix seconds.
     """
-    known = [row for row in rows if row[1] is not None]
+    known = [row for row in rows if row[COLUMNS.index("conversation")] is not None]
     table = _table(known)
     _, draw = np.unique(table["conversation"].astype(str), return_inverse=True)
     order = np.lexsort((table["time"].astype(float), draw))

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from math import sqrt
+from typing import NamedTuple
 
 from envs.arrays import Float64Array
 from serving.savings.hold_out import ArmMean, HoldOut, Term
@@ -43,28 +44,22 @@ def estimate_saving(experiment: HoldOut, cost: Float64Array, turns: Float64Array
         turns: turns of each conversation, shape (n,).
     """
     l0, policy = experiment.means(cost)
-    ratio, by_l0, by_policy = _ratio(experiment, l0, policy)
-    width = experiment.half_width(Term(by_l0, l0), Term(by_policy, policy))
+    ratio = _ratio(experiment, l0, policy)
+    width = experiment.half_width(*ratio.terms)
     steered = int((~experiment.held_out).sum())
     difference = l0.value - policy.value
     difference_width = experiment.half_width(Term(1, l0), Term(-1, policy))
     # Cost per turn: the ratio of the arms' costs divided by that of their turns.
-    turns0, turns1 = experiment.means(turns)
-    growth, growth_by0, growth_by1 = _ratio(experiment, turns0, turns1)
-    turn_ratio = ratio / growth
-
-    def width_of(by_ratio: float, by_growth: float) -> float:
-        return experiment.half_width(
-            Term(by_ratio * by_l0, l0),
-            Term(by_ratio * by_policy, policy),
-            Term(by_growth * growth_by0, turns0),
-            Term(by_growth * growth_by1, turns1),
-        )
-
-    kept, gain = 1 - ratio, 1 - turn_ratio
-    by_ratio, by_growth = -1 / growth, ratio / growth**2
+    growth = _ratio(experiment, *experiment.means(turns))
+    kept, gain = 1 - ratio.value, 1 - ratio.value / growth.value
+    by_ratio, by_growth = -1 / growth.value, ratio.value / growth.value**2
+    by_turns = growth.times(by_growth)
     share = _fieller(
-        kept, gain, width, width_of(by_ratio, by_growth), width_of(by_ratio - 1, by_growth)
+        kept,
+        gain,
+        width,
+        experiment.half_width(*ratio.times(by_ratio), *by_turns),
+        experiment.half_width(*ratio.times(by_ratio - 1), *by_turns),
     )
     return Saving(
         l0.value,
@@ -98,9 +93,21 @@ def _fieller(
     return (b - sqrt(root)) / a, (b + sqrt(root)) / a
 
 
-def _ratio(experiment: HoldOut, l0: ArmMean, policy: ArmMean) -> tuple[float, float, float]:
-    """Return the policy's mean divided by L0's, and its derivatives by L0's and the policy's."""
+class _Ratio(NamedTuple):
+    """The policy's mean divided by L0's, with its derivatives by both."""
+
+    value: float
+    terms: tuple[Term, Term]
+
+    def times(self, slope: float) -> list[Term]:
+        """Return the terms of a figure whose derivative by this ratio is `slope`."""
+        return [Term(slope * term.slope, term.mean) for term in self.terms]
+
+
+def _ratio(experiment: HoldOut, l0: ArmMean, policy: ArmMean) -> _Ratio:
+    """Return the ratio of two arms' means."""
     ratio = policy.value / l0.value
     # A ratio of estimates is too large on average: the second-order term of its expectation.
     excess = ratio * experiment.covariance(l0, l0) - experiment.covariance(policy, l0)
-    return ratio - excess / l0.value**2, -ratio / l0.value, 1 / l0.value
+    terms = Term(-ratio / l0.value, l0), Term(1 / l0.value, policy)
+    return _Ratio(ratio - excess / l0.value**2, terms)

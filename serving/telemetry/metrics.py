@@ -41,6 +41,12 @@ class Metrics:
         self.registry = CollectorRegistry()
         # Finished requests wait here until `flush`, in another thread, counts them.
         self._ended: deque[Record | Amendment] = deque()
+        self._create_request_metrics()
+        self._create_state_metrics()
+        self._shown_policies: set[tuple[str, str]] = set()
+        self._create_failure_series()
+
+    def _create_request_metrics(self) -> None:
         self._requests = self._counter(
             "requests_total",
             "Requests by applied directive, reason, mode and upstream status",
@@ -83,6 +89,8 @@ class Metrics:
             "Time from a request's arrival to the answer's first byte",
             _FIRST_BYTE_BUCKETS,
         )
+
+    def _create_state_metrics(self) -> None:
         self.intensity = self._gauge(
             "carbon_intensity_grams_per_kwh",
             "Carbon intensity that decisions use, gCO2e/kWh",
@@ -109,8 +117,6 @@ class Metrics:
         self.kill_switch = self._gauge(
             "kill_switch", "1 while the kill switch holds all requests at off", "livemax"
         )
-        self._shown_policies: set[tuple[str, str]] = set()
-        self._create_failure_series()
 
     def _create_failure_series(self) -> None:
         """Start the counters of failures at 0: Prometheus sees the first event only as a rise."""

@@ -22,12 +22,6 @@ class Listing:
         self.body, self.asked = body, 0
 
     async def __call__(self, scope, receive, send):
-        if scope["type"] == "lifespan":
-            while True:
-                kind = (await receive())["type"]
-                await send({"type": f"{kind}.complete"})
-                if kind.endswith("shutdown"):
-                    return
         self.asked += 1
         await respond(send, 200, self.body)
 
@@ -48,7 +42,7 @@ def ready(made_hook, upstreams, times=1):
 def test_all_is_well(tmp_path):
     made_hook = hook(tmp_path, intensity="300", clock_start=None)
     upstream = Listing(listing("made", "other"))
-    with served(upstream) as url:
+    with served(upstream, lifespan="off") as url:
         state = ready(made_hook, url, times=5)
     assert upstream.asked == 1
     assert state["problems"] == []
@@ -67,7 +61,7 @@ def test_all_is_well(tmp_path):
 )
 def test_a_bundle_for_a_model_that_is_not_served_is_named(tmp_path, body, served_model, problem):
     made_hook = hook(tmp_path, intensity="300", clock_start=None)
-    with served(Listing(body)) as url:
+    with served(Listing(body), lifespan="off") as url:
         state = ready(made_hook, url)
     assert state["bundles"][0]["served"] is served_model
     assert [problem in text for text in state["problems"]] == ([True] if problem else [])
@@ -75,7 +69,7 @@ def test_a_bundle_for_a_model_that_is_not_served_is_named(tmp_path, body, served
 
 def test_an_upstream_that_is_away_is_reported_and_no_failure(tmp_path):
     made_hook = hook(tmp_path, extra={"validation": {"floors_kept": False, "worst_margin": -0.02}})
-    with served(Listing(listing("made"))) as url:
+    with served(Listing(listing("made")), lifespan="off") as url:
         state = ready(made_hook, Upstreams(url, {"large": AWAY}))
     problems = "\n".join(state["problems"])
     assert "upstream (large): does not answer: ClientConnectorError: Connection refused" in problems
