@@ -50,7 +50,7 @@ COMMANDS = {
     ),
     "ledger": (
         "experiments.operate.settings_commands:LEDGER",
-        "records of the hook: export, delete, savings",
+        "records of the hook: export, delete, savings, shadow",
     ),
     "bench": (
         "experiments.bench:BENCHES",

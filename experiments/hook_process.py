@@ -21,7 +21,7 @@ def start_hook(
 ) -> Iterator[ChildProcess]:
     """Run `sprout serve` in front of `upstream` on a free port until the context ends.
 
-    By default no request is held out, because comparisons here use separate runs.
+    It steers, and by default holds no request out, because comparisons here use separate runs.
 
     Args:
         upstream: URL of the LLM server.
@@ -37,12 +37,12 @@ def start_hook(
     port = free_port()
     command = [sys.executable, "-P", "-m", "experiments.cli", "serve"]
     command += ["--upstream", upstream, "--policy", str(policy), "--port", str(port)]
-    hold_out = ("--hold-out", str(hold_out_ratio))
+    steering = ("--mode", "on", "--hold-out", str(hold_out_ratio))
     with (
         tempfile.TemporaryDirectory(prefix="sprout-serve-") as state,
         start_process(
             "the hook",
-            [*command, "--admin-port", str(admin_port), "--state", state, *hold_out, *flags],
+            [*command, "--admin-port", str(admin_port), "--state", state, *steering, *flags],
             loopback(port, "/healthz"),
             log=log,
             # The caller's own SPROUT_* settings must not change the hook.

@@ -103,10 +103,10 @@ class Trainer:
             vectors=vectors,
         )
         self.featurizer, self.reward = self.prepared.featurizer, self.prepared.reward
-        prompts = PromptSet(self.prepared, trace, config.seed)
+        self.prompts = PromptSet(self.prepared, trace, config.seed)
         self.reward.floor_schedule = floor_schedule(trace, config.floor_slack)
         self.reward.limits = dict(limits or {})
-        self._constraint = Constraint(prompts, self.reward, config)
+        self._constraint = Constraint(self.prompts, self.reward, config)
         self.reward.multipliers = self._constraint.multipliers
         self.reward.latency_prices = self._constraint.prices
         self._dual_callback = DualCallback(

@@ -33,6 +33,11 @@ def batching(blocks: int = 512, tokens: int = 512) -> tuple[str, ...]:
 
 
 BATCHING = batching()
+# Settings of the middleware that hold paths.
+_PATH_VARIABLES = (
+    *("SPROUT_POLICY", "SPROUT_STATE", "SPROUT_OFF_FILE", "SPROUT_INTENSITY", "SPROUT_RULES"),
+    "SPROUT_COEFFICIENTS",
+)
 
 
 @dataclass(frozen=True)
@@ -158,8 +163,10 @@ def _absolute(environment: Mapping[str, str], has_middleware: bool) -> dict[str,
     variables = dict(environment)
     if has_middleware:
         settings = {"SPROUT_STATE": "runs/serve"} | os.environ | variables
-        for name in ("SPROUT_POLICY", "SPROUT_STATE", "SPROUT_INTENSITY", "SPROUT_RULES"):
-            if paths := settings.get(name):
+        for name in _PATH_VARIABLES:
+            # A live source or a constant number is no path.
+            is_path = name != "SPROUT_INTENSITY" or Path(settings.get(name, "")).exists()
+            if is_path and (paths := settings.get(name)):
                 variables[name] = ",".join(str(Path(p).absolute()) for p in paths.split(","))
     return variables
 

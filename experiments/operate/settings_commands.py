@@ -10,6 +10,7 @@ from pydantic import Field
 from envs.errors import ConfigError
 from experiments.operate.on_ledger import OnLedger
 from experiments.operate.savings import Savings
+from experiments.operate.shadow import Shadow
 from experiments.settings import write_json
 from serving.ledger.database import days_ago
 from serving.settings.rules import RequestFacts, Rule, first_matching, read_rules
@@ -127,4 +128,4 @@ def _effect(rule: Rule) -> str:
 
 
 RULES = {"set": RulesSet, "try": RulesTry}
-LEDGER = {"export": Export, "delete": Delete, "savings": Savings}
+LEDGER = {"export": Export, "delete": Delete, "savings": Savings, "shadow": Shadow}

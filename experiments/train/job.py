@@ -13,6 +13,7 @@ from agents.policy.bundle import Bundle, save_bundle
 from agents.policy.bundle_files import MANIFEST
 from agents.training.config import PpoConfig
 from agents.training.drift import measure_drift
+from agents.training.foretold import foretell
 from agents.training.ppo import TAG_SHARE, Trained, Trainer
 from agents.training.prepared import with_known_quality
 from agents.training.rates import fit_rates
@@ -183,6 +184,7 @@ class TrainingJob:
             "limits": {task: asdict(limit) for task, limit in self.limits.items()},
             "multipliers": trained.multipliers,
             "footprint_ref_grams": trainer.reward.footprint_ref_grams,
+            "quality_l0": trainer.reward.quality_l0,
             "training": asdict(self.config),
             "intensity": {
                 "zone": self.trace.zone,
@@ -190,9 +192,12 @@ class TrainingJob:
                 "scope": self.trace.scope,
                 "source": Path(self.trace.source).name,
                 "sha256": self.trace.sha256,
+                "mean_g_per_kwh": float(self.trace.g_per_kwh.mean()),
             },
             "validation": figures(trained) | {"floors_kept": trained.floors_kept},
+            "foretold": foretell(trained.policy, trainer.prompts, trainer.prepared.known),
             "energy": {
+                "l0_joules": float(trainer.prepared.known.outcomes.energy_joules[:, 0].mean()),
                 "method": self.profile.outcomes.energy_method,
                 "rates": fit_rates(self.profile).to_manifest() if joules.any() else None,
                 "joules_per_completion_token": float(joules.sum() / max(1.0, tokens.sum())),

@@ -7,6 +7,8 @@ from typing import Any
 # Most parts of a kept text, and the longest part, characters.
 MOST_TEXTS = 1 << 16
 LONGEST_TEXT = 1 << 20
+# Longest model and fingerprint, characters.
+LONGEST_NAME = 200
 FAILED, INCOMPLETE = "failed", "incomplete"
 
 
@@ -22,6 +24,7 @@ class AnswerFacts:
             cut off; else empty.
         texts: parts of the first choice's text; None if it is not kept.
         model: as the answer names it; None if it does not.
+        fingerprint: its `system_fingerprint`, of the server's build; None if it has none.
     """
 
     prompt_tokens: int | None = None
@@ -31,6 +34,7 @@ class AnswerFacts:
     failure: str = ""
     texts: list[str] | None = None
     model: str | None = None
+    fingerprint: str | None = None
 
     def add_text(self, text: Any) -> None:
         """Append a part of the first choice's text, if the text is kept."""
@@ -38,10 +42,12 @@ class AnswerFacts:
             self.texts.append(text[:LONGEST_TEXT])
 
     def read_model(self, data: Any) -> None:
-        """Take the model of an answer, or of an event that names it."""
+        """Take the model and the fingerprint of an answer, or of an event that names them."""
         if self.model is None and isinstance(data, dict):
-            model = data.get("model")
-            self.model = model if isinstance(model, str) else None
+            model, fingerprint = data.get("model"), data.get("system_fingerprint")
+            self.model = model[:LONGEST_NAME] if isinstance(model, str) else None
+            if isinstance(fingerprint, str):
+                self.fingerprint = fingerprint[:LONGEST_NAME]
 
     def read_usage(self, usage: Any, prompt: tuple[str, ...], completion: str) -> None:
         """Take the token counts of a usage object; a later one replaces an earlier one.

@@ -154,6 +154,11 @@ class Answer:
         return self.facts.model
 
     @property
+    def fingerprint(self) -> str | None:
+        """The answer's `system_fingerprint`; None if it has none."""
+        return self.facts.fingerprint
+
+    @property
     def text(self) -> str | None:
         """Text of the answer's first choice; None if it was not kept or there is none."""
         return "".join(self.facts.texts or ()) or None

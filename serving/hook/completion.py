@@ -41,6 +41,7 @@ class Completer:
         """Fill in the outcome of a request and write its record."""
         record.status, record.outcome = answer.status, outcome
         record.seconds_first = answer.seconds_first
+        record.answer_model, record.fingerprint = answer.model, answer.fingerprint
         try:
             usage = answer.usage
             record.prompt_tokens = usage.prompt_tokens

@@ -171,6 +171,8 @@ class Hook:
             (b"x-sprout-decision-id", record.decision_id.encode()),
             (b"x-sprout-schema-version", SCHEMA_VERSION),
         ]
+        if (would_be := record.would_be) is not None:
+            headers.append((b"x-sprout-would-be", would_be.encode()))
         if record.policy_version is not None:
             headers.append((b"x-sprout-policy-version", record.policy_version.encode()))
         if record.intensity_g_per_kwh is not None:

@@ -42,6 +42,10 @@ class AnswerOutcome(Protocol):
         """Model that the answer names; None if it names none."""
 
     @property
+    def fingerprint(self) -> str | None:
+        """The answer's `system_fingerprint`; None if it has none."""
+
+    @property
     def text(self) -> str | None:
         """The answer's text; None if it was not kept."""
 
@@ -59,6 +63,7 @@ class ReportedAnswer:
     seconds_first: float | None = None
     usage: Usage = Usage(None, None, None)
     model: str | None = None
+    fingerprint: str | None = None
     text: str | None = None
 
     def piece(self) -> None:

@@ -110,6 +110,7 @@ class DecideRoutes:
             "decision_id": record.decision_id,
             "directive": record.directive if record.applied else "none",
             "probability": record.probability if record.applied else 1.0,
+            "would_be": record.would_be,
             "reason": record.reason,
             "mode": record.mode,
             "policy_version": record.policy_version,

@@ -4,10 +4,10 @@ SQLite or PostgreSQL through SQLAlchemy. Alembic versions the schema
 (`serving/ledger/migrations`). No request waits for the database.
 """
 
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import fields
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -21,51 +21,16 @@ from sqlalchemy.dialects import postgresql, sqlite
 from envs.errors import ConfigError, LedgerError
 from serving.ledger.record import Amendment, Record
 from serving.ledger.replica import Replica
+from serving.ledger.tables import CONTROL, POLICIES, REPLICAS, REQUESTS
 from serving.settings.control import Control
 from serving.settings.kill_switch import KillState
 
-METADATA = sa.MetaData()
-_COLUMN_TYPES: dict[str, sa.types.TypeEngine[Any]] = {
-    "str": sa.Text(),
-    "float": sa.Double(),
-    "int": sa.BigInteger(),
-    "bool": sa.Boolean(),
-}
-
-
-def _column(name: str, annotation: str) -> "sa.Column[Any]":
-    kind, *alternatives = annotation.split(" | ")
-    return sa.Column(
-        name,
-        _COLUMN_TYPES[kind],
-        primary_key=name == "decision_id",
-        nullable=alternatives == ["None"],
-    )
-
-
-REQUESTS = sa.Table(
-    "requests",
-    METADATA,
-    *(_column(f.name, getattr(f.type, "__name__", str(f.type))) for f in fields(Record)),
-)
-CONTROL = sa.Table(
-    "control",
-    METADATA,
-    sa.Column("id", sa.Integer, primary_key=True),
-    sa.Column("revision", sa.BigInteger, nullable=False),
-    sa.Column("setting", sa.Text, nullable=False),
-)
-REPLICAS = sa.Table(
-    "replicas",
-    METADATA,
-    sa.Column("name", sa.Text, primary_key=True),
-    sa.Column("seen", sa.Double, nullable=False),
-    sa.Column("state", sa.Text, nullable=False),
-)
 _AMENDABLE = frozenset(column.name for column in REQUESTS.columns) - {"decision_id"}
 # Returns a record's values in column order.
 _VALUES = attrgetter(*(column.name for column in REQUESTS.columns))
 _CONNECT_SECONDS = 2
+# Fields of a manifest that name the prompts of the training.
+_PROMPTS = ("data", "live")
 # A replica that has been away for this long is forgotten, s.
 FORGET_SECONDS = 86400.0
 
@@ -262,6 +227,20 @@ class Ledger:
                 # No row is updated if another replica changed the settings in the meantime.
                 if connection.execute(statement.values(**values)).rowcount:
                     return new
+
+    def keep_policy(self, version: str, manifest: Mapping[str, Any]) -> None:
+        """Store the manifest of a policy that decides requests."""
+        kept = {name: value for name, value in manifest.items() if name not in _PROMPTS}
+        insert = (postgresql.insert if self._kind == "postgresql" else sqlite.insert)(POLICIES)
+        row = {"version": version, "manifest": json.dumps(kept)}
+        with self._errors(), self._engine.begin() as connection:
+            connection.execute(insert.on_conflict_do_nothing(), row)
+
+    def policies(self) -> dict[str, dict[str, Any]]:
+        """Return the manifests of the policies that decided requests, by version."""
+        query = sa.select(POLICIES.c.version, POLICIES.c.manifest)
+        with self._errors(), self._engine.connect() as connection:
+            return {version: json.loads(text) for version, text in connection.execute(query)}
 
     def announce(self, replica: Replica) -> None:
         """Store a replica's state, and forget those that have been away for a day."""

@@ -20,6 +20,7 @@ from serving.ledger.energy import EnergyAccounts
 from serving.ledger.in_flight import oldest_in_flight
 from serving.ledger.intensity_feed import make_feed
 from serving.ledger.journal import FOLDER, Tail, journal_files
+from serving.ledger.manifests import Manifests
 from serving.ledger.record import REPLICA, Amendment, Record
 from serving.ledger.replica import ANNOUNCE_SECONDS, Replica, write_replicas
 from serving.ledger.reported import ReportedEnergy
@@ -98,7 +99,9 @@ class Keeper:
             registry=self.registry,
         )
         self._accounts = EnergyAccounts(config, urls, self.registry)
-        self._reported = ReportedEnergy(config, self.ledger, self.registry)
+        self._manifests = Manifests(config.folders)
+        self._kept: set[str] = set()
+        self._reported = ReportedEnergy(config, self.ledger, self._manifests, self.registry)
         self._amendments: list[Amendment] = []
         self._feed = make_feed(config, self.registry)
 
@@ -117,6 +120,7 @@ class Keeper:
                 self.ledger.migrate()
                 self._migrated = True
             self._exchange_settings()
+            self._keep_policies()
             # Read before the journal, which then holds all requests that arrived earlier.
             complete_before = oldest_in_flight(self._config.state)
             self._drain()
@@ -214,6 +218,14 @@ class Keeper:
             self.ledger.announce(replica)
             self._announced = replica
             write_replicas(self._config.state, self.ledger.replicas())
+
+    def _keep_policies(self) -> None:
+        """Store the manifests of the policies in use, for commands on the ledger."""
+        self._manifests.refresh()
+        for version, manifest in self._manifests.by_version.items():
+            if version not in self._kept:
+                self.ledger.keep_policy(version, manifest)
+                self._kept.add(version)
 
     def _write_control(self, control: Control) -> None:
         self.control.write(control)

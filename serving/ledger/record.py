@@ -12,6 +12,8 @@ REPLICA = socket.gethostname()
 
 # Seeded once by the operating system: a call to it for each id would take most of the time.
 _random = random.Random()
+# Reasons of requests whose directive was chosen, by a policy, the hold-out or a rule.
+CHOSEN = frozenset(("policy", "sticky", "hold_out", "rule"))
 os.register_at_fork(after_in_child=_random.seed)
 
 
@@ -62,6 +64,8 @@ class Record:
         intensity_age_seconds: age of the intensity at the decision, s.
         intensity_step: source of the intensity, one of `envs.carbon.intensity.STEPS`.
         intensity_kind: kind of the intensity: "average direct", ...
+        answer_model: model that the answer names; None if it names none.
+        fingerprint: the answer's `system_fingerprint`; None if it has none.
         prompt_tokens, completion_tokens: token counts; None if unknown.
         tokens_method: "reported" by the upstream, or "counted": one token per stream chunk.
         seconds_first: time from arrival to the answer's first chunk, s; None if there was none.
@@ -107,6 +111,8 @@ class Record:
     intensity_age_seconds: float | None = None
     intensity_step: str | None = None
     intensity_kind: str | None = None
+    answer_model: str | None = None
+    fingerprint: str | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     tokens_method: str | None = None
@@ -120,6 +126,11 @@ class Record:
     outcome: str = "upstream_failed"
     prompt: str | None = field(default=None, repr=False)
     response: str | None = field(default=None, repr=False)
+
+    @property
+    def would_be(self) -> str | None:
+        """Directive that mode "on" would have applied; None except in mode "shadow"."""
+        return self.directive if self.mode == "shadow" and self.reason in CHOSEN else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,8 @@ The worker that takes a report need not be the one that decided the request, so 
 which has the record, can estimate it.
 """
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
 from prometheus_client import CollectorRegistry, Counter
 
-from agents.policy.bundle_files import MANIFEST
 from envs.errors import SproutError
 from serving.ledger.database import Ledger
 from serving.ledger.estimate import (
@@ -21,6 +15,7 @@ from serving.ledger.estimate import (
     operator_rates,
     work_of,
 )
+from serving.ledger.manifests import Manifests
 from serving.ledger.record import Amendment
 from serving.settings.hook import HookConfig
 
@@ -32,9 +27,15 @@ class ReportedEnergy:
         ConfigError, DataError, UnitError: the site or the operator's figures are wrong.
     """
 
-    def __init__(self, config: HookConfig, ledger: Ledger, registry: CollectorRegistry) -> None:
+    def __init__(
+        self,
+        config: HookConfig,
+        ledger: Ledger,
+        manifests: Manifests,
+        registry: CollectorRegistry,
+    ) -> None:
         self._ledger = ledger
-        self._folders = [Path(folder) for folder in config.policy]
+        self._manifests = manifests
         self._own = operator_rates(config)
         self._footprint = footprint_model(config)
         self._joules = Counter(
@@ -84,12 +85,9 @@ class ReportedEnergy:
 
     def _rates(self, model: str | None) -> Rates | None:
         """Return the rates of the bundle for a model; None if there is none."""
-        for folder in self._folders:
-            try:
-                manifest: Mapping[str, Any] = json.loads((folder / MANIFEST).read_bytes())
-                if manifest["model"] == model:
-                    return manifest_rates(manifest)
-            except (OSError, ValueError, KeyError, TypeError, SproutError):
-                # The workers refuse this bundle, and say so.
-                continue
-        return None
+        manifest = self._manifests.for_model(model)
+        try:
+            return None if manifest is None else manifest_rates(manifest)
+        except SproutError:
+            # The workers refuse this bundle, and say so.
+            return None

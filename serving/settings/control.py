@@ -38,7 +38,7 @@ class Control(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    mode: Mode = "on"
+    mode: Mode = "shadow"
     canary_ratio: Ratio = 0.05
     canary_tasks: tuple[str, ...] = ()
     hold_out_ratio: Ratio = 0.05

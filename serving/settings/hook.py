@@ -86,8 +86,9 @@ class HookConfig(MeterFlags):
     )
     clock_speed: float = Field(1.0, gt=0, description="for experiments: clock seconds per second")
     mode: Mode = Field(
-        "on",
-        description="off, shadow, canary or on; used at the first start, later use `sprout mode`",
+        "shadow",
+        description="off, shadow (decide and record, change nothing), canary or on; used at the "
+        "first start, later use `sprout mode`",
     )
     canary: float = Field(
         0.05, ge=0, le=1, description="share of conversations that are steered in mode canary"

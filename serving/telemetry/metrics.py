@@ -52,6 +52,11 @@ class Metrics:
             "Requests by applied directive, reason, mode and upstream status",
             *("directive", "reason", "mode", "status"),
         )
+        self._shadowed = self._counter(
+            "shadow_requests_total",
+            "Requests in mode shadow, by the directive that mode on would have applied",
+            "directive",
+        )
         self.fail_open = self._counter(
             "fail_open_total", "Requests passed on unchanged because the hook failed", "reason"
         )
@@ -172,6 +177,8 @@ class Metrics:
             (self._joules, directive, method): record.energy_joules,
             (self._grams, directive): record.grams,
         }
+        if record.would_be is not None:
+            counts[self._shadowed, record.would_be] = 1
         if record.energy_joules is None and record.outcome != "decided":
             reason = "no_tokens" if record.completion_tokens is None else "no_rate"
             counts[self._unknown_energy, reason] = 1

@@ -23,6 +23,7 @@ def config(folder: Path, **settings: Any) -> HookConfig:
             "policy": [str(folder / "bundle")],
             "state": folder / "state",
             "clock_start": "2024-01-02T00:00",
+            "mode": "on",
             "hold_out": 0.0,
             "seed": 0,
             # No decision may be late on a busy machine, unless a test sets a short deadline.

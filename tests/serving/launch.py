@@ -64,6 +64,7 @@ def serving(upstream, folder, *flags, ledger=None, inside=(), secrets=None, awai
         "admin-port": admin,
         "state": state,
         "ledger": ledger,
+        "mode": "on",
         "hold-out": 0,
     }
     if "--intensity" not in flags:

@@ -25,9 +25,14 @@ from tests.serving.hooks import CHAT, hook, keeper
 @pytest.fixture
 def ledger(tmp_path):
     """URL of a ledger of 120 requests, half of them held out."""
-    sprout_hook = hook(tmp_path, hold_out=0.5, store_prompts=True, tenant_header="x-tenant")
+    return play(tmp_path, hold_out=0.5, store_prompts=True, tenant_header="x-tenant")
 
-    async def play():
+
+def play(folder, **settings):
+    """Play 120 requests through a hook and return the URL of its ledger."""
+    sprout_hook = hook(folder, **settings)
+
+    async def requests():
         for n in range(120):
             body = CHAT | {"messages": [{"role": "user", "content": f"What is {n}?"}]}
             headers = {"x-tenant": "a" if n % 3 else "b", "x-sprout-task": "arithmetic"}
@@ -38,7 +43,7 @@ def ledger(tmp_path):
             )
             sprout_hook.finish(plan, answer, "completed")
 
-    asyncio.run(play())
+    asyncio.run(requests())
     ledger_keeper = keeper(sprout_hook)
     ledger_keeper.step()
     ledger_keeper.close()
@@ -161,3 +166,21 @@ def test_exported_requests_are_profiled_under_all_directives(ledger, tmp_path, l
     assert {r.messages[0]["content"] for r in profile.requests} == exported_prompts
     assert len(exported_prompts) == 40
     assert {r.task for r in profile.requests} == {"arithmetic"}
+
+
+def test_shadow_shows_what_the_policy_would_have_done(tmp_path, capsys):
+    figures = {"joules_ratio_error": 0.0, "quality_ratio_error": 0.01}
+    figures |= {"weight": 9, "joules": 1.0, "joules_l0": 4.0, "quality": 0.9, "quality_l0": 1.0}
+    chosen = {"": {"very_brief": figures}}
+    floors = {"floors": {"arithmetic": 0.95}, "foretold": {"chosen": chosen}}
+    url = play(tmp_path, mode="shadow", extra=floors)
+    run(LEDGER["shadow"], "--ledger", url, "--json", str(tmp_path / "shadow.json"))
+    printed = capsys.readouterr().out
+    assert "task arithmetic: 120 requests would get very_brief 100 %; foretold saving 75.0 %" in (
+        printed
+    )
+    assert "foretold quality 0.900 [0.880, 0.920] of L0's (floor 0.95)" in printed
+    shadow = json.loads((tmp_path / "shadow.json").read_text())
+    assert shadow["tasks"]["arithmetic"]["directives"] == {"very_brief": 1.0}
+    run(LEDGER["shadow"], "--ledger", url, "--until", "yesterday")
+    assert "no request in mode shadow" in capsys.readouterr().out

@@ -8,9 +8,10 @@ import pytest
 import sqlalchemy as sa
 
 from envs.errors import ConfigError
-from serving.ledger.database import METADATA, Ledger
+from serving.ledger.database import Ledger
 from serving.ledger.journal import Journal
 from serving.ledger.record import Amendment, Record, new_id
+from serving.ledger.tables import METADATA
 from serving.settings.control import Control
 from tests.serving.hooks import config, hook, keeper, records
 
