@@ -49,6 +49,11 @@ class LiveBackend:
         """The workload."""
         return self._requests
 
+    @property
+    def answered_by(self) -> tuple[str | None, str | None]:
+        """Model and `system_fingerprint` that the last answer named; None if it did not."""
+        return self._upstream.answered_by
+
     def in_flight(self, lanes: int) -> AnyArray:
         """Return 0, 1, 2, ...: a call sends its requests one after another without waiting."""
         return np.arange(lanes)

@@ -45,6 +45,7 @@ class Upstream:
 
     Attributes:
         completion_tokens: generated tokens received so far.
+        answered_by: model and `system_fingerprint` that the last answer named; None if it did not.
     """
 
     def __init__(self, url: str, model: str | None = None, timeout_seconds: float = 120.0) -> None:
@@ -52,6 +53,7 @@ class Upstream:
         self._model = model
         self._timeout = timeout_seconds
         self.completion_tokens = 0
+        self.answered_by: tuple[str | None, str | None] = None, None
         self._portal_context = start_blocking_portal("asyncio")
         self._portal: BlockingPortal | None = None
         self._session: aiohttp.ClientSession | None = None
@@ -142,6 +144,7 @@ class Upstream:
         except UpstreamError as error:
             return error
         try:
+            self.answered_by = _text(answer.get("model")), _text(answer.get("system_fingerprint"))
             usage = answer["usage"]
             return Generation(
                 str(answer["choices"][0]["message"]["content"] or "").strip(),
@@ -149,7 +152,7 @@ class Upstream:
                 int(usage["completion_tokens"]),
                 time.monotonic() - started,
             )
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
             cause = f"{type(error).__name__}: {error}"
             return UpstreamError(
                 f"{self.url}: malformed answer ({cause}); is the server OpenAI-compatible?"
@@ -171,3 +174,7 @@ class Upstream:
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             cause = str(error) or type(error).__name__
             raise UpstreamError(f"the LLM server at {self.url} failed: {cause}") from error
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None

@@ -9,56 +9,76 @@ from typing import Any
 import numpy as np
 
 from agents.policy.network import Policy
+from agents.training.prepared import Prepared
 from agents.training.prompts import PromptSet
 from envs.arrays import Float64Array
 from envs.outcomes.profile import Profile
+from envs.requests.features import LOG_ENERGY
 
 # Task of the requests without a tag; they may belong to any task.
 UNTAGGED = ""
+# Below this sum of probabilities, the policy practically never makes a choice.
+_LEAST_WEIGHT = 1e-9
 
 
-def foretell(policy: Policy, prompts: PromptSet, profile: Profile) -> dict[str, Any]:
-    """Return a policy's measured costs and qualities, from the profile's own outcomes.
+def foretell(policy: Policy, prompts: PromptSet, prepared: Prepared) -> dict[str, Any]:
+    """Return a policy's measured costs and qualities, from its profile's own outcomes.
 
     Args:
-        prompts: the profile's prompts, with features that do not know their own outcomes.
-        profile: the same prompts, with their outcomes.
+        prompts: the prompts of `prepared`.
+        prepared: the profile, with features that do not know a prompt's own outcomes.
 
     Returns:
-        JSON-ready, by task (`UNTAGGED` for requests without a tag) and directive. "chosen": means
-        over the requests for which the policy chooses the directive, weighted by its probability:
-        `weight` (requests), `joules` and `quality` under the directive, and `joules_l0` and
-        `quality_l0` of the same requests under L0; and the standard errors of the ratios to L0,
-        `joules_ratio_error` and `quality_ratio_error`. Null means unknown. "tokens": over all
-        requests: `count`, and mean and standard deviation of the natural logarithm of 1 + the
-        answer's tokens.
+        JSON-ready. "chosen": by task (`UNTAGGED` for requests without a tag) and directive, over
+        the requests for which the policy chooses it, weighted by its probability: `weight`
+        (requests); the means `joules` and `quality` under the directive; `joules_l0` and
+        `quality_l0`, the same requests' means under L0; and the standard errors of the ratios to
+        L0, `joules_ratio_error` and `quality_ratio_error`. "lengths": by directive, the line
+        `intercept` + `slope` x, with the feature `log_energy=` of the directive as x, through
+        ln(1 + the answer's tokens), its standard error `error`, and the number of answers `count`.
+        Given the features, it holds whatever the policy chooses. Null means unknown.
     """
-    chances = prompts.chances(policy)
+    chances, profile = prompts.chances(policy), prepared.known
     groups = {UNTAGGED: (chances[0], np.ones(len(profile.requests), dtype=np.bool_))}
     groups |= {task: (chances[1], rows) for task, rows in prompts.of_task.items()}
-    log_tokens = np.log1p(profile.outcomes.completion_tokens)
-    chosen: dict[str, Any] = {}
-    tokens: dict[str, Any] = {}
-    for task, (chance, rows) in groups.items():
-        chosen[task], tokens[task] = {}, {}
-        for action, name in enumerate(profile.directives):
-            weight = np.where(rows, chance[:, action], 0.0)
-            chosen[task][name] = _chosen(weight, action, prompts.scores, profile)
-            logs = log_tokens[rows, action]
-            tokens[task][name] = {
-                "count": len(logs),
-                "log_mean": float(logs.mean()),
-                "log_sd": float(logs.std(ddof=1)) if len(logs) > 1 else None,
+    return {
+        "chosen": {
+            task: {
+                name: _chosen(np.where(rows, chance[:, action], 0.0), action, prompts, profile)
+                for action, name in enumerate(profile.directives)
             }
-    return {"chosen": chosen, "tokens": tokens}
+            for task, (chance, rows) in groups.items()
+        },
+        "lengths": {
+            name: _line(prepared, name, action) for action, name in enumerate(profile.directives)
+        },
+    }
+
+
+def _line(prepared: Prepared, directive: str, action: int) -> dict[str, float]:
+    """Return the line through the lengths of the answers under a directive, by least squares."""
+    lengths = np.log1p(prepared.known.outcomes.completion_tokens[:, action])
+    names, feature = prepared.featurizer.names, f"{LOG_ENERGY}{directive}"
+    x = np.zeros(len(lengths))
+    if feature in names:
+        x = prepared.parts[1][:, names.index(feature)].astype(np.float64)
+    design = np.column_stack([np.ones(len(x)), x])
+    intercept, slope = np.linalg.lstsq(design, lengths, rcond=None)[0]
+    residual = lengths - design @ (intercept, slope)
+    return {
+        "intercept": float(intercept),
+        "slope": float(slope),
+        "error": float(residual.std() / np.sqrt(len(x))),
+        "count": len(x),
+    }
 
 
 def _chosen(
-    weight: Float64Array, action: int, scores: Float64Array, profile: Profile
+    weight: Float64Array, action: int, prompts: PromptSet, profile: Profile
 ) -> dict[str, float | None]:
-    unknown = np.isnan(scores[:, [0, action]]).any(axis=1)
+    unknown = np.isnan(prompts.scores[:, [0, action]]).any(axis=1)
     costs = _compared(profile.outcomes.energy_joules, action, weight)
-    qualities = _compared(np.nan_to_num(scores), action, np.where(unknown, 0.0, weight))
+    qualities = _compared(np.nan_to_num(prompts.scores), action, np.where(unknown, 0.0, weight))
     return {
         "weight": float(weight.sum()),
         **dict(zip(("joules", "joules_l0", "joules_ratio_error"), costs, strict=True)),
@@ -79,7 +99,7 @@ def _compared(
         None for what is unknown because all weights or values are practically 0.
     """
     total = float(weight.sum())
-    if total < 1e-9:
+    if total < _LEAST_WEIGHT:
         return None, None, None
     under, l0 = values[:, action], values[:, 0]
     mean, mean_l0 = float(under @ weight) / total, float(l0 @ weight) / total

@@ -33,6 +33,11 @@ class ConstantIntensity:
     g_per_kwh: float
     kind: Kind
 
+    @property
+    def mean_g_per_kwh(self) -> float:
+        """Mean intensity, gCO2e/kWh."""
+        return self.g_per_kwh
+
     def reading(self, now: float, max_age_seconds: float) -> CarbonReading:
         """Return the intensity, as of now."""
         hour = now - now % HOUR_SECONDS

@@ -96,6 +96,11 @@ class IntensityTrace:
     scope: str = "direct"
 
     @property
+    def mean_g_per_kwh(self) -> float:
+        """Mean intensity, gCO2e/kWh."""
+        return float(self.g_per_kwh.mean())
+
+    @property
     def end(self) -> float:
         """End of the last hour, Unix seconds."""
         return self.start + HOUR_SECONDS * len(self.g_per_kwh)
@@ -203,8 +208,7 @@ class IntensityTrace:
         )
         if age <= max_age_seconds:
             return reading
-        mean = float(self.g_per_kwh.mean())
-        return replace(reading, g_per_kwh=mean, method="mean", step="yearly_mean")
+        return replace(reading, g_per_kwh=self.mean_g_per_kwh, method="mean", step="yearly_mean")
 
     def places(self, reading: CarbonReading) -> tuple[float, float]:
         """Return a reading's recent and coming place; `UNKNOWN_PLACE` if the trace cannot tell."""

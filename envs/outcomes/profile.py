@@ -23,6 +23,8 @@ FIELDS: "list[pa.Field[Any]]" = [
     pa.field("reference", pa.string()),
     pa.field("difficulty", pa.int32()),
     pa.field("response", pa.string()),
+    pa.field("answer_model", pa.string()),
+    pa.field("fingerprint", pa.string()),
     pa.field("prompt_tokens", pa.int32(), nullable=False),
     pa.field("completion_tokens", pa.int32(), nullable=False),
     pa.field("tokens_method", pa.string()),
@@ -47,6 +49,7 @@ class Profile:
         model: name of the model that answered.
         outcomes: arrays of shape (R, D); unknown qualities are NaN.
         tokens_method: "counted" (by the server), or "derived" (from seconds, by a fitted line).
+        answer_models, fingerprints: models and `system_fingerprint`s that the answers named.
     """
 
     requests: tuple[Request, ...]
@@ -54,6 +57,8 @@ class Profile:
     model: str
     outcomes: Outcomes
     tokens_method: str = "counted"
+    answer_models: tuple[str, ...] = ()
+    fingerprints: tuple[str, ...] = ()
 
     @property
     def tasks(self) -> tuple[str, ...]:

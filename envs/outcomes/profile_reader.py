@@ -18,7 +18,10 @@ from envs.requests.request import Request
 TEXTS = ("request_id", "task", "model", "directive")
 Columns = dict[str, list[Any]]
 REMEDY = "give a profile, or make one with `sprout import`"
-OPTIONAL = ("reference", "difficulty", "response", "energy_method", "tokens_method")
+OPTIONAL = (
+    *("reference", "difficulty", "response", "energy_method", "tokens_method"),
+    *("answer_model", "fingerprint"),
+)
 
 
 def read_profile(
@@ -264,4 +267,6 @@ def _assemble(path: Path | str, columns: Columns, names: tuple[str, ...]) -> Pro
         model=columns["model"][0],
         outcomes=outcomes,
         tokens_method="/".join(sorted(tokens_methods)),
+        answer_models=tuple(sorted(set(columns["answer_model"]) - {None})),
+        fingerprints=tuple(sorted(set(columns["fingerprint"]) - {None})),
     )

@@ -74,7 +74,9 @@ class ModeCommand(OnLedger):
     def _settings(self, changes: dict[str, Any]) -> None:
         with closing(self.open()) as ledger:
             control = ledger.set_control(**changes) if changes else ledger.control()
-        settings = control.model_dump(mode="json", exclude={"salt", "kill"}, exclude_none=True)
+        settings = control.model_dump(
+            mode="json", exclude={"salt", "kill", "started"}, exclude_none=True
+        )
         settings["off"] = control.kill.active
         print(json.dumps(settings, indent=1))
         if control.kill.active:

@@ -12,7 +12,7 @@ from envs.errors import ConfigError, SproutError
 from envs.http_client import Fetcher, FetchError
 from experiments.operate.on_ledger import OnLedger
 from experiments.settings import write_json
-from serving.http.readiness import PATH
+from serving.http.readiness import PATH, lines
 from serving.ledger.replica import AWAY_SECONDS
 
 _SECONDS = 10.0
@@ -62,19 +62,7 @@ class Status(OnLedger):
 
 
 def _show(state: dict[str, Any]) -> None:
-    print(f"mode: {state['mode']}")
-    for upstream in state["upstreams"]:
-        models = upstream["models"]
-        listed = "lists no models" if models is None else f"serves {', '.join(models) or 'nothing'}"
-        print(f"upstream ({upstream['for']}): {upstream['problem'] or listed}")
-    for bundle in state["bundles"]:
-        margin = bundle["worst_margin"]
-        floors = "" if margin is None else f", worst margin to a floor in training {margin:+.3f}"
-        print(f"bundle {bundle['version']} for {bundle['model']}{floors}")
-    intensity = state["carbon_intensity"]
-    print(
-        f"carbon intensity: {intensity['g_per_kwh']:.0f} gCO2e/kWh, zone {intensity['zone']}, "
-        f"{intensity['kind']}, {intensity['step']}, age {intensity['age_seconds']:.0f} s"
-    )
+    for line in lines(state):
+        print(line)
     for problem in state["problems"]:
         print(f"PROBLEM: {problem}")

@@ -30,6 +30,7 @@ from experiments.tracking import tracked
 
 IN_FLIGHT = 32
 WARM_UP = 8
+ANSWERED_BY = ("answer_model", "fingerprint")
 # Rows of the requests that are played together, and the index of their directive.
 _Turn = tuple[AnyArray, int]
 
@@ -131,6 +132,8 @@ def record(
             for (window, action), outcomes in zip(waiting, metered, strict=False):
                 name = catalogue[action].name
                 new_rows = outcome_rows(backend.requests, window, outcomes, name, model)
+                answered_by = dict(zip(ANSWERED_BY, backend.answered_by, strict=True))
+                new_rows = [row | answered_by for row in new_rows]
                 journal.writelines(json.dumps(row) + "\n" for row in new_rows)
                 recorded.update({(row["request_id"], row["directive"]): row for row in new_rows})
                 progress.advance(bar, len(window))

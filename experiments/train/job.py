@@ -195,7 +195,11 @@ class TrainingJob:
                 "mean_g_per_kwh": float(self.trace.g_per_kwh.mean()),
             },
             "validation": figures(trained) | {"floors_kept": trained.floors_kept},
-            "foretold": foretell(trained.policy, trainer.prompts, trainer.prepared.known),
+            "answers": {
+                "models": self.profile.answer_models,
+                "fingerprints": self.profile.fingerprints,
+            },
+            "foretold": foretell(trained.policy, trainer.prompts, trainer.prepared),
             "energy": {
                 "l0_joules": float(trainer.prepared.known.outcomes.energy_joules[:, 0].mean()),
                 "method": self.profile.outcomes.energy_method,

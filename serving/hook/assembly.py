@@ -4,6 +4,7 @@ import atexit
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,11 +16,11 @@ from envs.carbon.intensity import IntensityTrace, Kind, iso
 from envs.carbon.live.choose import make_source
 from envs.carbon.live.outlook import open_outlook, read_outlook
 from envs.clock import WallClock
-from envs.errors import ConfigError
+from envs.errors import ConfigError, LedgerError, SproutError
 from serving.apis.fixed_formats import known_fields
 from serving.hook.conversation import ConversationMemory
 from serving.hook.core import Hook
-from serving.hook.grid import Grid
+from serving.hook.grid import Grid, UnknownGrid
 from serving.hook.policies import Policies
 from serving.settings.control import LocalControl
 from serving.settings.hook import HookConfig
@@ -64,26 +65,40 @@ class Upkeep:
                     log_internal_error("upkeep failed; the next round tries again", error)
 
 
-def make_hook(config: HookConfig, runtime: Path | None = None) -> Hook:
+def make_hook(config: HookConfig, runtime: Path | None = None, *, first: bool = True) -> Hook:
     """Build a hook. The caller must call `Hook.refresh` regularly.
 
     Args:
         runtime: folder that the workers of this replica share, for their conversation memory;
             None keeps the memory in this process.
+        first: whether this is a first start, which refuses a wrong carbon intensity. A restart
+            must not end a service for it: no request is steered then.
 
     Raises:
         ConfigError, DataError: the settings or the intensity trace are wrong.
     """
     # Reads a file: now, and not during the first request.
     known_fields()
-    grid = make_grid(config)
+    grid = _grid(config, first=first)
     control = LocalControl(config.state, config.initial_control(), config.kill_switch(runtime))
     memory = ConversationMemory(None if runtime is None else runtime / "conversations")
     traces = Traces(config.otlp) if config.otlp is not None else None
-    policies = Policies(config.folders, grid.view.kind, config.directive_place)
+    policies = Policies(config.folders, grid.kind, config.directive_place)
     hook = Hook(config, policies, grid, control, memory, Metrics(), traces)
     hook.publish_metrics()
     return hook
+
+
+def _grid(config: HookConfig, *, first: bool) -> Grid | UnknownGrid:
+    try:
+        grid = make_grid(config)
+    except SproutError as error:
+        if first:
+            raise
+        return UnknownGrid(str(error))
+    if first and grid.problem is not None:
+        raise ConfigError(grid.problem)
+    return grid
 
 
 def make_grid(config: HookConfig) -> Grid:
@@ -132,11 +147,15 @@ def make_embedded_hook(config: HookConfig | None = None) -> Hook:
     from serving.ledger.keeper import Keeper
 
     config.create_state_folder()
-    hook = make_hook(config)
-    control = LocalControl(config.state, hook.control.stored, config.kill_switch())
-    keeper = Keeper(config, control)
+    keeper = Keeper(
+        config, LocalControl(config.state, config.initial_control(), config.kill_switch())
+    )
+    keeper.step()
+    hook = make_hook(config, first=keeper.settings.first_start)
+    with suppress(LedgerError):
+        keeper.settings.started()
     upkeep = Upkeep([keeper.step, hook.refresh])
-    kill_upkeep = Upkeep([keeper.watch_kill_switch])
+    kill_upkeep = Upkeep([keeper.settings.watch_kill_switch])
 
     def close() -> None:
         upkeep.close()

@@ -16,7 +16,7 @@ from serving.hook.answer import Answer
 from serving.hook.completion import Completer
 from serving.hook.conversation import ConversationMemory
 from serving.hook.deadline import TooLateError
-from serving.hook.grid import Grid
+from serving.hook.grid import Grid, UnknownGrid
 from serving.hook.outcome import AnswerOutcome, Usage
 from serving.hook.plan import FailedOpenError, NotSteeredError, Plan
 from serving.hook.policies import Policies
@@ -26,6 +26,7 @@ from serving.ledger.in_flight import InFlight
 from serving.ledger.record import Amendment, Record, new_id
 from serving.settings.control import LocalControl
 from serving.settings.hook import HookConfig
+from serving.settings.suspensions import Suspensions
 from serving.telemetry.log import log, log_internal_error
 from serving.telemetry.metrics import Metrics
 from serving.telemetry.traces import Traces
@@ -45,13 +46,14 @@ class Hook:
         metrics: Prometheus metrics.
         traces: exporter of OpenTelemetry spans; None exports none.
         refusals: models whose servers refuse directives.
+        suspensions: models that are not steered, because their policy does not fit them.
     """
 
     def __init__(
         self,
         config: HookConfig,
         policies: Policies,
-        grid: Grid,
+        grid: Grid | UnknownGrid,
         control: LocalControl,
         memory: ConversationMemory,
         metrics: Metrics,
@@ -64,7 +66,9 @@ class Hook:
         self.metrics = metrics
         self.traces = traces
         self.refusals = Refusals()
-        self._steering = Steering(config, policies, grid, memory, self.refusals)
+        self.suspensions = Suspensions(config.state)
+        self._not_steered: dict[str, str] = {}
+        self._steering = Steering(config, policies, grid, memory, self.refusals, self.suspensions)
         self._completer = Completer(config, policies, metrics)
         self._in_flight = InFlight(config.state)
 
@@ -204,15 +208,18 @@ class Hook:
             self.grid.refresh()
         except (SproutError, OSError) as error:
             log_internal_error(f"carbon intensity not read; the last one stays in use: {error}")
+        self.suspensions.refresh()
+        self._log_not_steered()
         self._in_flight.publish()
         self.publish_metrics()
 
     def publish_metrics(self) -> None:
         """Set the metrics that no request sets, and publish those of finished requests."""
-        reading = self.grid.current().reading
-        self.metrics.intensity.set(reading.g_per_kwh)
-        self.metrics.intensity_age.set(reading.age_seconds)
-        self.metrics.grid(reading)
+        if (grid := self.grid.current()) is not None:
+            self.metrics.intensity.set(grid.reading.g_per_kwh)
+            self.metrics.intensity_age.set(grid.reading.age_seconds)
+            self.metrics.grid(grid.reading)
+        self.metrics.suspended(self.suspensions.reasons)
         self.metrics.mode(self.control.now.mode)
         self.metrics.kill_switch.set(bool(self.control.kill.reasons))
         self.metrics.flush(self.in_flight)
@@ -231,6 +238,22 @@ class Hook:
             if known_problems.get(folder) != problem:
                 self.metrics.reloads.labels("refused").inc()
                 log_internal_error(f"bundle refused; the loaded one stays in use: {problem}")
+
+    @property
+    def not_steered(self) -> dict[str, str]:
+        """Why requests go to mode shadow, by "all models" or "model NAME"."""
+        problem = self.grid.problem
+        reasons = {} if problem is None else {"all models": problem}
+        return reasons | {f"model {m}": why for m, why in self.suspensions.reasons.items()}
+
+    def _log_not_steered(self) -> None:
+        now = self.not_steered
+        for name, reason in now.items():
+            if name not in self._not_steered:
+                log.error("%s: not steered, in mode shadow until this is mended: %s", name, reason)
+        for name in self._not_steered.keys() - now.keys():
+            log.warning("%s: steered again", name)
+        self._not_steered = now
 
     def close(self) -> None:
         """Stop the threads and close the files."""

@@ -7,12 +7,15 @@ from typing import Protocol
 
 import numpy as np
 
-from envs.carbon.intensity import CarbonReading, Kind
+from envs.carbon.intensity import CarbonReading, IntensityTrace, Kind, iso
+from envs.errors import SproutError
 from envs.requests.moment import Moment
 from serving.settings.hook import MAX_AGE_SECONDS
 
 # The state of the grid is cached for this time: its features change more slowly.
 _CACHE_SECONDS = 1.0
+# A trace that ended longer ago says nothing about today, days.
+OUTDATED_DAYS = 31.0
 
 
 class IntensityView(Protocol):
@@ -21,6 +24,10 @@ class IntensityView(Protocol):
     @property
     def kind(self) -> Kind:
         """Signal and scope of all its intensities."""
+
+    @property
+    def mean_g_per_kwh(self) -> float:
+        """Mean over the trace, or the zone's stated yearly mean, gCO2e/kWh."""
 
     def reading(self, now: float, max_age_seconds: float) -> CarbonReading:
         """Return the reading for `now` from the earliest of `STEPS` that has one; never raises."""
@@ -53,6 +60,10 @@ class Grid:
         load: reads the file.
         max_age_seconds: a last known reading older than this is replaced by the mean, so
             decisions never use stale readings.
+
+    Attributes:
+        view: the carbon intensity, as read last.
+        problem: why no request is to be steered by it; None if it can be used.
     """
 
     def __init__(
@@ -70,8 +81,25 @@ class Grid:
         self._max_age = max_age_seconds
         # None makes the first `refresh` read the file: it may have changed since `view` was read.
         self._stamp: tuple[int, int] | None = None
+        self._failed_stamp: tuple[int, int] | None = None
+        self._broken: str | None = None
         self._state: GridState | None = None
         self._state_time = 0.0
+
+    @property
+    def kind(self) -> Kind:
+        """Signal and scope of its intensities."""
+        return self.view.kind
+
+    @property
+    def mean_g_per_kwh(self) -> float:
+        """Mean intensity, gCO2e/kWh."""
+        return self.view.mean_g_per_kwh
+
+    @property
+    def problem(self) -> str | None:
+        """See the class."""
+        return self._broken or self._outdated()
 
     def current(self) -> GridState:
         """The grid now; never raises. Returns the same object for up to `_CACHE_SECONDS`."""
@@ -95,15 +123,35 @@ class Grid:
     def refresh(self) -> None:
         """Read the file again if it has changed.
 
+        A file that is wrong twice in a row, and not just half written, becomes the `problem`.
+
         Raises:
             SproutError, OSError: the file cannot be read; the old view stays in use.
         """
         stamp = self._file_stamp()
         if self._path is None or self._load is None or stamp in (None, self._stamp):
             return
-        self._stamp = stamp
-        self.view = self._load(self._path)
-        self._state = None
+        try:
+            self.view = self._load(self._path)
+        except (SproutError, OSError) as error:
+            if stamp != self._failed_stamp:
+                self._failed_stamp = stamp
+                return
+            self._stamp, self._broken = stamp, str(error)
+            raise
+        self._stamp, self._broken, self._state = stamp, None, None
+
+    def _outdated(self) -> str | None:
+        """Return that the trace ended long ago, if it did."""
+        if not isinstance(self.view, IntensityTrace):
+            return None
+        days = (self._now() - self.view.end) / 86400
+        if days < OUTDATED_DAYS:
+            return None
+        return (
+            f"--intensity {self.view.source} ends at {iso(self.view.end)}, {days:.0f} days ago: "
+            "give a current trace, a live source, or a number of gCO2e/kWh"
+        )
 
     def _file_stamp(self) -> tuple[int, int] | None:
         try:
@@ -111,3 +159,23 @@ class Grid:
         except OSError:
             return None
         return (stat.st_mtime_ns, stat.st_size) if stat else None
+
+
+class UnknownGrid:
+    """A grid whose carbon intensity could not be read at a restart: no request is decided.
+
+    Attributes:
+        problem: why.
+    """
+
+    kind = None
+    mean_g_per_kwh = None
+
+    def __init__(self, problem: str) -> None:
+        self.problem = f"{problem} (then restart)"
+
+    def current(self) -> None:
+        """Return None: the intensity is unknown."""
+
+    def refresh(self) -> None:
+        """Do nothing."""

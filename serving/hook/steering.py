@@ -21,7 +21,7 @@ from serving.hook.conversation import (
 )
 from serving.hook.deadline import DeadlineRunner
 from serving.hook.decider import Decider, DecisionInput, draw
-from serving.hook.grid import Grid, GridState
+from serving.hook.grid import Grid, GridState, UnknownGrid
 from serving.hook.plan import FailedOpenError, NotSteeredError, Plan
 from serving.hook.policies import Policies
 from serving.hook.refusals import Refusals
@@ -29,6 +29,7 @@ from serving.ledger.record import Record
 from serving.settings.control import Control
 from serving.settings.hook import HookConfig
 from serving.settings.rules import RequestFacts, Rule, first_matching
+from serving.settings.suspensions import Suspensions
 
 STEERING_MODES = ("canary", "on")
 _L0 = 0
@@ -61,15 +62,17 @@ class Steering:
         self,
         config: HookConfig,
         policies: Policies,
-        grid: Grid,
+        grid: Grid | UnknownGrid,
         memory: ConversationMemory,
         refusals: Refusals,
+        suspensions: Suspensions,
     ) -> None:
         self.config = config
         self.policies = policies
         self.grid = grid
         self._memory = memory
         self._refusals = refusals
+        self._suspensions = suspensions
         self._caller = frozenset(config.caller_headers)
         self._tenant_header = (config.tenant_header or "").lower()
         self._runner = DeadlineRunner(config.deadline)
@@ -115,13 +118,20 @@ class Steering:
         record.conversation, record.keyed_by = f"{lottery.key:016x}", identity.keyed_by
         record.opening = identity.opens
         grid = self.grid.current()
-        _record_intensity(record, grid)
+        if grid is not None:
+            _record_intensity(record, grid)
         rule = _matching_rule(control, record, headers)
         if rule is not None:
             record.rule, record.mode = rule.name, rule.mode or record.mode
         decider = self._decider(record, rule, headers)
         if not safe:
             raise NotSteeredError("format")
+        if grid is None:
+            raise FailedOpenError("no_intensity")
+        if record.mode in STEERING_MODES and (
+            record.model in self._suspensions or self.grid.problem is not None
+        ):
+            record.mode = "shadow"
         action = await self._choose(
             _Context(record, messages, headers, control, rule, grid, lottery), decider
         )

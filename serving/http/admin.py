@@ -36,7 +36,7 @@ TOKEN_VARIABLE = "SPROUT_ADMIN_TOKEN"  # noqa: S105
 _LONGEST_BYTES = 1 << 20
 _OPEN = frozenset(("/healthz", "/metrics", OPENAPI_PATH))
 # The lottery's key, and the history of the kill switch.
-_HIDDEN = {"salt", "kill"}
+_HIDDEN = {"salt", "kill", "started"}
 # Member of a change that lifts the kill switch.
 RELEASE = "release_off"
 
@@ -144,25 +144,25 @@ class Admin:
         if "rules" in changes:
             changes["rules"] = check_rules(changes["rules"], "given")
         # All of it, before a part takes effect.
-        Control.model_validate({**self._keeper.control.stored.model_dump(), **changes})
+        Control.model_validate({**self._keeper.settings.control.stored.model_dump(), **changes})
         if changes.get("mode") == "off":
             # At once, and whatever the database does: the keeper writes it there when it can.
             del changes["mode"]
-            await asyncio.to_thread(self._keeper.kill, self._kill_state.engage("admin"))
+            await asyncio.to_thread(self._keeper.settings.kill, self._kill_state.engage("admin"))
         elif release:
-            await asyncio.to_thread(self._keeper.kill, self._kill_state.release())
+            await asyncio.to_thread(self._keeper.settings.kill, self._kill_state.release())
         if len(changes) > 0:
             return await self._set_control(**changes)
-        return self._shown(self._keeper.control.stored)
+        return self._shown(self._keeper.settings.control.stored)
 
     @property
     def _kill_state(self) -> KillState:
-        return self._keeper.control.kill.state
+        return self._keeper.settings.control.kill.state
 
     def _shown(self, control: Control) -> dict[str, Any]:
         """Return settings as operators see them: with the kill switch, without the salt."""
         shown = control.model_dump(mode="json", exclude=_HIDDEN)
-        reasons = self._keeper.control.kill.reasons
+        reasons = self._keeper.settings.control.kill.reasons
         mode = "off" if reasons else control.mode
         return shown | {
             "mode": mode,

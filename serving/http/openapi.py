@@ -56,6 +56,7 @@ def document() -> dict[str, Any]:
     # As the admin application shows them: the kill switch, and not the salt, which is secret.
     control_properties.pop("salt")
     control_properties.pop("kill")
+    control_properties.pop("started")
     control_properties["mode_after_release"] = control_properties["mode"]
     control_properties["replica"] = {"type": "string"}
     control_properties["off"] = {"type": "array", "items": {"type": "string"}}

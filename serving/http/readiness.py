@@ -17,12 +17,15 @@ from serving.http.relay import Relay
 PATH = "/readyz"
 # A report about the upstreams is used for this long: anybody may ask for it, s.
 CACHE_SECONDS = 5.0
+# The upstreams are asked this often for their models, and when the bundles have changed, s.
+_WATCH_SECONDS, _LOOK_SECONDS = 60.0, 0.5
 # Older carbon intensity is named as a problem, s.
 _OLD_SECONDS = 2 * 3600.0
+_MOST_SHOWN = 5
 
 
 class Readiness:
-    """Reports on one worker of a gateway."""
+    """Reports on one worker of a gateway, and watches what the upstreams serve."""
 
     def __init__(self, hook: Hook, relay: Relay) -> None:
         self._hook = hook
@@ -39,31 +42,73 @@ class Readiness:
             return
         await respond(send, 200, orjson.dumps(await self.report()))
 
+    async def check(self) -> dict[str, str]:
+        """Ask the upstreams; return the models that have a bundle and are not listed, with why.
+
+        Their requests are not steered until they are listed.
+        """
+        upstreams = await self._upstream_states()
+        unlisted = {}
+        for decider in self._hook.policies.loaded:
+            bundle = decider.bundle
+            models = _upstream_of(bundle.model, upstreams)["models"]
+            if models is not None and bundle.model not in models:
+                shown = ", ".join(map(repr, models[:_MOST_SHOWN])) or "no model"
+                more = " and others" if len(models) > _MOST_SHOWN else ""
+                unlisted[bundle.model] = (
+                    f"bundle {bundle.version} is for model {bundle.model!r}, and its upstream "
+                    f"lists {shown}{more}; give the policy of one of these models, or let the "
+                    "server use the policy's name"
+                )
+        self._hook.suspensions.unlisted = unlisted
+        return unlisted
+
+    async def watch(self) -> None:
+        """Check again and again, until cancelled."""
+        versions, checked = self._versions(), time.monotonic()
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            current = self._versions()
+            if current != versions or time.monotonic() - checked > _WATCH_SECONDS:
+                versions, checked = current, time.monotonic()
+                await self.check()
+
     async def report(self) -> dict[str, Any]:
         """Return the state as JSON, with the problems in words."""
+        await self.check()
         upstreams = await self._upstream_states()
-        control, reading = self._hook.control, self._hook.grid.current().reading
-        bundles = [
-            self._bundle(decider.bundle, upstreams) for decider in self._hook.policies.loaded
-        ]
-        intensity = {
+        hook = self._hook
+        state: dict[str, Any] = {
+            "status": "ready",
+            "mode": hook.control.now.mode,
+            "off": bool(hook.control.kill.reasons),
+            "not_steered": hook.not_steered,
+            "upstreams": upstreams,
+            "bundles": [
+                self._bundle(decider.bundle, upstreams) for decider in hook.policies.loaded
+            ],
+            "bundles_refused": len(hook.policies.problems),
+            "carbon_intensity": self._intensity(),
+        }
+        return state | {"problems": _problems(state)}
+
+    def _versions(self) -> list[str]:
+        return [decider.bundle.version for decider in self._hook.policies.loaded]
+
+    def _intensity(self) -> dict[str, Any] | None:
+        grid = self._hook.grid.current()
+        if grid is None:
+            return None
+        reading = grid.reading
+        return {
             "g_per_kwh": reading.g_per_kwh,
+            "mean_g_per_kwh": self._hook.grid.mean_g_per_kwh,
             "zone": reading.zone,
             "step": reading.step,
             "age_seconds": reading.age_seconds,
             "kind": str(reading.kind),
             "source": reading.source,
         }
-        state: dict[str, Any] = {
-            "status": "ready",
-            "mode": control.now.mode,
-            "off": bool(control.kill.reasons),
-            "upstreams": upstreams,
-            "bundles": bundles,
-            "bundles_refused": len(self._hook.policies.problems),
-            "carbon_intensity": intensity,
-        }
-        return state | {"problems": _problems(state)}
 
     async def _upstream_states(self) -> list[dict[str, Any]]:
         async with self._lock:
@@ -81,8 +126,7 @@ class Readiness:
         return {"for": name, "models": models, "problem": problem}
 
     def _bundle(self, bundle: Any, upstreams: list[dict[str, Any]]) -> dict[str, Any]:
-        named = [state for state in upstreams if state["for"] == bundle.model] or upstreams[:1]
-        models = named[0]["models"]
+        models = _upstream_of(bundle.model, upstreams)["models"]
         validation = bundle.manifest.get("validation") or {}
         return {
             "version": bundle.version,
@@ -94,27 +138,34 @@ class Readiness:
         }
 
 
+def _upstream_of(model: str, upstreams: list[dict[str, Any]]) -> dict[str, Any]:
+    return next((state for state in upstreams if state["for"] == model), upstreams[0])
+
+
 def _problems(state: dict[str, Any]) -> list[str]:
     problems = [
         f"upstream ({upstream['for']}): {upstream['problem']}"
         for upstream in state["upstreams"]
         if upstream["problem"] is not None
     ]
+    problems += [
+        f"{name}: not steered, in mode shadow until this is mended: {reason}"
+        for name, reason in state["not_steered"].items()
+    ]
     for bundle in state["bundles"]:
-        name = f"bundle {bundle['version']}"
-        if bundle["served"] is False:
-            problems.append(
-                f"{name} is for model {bundle['model']!r}, which its upstream does not list: its "
-                "requests pass unchanged"
-            )
         if bundle["floors_kept"] is False:
-            problems.append(f"{name} missed a floor in training by {-bundle['worst_margin']:.3f}")
+            problems.append(
+                f"bundle {bundle['version']} missed a floor in training by "
+                f"{-bundle['worst_margin']:.3f}"
+            )
     if not state["bundles"]:
         problems.append("no bundle is loaded: requests pass unchanged")
     if state["bundles_refused"]:
         problems.append(f"{state['bundles_refused']} bundles are refused; the log says why")
     intensity = state["carbon_intensity"]
-    if intensity["zone"] == "SYNTHETIC":
+    if intensity is None:
+        problems.append("carbon intensity: unknown, so requests pass unchanged")
+    elif intensity["zone"] == "SYNTHETIC":
         problems.append("carbon intensity: a synthetic day, which is no real grid; --intensity")
     elif intensity["age_seconds"] > _OLD_SECONDS:
         hours = intensity["age_seconds"] / 3600
@@ -122,3 +173,23 @@ def _problems(state: dict[str, Any]) -> list[str]:
     if state["off"]:
         problems.append("the kill switch is engaged")
     return problems
+
+
+def lines(state: dict[str, Any]) -> list[str]:
+    """Return a report in words, one fact a line, without its problems."""
+    shown = [f"mode: {state['mode']}"]
+    for upstream in state["upstreams"]:
+        models = upstream["models"]
+        listed = "lists no models" if models is None else f"serves {', '.join(models) or 'nothing'}"
+        shown.append(f"upstream ({upstream['for']}): {upstream['problem'] or listed}")
+    for bundle in state["bundles"]:
+        margin = bundle["worst_margin"]
+        floors = "" if margin is None else f", worst margin to a floor in training {margin:+.3f}"
+        shown.append(f"bundle {bundle['version']} for {bundle['model']}{floors}")
+    if (intensity := state["carbon_intensity"]) is not None:
+        shown.append(
+            f"carbon intensity: {intensity['g_per_kwh']:.0f} gCO2e/kWh (mean "
+            f"{intensity['mean_g_per_kwh']:.0f}), zone {intensity['zone']}, {intensity['kind']}, "
+            f"{intensity['step']}, age {intensity['age_seconds']:.0f} s"
+        )
+    return shown

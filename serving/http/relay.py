@@ -42,6 +42,8 @@ _COUNTED_METHODS = ("TRACE", "OPTIONS")
 # Longest wait for the list of an upstream's models, s, and its longest size, bytes. Orchestrators
 # wait 2 s for the whole report.
 _PROBE_SECONDS, _PROBE_BYTES = 1.0, 1 << 20
+# Statuses of servers that list their models only to those who have a key.
+_NEEDS_KEY = (401, 403)
 # Longer bodies are searched for their model in a thread, bytes.
 _LONG_BODY = 1 << 20
 
@@ -76,7 +78,9 @@ class Relay:
         self._away: set[str] = set()
 
     async def open(self) -> None:
-        """Open the HTTP client; needs a running event loop."""
+        """Open the HTTP client, if it is not open; needs a running event loop."""
+        if self._session is not None:
+            return
         connector = aiohttp.TCPConnector(
             limit=0,
             # Close idle connections before the server does (uvicorn: after 5 s), so that no
@@ -114,17 +118,18 @@ class Relay:
         try:
             async with asyncio.timeout(_PROBE_SECONDS):
                 async with self._session.get(_url(f"{upstream}/v1/models")) as response:
-                    content = bytearray()
+                    status, content = response.status, bytearray()
                     async for piece in response.content.iter_any():
                         content += piece
                         if len(content) > _PROBE_BYTES:
                             break
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             return None, f"does not answer: {_reason(error)}"
+        if status >= 400 and status not in _NEEDS_KEY:
+            return None, f"answers GET /v1/models with {status}; is its base URL right?"
         try:
             return [str(model["id"]) for model in orjson.loads(content)["data"]], None
         except (ValueError, TypeError, KeyError):
-            # Also a server that wants a key, which only its clients have.
             return None, None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

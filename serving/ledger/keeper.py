@@ -21,12 +21,13 @@ from serving.ledger.in_flight import oldest_in_flight
 from serving.ledger.intensity_feed import make_feed
 from serving.ledger.journal import FOLDER, Tail, journal_files
 from serving.ledger.manifests import Manifests
+from serving.ledger.model_watch import ModelWatch
 from serving.ledger.record import REPLICA, Amendment, Record
-from serving.ledger.replica import ANNOUNCE_SECONDS, Replica, write_replicas
 from serving.ledger.reported import ReportedEnergy
-from serving.settings.control import Control, LocalControl
+from serving.ledger.settings_exchange import SettingsExchange
+from serving.settings.control import LocalControl
 from serving.settings.hook import HookConfig
-from serving.settings.kill_switch import KillState
+from serving.settings.suspensions import read_findings, write_findings
 
 EXPIRE_EVERY_SECONDS = 600.0
 # Held by the keeper of a state folder.
@@ -50,8 +51,8 @@ class Keeper:
 
     Attributes:
         name: name of this replica, for operators.
-        control: the operators' settings, as this replica has them.
         ledger: the database.
+        settings: the exchange of the operators' settings with the database.
         registry: the keeper's own metrics.
 
     Raises:
@@ -67,13 +68,9 @@ class Keeper:
         admin_url: str | None = None,
     ) -> None:
         self._config = config
-        self.control = control
         self.name = f"{REPLICA}:{config.state.absolute()}"
-        self._admin_url = admin_url
-        self._announced: Replica | None = None
-        self._killed: list[str] = []
-        self._kill_problem: str | None = None
         self.ledger = Ledger(config.ledger_url)
+        self.settings = SettingsExchange(self.name, config.state, control, self.ledger, admin_url)
         self._journal_folder = config.state / FOLDER
         self._lock: int | None = None
         self._migrated = False
@@ -101,6 +98,8 @@ class Keeper:
         self._accounts = EnergyAccounts(config, urls, self.registry)
         self._manifests = Manifests(config.folders)
         self._kept: set[str] = set()
+        self._watch = ModelWatch(self._manifests, read_findings(config.state), self.registry)
+        self._found = str(self._watch.findings)
         self._reported = ReportedEnergy(config, self.ledger, self._manifests, self.registry)
         self._amendments: list[Amendment] = []
         self._feed = make_feed(config, self.registry)
@@ -113,13 +112,11 @@ class Keeper:
             self._feed.start()
         try:
             self._accounts.read()
-            if not self.control.read_from_file:
-                # Also while the database is unreachable: all workers need the same lottery salt.
-                self._write_control(self.control.stored)
+            self.settings.write_initial()
             if not self._migrated:
                 self.ledger.migrate()
                 self._migrated = True
-            self._exchange_settings()
+            self.settings.exchange()
             self._keep_policies()
             # Read before the journal, which then holds all requests that arrived earlier.
             complete_before = oldest_in_flight(self._config.state)
@@ -153,72 +150,6 @@ class Keeper:
             os.close(self._lock)
             self._lock = None
 
-    def kill(self, state: KillState) -> None:
-        """Take over a change of the kill switch, whatever the database does.
-
-        Raises:
-            OSError: the change could not be written, so other processes may not know it.
-        """
-        try:
-            self.control.kill.merge(state)
-        finally:
-            self.control.refresh()
-
-    def watch_kill_switch(self) -> None:
-        """Look at the mounted file, and log changes. Call it twice a second, in its own thread.
-
-        The database must not delay it.
-        """
-        problem = None
-        try:
-            self.control.kill.watch()
-        except OSError as error:
-            problem = error.strerror
-        self.control.refresh()
-        if unwritten := self.control.kill.unwritten:
-            problem = f"{', '.join(map(str, unwritten))}: {problem or 'not written'}"
-        if problem != self._kill_problem and problem is not None:
-            log.error("the kill switch cannot be written, so a restart may lose it: %s", problem)
-        self._kill_problem = problem
-        reasons = self.control.kill.reasons
-        if bool(reasons) != bool(self._killed):
-            if reasons:
-                log.warning(
-                    "the kill switch is engaged (%s): requests are relayed unchanged until "
-                    "`sprout mode --release-off`",
-                    ", ".join(reasons),
-                )
-            else:
-                log.warning("the kill switch is released")
-        self._killed = reasons
-
-    def _exchange_settings(self) -> None:
-        """Bring the database's settings here, and this replica's state there."""
-        control = self.ledger.control(self.control.stored)
-        with suppress(OSError):
-            # This process knows it; `watch_kill_switch` tries to write it again, and logs.
-            self.kill(control.kill)
-        if control.kill != self.control.kill.state:
-            control = self.ledger.merge_kill(self.control.kill.state)
-        if control != self.control.stored:
-            self._write_control(control)
-        replica = Replica(
-            name=self.name,
-            seen=time.time(),
-            admin_url=self._admin_url,
-            mode=self.control.now.mode,
-            off=tuple(self.control.kill.reasons),
-        )
-        last = self._announced
-        if (
-            last is None
-            or replica != last.model_copy(update={"seen": replica.seen})
-            or abs(replica.seen - last.seen) > ANNOUNCE_SECONDS
-        ):
-            self.ledger.announce(replica)
-            self._announced = replica
-            write_replicas(self._config.state, self.ledger.replicas())
-
     def _keep_policies(self) -> None:
         """Store the manifests of the policies in use, for commands on the ledger."""
         self._manifests.refresh()
@@ -226,10 +157,6 @@ class Keeper:
             if version not in self._kept:
                 self.ledger.keep_policy(version, manifest)
                 self._kept.add(version)
-
-    def _write_control(self, control: Control) -> None:
-        self.control.write(control)
-        self.control.refresh()
 
     def _acquire_lock(self) -> bool:
         """Return whether this is the state folder's only keeper; take its lock if it is free."""
@@ -258,12 +185,27 @@ class Keeper:
                     self.ledger.add(records)
                     self._rows.inc(len(records))
                     self._accounts.ended(records)
+                    self._watch.saw(records)
                 self._amend([entry for entry in batch if isinstance(entry, Amendment)])
             self._damaged.inc(tail.damaged - damaged_before)
             if abandoned:
                 path.unlink()
                 del self._tails[path]
         self._amend([amendment for amendment, _ in self._late.values()])
+        self._tell_findings()
+
+    def _tell_findings(self) -> None:
+        """Tell the workers which models no longer fit their policies."""
+        findings = self._watch.findings
+        if str(findings) == self._found:
+            return
+        self._found = str(findings)
+        if self._config.on_model_change == "shadow":
+            write_findings(self._config.state, findings)
+            return
+        for model, kinds in findings.items():
+            for finding in kinds.values():
+                log.error("model %s: %s (--on-model-change warn)", model, finding.text)
 
     def _amend(self, amendments: list[Amendment]) -> None:
         """Apply reported outcomes; one may arrive before its record, written by another worker."""

@@ -12,13 +12,17 @@ HEALTH = "/healthz"
 
 
 class Gateway:
-    """ASGI application in front of the upstream servers."""
+    """ASGI application in front of the upstream servers.
+
+    Attributes:
+        readiness: reports on the gateway.
+    """
 
     def __init__(self, hook: Hook, relay: Relay) -> None:
         self._relay = relay
         self._steered = SproutMiddleware(relay, hook)
         self._decide = DecideRoutes(hook)
-        self._readiness = Readiness(hook, relay)
+        self.readiness = Readiness(hook, relay)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI connection."""
@@ -32,7 +36,7 @@ class Gateway:
         elif scope["path"] == HEALTH:
             await respond(send, 200, b'{"status":"ok"}\n')
         elif scope["path"] == READY:
-            await self._readiness(scope, receive, send)
+            await self.readiness(scope, receive, send)
         elif scope["path"] in ROUTES:
             await self._decide(scope, receive, send)
         else:

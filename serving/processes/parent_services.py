@@ -3,15 +3,17 @@
 import os
 import socket
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import uvicorn
 
+from envs.errors import LedgerError
 from serving.hook.assembly import Upkeep
 from serving.http.admin import TOKEN_VARIABLE, Admin
 from serving.ledger.keeper import Keeper
 from serving.processes.protocol import GuardedProtocol
-from serving.processes.worker import READY_FILE
+from serving.processes.worker import ANNOUNCED_FILE, FIRST, READY_FILE
 from serving.settings.control import Control, LocalControl
 from serving.settings.gateway import GatewayConfig
 from serving.telemetry.log import log
@@ -55,12 +57,15 @@ class ParentServices:
         self._keeper = Keeper(config, control, urls, admin_url)
         # Apart from the keeper's rounds, which may wait for the database.
         self._off_requested = off_requested
-        self._kill_upkeep = Upkeep([self._obey_signal, self._keeper.watch_kill_switch])
+        self._kill_upkeep = Upkeep([self._obey_signal, self._keeper.settings.watch_kill_switch])
         self._keeper.step()
-        (runtime / READY_FILE).touch()
+        draft = runtime / f"{READY_FILE}.new"
+        draft.write_text(FIRST if self._keeper.settings.first_start else "")
+        draft.replace(runtime / READY_FILE)
         for line in overridden(config.initial_control(), control.stored):
             log.warning("%s", line)
-        self._upkeep = Upkeep([self._keeper.step])
+        self._announced = runtime / ANNOUNCED_FILE
+        self._upkeep = Upkeep([self._keeper.step, self._note_start])
         self._listener = listener
         self._admin = uvicorn.Server(
             uvicorn.Config(
@@ -72,10 +77,15 @@ class ParentServices:
             )
         )
 
+    def _note_start(self) -> None:
+        if self._announced.exists():
+            with suppress(LedgerError):
+                self._keeper.settings.started()
+
     def _obey_signal(self) -> None:
         if self._off_requested.is_set():
             self._off_requested.clear()
-            self._keeper.kill(self._keeper.control.kill.state.engage("signal"))
+            self._keeper.settings.kill(self._keeper.settings.control.kill.state.engage("signal"))
 
     def run(self) -> None:
         """Serve the admin port until `close` is called."""

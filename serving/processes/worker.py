@@ -9,10 +9,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
 from envs.errors import SproutError
@@ -20,9 +19,15 @@ from serving.http.asgi import App, Receive, Scope, Send
 from serving.settings.gateway import GatewayConfig
 from serving.telemetry.log import configure_logging, log, log_internal_error
 
+if TYPE_CHECKING:
+    from serving.hook.core import Hook
+    from serving.http.readiness import Readiness
+
 # Files in the folder that all workers share. They mean: the operators' settings have been read;
 # the command's settings are wrong (the file says how); a worker has announced that it serves.
 READY_FILE, REFUSED_FILE, ANNOUNCED_FILE = "ready", "refused", "said"
+# Content of the first file at a first start, which may be refused.
+FIRST = "first"
 # Suffix of a file named by process id: this worker handles SIGHUP.
 LISTENING_SUFFIX = ".hears"
 # Read by the Prometheus client library when it is imported.
@@ -77,8 +82,9 @@ class Worker:
             await asyncio.sleep(0.005)
             if (self.runtime / REFUSED_FILE).exists():
                 os._exit(2)
+        first = self._is_first_start()
         try:
-            hook = make_hook(self.config, self.runtime)
+            hook = make_hook(self.config, self.runtime, first=first)
         except SproutError as error:
             self._refuse(str(error))
         except Exception as error:
@@ -86,16 +92,20 @@ class Worker:
             self._refuse(f"a worker did not start: {type(error).__name__}")
         upstreams = Upstreams(*self.config.upstreams)
         relay = Relay(upstreams, self.config.tls(), self.config.routed_bytes, self.name)
-        self._app = Gateway(hook, relay)
+        self._app = gateway = Gateway(hook, relay)
+        await relay.open()
+        unlisted = await gateway.readiness.check()
+        if first and unlisted:
+            self._refuse(f"--policy: {next(iter(unlisted.values()))}")
 
         def step() -> None:
             hook.refresh(reload=take_reload_request(reload_requested))
 
         upkeep = Upkeep([step])
-        versions = [decider.bundle.version for decider in hook.policies.loaded]
-        announcement = asyncio.ensure_future(
-            self._announce(versions, list(hook.policies.problems.values()))
-        )
+        tasks = [
+            asyncio.ensure_future(self._announce(gateway.readiness, hook)),
+            asyncio.ensure_future(gateway.readiness.watch()),
+        ]
         # The objects made so far live as long as the worker. Frozen, they are no longer scanned,
         # which would be the costliest part of a collection.
         gc.collect()
@@ -104,7 +114,8 @@ class Worker:
         try:
             await self._app(scope, receive, send)
         finally:
-            announcement.cancel()
+            for task in tasks:
+                task.cancel()
             upkeep.close()
             hook.close()
 
@@ -116,7 +127,14 @@ class Worker:
         refuse_start(self.runtime, reason)
         os._exit(2)
 
-    async def _announce(self, versions: Iterable[str], problems: Iterable[str]) -> None:
+    def _is_first_start(self) -> bool:
+        try:
+            return (self.runtime / READY_FILE).read_text() == FIRST
+        except OSError:
+            # The database does not answer.
+            return False
+
+    async def _announce(self, readiness: "Readiness", hook: "Hook") -> None:
         """Print that the gateway serves, once it accepts connections; only the first worker does.
 
         Uvicorn opens the port after the application has started.
@@ -133,8 +151,16 @@ class Worker:
             (self.runtime / ANNOUNCED_FILE).touch(exist_ok=False)
         except FileExistsError:
             return
-        for problem in problems:
+        for problem in hook.policies.problems.values():
             log.error("%s; requests pass through unchanged until the bundle is valid", problem)
+        from serving.http.readiness import lines
+
+        state = await readiness.report()
+        for line in lines(state):
+            log.info("%s", line)
+        for problem in state["problems"]:
+            log.warning("%s", problem)
+        versions = [bundle["version"] for bundle in state["bundles"]]
         for variable in self.config.unused_proxies:
             log.warning("%s is not used: the gateway connects to --upstream directly", variable)
         upstreams = ", ".join(self.config.upstream)

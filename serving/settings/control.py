@@ -34,6 +34,8 @@ class Control(BaseModel):
         reloads: number of times that an operator asked to reload the bundles.
         revision: number of changes to these settings.
         kill: the kill switch, as the database knows it.
+        started: whether a replica has served with these settings. Only a first start is refused
+            for settings that would steer nothing.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -47,6 +49,7 @@ class Control(BaseModel):
     reloads: int = 0
     revision: int = 0
     kill: KillState = KillState()
+    started: bool = False
 
 
 class LocalControl:

@@ -160,6 +160,11 @@ class HookConfig(MeterFlags):
         1.0, gt=0, le=1, description="share of the devices that is reserved for this service"
     )
     store_prompts: bool = Field(False, description="store prompts and answers in the ledger")
+    on_model_change: Literal["shadow", "warn"] = Field(
+        "shadow",
+        description="what to do if the answers show that the model was replaced: shadow (do not "
+        "steer it) or warn",
+    )
     retention_days: float = Field(
         400.0, gt=0, description="age in days at which records are deleted"
     )

@@ -8,6 +8,7 @@ the values in its own registry.
 import os
 from collections import Counter as Counted
 from collections import deque
+from collections.abc import Collection
 from typing import Any, Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -21,7 +22,7 @@ from serving.settings.rules import Mode
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 FAIL_OPEN = (
     *("too_large", "unreadable", "no_bundle", "unknown_directive", "deadline", "failed"),
-    *("refused", "unwritable"),
+    *("refused", "unwritable", "no_intensity"),
 )
 UNRECORDED = ("journal_full", "write_failed")
 # Upper bounds of histogram buckets, s.
@@ -43,6 +44,7 @@ class Metrics:
         self._ended: deque[Record | Amendment] = deque()
         self._create_request_metrics()
         self._create_state_metrics()
+        self._shown_suspended: set[str] = set()
         self._shown_policies: set[tuple[str, str]] = set()
         self._create_failure_series()
 
@@ -117,6 +119,12 @@ class Metrics:
         )
         self._policy = self._gauge(
             "policy_info", "1 for each policy bundle in use", "livemax", "version", "model"
+        )
+        self._suspended = self._gauge(
+            "model_suspended",
+            "1 while a model's requests go to mode shadow, because the policy does not fit it",
+            "livemax",
+            "model",
         )
         self._mode = self._gauge("mode_info", "1 for the mode in use", "livemax", "mode")
         self.kill_switch = self._gauge(
@@ -209,6 +217,14 @@ class Metrics:
         for version, model in in_use:
             self._policy.labels(version, model).set(1)
         self._shown_policies |= set(in_use)
+
+    def suspended(self, models: Collection[str]) -> None:
+        """Set the gauge of the models that are not steered."""
+        for model in self._shown_suspended - set(models):
+            self._suspended.labels(model).set(0)
+        for model in models:
+            self._suspended.labels(model).set(1)
+        self._shown_suspended |= set(models)
 
     def render(self) -> bytes:
         """Return the metrics of this process in Prometheus' text format."""

@@ -35,6 +35,7 @@ class Server:
         self.tokens = lambda index: 4
         self.answered, self.busy_seconds = 0, 0.0
         self.error = None
+        self.answered_by = "made", None
 
     def chat(self, bodies):
         if self.error:

@@ -129,6 +129,7 @@ def test_the_middleware_steers_and_records_inside_the_model_server(tmp_path, eng
         "SPROUT_POLICY": str(tmp_path / "bundle"),
         "SPROUT_STATE": str(tmp_path / "state"),
         "SPROUT_CLOCK_START": "2024-01-02T00:00",
+        "SPROUT_MODE": "on",
         "SPROUT_HOLD_OUT": "0",
     }
     server_options = {
@@ -186,6 +187,7 @@ def test_litellms_proxy_steers_and_records_through_the_callback(tmp_path):
         "SPROUT_POLICY": str(tmp_path / "bundle"),
         "SPROUT_STATE": str(tmp_path / "state"),
         "SPROUT_CLOCK_START": "2024-01-02T00:00",
+        "SPROUT_MODE": "on",
         "SPROUT_HOLD_OUT": "0",
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "LITELLM_MODE": "PRODUCTION",

@@ -54,7 +54,7 @@ def test_all_is_well(tmp_path):
 @pytest.mark.parametrize(
     ("body", "served_model", "problem"),
     [
-        (listing("other"), False, "is for model 'made', which"),
+        (listing("other"), False, "is for model 'made', and its upstream lists 'other'"),
         (b"no", None, None),
         (b"{}", None, None),
     ],
