@@ -13,7 +13,14 @@ from experiments.operate.savings import Savings
 from experiments.operate.shadow import Shadow
 from experiments.settings import write_json
 from serving.ledger.database import days_ago
-from serving.settings.rules import RequestFacts, Rule, first_matching, read_rules
+from serving.ledger.known_names import known_names
+from serving.settings.rules import (
+    RequestFacts,
+    Rule,
+    check_names,
+    first_matching,
+    read_rules,
+)
 
 RULE_COLUMNS = ("route", "model", "task", "tenant", "characters", "directive", "grams", "rule")
 
@@ -27,6 +34,7 @@ class RulesSet(OnLedger):
         """Check the rules and store them."""
         rules = read_rules(self.rules)
         with closing(self.open()) as ledger:
+            check_names(rules, known_names(ledger), str(self.rules))
             ledger.set_control(rules=rules)
         print(f"{len(rules)} rules take effect within 2 s")
 
@@ -50,6 +58,7 @@ class RulesTry(OnLedger):
         }
         total = 0
         with closing(self.open()) as ledger:
+            check_names(rules, known_names(ledger), str(self.rules))
             for values in ledger.rows(RULE_COLUMNS, days_ago(self.days)):
                 row = dict(zip(RULE_COLUMNS, values, strict=True))
                 total += 1
@@ -71,8 +80,8 @@ class RulesTry(OnLedger):
         for name, totals in matched.items():
             counts = ", ".join(f"{n} {d}" for d, n in sorted(totals["directives"].items()))
             print(
-                f"{name} ({totals['effect']}): {totals['requests']} requests"
-                + (f", sent with {counts}, emitted {totals['grams']:.3g} gCO2e" if counts else "")
+                f"{name}: {totals['requests']} requests would have {totals['effect']}"
+                + (f"; they got {counts} and emitted {totals['grams']:.3g} gCO2e" if counts else "")
             )
         write_json(self.json_path, {"schema": 1, "requests": total, "rules": matched})
 
@@ -123,8 +132,14 @@ class Delete(OnLedger):
 
 
 def _effect(rule: Rule) -> str:
-    effects = {"forbid": rule.forbid, "force": rule.force, "floor": rule.floor, "mode": rule.mode}
-    return ", ".join(f"{name} {value}" for name, value in effects.items() if value is not None)
+    """Return what a rule would have done, after "would have"."""
+    if rule.forbid:
+        return "been left at L0"
+    if rule.force is not None:
+        return f"got {rule.force}"
+    if rule.floor is not None:
+        return f"had a floor of {rule.floor:g}"
+    return f"been in mode {rule.mode}"
 
 
 RULES = {"set": RulesSet, "try": RulesTry}

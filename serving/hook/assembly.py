@@ -95,7 +95,7 @@ def _grid(config: HookConfig, *, first: bool) -> Grid | UnknownGrid:
     except SproutError as error:
         if first:
             raise
-        return UnknownGrid(str(error))
+        return UnknownGrid(str(error), lambda: make_grid(config))
     if first and grid.problem is not None:
         raise ConfigError(grid.problem)
     return grid

@@ -208,6 +208,7 @@ class Hook:
             self.grid.refresh()
         except (SproutError, OSError) as error:
             log_internal_error(f"carbon intensity not read; the last one stays in use: {error}")
+        self.policies.use_kind(self.grid.kind)
         self.suspensions.refresh()
         self._log_not_steered()
         self._in_flight.publish()

@@ -1,5 +1,6 @@
 """The carbon intensity that decisions use, with its age and the step that it came from."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 
 from envs.carbon.intensity import CarbonReading, IntensityTrace, Kind, iso
 from envs.errors import SproutError
+from envs.plausible import LEAST_MEAN_G_PER_KWH
 from envs.requests.moment import Moment
 from serving.settings.hook import MAX_AGE_SECONDS
 
@@ -16,6 +18,8 @@ from serving.settings.hook import MAX_AGE_SECONDS
 _CACHE_SECONDS = 1.0
 # A trace that ended longer ago says nothing about today, days.
 OUTDATED_DAYS = 31.0
+# An intensity that could not be read is tried again this often, s.
+RETRY_SECONDS = 2.0
 
 
 class IntensityView(Protocol):
@@ -74,7 +78,8 @@ class Grid:
         load: Callable[[Path], IntensityView] | None = None,
         max_age_seconds: float = MAX_AGE_SECONDS,
     ) -> None:
-        self.view = view
+        self._implausible: str | None = None
+        self.view = self._checked(view)
         self._now = now
         self._path = path
         self._load = load
@@ -99,7 +104,7 @@ class Grid:
     @property
     def problem(self) -> str | None:
         """See the class."""
-        return self._broken or self._outdated()
+        return self._broken or self._implausible or self._outdated()
 
     def current(self) -> GridState:
         """The grid now; never raises. Returns the same object for up to `_CACHE_SECONDS`."""
@@ -132,7 +137,7 @@ class Grid:
         if self._path is None or self._load is None or stamp in (None, self._stamp):
             return
         try:
-            self.view = self._load(self._path)
+            self.view = self._checked(self._load(self._path))
         except (SproutError, OSError) as error:
             if stamp != self._failed_stamp:
                 self._failed_stamp = stamp
@@ -140,6 +145,17 @@ class Grid:
             self._stamp, self._broken = stamp, str(error)
             raise
         self._stamp, self._broken, self._state = stamp, None, None
+
+    def _checked(self, view: IntensityView) -> IntensityView:
+        """Note whether a view is most likely in another unit; return it."""
+        self._implausible = None
+        if isinstance(view, IntensityTrace) and view.mean_g_per_kwh < LEAST_MEAN_G_PER_KWH:
+            self._implausible = (
+                f"--intensity {view.source}: a mean of {view.mean_g_per_kwh:.3g} gCO2e/kWh is most "
+                "likely in another unit; give grams per kWh (1 kg/kWh = 1000 g/kWh), or, if the "
+                "grid does run on hydropower alone, a constant number"
+            )
+        return view
 
     def _outdated(self) -> str | None:
         """Return that the trace ended long ago, if it did."""
@@ -162,20 +178,49 @@ class Grid:
 
 
 class UnknownGrid:
-    """A grid whose carbon intensity could not be read at a restart: no request is decided.
+    """A grid whose carbon intensity could not be read at a restart: until it can, none is known.
 
-    Attributes:
-        problem: why.
+    Args:
+        problem: why it could not be read.
+        make: makes the grid; it raises SproutError while it cannot.
     """
 
-    kind = None
-    mean_g_per_kwh = None
+    def __init__(self, problem: str, make: Callable[[], Grid]) -> None:
+        self._problem = problem
+        self._make = make
+        self._grid: Grid | None = None
+        self._next_try = time.monotonic() + RETRY_SECONDS
 
-    def __init__(self, problem: str) -> None:
-        self.problem = f"{problem} (then restart)"
+    @property
+    def kind(self) -> Kind | None:
+        """Signal and scope of its intensities; None while unknown."""
+        return None if self._grid is None else self._grid.kind
 
-    def current(self) -> None:
-        """Return None: the intensity is unknown."""
+    @property
+    def mean_g_per_kwh(self) -> float | None:
+        """Mean intensity, gCO2e/kWh; None while unknown."""
+        return None if self._grid is None else self._grid.mean_g_per_kwh
+
+    @property
+    def problem(self) -> str | None:
+        """Why no request is to be steered by it; None if it can be used."""
+        return self._problem if self._grid is None else self._grid.problem
+
+    def current(self) -> GridState | None:
+        """The grid now; None while unknown."""
+        return None if self._grid is None else self._grid.current()
 
     def refresh(self) -> None:
-        """Do nothing."""
+        """Try again to read the carbon intensity.
+
+        Raises:
+            SproutError, OSError: see `Grid.refresh`.
+        """
+        if self._grid is not None:
+            self._grid.refresh()
+        elif time.monotonic() >= self._next_try:
+            self._next_try = time.monotonic() + RETRY_SECONDS
+            try:
+                self._grid = self._make()
+            except SproutError as error:
+                self._problem = str(error)

@@ -78,15 +78,31 @@ class Policies:
             self._by_model = {d.bundle.model: d for d in self._by_folder.values()}
         return changed
 
+    def use_kind(self, kind: Kind | None) -> None:
+        """Decide on another kind of carbon intensity; refuse the bundles that do not fit it."""
+        if kind == self._kind:
+            return
+        self._kind = kind
+        for folder, decider in list(self._by_folder.items()):
+            if (problem := self._kind_problem(folder, decider.bundle)) is not None:
+                del self._by_folder[folder]
+                self.problems[folder] = problem
+        self._by_model = {d.bundle.model: d for d in self._by_folder.values()}
+
     def _checked(self, folder: Path) -> Bundle:
         bundle = load_bundle(folder)
-        trained_kind = bundle.intensity_kind
-        if self._kind is not None and trained_kind not in (None, self._kind):
-            raise BundleError(
-                f"{folder}: trained on {trained_kind} carbon intensity, but the grid's is "
-                f"{self._kind}; train on {self._kind} intensity, or change the intensity source"
-            )
+        if (problem := self._kind_problem(folder, bundle)) is not None:
+            raise BundleError(problem)
         return replace(bundle, catalogue=bundle.catalogue.placed(self._place))
+
+    def _kind_problem(self, folder: Path, bundle: Bundle) -> str | None:
+        trained_kind = bundle.intensity_kind
+        if self._kind is None or trained_kind in (None, self._kind):
+            return None
+        return (
+            f"{folder}: trained on {trained_kind} carbon intensity, but the grid's is "
+            f"{self._kind}; train on {self._kind} intensity, or change the intensity source"
+        )
 
 
 def _stamp(folder: Path) -> tuple[int, int, int] | None:

@@ -25,11 +25,12 @@ from serving.http.asgi import (
 )
 from serving.http.openapi import OPENAPI_PATH, document
 from serving.ledger.keeper import Keeper
+from serving.ledger.known_names import known_names
 from serving.savings.estimate import read_savings
 from serving.savings.period import read_period
 from serving.settings.control import SETTABLE, Control
 from serving.settings.kill_switch import KillState
-from serving.settings.rules import check_rules
+from serving.settings.rules import check_names, check_rules
 from serving.telemetry.metrics import CONTENT_TYPE, render_workers
 
 TOKEN_VARIABLE = "SPROUT_ADMIN_TOKEN"  # noqa: S105
@@ -143,6 +144,8 @@ class Admin:
             raise ValueError(f"give mode off or {RELEASE}, not both")
         if "rules" in changes:
             changes["rules"] = check_rules(changes["rules"], "given")
+            known = await asyncio.to_thread(known_names, self._keeper.ledger)
+            check_names(changes["rules"], known, "given")
         # All of it, before a part takes effect.
         Control.model_validate({**self._keeper.settings.control.stored.model_dump(), **changes})
         if changes.get("mode") == "off":

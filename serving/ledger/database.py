@@ -148,6 +148,13 @@ class Ledger:
         with self._errors(), self._engine.connect() as connection:
             yield from connection.execution_options(yield_per=1000).execute(query)
 
+    def names(self, column: str, since: float) -> set[str]:
+        """Return the values of a column of texts in the records since a time, Unix seconds."""
+        values = REQUESTS.c[column]
+        query = sa.select(values).where(REQUESTS.c.time >= since, values.is_not(None)).distinct()
+        with self._errors(), self._engine.connect() as connection:
+            return {str(value) for (value,) in connection.execute(query)}
+
     def find(self, decision_id: str) -> dict[str, Any] | None:
         """Return one record as a dictionary by column name, or None if there is no such record."""
         query = sa.select(REQUESTS).where(REQUESTS.c.decision_id == decision_id)
@@ -185,11 +192,13 @@ class Ledger:
         with self._errors(), self._engine.begin() as connection:
             return int(connection.execute(sa.delete(REQUESTS).where(*conditions)).rowcount)
 
-    def control(self, initial: Control | None = None) -> Control:
+    def control(self, initial: Control | None = None, *, renew: bool = False) -> Control:
         """Return the operators' settings.
 
         Args:
             initial: settings to store first if the database has none.
+            renew: store them too if nothing has served with those of the database yet: they are of
+                a start that was refused.
 
         Raises:
             ConfigError: the database has no settings and `initial` is None.
@@ -199,6 +208,8 @@ class Ledger:
             row = {"id": 1, "revision": 0, "setting": initial.model_dump_json()}
             with self._errors(), self._engine.begin() as connection:
                 connection.execute(insert.on_conflict_do_nothing(), row)
+            if renew and not self.control().started:
+                return self._change(lambda current: initial.model_dump())
         with self._errors(), self._engine.connect() as connection:
             setting = connection.execute(sa.select(CONTROL.c.setting)).scalar()
         if setting is None:

@@ -47,6 +47,7 @@ class SettingsExchange:
         self._ledger = ledger
         self._admin_url = admin_url
         self.first_start = False
+        self._exchanged = False
         self._announced: Replica | None = None
         self._killed: list[str] = []
         self._kill_problem: str | None = None
@@ -92,7 +93,8 @@ class SettingsExchange:
 
     def exchange(self) -> None:
         """Bring the database's settings here, and this replica's state there."""
-        control = self._ledger.control(self.control.stored)
+        control = self._ledger.control(self.control.stored, renew=not self._exchanged)
+        self._exchanged = True
         self.first_start = not control.started
         with suppress(OSError):
             # This process knows it; `watch_kill_switch` tries to write it again, and logs.
@@ -128,8 +130,10 @@ class SettingsExchange:
 
         Also while the database is unreachable: all workers need the same lottery salt.
         """
-        if not self.control.read_from_file:
-            self._write(self.control.stored)
+        # A file without a start is of a start that was refused.
+        refused = not self._exchanged and not self.control.stored.started
+        if refused or not self.control.read_from_file:
+            self._write(self.control.initial)
 
     def _write(self, control: Control) -> None:
         self.control.write(control)

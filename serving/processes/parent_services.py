@@ -12,10 +12,12 @@ from envs.errors import LedgerError
 from serving.hook.assembly import Upkeep
 from serving.http.admin import TOKEN_VARIABLE, Admin
 from serving.ledger.keeper import Keeper
+from serving.ledger.known_names import known_names
 from serving.processes.protocol import GuardedProtocol
 from serving.processes.worker import ANNOUNCED_FILE, FIRST, READY_FILE
 from serving.settings.control import Control, LocalControl
 from serving.settings.gateway import GatewayConfig
+from serving.settings.rules import check_names
 from serving.telemetry.log import log
 
 # The flag of each run-time setting.
@@ -59,6 +61,8 @@ class ParentServices:
         self._off_requested = off_requested
         self._kill_upkeep = Upkeep([self._obey_signal, self._keeper.settings.watch_kill_switch])
         self._keeper.step()
+        if self._keeper.settings.first_start:
+            self._check_rules(config)
         draft = runtime / f"{READY_FILE}.new"
         draft.write_text(FIRST if self._keeper.settings.first_start else "")
         draft.replace(runtime / READY_FILE)
@@ -76,6 +80,11 @@ class ParentServices:
                 server_header=False,
             )
         )
+
+    def _check_rules(self, config: GatewayConfig) -> None:
+        with suppress(LedgerError):
+            known = known_names(self._keeper.ledger)
+            check_names(config.initial_control().rules, known, str(config.rules))
 
     def _note_start(self) -> None:
         if self._announced.exists():

@@ -9,12 +9,14 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urlsplit
 
 from envs.errors import SproutError
+from envs.plausible import UnitWarning
 from serving.http.asgi import App, Receive, Scope, Send
 from serving.settings.gateway import GatewayConfig
 from serving.telemetry.log import configure_logging, log, log_internal_error
@@ -70,6 +72,8 @@ class Worker:
         from serving.processes.gateway import Gateway
 
         configure_logging(self.config.log_format)
+        # The grid reports such values itself.
+        warnings.simplefilter("ignore", UnitWarning)
         die_with_parent(self.parent)
         reload_requested = threading.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload_requested.set)
@@ -128,6 +132,8 @@ class Worker:
         os._exit(2)
 
     def _is_first_start(self) -> bool:
+        if (self.runtime / ANNOUNCED_FILE).exists():
+            return False
         try:
             return (self.runtime / READY_FILE).read_text() == FIRST
         except OSError:

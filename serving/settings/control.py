@@ -61,6 +61,7 @@ class LocalControl:
         kill: the replica's kill switch.
 
     Attributes:
+        initial: see above.
         stored: the settings, as the file has them.
         now: the settings that apply now: mode "off" if the kill switch is engaged.
         kill: the kill switch.
@@ -69,7 +70,7 @@ class LocalControl:
     def __init__(self, folder: Path, initial: Control, kill: KillSwitch) -> None:
         self._path = folder / FILE
         self._stamp: tuple[int, int] | None = None
-        self.stored = self.now = initial
+        self.initial = self.stored = self.now = initial
         self.kill = kill
         self.refresh()
 

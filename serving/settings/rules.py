@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -143,3 +144,44 @@ def check_rules(rows: Any, source: str) -> tuple[Rule, ...]:
     if len(set(names)) != len(names):
         raise ConfigError(f"rules {source}: names are not unique: {names}; give each its own")
     return rules
+
+
+@dataclass(frozen=True)
+class KnownNames:
+    """Names that a rule can speak of: those of the policies, and those of recorded requests.
+
+    Empty means that none is known, so that a rule's name is not checked.
+    """
+
+    directives: frozenset[str] = frozenset()
+    tasks: frozenset[str] = frozenset()
+    models: frozenset[str] = frozenset()
+
+
+def check_names(rules: Sequence[Rule], known: KnownNames, source: str) -> None:
+    """Refuse a rule that names a directive, a task or a model that nobody knows.
+
+    A condition with a wildcard is not checked: it may be meant for names that are still to come.
+
+    Raises:
+        ConfigError: the message names the source, the rule, the field and a similar name.
+    """
+    for rule in rules:
+        for field, name, names in (
+            ("force", rule.force, known.directives),
+            ("when.task", rule.when.task, known.tasks),
+            ("when.model", rule.when.model, known.models),
+        ):
+            if name is None or not names or any(fnmatchcase(one, name) for one in names):
+                continue
+            is_condition = field.startswith("when")
+            if is_condition and any(character in name for character in "*?["):
+                continue
+            similar = get_close_matches(name, names, n=1)
+            hint = (
+                f"did you mean {similar[0]!r}?" if similar else f"known: {', '.join(sorted(names))}"
+            )
+            later = f"; if callers will send it later, write {name + '*'!r}" if is_condition else ""
+            raise ConfigError(
+                f"rules {source}: rule {rule.name!r}, {field}: nobody knows {name!r}; {hint}{later}"
+            )

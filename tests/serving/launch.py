@@ -57,20 +57,10 @@ def serving(upstream, folder, *flags, ledger=None, inside=(), secrets=None, awai
     port, admin = free_port(), free_port()
     state = folder / f"state{port}"
     ledger = ledger or f"sqlite:///{folder}/ledger.db"
-    command = [sys.executable, "-P", "-m", "experiments.cli", "serve", "--upstream", upstream]
-    default_flags = {
-        "policy": folder / "bundle",
-        "port": port,
-        "admin-port": admin,
-        "state": state,
-        "ledger": ledger,
-        "mode": "on",
-        "hold-out": 0,
-    }
+    default_flags = {"port": port, "admin-port": admin, "state": state, "ledger": ledger}
     if "--intensity" not in flags:
         default_flags["clock-start"] = "2024-01-02T00:00"
-    for name, value in default_flags.items():
-        command += [f"--{name}", str(value)]
+    command = [*_command(upstream, folder), *_flags(default_flags)]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SPROUT_")}
     with (folder / f"log{port}").open("wb") as log:
         process = subprocess.Popen(
@@ -99,6 +89,30 @@ def serving(upstream, folder, *flags, ledger=None, inside=(), secrets=None, awai
             except (ProcessLookupError, subprocess.TimeoutExpired):
                 continue
         server.ledger.close()
+
+
+def ended(upstream, folder, *flags, clock=True):
+    """Run `sprout serve` until it ends; return its exit status and the lines of its errors."""
+    default_flags = {"port": 0, "admin-port": 0, "state": folder / "ended"}
+    if clock:
+        default_flags["clock-start"] = "2024-01-02T00:00"
+    done = subprocess.run(
+        [*_command(upstream, folder), *_flags(default_flags), *flags],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return done.returncode, done.stderr.splitlines()
+
+
+def _command(upstream, folder):
+    steering = {"policy": folder / "bundle", "mode": "on", "hold-out": 0}
+    command = [sys.executable, "-P", "-m", "experiments.cli", "serve", "--upstream", upstream]
+    return [*command, *_flags(steering)]
+
+
+def _flags(values):
+    return [part for name, value in values.items() for part in (f"--{name}", str(value))]
 
 
 def healthy(url):

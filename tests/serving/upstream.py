@@ -30,7 +30,8 @@ class Upstream:
         self.cancelled = threading.Event()
         self.release = threading.Event()
         self.usage = True
-        self.model = "made"
+        # The model that is listed, and the one that answers name.
+        self.model = self.named = "made"
         self.url = ""
 
     async def __call__(self, scope, receive, send):
@@ -100,9 +101,13 @@ class Upstream:
             choice |= {"message": {"role": "assistant", "content": "Hello"}}
         kind = "text_completion" if path == "/v1/completions" else "chat.completion"
         usage = {"usage": USAGE} if self.usage else {}
-        return {"id": "1", "object": kind, "created": 1, "model": "made", "choices": [choice]} | (
-            usage
-        )
+        return {
+            "id": "1",
+            "object": kind,
+            "created": 1,
+            "model": self.named,
+            "choices": [choice],
+        } | (usage)
 
     def _response(self):
         return {

@@ -171,24 +171,25 @@ def test_sighup_reaches_running_workers_when_another_has_just_ended(tmp_path):
         signal.signal(signal.SIGHUP, previous_handler)
 
 
-def test_a_worker_that_cannot_start_again_does_not_end_the_others(upstream, folder):
+def test_a_worker_that_starts_again_with_a_broken_trace_steers_nothing_until_it_is_mended(
+    upstream, folder
+):
     now = time.time() // 3600 * 3600
     rows = [(now - 3600 * h, 100 + h) for h in range(47, -1, -1)]
     trace = folder / "grid.csv"
     write(trace, rows)
-    flags = ("--workers", "2", "--intensity", str(trace))
-    with serving(upstream.url, folder, *flags) as server:
+    with serving(upstream.url, folder, "--intensity", str(trace)) as server:
+        assert server.chosen() == "very_brief"
         log = next(folder.glob("log*"))
-        first, second = workers(server)
-        # Both workers have read their settings.
-        assert waited(lambda: all(is_ready(pid) for pid in (first, second)))
+        (worker,) = workers(server)
         trace.write_text("broken")
-        os.kill(second, signal.SIGKILL)
-        assert waited(lambda: "a new worker did not start" in log.read_text(), 20)
-        assert [post(server.url, CHAT)[0] for _ in range(10)] == [200] * 10
+        os.kill(worker, signal.SIGKILL)
+        assert waited(lambda: "all models: not steered" in log.read_text(), 20)
+        status, _, headers = post(server.url, CHAT)
+        assert (status, headers["x-sprout-reason"]) == (200, "no_intensity")
+        assert "x-sprout-intensity" not in headers
         write(trace, rows)
-        assert waited(lambda: server.metric("sprout_policy_info{") == 1)
-        assert {post(server.url, CHAT)[0] for _ in range(10)} == {200}
+        assert waited(lambda: server.chosen() == "very_brief")
         assert server.process.poll() is None
 
 
