@@ -11,7 +11,7 @@ import numpy as np
 
 from envs.arrays import AnyArray, BoolArray, Float32Array, Float64Array, Int64Array, StrArray
 from envs.backend import Backend
-from envs.carbon.intensity import HOUR_SECONDS, IntensityTrace
+from envs.carbon.intensity import IntensityTrace
 from envs.clock import Clock
 from envs.outcomes.outcome import Outcomes
 from envs.outcomes.reward import Reward
@@ -147,11 +147,11 @@ class World:
         # Each lane draws all random numbers of the episode in one call, for speed.
         size = 3 * (self._episode_requests + 1) + 1
         randoms = np.stack([rng.random(size) for rng in self._rngs])
-        start_hours = randoms[:, 0] * len(self.trace.g_per_kwh)
+        starts = randoms[:, 0] * len(self.trace.g_per_kwh)
         self._chances = np.ascontiguousarray(
             randoms[:, 1:].reshape(self.lanes, 3, -1).transpose(1, 2, 0)
         )
-        self._starts = start_hours * HOUR_SECONDS
+        self._starts = starts * self.trace.step_seconds
         self._clock.restart()
         self._count = 0
         self._draw()

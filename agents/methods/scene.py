@@ -202,7 +202,7 @@ def _slots(
     """Return zone, hour in its window and time (Unix seconds) of each request, shape (count,)."""
     by_zone = [
         [t.window_times(start, windows.hours) for start in windows.starts]
-        or [t.window_times(0, len(t.g_per_kwh))]
+        or [t.window_times(0, t.hours)]
         for t in traces
     ]
     spans = [times for zone_spans in by_zone for times in zone_spans]
@@ -210,9 +210,12 @@ def _slots(
         [np.full(len(times), z) for z, zone_spans in enumerate(by_zone) for times in zone_spans]
     )
     hour = np.concatenate([np.arange(len(times)) for times in spans])
-    slots = ((np.arange(count) + 0.5) * len(zone) / max(1, count)).astype(np.int64)
-    # The middle of the hour, so that rounding cannot move a request into the next hour.
-    times = np.concatenate(spans)[slots] + HOUR_SECONDS / 2
+    places = (np.arange(count) + 0.5) * len(zone) / max(1, count)
+    slots = places.astype(np.int64)
+    # The middle of the hour's step, so that rounding cannot move a request into the next one.
+    per_hour = np.array([trace.steps_per_hour for trace in traces])[zone[slots]]
+    within = (np.floor((places - slots) * per_hour) + 0.5) / per_hour
+    times = np.concatenate(spans)[slots] + HOUR_SECONDS * within
     return zone[slots], hour[slots], times
 
 

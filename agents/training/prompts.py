@@ -8,7 +8,7 @@ from agents.policy.network import Policy
 from agents.training.prepared import Prepared
 from envs.arrays import BoolArray, Float64Array
 from envs.carbon.footprint import footprint_grams
-from envs.carbon.intensity import HOUR_SECONDS, IntensityTrace
+from envs.carbon.intensity import IntensityTrace
 from envs.outcomes.limits import Limit
 from envs.outcomes.reward import latency_excess
 from envs.world import moment_on
@@ -36,10 +36,10 @@ class PromptSet:
         self.rows = {task: rows & known for task, rows in self.of_task.items()}
         count = len(self.scores)
         rng = np.random.default_rng(seed)
-        # Evenly spaced hours in random order cover the trace with fewer gaps than random hours.
-        hours = np.linspace(0, len(trace.g_per_kwh), count, endpoint=False).astype(np.int64)
+        # Evenly spaced steps in random order cover the trace with fewer gaps than random ones.
+        steps = np.linspace(0, len(trace.g_per_kwh), count, endpoint=False).astype(np.int64)
         times = [
-            np.asarray(trace.start + HOUR_SECONDS * rng.permutation(hours), dtype=np.float64)
+            np.asarray(trace.start + trace.step_seconds * rng.permutation(steps), dtype=np.float64)
             for _ in parts
         ]
         self._observations = np.concatenate(

@@ -1,6 +1,7 @@
-"""Read hourly traces of carbon intensity from CSV files, and select zones."""
+"""Read traces of carbon intensity from CSV files, hourly or finer, and select zones."""
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -14,6 +15,7 @@ from envs.carbon.intensity import (
     HOUR_SECONDS,
     SCOPES,
     SIGNALS,
+    STEP_SECONDS,
     IntensityTrace,
     Kind,
     iso,
@@ -30,10 +32,10 @@ ELECTRICITY_MAPS_COLUMNS = (
     "zone id",
     "carbon intensity gco₂eq/kwh (direct)",
 )
-EVERY_HOUR = (
-    "give every hour once, in order, in UTC (local time skips or repeats one when clocks change)"
+EVERY_STEP = (
+    "give every step once, in order, in UTC (local time skips or repeats hours when clocks change)"
 )
-REMEDY = f"give the columns {','.join(PLAIN_COLUMNS)}, or an hourly export of Electricity Maps"
+REMEDY = f"give the columns {','.join(PLAIN_COLUMNS)}, or an export of Electricity Maps"
 
 
 def synthetic_day() -> IntensityTrace:
@@ -102,7 +104,7 @@ def read_traces(paths: Iterable[Path]) -> dict[str, IntensityTrace]:
             file, and the row and field if there is one.
         UnitError: no grid has such a value.
     """
-    hours_by_zone: dict[str, list[_Hour]] = {}
+    steps_by_zone: dict[str, list[_Step]] = {}
     traces = {}
     for path in paths:
         if (stated := stated_intensity(path)) is not None:
@@ -115,12 +117,12 @@ def read_traces(paths: Iterable[Path]) -> dict[str, IntensityTrace]:
             rows = list(_rows(csv_path))
             if not rows:
                 raise DataError(csv_path, "holds no hours", REMEDY)
-            for zone, hour in rows:
-                hours_by_zone.setdefault(zone, []).append(hour)
-    return traces | {zone: _trace(zone, hours) for zone, hours in hours_by_zone.items()}
+            for zone, step in rows:
+                steps_by_zone.setdefault(zone, []).append(step)
+    return traces | {zone: _trace(zone, steps) for zone, steps in steps_by_zone.items()}
 
 
-class _Hour(NamedTuple):
+class _Step(NamedTuple):
     time: float
     value: float
     method: str
@@ -128,7 +130,7 @@ class _Hour(NamedTuple):
     file: Path
 
 
-def _rows(path: Path) -> Iterable[tuple[str, _Hour]]:
+def _rows(path: Path) -> Iterable[tuple[str, _Step]]:
     """Yield the zone and the values of each row."""
     header, rows = read_csv(path, REMEDY)
     names = [name.strip().lower() for name in header]
@@ -143,7 +145,7 @@ def _rows(path: Path) -> Iterable[tuple[str, _Hour]]:
         flag = row.get("data estimated", "").lower()
         yield (
             row[zone],
-            _Hour(
+            _Step(
                 _time(path, number, time, row[time]),
                 _value(path, number, value, row[value]),
                 {"true": "estimated", "false": "measured"}.get(flag, "unstated"),
@@ -192,29 +194,52 @@ def _kind(path: Path, number: int, row: Mapping[str, str]) -> Kind:
     return Kind(*values)
 
 
-def _trace(zone: str, hours: list[_Hour]) -> IntensityTrace:
-    for former, latter in itertools.pairwise(hours):
+def _trace(zone: str, steps: list[_Step]) -> IntensityTrace:
+    seconds = _step_seconds(zone, steps)
+    for former, latter in itertools.pairwise(steps):
         before, after, path = former.time, latter.time, latter.file
         if latter.kind != former.kind:
             problem = f"zone {zone}: {iso(after)} is {latter.kind}, {iso(before)} {former.kind}"
             raise DataError(path, problem, "put each kind of intensity into its own file")
-        if after == before + HOUR_SECONDS:
+        if after == before + seconds:
             continue
         order = f"zone {zone}: {iso(after)} follows {iso(before)}"
         if after > before:
-            missing = iso(before + HOUR_SECONDS)
-            raise DataError(path, f"{order}: hour {missing} is missing", EVERY_HOUR)
-        problem = "the hour is given twice" if after == before else "the hours are out of order"
-        raise DataError(path, f"{order}: {problem}", EVERY_HOUR)
-    source, kind = hours[0].file, hours[0].kind
-    mean = sum(hour.value for hour in hours) / len(hours)
+            missing = iso(before + seconds)
+            raise DataError(path, f"{order}: {_name(seconds)} {missing} is missing", EVERY_STEP)
+        problem = f"the {_name(seconds)} is given twice" if after == before else "out of order"
+        raise DataError(path, f"{order}: {problem}", EVERY_STEP)
+    source, kind = steps[0].file, steps[0].kind
+    mean = sum(step.value for step in steps) / len(steps)
     check_mean_intensity(mean, f"{source}: zone {zone}")
     return IntensityTrace(
         zone=zone,
-        start=hours[0].time,
-        g_per_kwh=np.array([hour.value for hour in hours]),
-        methods=np.array([hour.method for hour in hours]),
+        start=steps[0].time,
+        g_per_kwh=np.array([step.value for step in steps]),
+        methods=np.array([step.method for step in steps]),
         source=str(source),
         signal=kind.signal,
         scope=kind.scope,
+        step_seconds=seconds,
     )
+
+
+def _step_seconds(zone: str, steps: list[_Step]) -> float:
+    """Return the most frequent distance of two rows, s; an hour if there is only one row."""
+    distances = Counter(b.time - a.time for a, b in itertools.pairwise(steps) if b.time > a.time)
+    seconds = distances.most_common(1)[0][0] if distances else HOUR_SECONDS
+    if seconds in STEP_SECONDS:
+        return seconds
+    if seconds > HOUR_SECONDS:
+        # The check of the rows names the first hour that is missing.
+        return HOUR_SECONDS
+    allowed = ", ".join(f"{step / 60:g}" for step in STEP_SECONDS)
+    raise DataError(
+        steps[0].file,
+        f"zone {zone}: the rows are {seconds / 60:g} minutes apart",
+        f"give steps of {allowed} minutes",
+    )
+
+
+def _name(seconds: float) -> str:
+    return "hour" if seconds == HOUR_SECONDS else "step"

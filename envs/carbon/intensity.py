@@ -13,6 +13,8 @@ from envs.arrays import Float64Array, Int64Array, StrArray
 from envs.errors import DataError
 
 HOUR_SECONDS = 3600.0
+# Lengths that a trace's steps may have, s.
+STEP_SECONDS = (300.0, 600.0, 900.0, 1800.0, HOUR_SECONDS)
 # An intensity is placed in the range of this many trailing hours, which live code knows as well.
 RECENT_HOURS = 24
 # An intensity is also placed among this many hours to come, if there is a forecast.
@@ -75,16 +77,17 @@ class CarbonReading:
 
 @dataclass(frozen=True)
 class IntensityTrace:
-    """Hourly carbon intensity of one zone.
+    """Carbon intensity of one zone, in steps of an hour or of a part of it.
 
     Attributes:
         zone: name of the grid.
-        start: start of the first hour, Unix seconds UTC.
-        g_per_kwh: intensity of each hour, gCO2e/kWh, shape (hours,).
+        start: start of the first step, Unix seconds UTC.
+        g_per_kwh: intensity of each step, gCO2e/kWh, shape (steps,).
         methods: "measured", "estimated", "stated" by the operator or "unstated" by the source,
-            shape (hours,).
+            shape (steps,).
         source: name of the file.
         signal, scope: kind of the figures, see `Kind`.
+        step_seconds: length of a step, s, one of `STEP_SECONDS`.
     """
 
     zone: str
@@ -94,6 +97,17 @@ class IntensityTrace:
     source: str
     signal: str = "average"
     scope: str = "direct"
+    step_seconds: float = HOUR_SECONDS
+
+    @property
+    def steps_per_hour(self) -> int:
+        """Steps of an hour."""
+        return round(HOUR_SECONDS / self.step_seconds)
+
+    @property
+    def hours(self) -> int:
+        """Number of whole hours."""
+        return len(self.g_per_kwh) // self.steps_per_hour
 
     @property
     def mean_g_per_kwh(self) -> float:
@@ -102,8 +116,8 @@ class IntensityTrace:
 
     @property
     def end(self) -> float:
-        """End of the last hour, Unix seconds."""
-        return self.start + HOUR_SECONDS * len(self.g_per_kwh)
+        """End of the last step, Unix seconds."""
+        return self.start + self.step_seconds * len(self.g_per_kwh)
 
     @property
     def kind(self) -> Kind:
@@ -112,16 +126,24 @@ class IntensityTrace:
 
     @property
     def sha256(self) -> str:
-        """SHA-256 digest of the hourly intensities, in hexadecimal."""
+        """SHA-256 digest of the intensities, in hexadecimal."""
         return hashlib.sha256(np.ascontiguousarray(self.g_per_kwh).tobytes()).hexdigest()
 
     def hour(self, times: Float64Array) -> Int64Array:
-        """Return the index of the hour that holds each time (Unix seconds).
+        """Return the number of whole hours from the trace's start to each time (Unix seconds).
 
         Raises:
             DataError: a time lies outside the trace.
         """
-        rows = np.floor((np.asarray(times) - self.start) / HOUR_SECONDS).astype(np.int64)
+        return self.step(times) // self.steps_per_hour
+
+    def step(self, times: Float64Array) -> Int64Array:
+        """Return the index of the step that holds each time (Unix seconds).
+
+        Raises:
+            DataError: a time lies outside the trace.
+        """
+        rows = np.floor((np.asarray(times) - self.start) / self.step_seconds).astype(np.int64)
         if rows.size and (rows.min() < 0 or rows.max() >= len(self.g_per_kwh)):
             outside = float(np.min(times)) if rows.min() < 0 else float(np.max(times))
             problem = f"no intensity for {iso(outside)}: the trace covers "
@@ -139,7 +161,7 @@ class IntensityTrace:
         Raises:
             DataError: the trace does not cover the window.
         """
-        available = len(self.g_per_kwh)
+        available = self.hours
         if start_hour < 0 or hours < 1 or start_hour + hours > available:
             raise DataError(
                 self.source,
@@ -153,34 +175,36 @@ class IntensityTrace:
 
     def at(self, times: Float64Array) -> Float64Array:
         """Return the intensity at each time (Unix seconds), gCO2e/kWh."""
-        return self.g_per_kwh[self.hour(times)]
+        return self.g_per_kwh[self.step(times)]
 
     def recent_place(self, times: Float64Array) -> Float64Array:
         """Return each intensity's place in the trailing day's range: 0 lowest, 1 highest.
 
         An empty range, as in a trace's first hour, gives 0.5.
         """
-        return self._recent_places[self.hour(times)]
+        return self._recent_places[self.step(times)]
 
     @cached_property
     def _recent_places(self) -> Float64Array:
-        padded = np.concatenate([np.full(RECENT_HOURS - 1, np.nan), self.g_per_kwh])
-        windows = np.lib.stride_tricks.sliding_window_view(padded, RECENT_HOURS)
+        size = RECENT_HOURS * self.steps_per_hour
+        padded = np.concatenate([np.full(size - 1, np.nan), self.g_per_kwh])
+        windows = np.lib.stride_tricks.sliding_window_view(padded, size)
         low, high = np.nanmin(windows, axis=1), np.nanmax(windows, axis=1)
         span = np.where(high > low, high - low, 1.0)
         return np.where(high > low, (self.g_per_kwh - low) / span, 0.5)
 
     def coming_place(self, times: Float64Array) -> Float64Array:
-        """Return the fraction of the coming day's hours that are cleaner than each time's hour.
+        """Return the fraction of the coming day's steps that are cleaner than each time's step.
 
-        The trace itself is the forecast, a perfect one; its last hour has `UNKNOWN_PLACE`.
+        The trace itself is the forecast, a perfect one; its last step has `UNKNOWN_PLACE`.
         """
-        return self._coming_places[self.hour(times)]
+        return self._coming_places[self.step(times)]
 
     @cached_property
     def _coming_places(self) -> Float64Array:
-        padded = np.concatenate([self.g_per_kwh, np.full(COMING_HOURS, np.nan)])
-        windows = np.lib.stride_tricks.sliding_window_view(padded[1:], COMING_HOURS)
+        size = COMING_HOURS * self.steps_per_hour
+        padded = np.concatenate([self.g_per_kwh, np.full(size, np.nan)])
+        windows = np.lib.stride_tricks.sliding_window_view(padded[1:], size)
         known = (~np.isnan(windows)).sum(axis=1)
         cleaner = (windows < self.g_per_kwh[:, None]).sum(axis=1)
         return np.where(known > 0, cleaner / np.maximum(known, 1), UNKNOWN_PLACE)
@@ -188,16 +212,16 @@ class IntensityTrace:
     def reading(self, now: float, max_age_seconds: float = float("inf")) -> CarbonReading:
         """Return the reading for `now` (Unix seconds); never raise.
 
-        After the trace's end this is the last hour's reading until it is older than
+        After the trace's end this is the last step's reading until it is older than
         `max_age_seconds`, then the trace's mean.
         """
-        row = int((now - self.start) // HOUR_SECONDS)
+        row = int((now - self.start) // self.step_seconds)
         row = min(max(row, 0), len(self.g_per_kwh) - 1)
-        hour_start = self.start + HOUR_SECONDS * row
-        age = max(0.0, now - hour_start - HOUR_SECONDS)
+        step_start = self.start + self.step_seconds * row
+        age = max(0.0, now - step_start - self.step_seconds)
         reading = CarbonReading(
             g_per_kwh=float(self.g_per_kwh[row]),
-            time=hour_start,
+            time=step_start,
             age_seconds=age,
             zone=self.zone,
             signal=self.signal,
@@ -231,17 +255,21 @@ def join_traces(traces: Sequence[IntensityTrace]) -> IntensityTrace:
 
     Raises:
         DataError: a trace before the last is not a whole number of days long, or a trace begins
-            at another hour of the day or is of another kind than the first.
+            at another hour of the day, has other steps or is of another kind than the first.
     """
     first = traces[0]
     for trace in traces[:-1]:
-        if len(trace.g_per_kwh) % 24:
-            problem = f"zone {trace.zone} has {len(trace.g_per_kwh)} hours"
+        if len(trace.g_per_kwh) % (24 * trace.steps_per_hour):
+            problem = f"zone {trace.zone} has {trace.hours} hours"
             raise DataError(trace.source, problem, "give whole days to join zones, or one --zone")
     for trace in traces[1:]:
         if trace.kind != first.kind:
             problem = f"zone {trace.zone} is {trace.kind}, {first.zone} is {first.kind}"
             raise DataError(trace.source, problem, "join only intensities of one kind")
+        if trace.step_seconds != first.step_seconds:
+            steps = [f"{one.step_seconds / 60:g} minutes" for one in (trace, first)]
+            problem = f"zone {trace.zone} has steps of {steps[0]}, {first.zone} of {steps[1]}"
+            raise DataError(trace.source, problem, "give zones with the same steps")
         if (trace.start - first.start) % (24 * HOUR_SECONDS):
             starts = iso(trace.start), iso(first.start)
             problem = f"zone {trace.zone} begins at {starts[0]}, {first.zone} at {starts[1]}"

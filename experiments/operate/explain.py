@@ -1,5 +1,7 @@
 """`sprout explain`: explain a policy's choice for one request, and the policy as a whole."""
 
+import base64
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +14,29 @@ from rich.table import Table
 from agents.methods.scene import build_scene
 from agents.policy.bundle import Bundle, load_bundle
 from agents.policy.explain import Tree, contributions, distil, turning_points
+from agents.policy.price import quality_prices
 from envs.arrays import Float32Array
 from envs.carbon.csv_traces import chosen_trace
 from envs.carbon.intensity import IntensityTrace
 from envs.errors import ConfigError
-from envs.outcomes.floors import BANDS
 from envs.outcomes.profile_reader import read_profile
-from envs.outcomes.reward import untagged_name
 from envs.requests.features import GROUPS
 from envs.world import moment_on
-from experiments.settings import Settings, write_json
+from experiments.operate.on_ledger import OnLedger
+from experiments.operate.why import REASONS, explained
+from experiments.settings import write_json
 
 
-class Explain(Settings):
-    """Explain one decision (--request), or approximate the policy by a small tree (--outcomes)."""
+class Explain(OnLedger):
+    """Explain a decision of the ledger (--decision), a prompt's (--request), or all (--outcomes).
+
+    --outcomes approximates the policy by a small tree.
+    """
 
     policy: CliPositionalArg[Path] = Field(description="folder of the policy bundle")
+    decision: str | None = Field(
+        None, description="decision id, from the header x-sprout-decision-id, of --ledger"
+    )
     request: str | None = Field(None, description="a prompt, or a file that contains one")
     task: str | None = Field(None, description="the request's task tag")
     at: float | None = Field(
@@ -44,12 +53,18 @@ class Explain(Settings):
 
     def cli_cmd(self) -> None:
         """Explain, print, and write the result as JSON if asked to."""
-        if self.request is None and self.outcomes is None:
-            raise ConfigError("give --request to explain a decision, or --outcomes for the tree")
+        if self.decision is None and self.request is None and self.outcomes is None:
+            raise ConfigError(
+                "give --decision to explain a recorded decision, --request for a prompt, or "
+                "--outcomes for the tree"
+            )
         bundle = load_bundle(self.policy)
         trace = chosen_trace(self.intensity, self.zone)
         result: dict[str, Any] = {"schema": 1, "policy": bundle.version}
         console = Console()
+        if self.decision is not None:
+            result["recorded"] = recorded = self._recorded(bundle, self.decision)
+            console.print(recorded["text"], soft_wrap=True, markup=False, highlight=False)
         if self.request is not None:
             decision = self._decision(bundle, trace, self.request)
             show(console, decision)
@@ -64,6 +79,27 @@ class Explain(Settings):
             print(tree.rules)
             result["tree"] = {**vars(tree)}
         write_json(self.json_path, result)
+
+    def _recorded(self, bundle: Bundle, decision: str) -> dict[str, Any]:
+        with closing(self.open()) as ledger:
+            record = ledger.find(decision)
+        if record is None:
+            raise ConfigError(f"--decision {decision}: {self.ledger} has no such decision (yet)")
+        reason, version = record["reason"], record["policy_version"]
+        text = REASONS.get(reason)
+        if reason == "rule":
+            text = f"{record['directive']}, because rule {record['rule']!r} says so"
+        elif reason == "sticky":
+            text = f"{record['directive']}, as in the conversation's earlier turns"
+        if text is not None:
+            return {"decision_id": decision, "reason": reason, "text": text}
+        if version != bundle.version:
+            raise ConfigError(
+                f"--decision {decision}: policy {version} decided it, and {self.policy} is "
+                f"{bundle.version}; give the folder of {version}"
+            )
+        features = np.frombuffer(base64.b64decode(record["features"]), np.float32)
+        return explained(bundle, record, features)
 
     def _decision(self, bundle: Bundle, trace: IntensityTrace, request: str) -> dict[str, Any]:
         if self.task is not None and self.task not in bundle.featurizer.tasks:
@@ -143,15 +179,11 @@ def _observation(
 
 
 def _price(bundle: Bundle, task: str | None) -> dict[str, float]:
-    """Return the price of 1% of L0's quality by task, mgCO2e, from the Lagrange multipliers."""
-    grams = bundle.manifest.get("footprint_ref_grams")
-    multipliers = bundle.manifest.get("multipliers", {})
-    if grams is None:
-        return {}
-    tasks = bundle.featurizer.tasks if task is None else (task,)
-    tagged = [name for t in tasks for name in (t, *(f"{t}, {band}" for band in BANDS))]
-    names = tagged if task is not None else [untagged_name(name) for name in tagged]
-    return {name: 1000 * grams * multipliers[name] / 100 for name in names if name in multipliers}
+    """Return the price of 1% of L0's quality by task, mgCO2e."""
+    prices = quality_prices(bundle.manifest, tagged=task is not None)
+    return {
+        name: 1000 * grams / 100 for name, grams in prices.items() if task is None or name == task
+    }
 
 
 def show(console: Console, decision: dict[str, Any]) -> None:

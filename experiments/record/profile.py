@@ -68,9 +68,9 @@ class ProfileCommand(MeterFlags, Settings):
         """Record the profile, write it and track the run."""
         if self.requests is not None:
             requests = read_requests(self.requests, self.rename)
-            print(_trainable(requests))
         else:
             requests = generate_requests(self.per_task, self.seed)
+        print(_trainable(requests))
         catalogue = read_catalogue(self.directives).placed(self.directive_place)
         with Upstream(self.upstream, self.model) as upstream:
             meter: Meter

@@ -1,8 +1,10 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from envs.carbon.csv_traces import read_trace, read_traces
+from envs.carbon.intensity import join_traces
 from envs.errors import DataError, UnitError
 
 HEADER = "timestamp_utc,zone,carbon_intensity_g_per_kwh\n"
@@ -108,3 +110,48 @@ def test_a_trace_has_one_kind_which_its_columns_state(tmp_path):
     path.write_text(head + first.replace("marginal", "middling"))
     with pytest.raises(DataError, match="row 2 signal 'middling'"):
         read_traces([path])
+
+
+def write_minutes(path, values):
+    """Write a zone of pairs of minute and value."""
+    rows = [f"2024-01-01T{m // 60:02d}:{m % 60:02d}Z,X,{g}" for m, g in values]
+    path.write_text(HEADER + "\n".join(rows) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("step", [5, 15, 30])
+def test_steps_shorter_than_an_hour_keep_their_granularity(tmp_path, step):
+    values = [(m, 100 + m) for m in range(0, 180, step)]
+    trace = read_trace(write_minutes(tmp_path / "t.csv", values))
+    assert (trace.hours, trace.steps_per_hour) == (3, 60 // step)
+    assert trace.end - trace.start == 3 * 3600
+    for minute, value in values:
+        reading = trace.reading(trace.start + 60 * minute + 30)
+        assert (reading.g_per_kwh, reading.age_seconds) == (value, 0)
+        assert trace.at(np.array([trace.start + 60 * minute]))[0] == value
+    assert trace.hour(np.array([trace.start + 3600.0 * 2 + 1800]))[0] == 2
+    # The place among the trailing day's steps: every step is the highest so far.
+    assert trace.recent_place(np.array([trace.start + 7200.0]))[0] == 1
+    after = trace.reading(trace.end + 60)
+    assert (after.step, after.age_seconds) == ("last_known", 60)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "message"),
+    [
+        ([0, 7, 14], "the rows are 7 minutes apart; give steps of 5, 10, 15, 30, 60 minutes"),
+        ([0, 15, 30, 60], "step 2024-01-01T00:45Z is missing"),
+    ],
+)
+def test_a_fault_in_the_steps_is_named(tmp_path, minutes, message):
+    path = write_minutes(tmp_path / "t.csv", [(m, 1) for m in minutes])
+    with pytest.raises(DataError, match=message):
+        read_trace(path)
+
+
+def test_zones_of_different_steps_are_not_joined(tmp_path):
+    day = [(15 * n, 1) for n in range(96)]
+    quarters = read_trace(write_minutes(tmp_path / "q.csv", day))
+    hours = read_trace(write(tmp_path / "h.csv", [(h, 1) for h in range(24)]))
+    with pytest.raises(DataError, match=r"steps of 60 minutes, X of 15 minutes"):
+        join_traces([quarters, hours])
