@@ -105,7 +105,7 @@ def _sentence(result: Mapping[str, Any], weighed: Weighed) -> str:
         joint = "because" if agrees else "although"
         text += (
             f", {joint} at {level:.0f} gCO2e/kWh {subject} {_spares(spared)} and the quality it "
-            f"costs in {_task_words(result)} is priced at {price:.2g} mg"
+            f"costs in {_task_words(result)} is priced at {_mg(price)}"
         )
     for words in _elsewhere(result):
         text += f"; {words}"
@@ -114,8 +114,12 @@ def _sentence(result: Mapping[str, Any], weighed: Weighed) -> str:
 
 def _spares(milligrams: float) -> str:
     if milligrams < 0:
-        return f"costs {-milligrams:.2g} mg more"
-    return f"spares {milligrams:.2g} mg"
+        return f"costs {_mg(-milligrams)} more"
+    return f"spares {_mg(milligrams)}"
+
+
+def _mg(milligrams: float) -> str:
+    return f"{milligrams:,.0f} mg" if milligrams >= 100 else f"{milligrams:.2g} mg"
 
 
 def _task_words(result: Mapping[str, Any]) -> str:
