@@ -112,7 +112,8 @@ class Kill:
             name, problem = self._call(url, request)
             reached |= {name} - {None}
             lines.append(f"admin port {url}: {problem or f'done ({name})'}")
-        missed = [replica for replica in replicas if replica.name not in reached]
+        # A release is confirmed by all of them: a file that is still mounted holds a replica off.
+        missed = [replica for replica in replicas if not off or replica.name not in reached]
         if self._ledger is not None and in_database and missed:
             missed, away = self._unconfirmed(self._ledger, missed, off)
             lines += [
@@ -137,10 +138,14 @@ class Kill:
         if not self._token:
             return None, f"{TOKEN_VARIABLE} is not set"
         try:
-            answer = self._fetcher.patch(
-                f"{url}/v1/control", request, {"authorization": f"Bearer {self._token}"}
+            answer = json.loads(
+                self._fetcher.patch(
+                    f"{url}/v1/control", request, {"authorization": f"Bearer {self._token}"}
+                )
             )
-            return str(json.loads(answer)["replica"]), None
+            if RELEASE in request and answer["off"]:
+                return None, f"still off: {', '.join(answer['off'])}"
+            return str(answer["replica"]), None
         except FetchError as error:
             return None, str(error)
         except (ValueError, KeyError, TypeError):
@@ -171,7 +176,8 @@ class Kill:
 
 
 def _named(replica: Replica) -> str:
-    return f"{replica.name} (last seen {time.time() - replica.seen:.0f} s ago)"
+    off = f", off: {', '.join(replica.off)}" if replica.off else ""
+    return f"{replica.name} (last seen {time.time() - replica.seen:.0f} s ago{off})"
 
 
 def _has_gateway(folder: Path) -> bool:

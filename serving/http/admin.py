@@ -4,6 +4,7 @@ import asyncio
 import hmac
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -36,7 +37,7 @@ from serving.telemetry.metrics import CONTENT_TYPE, render_workers
 TOKEN_VARIABLE = "SPROUT_ADMIN_TOKEN"  # noqa: S105
 _LONGEST_BYTES = 1 << 20
 _OPEN = frozenset(("/healthz", "/metrics", OPENAPI_PATH))
-# The lottery's key, and the history of the kill switch.
+# The lottery's key, the history of the kill switch, and whether a start succeeded.
 _HIDDEN = {"salt", "kill", "started"}
 # Member of a change that lifts the kill switch.
 RELEASE = "release_off"
@@ -59,6 +60,8 @@ class Admin:
         self._keeper = keeper
         self._metrics = metrics
         self._token = token.encode() if token else None
+        # Requests that wait for a database that hangs may fill the default one.
+        self._killer = ThreadPoolExecutor(1, "sprout-kill")
         self._routes: dict[tuple[str, str], Callable[[Scope, bytes], Awaitable[Any]]] = {
             ("GET", "/v1/control"): self._control,
             ("PATCH", "/v1/control"): self._change_control,
@@ -151,12 +154,16 @@ class Admin:
         if changes.get("mode") == "off":
             # At once, and whatever the database does: the keeper writes it there when it can.
             del changes["mode"]
-            await asyncio.to_thread(self._keeper.settings.kill, self._kill_state.engage("admin"))
+            await self._kill(self._kill_state.engage("admin"))
         elif release:
-            await asyncio.to_thread(self._keeper.settings.kill, self._kill_state.release())
+            await self._kill(self._kill_state.release())
         if len(changes) > 0:
             return await self._set_control(**changes)
         return self._shown(self._keeper.settings.control.stored)
+
+    async def _kill(self, state: KillState) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._killer, self._keeper.settings.kill, state)
 
     @property
     def _kill_state(self) -> KillState:

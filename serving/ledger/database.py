@@ -28,7 +28,16 @@ from serving.settings.kill_switch import KillState
 _AMENDABLE = frozenset(column.name for column in REQUESTS.columns) - {"decision_id"}
 # Returns a record's values in column order.
 _VALUES = attrgetter(*(column.name for column in REQUESTS.columns))
-_CONNECT_SECONDS = 2
+# Arguments of a connection: longest waits for the server, for a lock, for an answer and for a
+# network that hangs.
+_LIMITS: dict[str, dict[str, Any]] = {
+    "sqlite": {"timeout": 2},
+    "postgresql": {
+        "connect_timeout": 2,
+        "options": "-c lock_timeout=5s -c statement_timeout=60s",
+        "tcp_user_timeout": 10_000,
+    },
+}
 # Fields of a manifest that name the prompts of the training.
 _PROMPTS = ("data", "live")
 # A replica that has been away for this long is forgotten, s.
@@ -55,12 +64,11 @@ class Ledger:
             if parsed.drivername == "postgresql":
                 parsed = parsed.set(drivername="postgresql+psycopg")
             kind = parsed.get_backend_name()
-            if kind not in ("sqlite", "postgresql"):
+            if kind not in _LIMITS:
                 raise ValueError(kind)
-            timeout = "timeout" if kind == "sqlite" else "connect_timeout"
             self._engine = sa.create_engine(
                 parsed,
-                connect_args={timeout: _CONNECT_SECONDS},
+                connect_args=_LIMITS[kind],
                 # Parameters hold the lottery's salt, tenants and prompts.
                 hide_parameters=True,
                 pool_pre_ping=kind != "sqlite",

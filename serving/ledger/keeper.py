@@ -35,6 +35,8 @@ LOCK = "keeper.lock"
 # Rounds in which an amendment waits for its record.
 _LATE_TRIES = 20
 _AMENDED_AT_ONCE = 1000
+# Longest time for the journal in one round, s: settings are to be exchanged in between.
+_DRAIN_SECONDS = 5.0
 log = logging.getLogger("sprout")
 
 
@@ -100,6 +102,9 @@ class Keeper:
         self._kept: set[str] = set()
         self._watch = ModelWatch(self._manifests, read_findings(config.state), self.registry)
         self._found = str(self._watch.findings)
+        if config.on_model_change == "warn":
+            # Of a time when they were not only to be logged.
+            write_findings(config.state, {})
         self._reported = ReportedEnergy(config, self.ledger, self._manifests, self.registry)
         self._amendments: list[Amendment] = []
         self._feed = make_feed(config, self.registry)
@@ -120,8 +125,8 @@ class Keeper:
             self._keep_policies()
             # Read before the journal, which then holds all requests that arrived earlier.
             complete_before = oldest_in_flight(self._config.state)
-            self._drain()
-            self._amendments += self._accounts.settle(complete_before)
+            if self._drain():
+                self._amendments += self._accounts.settle(complete_before)
             self._amend_energy()
             if time.monotonic() - self._last_expiry > EXPIRE_EVERY_SECONDS:
                 self.ledger.delete(before=days_ago(self._config.retention_days))
@@ -174,13 +179,17 @@ class Keeper:
         self._lock = lock
         return True
 
-    def _drain(self) -> None:
+    def _drain(self) -> bool:
+        """Copy the journal to the database; return False if a part is left for the next round."""
+        deadline = time.monotonic() + _DRAIN_SECONDS
         for path in journal_files(self._journal_folder):
             tail = self._tails.setdefault(path, Tail(path))
             # Checked before reading: lines cannot follow once the writer has ended.
             abandoned = tail.abandoned()
-            damaged_before = tail.damaged
+            damaged_before, unread = tail.damaged, False
             for batch in tail.batches():
+                if unread := time.monotonic() > deadline:
+                    break
                 if records := [entry for entry in batch if isinstance(entry, Record)]:
                     self.ledger.add(records)
                     self._rows.inc(len(records))
@@ -188,11 +197,14 @@ class Keeper:
                     self._watch.saw(records)
                 self._amend([entry for entry in batch if isinstance(entry, Amendment)])
             self._damaged.inc(tail.damaged - damaged_before)
+            if unread:
+                return False
             if abandoned:
                 path.unlink()
                 del self._tails[path]
         self._amend([amendment for amendment, _ in self._late.values()])
         self._tell_findings()
+        return True
 
     def _tell_findings(self) -> None:
         """Tell the workers which models no longer fit their policies."""
@@ -213,6 +225,8 @@ class Keeper:
         missing = {a.decision_id for a in self.ledger.amend(amendments)} if amendments else set()
         for amendment in amendments:
             key = amendment.decision_id
+            if key not in missing:
+                self._reported.count(amendment)
             _, tries = self._late.pop(key, (amendment, 0))
             if key in missing and tries < _LATE_TRIES:
                 self._late[key] = amendment, tries + 1

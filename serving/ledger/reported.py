@@ -69,12 +69,9 @@ class ReportedEnergy:
             record["directive"] if record["applied"] else "none",
         )
         if rates is None or work is None:
-            self._unknown.inc()
             return amendment
         estimate = rates.estimate(work)
         grams = estimate.grams(self._footprint, record["intensity_g_per_kwh"])
-        self._joules.inc(estimate.joules)
-        self._grams.inc(grams or 0.0)
         energy = {
             "energy_joules": estimate.joules,
             "energy_method": "estimated",
@@ -82,6 +79,17 @@ class ReportedEnergy:
             "grams": grams,
         }
         return Amendment(amendment.decision_id, changes | energy)
+
+    def count(self, amendment: Amendment) -> None:
+        """Count a completed amendment that the database has taken."""
+        changes = amendment.changes
+        if changes.get("completion_tokens") is None or "outcome" not in changes:
+            return
+        if "energy_joules" in changes:
+            self._joules.inc(changes["energy_joules"])
+            self._grams.inc(changes["grams"] or 0.0)
+        else:
+            self._unknown.inc()
 
     def _rates(self, model: str | None) -> Rates | None:
         """Return the rates of the bundle for a model; None if there is none."""

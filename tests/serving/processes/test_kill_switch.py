@@ -6,12 +6,17 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+import threading
+import urllib.request
+from contextlib import closing, suppress
 
 import pytest
 
-from tests.serving.hooks import waited
+from serving.hook.assembly import make_hook
+from serving.http.admin import Admin
+from tests.serving.hooks import config, keeper, waited
 from tests.serving.launch import TOKEN, serving
+from tests.serving.upstream import served
 
 
 def sprout_mode(server, *flags, ledger=None):
@@ -108,7 +113,9 @@ def test_a_mounted_file_engages_it_and_its_removal_does_not_release_it(upstream,
         assert becomes(server, "very_brief")
         file.touch()
         assert becomes(server, "off")
-        assert sprout_mode(server, "--release-off")[0] == 0
+        # The file holds it off, and the release says so.
+        status, shown = sprout_mode(server, "--release-off")
+        assert (status, f"off: file {file}" in shown.splitlines()[-1]) == (2, True), shown
         assert not becomes(server, "very_brief", 1.0)
         file.unlink()
         assert becomes(server, "very_brief")
@@ -147,3 +154,34 @@ def test_the_command_names_the_replicas_that_it_did_not_reach(upstream, folder, 
         status, shown = sprout_mode(near, "--release-off", ledger=url)
         assert (status, "NOT reached" in shown) == (0, False), shown
         assert becomes(far, "very_brief")
+
+
+def test_the_admin_port_engages_it_while_other_requests_wait_for_the_database(folder, monkeypatch):
+    answers = threading.Event()
+    ledger_keeper = keeper(make_hook(config(folder)))
+    monkeypatch.setattr(ledger_keeper.ledger, "control", lambda: answers.wait(30))
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    with served(Admin(ledger_keeper, str(folder), TOKEN), lifespan="off") as url:
+
+        def ask(method="GET", body=None):
+            request = urllib.request.Request(f"{url}/v1/control", body, headers, method=method)
+            with urllib.request.urlopen(request, timeout=40) as answer:
+                return answer.status
+
+        waiting = [threading.Thread(target=suppressed, args=(ask,)) for _ in range(40)]
+        for thread in waiting:
+            thread.start()
+        try:
+            assert ask("PATCH", b'{"mode": "off"}') == 200
+            assert not answers.is_set()
+            assert ledger_keeper.settings.control.kill.reasons
+        finally:
+            answers.set()
+            for thread in waiting:
+                thread.join()
+    ledger_keeper.close()
+
+
+def suppressed(ask):
+    with suppress(OSError):
+        ask()
