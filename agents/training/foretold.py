@@ -1,4 +1,4 @@
-"""What a policy's choices cost and lose on its profile, by task and directive, for its manifest.
+"""Costs and qualities of a policy's choices on its profile, for its manifest.
 
 From this, serving foretells what the policy would save and lose on other traffic, and notices
 answers that are not like the profile's.

@@ -61,6 +61,9 @@ def _lines(shadow: dict[str, Any]) -> list[str]:
         duration = ""
         if plan["days"] is not None:
             duration = f", {_duration(plan['days'])} at this rate"
+        if plan["canary_days"] is not None:
+            share = 100 * plan["canary_ratio"]
+            duration += f", or {_duration(plan['canary_days'])} in mode canary at {share:g} %"
         lines.append(
             f"to measure the saving to within {100 * plan['half_width']:.0f} points, with "
             f"{100 * plan['hold_out_ratio']:g} % held out in mode on: about "

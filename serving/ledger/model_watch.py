@@ -38,7 +38,7 @@ log = logging.getLogger("sprout")
 
 @dataclass
 class _Watched:
-    """What is known about the answers to one policy's requests.
+    """The facts known about the answers to one policy's requests.
 
     Attributes:
         models, fingerprints: those that are expected; empty until the first answer names one.

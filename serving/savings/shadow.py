@@ -1,4 +1,4 @@
-"""What a policy would save and lose on the traffic that mode "shadow" has seen.
+"""Foretells what a policy would save and lose on the traffic that mode "shadow" has seen.
 
 Mode "shadow" answers every request under L0, so the costs under a directive are foretold: the
 request's own cost, times the ratio of costs that the policy's choices had in training, by task and
@@ -31,7 +31,7 @@ _DAY_SECONDS = 86400.0
 
 
 class _Foretold(NamedTuple):
-    """What is foretold of a request that the policy answers with a directive.
+    """The figures foretold for a request that the policy answers with a directive.
 
     Attributes:
         ratio, ratio_error: cost relative to that under L0, and its standard error.
@@ -70,7 +70,10 @@ def read_shadow(ledger: Ledger, since: float, until: float) -> dict[str, Any]:
     """
     control = ledger.control()
     shadow = foretell_shadow(
-        ledger.rows(COLUMNS, since, until), ledger.policies(), control.hold_out_ratio
+        ledger.rows(COLUMNS, since, until),
+        ledger.policies(),
+        control.hold_out_ratio,
+        control.canary_ratio,
     )
     return {"since": since, "until": until, **shadow}
 
@@ -79,6 +82,7 @@ def foretell_shadow(
     rows: Iterable[Sequence[Any]],
     policies: Mapping[str, Mapping[str, Any]],
     hold_out_ratio: float,
+    canary_ratio: float,
 ) -> dict[str, Any]:
     """Foretell saving and quality of mode "on", in total and by task.
 
@@ -88,6 +92,7 @@ def foretell_shadow(
         rows: ledger rows with `COLUMNS`.
         policies: manifests by version.
         hold_out_ratio: share of conversations that are to be held out.
+        canary_ratio: share of conversations that mode canary would steer.
     """
     requests, versions = [], set()
     for row in rows:
@@ -106,7 +111,7 @@ def foretell_shadow(
         "per": "request",
         "method": "foretold from the policy's training, by task and directive",
         **total,
-        "plan": _plan(requests, total, hold_out_ratio),
+        "plan": _plan(requests, total, hold_out_ratio, canary_ratio),
         "tasks": {
             task or "untagged": {
                 **_figures([request for request in requests if request.task == task]),
@@ -207,7 +212,10 @@ def _costs_by_draw(
 
 
 def _plan(
-    requests: Sequence[_Shadowed], total: Mapping[str, Any], hold_out_ratio: float
+    requests: Sequence[_Shadowed],
+    total: Mapping[str, Any],
+    hold_out_ratio: float,
+    canary_ratio: float,
 ) -> dict[str, Any] | None:
     """Return how long the saving must be measured in mode on; None if that is not known.
 
@@ -225,12 +233,14 @@ def _plan(
     times = [request.time for request in requests]
     days = (max(times) - min(times)) / _DAY_SECONDS
     conversations = draws * max(1, total["conversations"]) / total["draws"]
+    per_day = total["conversations"] / days if days > 0 else None
+    needed_days = conversations / per_day if per_day else None
     return {
         "hold_out_ratio": hold_out_ratio,
         "half_width": PLANNED_WIDTH,
         "conversations": math.ceil(conversations),
-        "conversations_per_day": total["conversations"] / days if days > 0 else None,
-        "days": conversations * days / total["conversations"]
-        if days > 0 and total["conversations"]
-        else None,
+        "conversations_per_day": per_day,
+        "days": needed_days,
+        "canary_ratio": canary_ratio,
+        "canary_days": needed_days / canary_ratio if needed_days and canary_ratio else None,
     }

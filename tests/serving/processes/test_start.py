@@ -1,4 +1,4 @@
-"""What a first start refuses, a restart does not steer, and what the start says."""
+"""A first start refuses what a restart does not steer, and the start says what is in use."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""What mode shadow foretells, against traffic whose true saving and quality are known."""
+"""Mode shadow's foretold figures, against traffic whose true saving and quality are known."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def row(number, **values):
 
 
 def foretold(rows, error=0.0, hold_out=0.05):
-    return foretell_shadow(rows, policy(error), hold_out)
+    return foretell_shadow(rows, policy(error), hold_out, canary_ratio=0.1)
 
 
 def test_saving_and_quality_are_foretold_by_task_and_in_total():
@@ -107,6 +107,7 @@ def test_the_planned_number_of_conversations_gives_the_planned_interval():
     plan = foretold(rows, hold_out=0.1)["plan"]
     assert plan["conversations_per_day"] == pytest.approx(100, rel=0.01)
     assert plan["days"] == pytest.approx(plan["conversations"] / 100, rel=0.01)
+    assert plan["canary_days"] == pytest.approx(10 * plan["days"])
     count = plan["conversations"]
     ratios = []
     for _ in range(2000):
