@@ -129,6 +129,9 @@ def _summary(arm: Arm, base: Arm, tasks: Any) -> ArmSummary:
     )
 
 
+LEVELS = "L0: no directive; L1: brief, L2: very_brief (`Always answer very briefly.`)"
+
+
 def rows(result: Comparison) -> tuple[list[str], list[list[str]]]:
     """Return header and body of the comparison table as text, for the terminal and the page."""
     arms = result.summaries
@@ -165,6 +168,7 @@ def show(result: Comparison, console: Console) -> None:
     console.print(table)
     floors = ", ".join(f"{task} {floor:g}" for task, floor in result.floors.items())
     for note in (
+        LEVELS,
         f"quality floors, relative to L0: {floors}",
         f"energy: {result.arms[0].energy_source}; intensity: zone {result.trace.zone}",
         f"the policy chose: {_shares(result.summaries[-1].share)}",
@@ -191,6 +195,7 @@ def write_report(result: Comparison, folder: Path) -> Path:
             method=result.arms[0].energy_method,
             zone=result.trace.zone,
             floors=dict(result.floors),
+            levels=LEVELS,
             share=_shares(result.summaries[-1].share),
             picture=base64.b64encode(picture.read_bytes()).decode(),
         ),

@@ -49,7 +49,9 @@ class Evaluate(Settings):
         "correct", description="quality that the floors apply to"
     )
     floor: str = Field(
-        "0.95", description="lowest quality relative to L0: a ratio, or a YAML file of TASK: RATIO"
+        "0.95",
+        description="lowest quality relative to L0 (no directive): a ratio, or a YAML file of "
+        "TASK: RATIO",
     )
     zone: str | None = Field(None, description="grid zone to use; default all zones in --intensity")
     start: list[Annotated[int, Field(ge=0)]] = Field(

@@ -34,7 +34,7 @@ class ModeCommand(OnLedger):
         [], description="tasks whose requests are all steered in mode canary"
     )
     hold_out: float | None = Field(
-        None, ge=0, le=1, description="share of conversations kept at L0"
+        None, ge=0, le=1, description="share of conversations kept at L0 (no directive)"
     )
     state: Path | None = Field(
         None,

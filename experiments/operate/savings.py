@@ -81,7 +81,10 @@ def _shares(name: str, part: dict[str, Any]) -> list[str]:
     )
     lines = []
     if part["grams"] is not None:
-        lines.append(f"{name}: {_percent(part['grams'])} of L0's per conversation; {counts}")
+        lines.append(
+            f"{name}: {_percent(part['grams'])} of what L0 (no directive) costs per conversation; "
+            f"{counts}"
+        )
     else:
         lines.append(f"{name}: no estimate: {part['reason']} ({counts})")
         if part["energy_joules"] is not None:

@@ -87,11 +87,10 @@ def _line(name: str, part: dict[str, Any]) -> str:
     if part["quality"] is None:
         return f"{line}; quality not known"
     floor = part.get("floor")
-    against = "" if floor is None else f" (floor {floor:g})"
+    against = "" if floor is None else f", floor {floor:g}"
     low, high = part["quality_ci95"]
-    return (
-        f"{line}; foretold quality {part['quality']:.3f} [{low:.3f}, {high:.3f}] of L0's{against}"
-    )
+    quality = f"{part['quality']:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{line}; foretold quality {quality} of L0's (no directive){against}"
 
 
 def _duration(days: float) -> str:

@@ -52,7 +52,9 @@ class Train(Settings):
         None, description="YAML catalogue of directives; default the paper's three"
     )
     floor: str = Field(
-        "0.95", description="lowest quality relative to L0: a ratio, or a YAML file of TASK: RATIO"
+        "0.95",
+        description="lowest quality relative to L0 (no directive): a ratio, or a YAML file of "
+        "TASK: RATIO",
     )
     floor_slack: float = Field(
         PpoConfig.floor_slack,

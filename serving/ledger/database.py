@@ -22,7 +22,7 @@ from envs.errors import ConfigError, LedgerError
 from serving.ledger.record import Amendment, Record
 from serving.ledger.replica import Replica
 from serving.ledger.tables import CONTROL, POLICIES, REPLICAS, REQUESTS
-from serving.settings.control import Control
+from serving.settings.control import SETTABLE, Control
 from serving.settings.kill_switch import KillState
 
 _AMENDABLE = frozenset(column.name for column in REQUESTS.columns) - {"decision_id"}
@@ -216,8 +216,10 @@ class Ledger:
             row = {"id": 1, "revision": 0, "setting": initial.model_dump_json()}
             with self._errors(), self._engine.begin() as connection:
                 connection.execute(insert.on_conflict_do_nothing(), row)
+            # The kill switch stays as it is.
             if renew and not self.control().started:
-                return self._change(lambda current: initial.model_dump())
+                given = initial.model_dump(include=SETTABLE | {"salt"})
+                return self._change(lambda current: given)
         with self._errors(), self._engine.connect() as connection:
             setting = connection.execute(sa.select(CONTROL.c.setting)).scalar()
         if setting is None:

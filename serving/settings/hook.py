@@ -96,7 +96,9 @@ class HookConfig(MeterFlags):
     canary_tasks: CommaSeparated = Field(
         [], description="tasks whose requests are all steered in mode canary"
     )
-    hold_out: float = Field(0.05, ge=0, le=1, description="share of conversations kept at L0")
+    hold_out: float = Field(
+        0.05, ge=0, le=1, description="share of conversations kept at L0 (no directive)"
+    )
     rules: Path | None = Field(
         None, description="YAML file of operators' rules, used at the first start"
     )

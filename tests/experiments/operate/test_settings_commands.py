@@ -179,7 +179,7 @@ def test_shadow_shows_what_the_policy_would_have_done(tmp_path, capsys):
     assert "task arithmetic: 120 requests would get very_brief 100 %; foretold saving 75.0 %" in (
         printed
     )
-    assert "foretold quality 0.900 [0.880, 0.920] of L0's (floor 0.95)" in printed
+    assert "foretold quality 0.900 [0.880, 0.920] of L0's (no directive), floor 0.95" in printed
     shadow = json.loads((tmp_path / "shadow.json").read_text())
     assert shadow["tasks"]["arithmetic"]["directives"] == {"very_brief": 1.0}
     run(LEDGER["shadow"], "--ledger", url, "--until", "yesterday")

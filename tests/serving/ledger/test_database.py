@@ -203,3 +203,14 @@ def test_writing_to_a_full_journal_is_an_error(tmp_path):
     journal.close()
     with pytest.raises(OSError, match="holds more than 10 bytes"):
         journal.write(Record(new_id(), 1.0, "r"))
+
+
+def test_settings_of_a_refused_start_are_replaced_but_not_its_kill_switch(ledger):
+    refused = ledger.control(Control(mode="on", hold_out_ratio=0.5))
+    ledger.merge_kill(refused.kill.engage("command"))
+    given = Control(mode="shadow", hold_out_ratio=0.1)
+    control = ledger.control(given, renew=True)
+    assert (control.mode, control.hold_out_ratio, control.salt) == ("shadow", 0.1, given.salt)
+    assert control.kill.active
+    ledger.set_control(started=True)
+    assert ledger.control(refused, renew=True).salt == given.salt
