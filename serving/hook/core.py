@@ -7,7 +7,6 @@ the failure is counted.
 
 import time
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 from envs.errors import SproutError
@@ -17,6 +16,7 @@ from serving.hook.completion import Completer
 from serving.hook.conversation import ConversationMemory
 from serving.hook.deadline import TooLateError
 from serving.hook.grid import Grid, UnknownGrid
+from serving.hook.headers import answer_headers
 from serving.hook.outcome import AnswerOutcome, Usage
 from serving.hook.plan import FailedOpenError, NotSteeredError, Plan
 from serving.hook.policies import Policies
@@ -30,9 +30,6 @@ from serving.settings.suspensions import Suspensions
 from serving.telemetry.log import log, log_internal_error
 from serving.telemetry.metrics import Metrics
 from serving.telemetry.traces import Traces
-
-HEADER_PREFIX = "x-sprout-"
-SCHEMA_VERSION = b"1"
 
 
 class Hook:
@@ -161,32 +158,7 @@ class Hook:
 
     def headers(self, plan: Plan) -> list[tuple[bytes, bytes]]:
         """Return the headers to add to the answer, none if the mode is "off"."""
-        record = plan.record
-        if record.mode == "off":
-            return []
-        directive, probability = "none", b"1.000000"
-        if record.applied:
-            directive, probability = record.directive, b"%.6f" % record.probability
-        headers = [
-            (b"x-sprout-directive", directive.encode()),
-            (b"x-sprout-probability", probability),
-            (b"x-sprout-reason", record.reason.encode()),
-            (b"x-sprout-mode", record.mode.encode()),
-            (b"x-sprout-decision-id", record.decision_id.encode()),
-            (b"x-sprout-schema-version", SCHEMA_VERSION),
-        ]
-        if (would_be := record.would_be) is not None:
-            headers.append((b"x-sprout-would-be", would_be.encode()))
-        if record.policy_version is not None:
-            headers.append((b"x-sprout-policy-version", record.policy_version.encode()))
-        if record.intensity_g_per_kwh is not None:
-            headers += _intensity_headers(
-                record.intensity_g_per_kwh,
-                record.intensity_age_seconds or 0.0,
-                record.intensity_step or "",
-                record.intensity_kind or "",
-            )
-        return headers
+        return answer_headers(plan.record)
 
     @property
     def in_flight(self) -> int:
@@ -270,16 +242,3 @@ class Hook:
         record.reason, record.applied = reason, True
         record.directive, record.probability = "none", 1.0
         self.metrics.fail_open.labels(reason).inc()
-
-
-# Many requests share one reading of the intensity.
-@lru_cache(maxsize=4)
-def _intensity_headers(
-    g_per_kwh: float, age_seconds: float, step: str, kind: str
-) -> tuple[tuple[bytes, bytes], ...]:
-    return (
-        (b"x-sprout-intensity", b"%.1f" % g_per_kwh),
-        (b"x-sprout-intensity-age", b"%.0f" % age_seconds),
-        (b"x-sprout-intensity-step", step.encode()),
-        (b"x-sprout-intensity-kind", kind.encode()),
-    )

@@ -1,26 +1,16 @@
 """Decides how a request is sent: which policy applies, which directive, and the new body."""
 
 import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import orjson
-
 from envs.requests.directive import Message
 from serving.apis.api import INEXACT_INTEGER, count_characters, opening, parse_body
-from serving.apis.naming import read_naming
 from serving.apis.routes import APIS
-from serving.hook.conversation import (
-    DAY_SECONDS,
-    ConversationMemory,
-    Identity,
-    Lottery,
-    StickyChoice,
-    identify,
-)
+from serving.hook.conversation import DAY_SECONDS, ConversationMemory, Lottery, StickyChoice
 from serving.hook.deadline import DeadlineRunner
 from serving.hook.decider import Decider, DecisionInput, draw
+from serving.hook.description import describe, describe_intensity, identity_of, matching_rule
 from serving.hook.grid import Grid, GridState, UnknownGrid
 from serving.hook.plan import FailedOpenError, NotSteeredError, Plan
 from serving.hook.policies import Policies
@@ -28,13 +18,11 @@ from serving.hook.refusals import Refusals
 from serving.ledger.record import Record
 from serving.settings.control import Control
 from serving.settings.hook import HookConfig
-from serving.settings.rules import RequestFacts, Rule, first_matching
+from serving.settings.rules import Rule
 from serving.settings.suspensions import Suspensions
 
 STEERING_MODES = ("canary", "on")
 _L0 = 0
-# Longest model, task and tenant that a record keeps, characters.
-_LONGEST_NAME = 200
 
 
 class _Context(NamedTuple):
@@ -74,7 +62,6 @@ class Steering:
         self._refusals = refusals
         self._suspensions = suspensions
         self._caller = frozenset(config.caller_headers)
-        self._tenant_header = (config.tenant_header or "").lower()
         self._runner = DeadlineRunner(config.deadline)
 
     def close(self) -> None:
@@ -110,17 +97,17 @@ class Steering:
         except (KeyError, TypeError, ValueError, AttributeError):
             # The upstream judges whether the body is valid.
             raise FailedOpenError("unreadable") from None
-        self._describe(record, body, messages, headers, control.salt)
         salt = bytes.fromhex(control.salt)
-        identity = self._identity(salt, record, body, messages, headers)
+        describe(record, self.config, salt, body, messages, headers)
+        identity = identity_of(record, self.config, salt, body, messages, headers)
         lottery = self._memory.lottery(salt, identity, int(record.time // DAY_SECONDS))
         # Also of requests that are left alone: they may belong to a conversation that is not.
         record.conversation, record.keyed_by = f"{lottery.key:016x}", identity.keyed_by
         record.opening = identity.opens
         grid = self.grid.current()
         if grid is not None:
-            _record_intensity(record, grid)
-        rule = _matching_rule(control, record, headers)
+            describe_intensity(record, grid)
+        rule = matching_rule(control, record, headers)
         if rule is not None:
             record.rule, record.mode = rule.name, rule.mode or record.mode
         decider = self._decider(record, rule, headers)
@@ -144,28 +131,6 @@ class Steering:
         asks = self.config.ask_usage and record.streamed and record.mode in STEERING_MODES
         if asks and not self._refusals.refuses(record.model, "usage"):
             _ask_usage(plan, body)
-
-    def _describe(
-        self,
-        record: Record,
-        body: Mapping[str, Any],
-        messages: Sequence[Message],
-        headers: Mapping[str, str],
-        salt: str,
-    ) -> None:
-        model = body.get("model")
-        record.model = model[:_LONGEST_NAME] if isinstance(model, str) else None
-        record.streamed = body.get("stream") is True
-        if "task" in self._caller and (task := headers.get("x-sprout-task")) is not None:
-            record.task = task[:_LONGEST_NAME]
-        if self._tenant_header and (tenant := headers.get(self._tenant_header)) is not None:
-            if self._tenant_header == "authorization":
-                # A secret: the record keeps only a keyed hash, enough to tell tenants apart.
-                key = bytes.fromhex(salt)
-                tenant = hashlib.blake2b(tenant.encode(), digest_size=8, key=key).hexdigest()
-            record.tenant = tenant[:_LONGEST_NAME]
-        if self.config.store_prompts:
-            record.prompt = orjson.dumps(messages).decode()
 
     def _decider(self, record: Record, rule: Rule | None, headers: Mapping[str, str]) -> Decider:
         """Return the policy for this request; raise if it must not be steered."""
@@ -236,23 +201,6 @@ class Steering:
         self._memory.put(lottery.key, StickyChoice(action, record.probability, version_mark))
         return action
 
-    def _identity(
-        self,
-        salt: bytes,
-        record: Record,
-        body: Mapping[str, Any],
-        messages: Sequence[Message],
-        headers: Mapping[str, str],
-    ) -> Identity:
-        named = "conversation" in self._caller
-        return identify(
-            salt,
-            messages,
-            (record.tenant, record.model),
-            read_naming(body),
-            headers.get("x-sprout-conversation") if named else None,
-        )
-
     def _floor(self, context: _Context) -> float | None:
         """Return the highest floor that a rule or the caller demands; None if neither does."""
         rule, floors = context.rule, []
@@ -266,28 +214,6 @@ class Steering:
                 # The caller wanted a floor, but the value is unreadable: use the highest.
                 floors.append(1.0)
         return max(floors, default=None)
-
-
-def _record_intensity(record: Record, grid: GridState) -> None:
-    record.intensity_g_per_kwh = grid.reading.g_per_kwh
-    record.intensity_time = grid.reading.time
-    record.intensity_age_seconds = grid.reading.age_seconds
-    record.intensity_step = grid.reading.step
-    record.intensity_kind = str(grid.reading.kind)
-
-
-def _matching_rule(control: Control, record: Record, headers: Mapping[str, str]) -> Rule | None:
-    if not control.rules:
-        return None
-    facts = RequestFacts(
-        route=record.route,
-        model=record.model or "",
-        task=record.task,
-        tenant=record.tenant,
-        characters=record.characters,
-        headers=headers,
-    )
-    return first_matching(control.rules, facts)
 
 
 def _apply_forced(record: Record, directive: str, names: Sequence[str]) -> int:

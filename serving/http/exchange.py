@@ -4,7 +4,8 @@ import asyncio
 
 from serving.apis.facts import FAILED
 from serving.hook.answer import Answer
-from serving.hook.core import HEADER_PREFIX, Hook
+from serving.hook.core import Hook
+from serving.hook.headers import HEADER_PREFIX
 from serving.hook.plan import Plan
 from serving.http.asgi import Event, Send
 

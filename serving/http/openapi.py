@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from serving.hook.core import SCHEMA_VERSION
+from serving.hook.headers import SCHEMA_VERSION
 from serving.http.decide_routes import DECIDE, OUTCOME, DecideRequest, OutcomeReport
 from serving.http.readiness import PATH as READY
 from serving.settings.control import SETTABLE, Control

@@ -1,14 +1,12 @@
 """Relays requests to upstream servers and streams the unchanged answers back."""
 
 import asyncio
-import os
 import ssl
 from collections.abc import AsyncIterator, Callable
 from functools import lru_cache
 from typing import Any
 
 import aiohttp
-import orjson
 from aiohttp.payload import BytesPayload
 from yarl import URL
 
@@ -33,17 +31,13 @@ from serving.http.forwarding import (
     passed_through,
     with_hops,
 )
+from serving.http.models import list_models, reason_of
 from serving.http.routing import UnreadableError, Upstreams
 from serving.telemetry.log import log
 
 _AUTO_HEADERS = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
 # Methods whose Max-Forwards counts (RFC 9110, section 7.6.2).
 _COUNTED_METHODS = ("TRACE", "OPTIONS")
-# Longest wait for the list of an upstream's models, s, and its longest size, bytes. Orchestrators
-# wait 2 s for the whole report.
-_PROBE_SECONDS, _PROBE_BYTES = 1.0, 1 << 20
-# Statuses of servers that list their models only to those who have a key.
-_NEEDS_KEY = (401, 403)
 # Longer bodies are searched for their model in a thread, bytes.
 _LONG_BODY = 1 << 20
 
@@ -109,28 +103,9 @@ class Relay:
             await self._session.close()
 
     async def models(self, upstream: str) -> tuple[list[str] | None, str | None]:
-        """Ask an upstream for its models.
-
-        Returns:
-            The models' names, None if it lists none, and why it did not answer, None if it did.
-        """
+        """Ask an upstream for its models; see `serving.http.models.list_models`."""
         assert self._session is not None
-        try:
-            async with asyncio.timeout(_PROBE_SECONDS):
-                async with self._session.get(_url(f"{upstream}/v1/models")) as response:
-                    status, content = response.status, bytearray()
-                    async for piece in response.content.iter_any():
-                        content += piece
-                        if len(content) > _PROBE_BYTES:
-                            break
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            return None, f"does not answer: {_reason(error)}"
-        if status >= 400 and status not in _NEEDS_KEY:
-            return None, f"answers GET /v1/models with {status}; is its base URL right?"
-        try:
-            return [str(model["id"]) for model in orjson.loads(content)["data"]], None
-        except (ValueError, TypeError, KeyError):
-            return None, None
+        return await list_models(self._session, upstream)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Relay one request."""
@@ -188,7 +163,7 @@ class Relay:
                 # The client may have part of the answer: break the connection, as the
                 # upstream did.
                 raise UpstreamBrokeError(type(error).__name__) from None
-            reason = _reason(error)
+            reason = reason_of(error)
             if upstream not in self._away:
                 self._away.add(upstream)
                 log.error("upstream %s does not answer: %s", upstream, reason)
@@ -285,13 +260,6 @@ async def _streamed_body(
         more = event.get("more_body", False)
         yield event.get("body", b"")
     on_end()
-
-
-def _reason(error: Exception) -> str:
-    """Return why a request failed, without text of the request or the answer."""
-    cause = getattr(error, "os_error", None) or error
-    text = os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno else ""
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _decoded(value: bytes) -> str:

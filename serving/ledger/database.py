@@ -218,7 +218,7 @@ class Ledger:
                 connection.execute(insert.on_conflict_do_nothing(), row)
             # The kill switch stays as it is.
             if renew and not self.control().started:
-                given = initial.model_dump(include=SETTABLE | {"salt"})
+                given = initial.model_dump(include={*SETTABLE, "salt"})
                 return self._change(lambda current: given)
         with self._errors(), self._engine.connect() as connection:
             setting = connection.execute(sa.select(CONTROL.c.setting)).scalar()
