@@ -179,9 +179,11 @@ def check_names(rules: Sequence[Rule], known: KnownNames, source: str) -> None:
                 continue
             similar = get_close_matches(name, names, n=1)
             hint = (
-                f"did you mean {similar[0]!r}?" if similar else f"known: {', '.join(sorted(names))}"
+                f"did you mean {similar[0]!r}?"
+                if similar
+                else f"known: {', '.join(sorted(names))}."
             )
-            later = f"; if callers will send it later, write {name + '*'!r}" if is_condition else ""
-            raise ConfigError(
-                f"rules {source}: rule {rule.name!r}, {field}: nobody knows {name!r}; {hint}{later}"
-            )
+            if is_condition:
+                hint += f" If callers will send it later, write {name + '*'!r}"
+            problem = f"rule {rule.name!r}, {field}: nobody knows {name!r}"
+            raise ConfigError(f"rules {source}: {problem}; {hint}")

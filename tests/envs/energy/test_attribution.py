@@ -105,6 +105,7 @@ def trials():
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", AT_32)
 def test_the_median_error_at_32_requests_at_once_is_below_a_tenth(trials, name):
     errors = np.abs(np.concatenate([trial.errors for trial in trials[name]]))

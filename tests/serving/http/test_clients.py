@@ -179,6 +179,7 @@ callback = SproutCallback()
 """
 
 
+@pytest.mark.long
 def test_litellms_proxy_steers_and_records_through_the_callback(tmp_path):
     made.bundle(tmp_path / "bundle")
     (tmp_path / "sprout_callback.py").write_text(CALLBACK)

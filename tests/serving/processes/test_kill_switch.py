@@ -48,6 +48,7 @@ def locked(folder):
         yield lock
 
 
+@pytest.mark.long
 def test_the_command_works_while_the_database_is_locked(upstream, folder, locked):
     with serving(upstream.url, folder, "--workers", "2") as server:
         assert becomes(server, "very_brief")

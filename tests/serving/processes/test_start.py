@@ -4,6 +4,8 @@ import json
 import time
 import urllib.request
 
+import pytest
+
 from envs.carbon.intensity import iso
 from tests import made
 from tests.serving.hooks import CHAT, post, waited
@@ -52,6 +54,7 @@ def test_a_bundle_for_another_model_is_refused_at_a_first_start_and_not_steered_
         assert server.chosen() == "very_brief"
 
 
+@pytest.mark.long
 def test_a_wrong_intensity_is_refused_at_a_first_start_and_not_steered_at_a_restart(
     upstream, folder
 ):
@@ -101,6 +104,7 @@ def text(folder):
     return next(folder.glob("log*")).read_text()
 
 
+@pytest.mark.long
 def test_a_model_that_was_replaced_under_its_name_is_no_longer_steered(upstream, folder):
     made.bundle(folder / "bundle", extra={"answers": {"models": ["made"], "fingerprints": []}})
     flags = ("--workers", "2")
@@ -122,6 +126,7 @@ def texts(folder):
     return "".join(path.read_text() for path in folder.glob("log*"))
 
 
+@pytest.mark.long
 def test_the_flags_of_a_refused_start_do_not_outlive_it(upstream, folder):
     ledger = f"sqlite:///{folder}/ledger.db"
     rules = folder / "rules.yaml"

@@ -8,11 +8,14 @@ import subprocess
 import threading
 import time
 
+import pytest
+
 from tests import made
 from tests.serving.hooks import CHAT, post, waited
 from tests.serving.launch import healthy, serving
 
 
+@pytest.mark.long
 def test_a_kill_switch_reaches_all_workers_and_replicas_within_two_seconds(
     upstream, folder, postgres
 ):
@@ -129,6 +132,7 @@ def under_load(server, end_load, clients=6):
     return answered
 
 
+@pytest.mark.long
 def test_the_port_accepts_connections_once_the_start_is_announced(upstream, folder):
     for _ in range(3):
         with serving(upstream.url, folder, "--workers", "2", awaited="sprout serves") as server:
