@@ -18,6 +18,7 @@ from typing import Any
 
 from litellm.integrations.custom_logger import CustomLogger
 
+from serving.apis.facts import LONGEST_NAME
 from serving.hook.assembly import make_embedded_hook
 from serving.hook.core import Hook
 from serving.hook.outcome import ReportedAnswer, Usage
@@ -136,6 +137,8 @@ class SproutCallback(CustomLogger):
                 plan, answer = state
                 answer.status, answer.usage = status, _usage(response)
                 answer.text = _text(response)
+                answer.model = _named(response, "model")
+                answer.fingerprint = _named(response, "system_fingerprint")
                 self._hook.finish(plan, answer, outcome)
         except Exception as error:
             log_internal_error("LiteLLM callback: the outcome was not recorded", error)
@@ -166,6 +169,12 @@ def _usage(answer: Any) -> Usage:
         for names in (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens"))
     ]
     return Usage(counts[0], counts[1], None if counts[1] is None else "reported")
+
+
+def _named(answer: Any, field: str) -> str | None:
+    """Return a text field of an answer, or None."""
+    value = getattr(answer, field, None)
+    return value[:LONGEST_NAME] if isinstance(value, str) and value else None
 
 
 def _text(answer: Any) -> str | None:

@@ -36,7 +36,8 @@ def foretell(policy: Policy, prompts: PromptSet, prepared: Prepared) -> dict[str
         L0, `joules_ratio_error` and `quality_ratio_error`. "lengths": by directive, the line
         `intercept` + `slope` x, with the feature `log_energy=` of the directive as x, through
         ln(1 + the answer's tokens), its standard error `error`, and the number of answers `count`.
-        Given the features, it holds whatever the policy chooses. Null means unknown.
+        Given the features, it holds whatever the policy chooses. Empty if a server did not count
+        the tokens. Null means unknown.
     """
     chances, profile = prompts.chances(policy), prepared.known
     groups = {UNTAGGED: (chances[0], np.ones(len(profile.requests), dtype=np.bool_))}
@@ -50,7 +51,9 @@ def foretell(policy: Policy, prompts: PromptSet, prepared: Prepared) -> dict[str
             for task, (chance, rows) in groups.items()
         },
         "lengths": {
-            name: _line(prepared, name, action) for action, name in enumerate(profile.directives)
+            name: _line(prepared, name, action)
+            for action, name in enumerate(profile.directives)
+            if profile.tokens_method == "counted"
         },
     }
 

@@ -82,9 +82,9 @@ class Explain(OnLedger):
 
     def _recorded(self, bundle: Bundle, decision: str) -> dict[str, Any]:
         with closing(self.open()) as ledger:
-            record = ledger.find(decision)
+            record, shown = ledger.find(decision), ledger.shown
         if record is None:
-            raise ConfigError(f"--decision {decision}: {self.ledger} has no such decision (yet)")
+            raise ConfigError(f"--decision {decision}: {shown} has no such decision (yet)")
         reason, version = record["reason"], record["policy_version"]
         text = REASONS.get(reason)
         if reason == "rule":
@@ -92,6 +92,7 @@ class Explain(OnLedger):
         elif reason == "sticky":
             text = f"{record['directive']}, as in the conversation's earlier turns"
         if text is not None:
+            text = text if record["applied"] else f"would have been {text} (mode shadow)"
             return {"decision_id": decision, "reason": reason, "text": text}
         if version != bundle.version:
             raise ConfigError(

@@ -112,8 +112,12 @@ class Kill:
             name, problem = self._call(url, request)
             reached |= {name} - {None}
             lines.append(f"admin port {url}: {problem or f'done ({name})'}")
-        # A release is confirmed by all of them: a file that is still mounted holds a replica off.
-        missed = [replica for replica in replicas if not off or replica.name not in reached]
+        missed = [
+            replica
+            for replica in replicas
+            # A file that is still mounted holds a replica off after its release.
+            if replica.name not in reached or (not off and _holds_file(replica))
+        ]
         if self._ledger is not None and in_database and missed:
             missed, away = self._unconfirmed(self._ledger, missed, off)
             lines += [
@@ -173,6 +177,12 @@ class Kill:
             if not present or time.monotonic() > deadline:
                 return present, [replica for replica in left if replica not in present]
             time.sleep(0.2)
+
+
+def _holds_file(replica: Replica) -> bool:
+    # The name of an engagement by such a file begins with "file on HOST".
+    reasons = [reason for reason in replica.off if reason.startswith("file ")]
+    return any(not reason.startswith("file on ") for reason in reasons)
 
 
 def _named(replica: Replica) -> str:

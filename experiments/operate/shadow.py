@@ -44,26 +44,30 @@ class Shadow(OnLedger):
 
 
 def _lines(shadow: dict[str, Any]) -> list[str]:
+    alone = sum(shadow["left_alone"].values())
+    reasons = ", ".join(f"{reason} {count}" for reason, count in shadow["left_alone"].items())
+    left_alone = f"{alone} requests would be left alone in any case: {reasons}"
     if not shadow["requests"]:
-        return [
-            "no request in mode shadow in this period got a decision of the policy; see "
-            "`sprout status`, and the header x-sprout-reason of an answer"
-        ]
-    lines = [_line("all", shadow)]
+        none = "no request in mode shadow in this period got a decision of the policy"
+        return [none, *([left_alone] if alone else [])]
+    lines = [_line("the policy's requests", shadow)]
     lines += [
         _line("no task tag" if task == "untagged" else f"task {task}", part)
         for task, part in shadow["tasks"].items()
     ]
+    if alone:
+        lines.append(left_alone)
     lines.append(
         "foretold from training, for the traffic seen; follow-up questions cannot be foretold"
     )
-    if (plan := shadow["plan"]) is not None:
+    plan = shadow["plan"]
+    if plan["conversations"] is not None:
         duration = ""
         if plan["days"] is not None:
             duration = f", {_duration(plan['days'])} at this rate"
-        if plan["canary_days"] is not None:
-            share = 100 * plan["canary_ratio"]
-            duration += f", or {_duration(plan['canary_days'])} in mode canary at {share:g} %"
+            if share := plan["canary_ratio"]:
+                longer = _duration(plan["days"] / share)
+                duration += f", or {longer} in mode canary at {100 * share:g} %"
         lines.append(
             f"to measure the saving to within {100 * plan['half_width']:.0f} points, with "
             f"{100 * plan['hold_out_ratio']:g} % held out in mode on: about "

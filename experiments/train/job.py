@@ -192,7 +192,6 @@ class TrainingJob:
                 "scope": self.trace.scope,
                 "source": Path(self.trace.source).name,
                 "sha256": self.trace.sha256,
-                "mean_g_per_kwh": float(self.trace.g_per_kwh.mean()),
             },
             "validation": figures(trained) | {"floors_kept": trained.floors_kept},
             "answers": {

@@ -43,11 +43,11 @@ class AnswerFacts:
 
     def read_model(self, data: Any) -> None:
         """Take the model and the fingerprint of an answer, or of an event that names them."""
-        if self.model is None and isinstance(data, dict):
-            model, fingerprint = data.get("model"), data.get("system_fingerprint")
-            self.model = model[:LONGEST_NAME] if isinstance(model, str) else None
-            if isinstance(fingerprint, str):
-                self.fingerprint = fingerprint[:LONGEST_NAME]
+        if (self.model is None or self.fingerprint is None) and isinstance(data, dict):
+            # Some servers begin a stream with empty ones.
+            self.model = self.model or text_of(data.get("model"))[:LONGEST_NAME] or None
+            fingerprint = self.fingerprint or text_of(data.get("system_fingerprint"))
+            self.fingerprint = fingerprint[:LONGEST_NAME] or None
 
     def read_usage(self, usage: Any, prompt: tuple[str, ...], completion: str) -> None:
         """Take the token counts of a usage object; a later one replaces an earlier one.

@@ -13,10 +13,10 @@ import orjson
 
 from serving.apis.api import Api
 from serving.apis.facts import AnswerFacts
+from serving.apis.usage_edit import is_final, with_member, without_usage
 from serving.hook.outcome import Usage
 from serving.streams.coding import CodingError, Decoder, decoder_of
 from serving.streams.event_stream import Event, EventStream
-from serving.streams.usage_edit import is_final, with_member, without_usage
 from serving.telemetry.log import log_internal_error
 
 Headers = list[tuple[bytes, bytes]]

@@ -155,7 +155,8 @@ def make_embedded_hook(config: HookConfig | None = None) -> Hook:
     with suppress(LedgerError):
         keeper.settings.started()
     upkeep = Upkeep([keeper.step, hook.refresh])
-    kill_upkeep = Upkeep([keeper.settings.watch_kill_switch])
+    # Apart from the other one, which may wait for the database.
+    kill_upkeep = Upkeep([keeper.settings.watch_kill_switch, hook.control.refresh])
 
     def close() -> None:
         upkeep.close()

@@ -175,12 +175,11 @@ class Hook:
         """
         reloads = self.control.now.reloads
         self.control.refresh()
-        self._refresh_policies(force=reload or self.control.now.reloads != reloads)
         try:
             self.grid.refresh()
         except (SproutError, OSError) as error:
             log_internal_error(f"carbon intensity not read; the last one stays in use: {error}")
-        self.policies.use_kind(self.grid.kind)
+        self._refresh_policies(force=reload or self.control.now.reloads != reloads)
         self.suspensions.refresh()
         self._log_not_steered()
         self._in_flight.publish()
@@ -192,7 +191,7 @@ class Hook:
             self.metrics.intensity.set(grid.reading.g_per_kwh)
             self.metrics.intensity_age.set(grid.reading.age_seconds)
             self.metrics.grid(grid.reading)
-        self.metrics.suspended(self.suspensions.reasons)
+        self.metrics.suspended(self.not_steered)
         self.metrics.mode(self.control.now.mode)
         self.metrics.kill_switch.set(bool(self.control.kill.reasons))
         self.metrics.flush(self.in_flight)
@@ -203,6 +202,7 @@ class Hook:
 
     def _refresh_policies(self, *, force: bool) -> None:
         known_problems = dict(self.policies.problems)
+        self.policies.use_kind(self.grid.kind)
         if self.policies.refresh(force=force):
             self.metrics.reloads.labels("loaded").inc()
             names = [f"{d.bundle.version} for {d.bundle.model}" for d in self.policies.loaded]
@@ -214,18 +214,17 @@ class Hook:
 
     @property
     def not_steered(self) -> dict[str, str]:
-        """Why requests go to mode shadow, by "all models" or "model NAME"."""
+        """Why no request for a model is steered, by model; "*" stands for all models."""
         problem = self.grid.problem
-        reasons = {} if problem is None else {"all models": problem}
-        return reasons | {f"model {m}": why for m, why in self.suspensions.reasons.items()}
+        return ({} if problem is None else {"*": problem}) | self.suspensions.reasons
 
     def _log_not_steered(self) -> None:
         now = self.not_steered
-        for name, reason in now.items():
-            if name not in self._not_steered:
-                log.error("%s: not steered, in mode shadow until this is mended: %s", name, reason)
-        for name in self._not_steered.keys() - now.keys():
-            log.warning("%s: steered again", name)
+        for model, reason in now.items():
+            if model not in self._not_steered:
+                log.error("model %s: not steered until this is mended: %s", model, reason)
+        for model in self._not_steered.keys() - now.keys():
+            log.warning("model %s: steered again", model)
         self._not_steered = now
 
     def close(self) -> None:

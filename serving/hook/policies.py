@@ -83,6 +83,8 @@ class Policies:
         if kind == self._kind:
             return
         self._kind = kind
+        # A bundle that was refused may fit now.
+        self._stamps.clear()
         for folder, decider in list(self._by_folder.items()):
             if (problem := self._kind_problem(folder, decider.bundle)) is not None:
                 del self._by_folder[folder]

@@ -147,8 +147,6 @@ class Admin:
             raise ValueError(f"give mode off or {RELEASE}, not both")
         if "rules" in changes:
             changes["rules"] = check_rules(changes["rules"], "given")
-            known = await asyncio.to_thread(known_names, self._keeper.ledger)
-            check_names(changes["rules"], known, "given")
         # All of it, before a part takes effect.
         Control.model_validate({**self._keeper.settings.control.stored.model_dump(), **changes})
         if changes.get("mode") == "off":
@@ -157,6 +155,9 @@ class Admin:
             await self._kill(self._kill_state.engage("admin"))
         elif release:
             await self._kill(self._kill_state.release())
+        if "rules" in changes:
+            known = await asyncio.to_thread(known_names, self._keeper.ledger)
+            check_names(changes["rules"], known, "given")
         if len(changes) > 0:
             return await self._set_control(**changes)
         return self._shown(self._keeper.settings.control.stored)

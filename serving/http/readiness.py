@@ -45,20 +45,25 @@ class Readiness:
     async def check(self) -> dict[str, str]:
         """Ask the upstreams; return the models that have a bundle and are not listed, with why.
 
-        Their requests are not steered until they are listed.
+        Their requests are not steered until they are listed, or with --on-model-change warn.
         """
         upstreams = await self._upstream_states()
-        unlisted = {}
+        if self._hook.config.on_model_change == "warn":
+            return {}
+        known, unlisted = self._hook.suspensions.unlisted, {}
         for decider in self._hook.policies.loaded:
             bundle = decider.bundle
             models = _upstream_of(bundle.model, upstreams)["models"]
-            if models is not None and bundle.model not in models:
+            if models is None and bundle.model in known:
+                # Not known this time.
+                unlisted[bundle.model] = known[bundle.model]
+            elif models is not None and not _lists(models, bundle.model):
                 shown = ", ".join(map(repr, models[:_MOST_SHOWN])) or "no model"
                 more = " and others" if len(models) > _MOST_SHOWN else ""
                 unlisted[bundle.model] = (
                     f"bundle {bundle.version} is for model {bundle.model!r}, and its upstream "
-                    f"lists {shown}{more}; give the policy of one of these models, or let the "
-                    "server use the policy's name"
+                    f"lists {shown}{more}; give the policy of one of these models, let the server "
+                    "use the policy's name, or, if it takes any name, give --on-model-change warn"
                 )
         self._hook.suspensions.unlisted = unlisted
         return unlisted
@@ -132,10 +137,15 @@ class Readiness:
             "version": bundle.version,
             "model": bundle.model,
             # None if the upstream lists no models, so that this is not known.
-            "served": None if models is None else bundle.model in models,
+            "served": None if models is None else _lists(models, bundle.model),
             "floors_kept": validation.get("floors_kept"),
             "worst_margin": validation.get("worst_margin"),
         }
+
+
+def _lists(models: list[str], model: str) -> bool:
+    """Return whether a server lists a model; Ollama adds a tag to the name."""
+    return model in models or f"{model}:latest" in models
 
 
 def _upstream_of(model: str, upstreams: list[dict[str, Any]]) -> dict[str, Any]:
@@ -149,10 +159,15 @@ def _problems(state: dict[str, Any]) -> list[str]:
         if upstream["problem"] is not None
     ]
     problems += [
-        f"{name}: not steered, in mode shadow until this is mended: {reason}"
-        for name, reason in state["not_steered"].items()
+        f"model {model}: not steered until this is mended: {reason}"
+        for model, reason in state["not_steered"].items()
     ]
     for bundle in state["bundles"]:
+        if bundle["served"] is False and bundle["model"] not in state["not_steered"]:
+            problems.append(
+                f"bundle {bundle['version']} is for model {bundle['model']!r}, which its upstream "
+                "does not list (--on-model-change warn)"
+            )
         if bundle["floors_kept"] is False:
             problems.append(
                 f"bundle {bundle['version']} missed a floor in training by "

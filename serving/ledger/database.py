@@ -28,15 +28,10 @@ from serving.settings.kill_switch import KillState
 _AMENDABLE = frozenset(column.name for column in REQUESTS.columns) - {"decision_id"}
 # Returns a record's values in column order.
 _VALUES = attrgetter(*(column.name for column in REQUESTS.columns))
-# Arguments of a connection: longest waits for the server, for a lock, for an answer and for a
-# network that hangs.
+# Arguments of a connection: longest waits for the server, and for a network that hangs.
 _LIMITS: dict[str, dict[str, Any]] = {
     "sqlite": {"timeout": 2},
-    "postgresql": {
-        "connect_timeout": 2,
-        "options": "-c lock_timeout=5s -c statement_timeout=60s",
-        "tcp_user_timeout": 10_000,
-    },
+    "postgresql": {"connect_timeout": 2, "tcp_user_timeout": 10_000},
 }
 # Fields of a manifest that name the prompts of the training.
 _PROMPTS = ("data", "live")
@@ -226,7 +221,7 @@ class Ledger:
             raise ConfigError(
                 f"{self.shown}: no hook has used this ledger yet; start `sprout serve` with it"
             )
-        return Control.model_validate_json(setting)
+        return Control.from_json(setting)
 
     def merge_kill(self, state: KillState) -> Control:
         """Add what is known about the kill switch; return the settings."""

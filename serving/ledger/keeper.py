@@ -35,8 +35,9 @@ LOCK = "keeper.lock"
 # Rounds in which an amendment waits for its record.
 _LATE_TRIES = 20
 _AMENDED_AT_ONCE = 1000
-# Longest time for the journal in one round, s: settings are to be exchanged in between.
-_DRAIN_SECONDS = 5.0
+# Longest time for the journal in one round, s, as settings are to be exchanged in between; and in
+# the last round.
+DRAIN_SECONDS, _LAST_DRAIN_SECONDS = 5.0, 60.0
 log = logging.getLogger("sprout")
 
 
@@ -102,15 +103,22 @@ class Keeper:
         self._kept: set[str] = set()
         self._watch = ModelWatch(self._manifests, read_findings(config.state), self.registry)
         self._found = str(self._watch.findings)
+        self._unnoted = False
+        self._reloads = control.stored.reloads
         if config.on_model_change == "warn":
             # Of a time when they were not only to be logged.
-            write_findings(config.state, {})
+            with suppress(OSError):
+                write_findings(config.state, {})
         self._reported = ReportedEnergy(config, self.ledger, self._manifests, self.registry)
         self._amendments: list[Amendment] = []
         self._feed = make_feed(config, self.registry)
 
-    def step(self) -> None:
-        """Run one round. Never raises: a later round does what this one could not."""
+    def step(self, drain_seconds: float = DRAIN_SECONDS) -> None:
+        """Run one round. Never raises: a later round does what this one could not.
+
+        Args:
+            drain_seconds: longest time for the journal, s.
+        """
         if not self._acquire_lock():
             return
         if self._feed is not None and not self._feed.ident:
@@ -125,7 +133,7 @@ class Keeper:
             self._keep_policies()
             # Read before the journal, which then holds all requests that arrived earlier.
             complete_before = oldest_in_flight(self._config.state)
-            if self._drain():
+            if self._drain(drain_seconds):
                 self._amendments += self._accounts.settle(complete_before)
             self._amend_energy()
             if time.monotonic() - self._last_expiry > EXPIRE_EVERY_SECONDS:
@@ -144,7 +152,7 @@ class Keeper:
         """Run a last round, after all writers have ended."""
         if self._feed is not None:
             self._feed.close()
-        self.step()
+        self.step(_LAST_DRAIN_SECONDS)
         if self._lock is not None:
             with suppress(Exception):
                 self._amendments += self._accounts.close()
@@ -179,9 +187,9 @@ class Keeper:
         self._lock = lock
         return True
 
-    def _drain(self) -> bool:
+    def _drain(self, seconds: float) -> bool:
         """Copy the journal to the database; return False if a part is left for the next round."""
-        deadline = time.monotonic() + _DRAIN_SECONDS
+        deadline = time.monotonic() + seconds
         for path in journal_files(self._journal_folder):
             tail = self._tails.setdefault(path, Tail(path))
             # Checked before reading: lines cannot follow once the writer has ended.
@@ -208,16 +216,26 @@ class Keeper:
 
     def _tell_findings(self) -> None:
         """Tell the workers which models no longer fit their policies."""
+        if self.settings.control.stored.reloads != self._reloads:
+            self._reloads = self.settings.control.stored.reloads
+            self._watch.forget()
         findings = self._watch.findings
         if str(findings) == self._found:
             return
-        self._found = str(findings)
         if self._config.on_model_change == "shadow":
-            write_findings(self._config.state, findings)
-            return
-        for model, kinds in findings.items():
-            for finding in kinds.values():
-                log.error("model %s: %s (--on-model-change warn)", model, finding.text)
+            try:
+                write_findings(self._config.state, findings)
+            except OSError as error:
+                # The next round tries again.
+                if not self._unnoted:
+                    log.error("which models do not fit cannot be noted: %s", error.strerror)
+                self._unnoted = True
+                return
+        else:
+            for model, kinds in findings.items():
+                for finding in kinds.values():
+                    log.error("model %s: %s (--on-model-change warn)", model, finding.text)
+        self._found, self._unnoted = str(findings), False
 
     def _amend(self, amendments: list[Amendment]) -> None:
         """Apply reported outcomes; one may arrive before its record, written by another worker."""

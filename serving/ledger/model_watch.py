@@ -8,7 +8,7 @@ it is only logged and counted.
 import base64
 import logging
 import math
-from collections import Counter as Counted
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import NormalDist, variance
@@ -22,18 +22,33 @@ from serving.ledger.manifests import Manifests
 from serving.ledger.record import Record
 from serving.settings.suspensions import Finding, Findings
 
-# Answers that are judged together, each from another draw of the lottery.
+# Answers under one directive that are judged together, each from another draw of the lottery.
 WINDOW = 200
 # Chance that a window is judged wrongly, for a model whose answers are, in the geometric mean, less
 # than this factor longer or shorter than in training. With a million conversations a day, that is
-# one false alarm in 20 days.
+# one false alarm in 20 days. A finding is dropped when a window under the same directive is within
+# this factor again.
 FALSE_ALARM = 1e-5
 LEAST_CHANGE = 1.25
 _Z = NormalDist().inv_cdf(1 - FALSE_ALARM / 2)
 # Fewest answers in training behind a length.
 _FEWEST = 20
+_MOST_FINGERPRINTS = 20
 NAME, LENGTH = "name", "length"
 log = logging.getLogger("sprout")
+
+
+@dataclass
+class _Window:
+    """Answers under one directive, each from another draw of the lottery.
+
+    Attributes:
+        draws: the draws.
+        differences: for each of them, ln(1 + tokens) less what training foretells.
+    """
+
+    draws: set[str] = field(default_factory=set)
+    differences: list[float] = field(default_factory=list)
 
 
 @dataclass
@@ -43,25 +58,13 @@ class _Watched:
     Attributes:
         models, fingerprints: those that are expected; empty until the first answer names one.
         fitting: answers in a row with an expected model.
-        draws: draws of the lottery whose answers are in the window.
-        differences: for each of these answers, ln(1 + tokens) less what training foretells.
-        errors: for each, its directive, and the standard error of what training foretells.
+        windows: the answers that are judged next, by directive.
     """
 
     models: set[str]
     fingerprints: set[str]
     fitting: int = 0
-    draws: set[str] = field(default_factory=set)
-    differences: list[float] = field(default_factory=list)
-    errors: list[tuple[str, float]] = field(default_factory=list)
-
-    def error(self) -> float:
-        """Return the standard error of the mean difference."""
-        count = len(self.differences)
-        shares = Counted(directive for directive, _ in self.errors)
-        # The answers under one directive share the error of its line.
-        shared = sum((shares[name] / count * error) ** 2 for name, error in set(self.errors))
-        return math.sqrt(variance(self.differences) / count + shared)
+    windows: defaultdict[str, _Window] = field(default_factory=lambda: defaultdict(_Window))
 
 
 class ModelWatch:
@@ -86,7 +89,7 @@ class ModelWatch:
         self._length = Gauge(
             "sprout_answer_length_ratio",
             "Geometric mean of the answers' tokens, relative to the policy's training",
-            ("model",),
+            ("model", "directive"),
             registry=registry,
         )
 
@@ -98,24 +101,31 @@ class ModelWatch:
             if manifest is None or version is None or model is None or record.status != 200:
                 continue
             if version not in self._watched:
-                answers = manifest.get("answers") or {}
-                self._watched[version] = _Watched(
-                    set(answers.get("models") or ()), set(answers.get("fingerprints") or ())
-                )
-                self._forget_other_versions(model, version)
+                self._watched[version] = self._begin(manifest, version, model)
             watched = self._watched[version]
             self._compare_name(watched, record, version, model)
             self._compare_fingerprint(watched, record, model)
             self._compare_length(watched, record, manifest, version, model)
 
-    def _forget_other_versions(self, model: str, version: str) -> None:
+    def forget(self) -> None:
+        """Drop all findings: an operator says that the models fit their policies."""
+        self.findings.clear()
+        self._watched.clear()
+
+    def _begin(self, manifest: Mapping[str, Any], version: str, model: str) -> _Watched:
+        """Return what is expected of a policy's model, and drop the findings of other policies."""
         kinds = self.findings.get(model, {})
         for kind in [kind for kind, finding in kinds.items() if finding.version != version]:
             self._clear(model, kind)
+        answers = manifest.get("answers") or {}
+        # A restart must not take the model that was found to be wrong for the expected one.
+        found = self.findings.get(model, {}).get(NAME)
+        models = answers.get("models") or (() if found is None else found.expected)
+        return _Watched(set(models), set(answers.get("fingerprints") or ()))
 
     def _compare_name(self, watched: _Watched, record: Record, version: str, model: str) -> None:
         name = record.answer_model
-        if name is None:
+        if not name:
             return
         if not watched.models:
             # The profile does not tell: the first answer does.
@@ -134,11 +144,15 @@ class ModelWatch:
             f"its answers are from model {name!r}, and those that the policy was trained on from "
             f"{expected}; record a profile through this server and train again, or serve the old "
             "model",
+            tuple(sorted(watched.models)),
         )
 
     def _compare_fingerprint(self, watched: _Watched, record: Record, model: str) -> None:
         fingerprint = record.fingerprint
         if not fingerprint or fingerprint in watched.fingerprints:
+            return
+        if len(watched.fingerprints) > _MOST_FINGERPRINTS:
+            # It changes all the time, so it says nothing.
             return
         if watched.fingerprints:
             self._changes.labels(model, "fingerprint").inc()
@@ -159,35 +173,39 @@ class ModelWatch:
         model: str,
     ) -> None:
         draw, foretold = record.conversation, _foretold_length(record, manifest)
-        if foretold is None or draw is None or draw in watched.draws:
+        if foretold is None or draw is None:
             return
-        watched.draws.add(draw)
-        watched.differences.append(math.log1p(record.completion_tokens or 0) - foretold.mean)
-        watched.errors.append((foretold.directive, foretold.error))
-        if len(watched.differences) < WINDOW:
+        window = watched.windows[foretold.directive]
+        if draw in window.draws:
             return
-        mean, error = sum(watched.differences) / WINDOW, watched.error()
-        watched.draws.clear()
-        watched.differences.clear()
-        watched.errors.clear()
-        ratio = math.exp(mean)
-        self._length.labels(model).set(ratio)
-        if abs(mean) - math.log(LEAST_CHANGE) <= _Z * error:
-            self._clear(model, LENGTH)
+        window.draws.add(draw)
+        window.differences.append(math.log1p(record.completion_tokens or 0) - foretold.mean)
+        if len(window.differences) < WINDOW:
             return
-        self._find(
-            model,
-            LENGTH,
-            version,
-            f"its answers have {ratio:.2f} times as many tokens as in the policy's training "
-            f"(geometric mean of {WINDOW}): the model or the kind of requests has changed; record "
-            "a profile of your own traffic and train again",
-        )
+        del watched.windows[foretold.directive]
+        mean = sum(window.differences) / WINDOW
+        error = math.sqrt(variance(window.differences) / WINDOW + foretold.error**2)
+        ratio, kind = math.exp(mean), f"{LENGTH} {foretold.directive}"
+        self._length.labels(model, foretold.directive).set(ratio)
+        if abs(mean) <= math.log(LEAST_CHANGE):
+            self._clear(model, kind)
+        elif abs(mean) - math.log(LEAST_CHANGE) > _Z * error:
+            self._find(
+                model,
+                kind,
+                version,
+                f"its answers under {foretold.directive} have {ratio:.2f} times as many tokens as "
+                f"in the policy's training (geometric mean of {WINDOW}): the model or the kind of "
+                "requests has changed; record a profile of your own traffic and train again",
+            )
 
-    def _find(self, model: str, kind: str, version: str, text: str) -> None:
+    def _find(
+        self, model: str, kind: str, version: str, text: str, expected: tuple[str, ...] = ()
+    ) -> None:
         if kind not in self.findings.get(model, {}):
             self._changes.labels(model, kind).inc()
-            self.findings.setdefault(model, {})[kind] = Finding(version=version, text=text)
+            finding = Finding(version=version, text=text, expected=expected)
+            self.findings.setdefault(model, {})[kind] = finding
 
     def _clear(self, model: str, kind: str) -> None:
         kinds = self.findings.get(model, {})

@@ -25,7 +25,7 @@ LONGEST_SECONDS = 86400.0
 # Fewest draws in each arm, and fewest draws of equal size that vary as much as all draws do.
 MIN_DRAWS = 30
 # Most task tags that get a column in the regression, and that are reported one by one.
-_MOST_TASKS = 16
+MOST_TASKS = 16
 
 
 def read_savings(
@@ -59,7 +59,7 @@ def estimate_savings(
     """
     openings = group_openings(rows, since, until, settled_before)
     tasks, counts = np.unique(_task(openings), return_counts=True)
-    frequent = tasks[np.argsort(-counts)][:_MOST_TASKS]
+    frequent = tasks[np.argsort(-counts)][:MOST_TASKS]
     return {
         "baseline": "L0, by a random hold-out",
         "estimator": "AIPW per conversation, clustered by draw, 95% interval",
@@ -156,7 +156,7 @@ def _covariates(openings: Openings) -> Float64Array:
     tags = _task(openings)
     tasks, counts = np.unique(tags, return_counts=True)
     # Callers choose the tags freely, so only the most frequent ones get a column.
-    frequent = tasks[np.argsort(-counts)][:_MOST_TASKS][: len(tasks) - 1]
+    frequent = tasks[np.argsort(-counts)][:MOST_TASKS][: len(tasks) - 1]
     task_columns = ((tags == task).astype(float) for task in frequent)
     return np.column_stack([np.ones(len(intensity)), intensity, length, *task_columns])
 

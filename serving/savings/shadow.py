@@ -6,7 +6,7 @@ directive. The quality is that of training. Follow-up questions cannot be foreto
 """
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ import numpy as np
 from envs.arrays import Float64Array
 from serving.ledger.database import Ledger
 from serving.ledger.record import CHOSEN
-from serving.savings.estimate import MIN_DRAWS
+from serving.savings.estimate import MIN_DRAWS, MOST_TASKS
 from serving.savings.hold_out import Z95
 
 COLUMNS = (
@@ -26,7 +26,7 @@ COLUMNS = (
 PLANNED_WIDTH = 0.05
 # Fewest requests in training behind a foretold figure, as a sum of probabilities.
 _FEWEST = 5.0
-_UNTAGGED = ""
+UNTAGGED = ""
 _DAY_SECONDS = 86400.0
 
 
@@ -46,17 +46,12 @@ class _Foretold(NamedTuple):
     quality_error: float
 
 
-# A request that is left alone.
-_SAME = _Foretold(1.0, 0.0, 1.0, 1.0, 0.0)
-
-
 class _Shadowed(NamedTuple):
     """One request, and what it cost under L0."""
 
     time: float
     draw: str
     opening: bool
-    task: str
     directive: str
     grams: float | None
     foretold: _Foretold | None
@@ -72,15 +67,17 @@ def read_shadow(ledger: Ledger, since: float, until: float) -> dict[str, Any]:
     shadow = foretell_shadow(
         ledger.rows(COLUMNS, since, until),
         ledger.policies(),
+        until,
         control.hold_out_ratio,
         control.canary_ratio,
     )
-    return {"since": since, "until": until, **shadow}
+    return {"since": since, **shadow}
 
 
 def foretell_shadow(
     rows: Iterable[Sequence[Any]],
     policies: Mapping[str, Mapping[str, Any]],
+    until: float,
     hold_out_ratio: float,
     canary_ratio: float,
 ) -> dict[str, Any]:
@@ -89,65 +86,86 @@ def foretell_shadow(
     Conversations that would be held out are left out; they are a random share.
 
     Args:
-        rows: ledger rows with `COLUMNS`.
+        rows: ledger rows with `COLUMNS`, oldest first.
         policies: manifests by version.
+        until: end of the period, Unix seconds.
         hold_out_ratio: share of conversations that are to be held out.
         canary_ratio: share of conversations that mode canary would steer.
     """
-    requests, versions = [], set()
+    by_task: defaultdict[str, list[_Shadowed]] = defaultdict(list)
+    floors: dict[str, float] = {}
+    left_alone: Counter[str] = Counter()
+    first: float | None = None
+    openings = 0
     for row in rows:
         record = dict(zip(COLUMNS, row, strict=True))
-        decided = record["mode"] == "shadow" and record["reason"] in CHOSEN
-        if decided and not record["hold_out"] and record["outcome"] != "decided":
-            requests.append(_shadowed(record, policies))
-            versions.add(record["policy_version"])
-    tasks = [task for task, _ in Counter(request.task for request in requests).most_common()]
-    floors: dict[str, float] = {}
-    for version in versions & policies.keys():
-        floors |= policies[version].get("floors") or {}
+        if record["mode"] != "shadow" or record["outcome"] == "decided":
+            continue
+        if record["reason"] not in CHOSEN:
+            left_alone[record["reason"]] += 1
+            continue
+        first = record["time"] if first is None else first
+        openings += bool(record["opening"])
+        if record["hold_out"]:
+            continue
+        manifest = policies.get(record["policy_version"] or "", {})
+        by_task[record["task"] or UNTAGGED].append(_shadowed(record, manifest))
+        for task, floor in (manifest.get("floors") or {}).items():
+            # Of several policies, the highest.
+            floors[task] = max(floor, floors.get(task, floor))
+    requests = [request for group in by_task.values() for request in group]
+    tasks = sorted(by_task, key=lambda task: -len(by_task[task]))[:MOST_TASKS]
     total = _figures(requests)
+    days = 0.0 if first is None else (until - first) / _DAY_SECONDS
     return {
+        "until": until,
         "baseline": "L0, as mode shadow answers",
         "per": "request",
         "method": "foretold from the policy's training, by task and directive",
+        "left_alone": dict(left_alone.most_common()),
         **total,
-        "plan": _plan(requests, total, hold_out_ratio, canary_ratio),
+        "plan": _plan(requests, total, openings / days if days else 0.0, hold_out_ratio)
+        | {"canary_ratio": canary_ratio},
         "tasks": {
-            task or "untagged": {
-                **_figures([request for request in requests if request.task == task]),
-                "floor": floors.get(task),
-            }
+            task or "untagged": {**_figures(by_task[task]), "floor": floors.get(task)}
             for task in tasks
         },
     }
 
 
-def _shadowed(record: Mapping[str, Any], policies: Mapping[str, Mapping[str, Any]]) -> _Shadowed:
-    manifest = policies.get(record["policy_version"] or "", {})
-    chosen = manifest.get("foretold", {}).get("chosen", {})
-    task = record["task"] if record["task"] in chosen else _UNTAGGED
-    cell = chosen.get(task, {}).get(record["directive"]) or {}
-    foretold = None
-    if record["reason"] == "rule":
-        # A rule chooses other requests than the policy does, so its figures do not hold for them.
-        foretold = _SAME if record["directive"] == "none" else None
-    elif cell.get("weight", 0.0) >= _FEWEST and cell["joules_ratio_error"] is not None:
-        judged = cell["quality_ratio_error"] is not None
-        foretold = _Foretold(
-            cell["joules"] / cell["joules_l0"],
-            cell["joules_ratio_error"],
-            cell["quality"] if judged else None,
-            cell["quality_l0"] or 0.0,
-            cell["quality_ratio_error"] or 0.0,
-        )
+def _shadowed(record: Mapping[str, Any], manifest: Mapping[str, Any]) -> _Shadowed:
     return _Shadowed(
         record["time"],
         record["conversation"] or "",
         bool(record["opening"]),
-        record["task"] or _UNTAGGED,
         record["directive"],
         record["grams"],
-        foretold,
+        _foretold(record, manifest),
+    )
+
+
+def _foretold(record: Mapping[str, Any], manifest: Mapping[str, Any]) -> _Foretold | None:
+    """Return what training foretells of a request; None if it does not."""
+    chosen = (manifest.get("foretold") or {}).get("chosen") or {}
+    task = record["task"] if record["task"] in chosen else UNTAGGED
+    if record["directive"] == "none":
+        # The request stays as it is; only its weight among the qualities is to be known.
+        l0 = manifest.get("quality_l0") or {}
+        weights = [l0[task]] if task in l0 else list(l0.values())
+        quality = sum(weights) / len(weights) if weights else None
+        return _Foretold(1.0, 0.0, quality, quality or 0.0, 0.0)
+    cell = chosen.get(task, {}).get(record["directive"]) or {}
+    # A rule chooses other requests than the policy does, so its figures do not hold for them.
+    known = cell.get("weight", 0.0) >= _FEWEST and record["reason"] != "rule"
+    if not known or cell["joules_ratio_error"] is None:
+        return None
+    judged = cell["quality_ratio_error"] is not None
+    return _Foretold(
+        cell["joules"] / cell["joules_l0"],
+        cell["joules_ratio_error"],
+        cell["quality"] if judged else None,
+        cell["quality_l0"] or 0.0,
+        cell["quality_ratio_error"] or 0.0,
     )
 
 
@@ -214,33 +232,31 @@ def _costs_by_draw(
 def _plan(
     requests: Sequence[_Shadowed],
     total: Mapping[str, Any],
+    conversations_per_day: float,
     hold_out_ratio: float,
-    canary_ratio: float,
-) -> dict[str, Any] | None:
-    """Return how long the saving must be measured in mode on; None if that is not known.
+) -> dict[str, Any]:
+    """Return how long the saving must be measured in mode on; None where that is not known.
 
     Both arms' means are taken to vary as much as the costs seen here; covariates narrow the real
     interval.
     """
+    plan: dict[str, Any] = {
+        "hold_out_ratio": hold_out_ratio,
+        "half_width": PLANNED_WIDTH,
+        "conversations_per_day": conversations_per_day,
+        "conversations": None,
+        "days": None,
+    }
     costed = [(r.draw, r.grams, r.foretold) for r in requests if r.grams and r.foretold]
     if len({draw for draw, _, _ in costed}) < MIN_DRAWS or not 0 < hold_out_ratio < 1:
-        return None
+        return plan
     l0, _ = _costs_by_draw(costed)
     variation = float(l0.std(ddof=1) / l0.mean())
     among = hold_out_ratio * (1 - hold_out_ratio)
     needed = (Z95 * variation * (1 - total["saving"]) / PLANNED_WIDTH) ** 2 / among
     draws = max(needed, MIN_DRAWS / min(hold_out_ratio, 1 - hold_out_ratio))
-    times = [request.time for request in requests]
-    days = (max(times) - min(times)) / _DAY_SECONDS
     conversations = draws * max(1, total["conversations"]) / total["draws"]
-    per_day = total["conversations"] / days if days > 0 else None
-    needed_days = conversations / per_day if per_day else None
-    return {
-        "hold_out_ratio": hold_out_ratio,
-        "half_width": PLANNED_WIDTH,
-        "conversations": math.ceil(conversations),
-        "conversations_per_day": per_day,
-        "days": needed_days,
-        "canary_ratio": canary_ratio,
-        "canary_days": needed_days / canary_ratio if needed_days and canary_ratio else None,
-    }
+    plan["conversations"] = math.ceil(conversations)
+    if conversations_per_day:
+        plan["days"] = conversations / conversations_per_day
+    return plan

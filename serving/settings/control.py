@@ -51,6 +51,18 @@ class Control(BaseModel):
     kill: KillState = KillState()
     started: bool = False
 
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Control":
+        """Return stored settings; those of versions that did not note a start have served.
+
+        Raises:
+            ValidationError: they are of another version, or damaged.
+        """
+        control = cls.model_validate_json(text)
+        if "started" in control.model_fields_set:
+            return control
+        return control.model_copy(update={"started": True})
+
 
 class LocalControl:
     """The control file of a state folder, read again when it changes.
@@ -95,7 +107,7 @@ class LocalControl:
             stamp = stat.st_mtime_ns, stat.st_ino
             if stamp == self._stamp:
                 return
-            self.stored = Control.model_validate_json(self._path.read_bytes())
+            self.stored = Control.from_json(self._path.read_bytes())
         except (OSError, ValidationError):
             return
         self._stamp = stamp

@@ -6,7 +6,6 @@ worker, from what the upstream lists.
 
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -20,10 +19,12 @@ class Finding(BaseModel):
     Attributes:
         version: version of the policy bundle that the model does not fit.
         text: the reason, for an operator.
+        expected: names that the model's answers should have; empty if the reason is another one.
     """
 
     version: str
     text: str
+    expected: tuple[str, ...] = ()
 
 
 # By model and by kind of finding.
@@ -80,8 +81,11 @@ def read_findings(folder: Path) -> Findings:
 
 
 def write_findings(folder: Path, findings: Mapping[str, Mapping[str, Finding]]) -> None:
-    """Replace the file atomically; a full disk is no reason to fail."""
-    with suppress(OSError):
-        draft = folder / f"{FILE}.{os.getpid()}"
-        draft.write_bytes(_FINDINGS.dump_json({m: dict(kinds) for m, kinds in findings.items()}))
-        draft.replace(folder / FILE)
+    """Replace the file atomically.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    draft = folder / f"{FILE}.{os.getpid()}"
+    draft.write_bytes(_FINDINGS.dump_json({m: dict(kinds) for m, kinds in findings.items()}))
+    draft.replace(folder / FILE)

@@ -122,7 +122,7 @@ class Metrics:
         )
         self._suspended = self._gauge(
             "model_suspended",
-            "1 while a model's requests go to mode shadow, because the policy does not fit it",
+            "1 while a model's requests (* is all) are not steered, because something does not fit",
             "livemax",
             "model",
         )

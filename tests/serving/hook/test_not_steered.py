@@ -52,10 +52,11 @@ def test_a_wrong_intensity_is_refused_at_a_first_start_only(
     restarted.refresh()
     record = plan(restarted)
     assert (record.directive, record.applied) != ("very_brief", True)
-    assert message in restarted.not_steered["all models"]
+    assert message in restarted.not_steered["*"]
     if record.reason == "no_intensity":
         # Nothing stands in for what is not known.
         assert (record.intensity_g_per_kwh, record.mode) == (None, "on")
+        assert metric(restarted, 'sprout_model_suspended{model="*"}') == 1
         assert metric(restarted, 'sprout_fail_open_total{reason="no_intensity"}') == 1
     else:
         assert (record.mode, record.would_be) == ("shadow", "very_brief")
@@ -79,7 +80,7 @@ def test_a_wrong_intensity_in_a_reload_stops_the_steering_until_it_is_mended(
         made_hook.refresh()
     record = plan(made_hook)
     assert (record.mode, record.would_be, record.applied) == ("shadow", "very_brief", False)
-    loud = [r for r in caplog.records if "all models: not steered" in r.message]
+    loud = [r for r in caplog.records if "model *: not steered" in r.message]
     assert (len(loud), message in loud[0].message) == (1, True)
     # Further zones are no mistake here: the one of the start stays.
     write(tmp_path / "grid.csv", zones=("X", "Y"))
@@ -87,7 +88,9 @@ def test_a_wrong_intensity_in_a_reload_stops_the_steering_until_it_is_mended(
     assert plan(made_hook).mode == "on"
 
 
-def test_a_bundle_of_another_kind_of_intensity_is_not_used_after_a_reload(settings, tmp_path):
+def test_a_bundle_of_another_kind_of_intensity_is_not_used_until_the_kind_fits(
+    settings, tmp_path, caplog
+):
     intensity = {"signal": "average", "scope": "direct"}
     made.bundle(tmp_path / "bundle", extra={"intensity": intensity})
     made_hook = make_hook(settings)
@@ -97,6 +100,11 @@ def test_a_bundle_of_another_kind_of_intensity_is_not_used_after_a_reload(settin
     made_hook.refresh()
     assert plan(made_hook).reason == "no_bundle"
     assert "trained on average direct" in str(made_hook.policies.problems)
+    assert len([r for r in caplog.records if "trained on average direct" in r.message]) == 1
+    write(tmp_path / "grid.csv")
+    made_hook.refresh()
+    made_hook.refresh()
+    assert plan(made_hook).directive == "very_brief"
 
 
 def test_a_model_that_does_not_fit_its_policy_goes_to_shadow_and_comes_back(tmp_path):
@@ -106,7 +114,7 @@ def test_a_model_that_does_not_fit_its_policy_goes_to_shadow_and_comes_back(tmp_
     made_hook.refresh()
     record = plan(made_hook)
     assert (record.mode, record.would_be) == ("shadow", "very_brief")
-    assert made_hook.not_steered == {"model made": "longer answers"}
+    assert made_hook.not_steered == {"made": "longer answers"}
     assert metric(made_hook, 'sprout_model_suspended{model="made"}') == 1
     write_findings(state, {})
     made_hook.refresh()

@@ -5,6 +5,7 @@ import urllib.request
 
 import pytest
 
+from serving.http import readiness
 from serving.http.asgi import respond
 from serving.http.relay import Relay
 from serving.http.routing import Upstreams
@@ -18,12 +19,12 @@ AWAY = "http://127.0.0.1:9"
 class Listing:
     """An upstream that lists models, or answers anything else."""
 
-    def __init__(self, body):
-        self.body, self.asked = body, 0
+    def __init__(self, body, status=200):
+        self.body, self.status, self.asked = body, status, 0
 
     async def __call__(self, scope, receive, send):
         self.asked += 1
-        await respond(send, 200, self.body)
+        await respond(send, self.status, self.body)
 
 
 def listing(*models):
@@ -65,6 +66,41 @@ def test_a_bundle_for_a_model_that_is_not_served_is_named(tmp_path, body, served
         state = ready(made_hook, url)
     assert state["bundles"][0]["served"] is served_model
     assert [problem in text for text in state["problems"]] == ([True] if problem else [])
+
+
+def test_a_model_that_was_not_listed_stays_unsteered_while_the_list_is_unknown(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(readiness, "CACHE_SECONDS", 0.0)
+    made_hook = hook(tmp_path, intensity="300", clock_start=None)
+    upstream = Listing(listing("other"))
+    with served(upstream, lifespan="off") as url:
+        assert "*" not in ready(made_hook, url)["not_steered"]
+        assert "made" in made_hook.suspensions
+        upstream.body = b"busy"
+        ready(made_hook, url)
+        assert "made" in made_hook.suspensions
+        # As Ollama lists it.
+        upstream.body = listing("made:latest")
+        assert ready(made_hook, url)["bundles"][0]["served"] is True
+        assert "made" not in made_hook.suspensions
+
+
+def test_an_operator_can_let_a_server_take_any_name(tmp_path):
+    made_hook = hook(tmp_path, intensity="300", clock_start=None, on_model_change="warn")
+    with served(Listing(listing("other")), lifespan="off") as url:
+        state = ready(made_hook, url)
+    assert state["not_steered"] == {}
+    assert "which its upstream does not list (--on-model-change warn)" in state["problems"][0]
+
+
+def test_an_upstream_whose_base_url_is_wrong_is_named(tmp_path):
+    made_hook = hook(tmp_path, intensity="300", clock_start=None)
+    with served(Listing(b"{}", 404), lifespan="off") as url:
+        problems = ready(made_hook, url)["problems"]
+    assert problems == [
+        "upstream (default): answers GET /v1/models with 404; is its base URL right?"
+    ]
 
 
 def test_an_upstream_that_is_away_is_reported_and_no_failure(tmp_path):

@@ -12,7 +12,8 @@ from serving.ledger.database import Ledger
 from serving.ledger.journal import Journal
 from serving.ledger.record import Amendment, Record, new_id
 from serving.ledger.tables import METADATA
-from serving.settings.control import Control
+from serving.settings.control import Control, LocalControl
+from serving.settings.kill_switch import KillSwitch
 from tests.serving.hooks import config, hook, keeper, records
 
 
@@ -214,3 +215,18 @@ def test_settings_of_a_refused_start_are_replaced_but_not_its_kill_switch(ledger
     assert control.kill.active
     ledger.set_control(started=True)
     assert ledger.control(refused, renew=True).salt == given.salt
+
+
+def test_settings_of_versions_that_did_not_note_a_start_have_served(ledger, tmp_path):
+    rules = [{"name": "legal", "when": {"tenant": "legal-*"}, "forbid": True}]
+    old = Control.model_validate({"mode": "on", "hold_out_ratio": 0.2, "rules": rules})
+    text = old.model_dump_json(exclude={"started"})
+    ledger.control(old)
+    with ledger._engine.begin() as connection:
+        connection.execute(sa.text("UPDATE control SET setting = :text"), {"text": text})
+    kept = ledger.control(Control(mode="shadow"), renew=True)
+    assert (kept.mode, kept.hold_out_ratio, kept.salt) == ("on", 0.2, old.salt)
+    assert kept.rules[0].name == "legal"
+    (tmp_path / "control.json").write_text(text)
+    local = LocalControl(tmp_path, Control(), KillSwitch([tmp_path]))
+    assert (local.stored.mode, local.stored.started) == ("on", True)

@@ -72,24 +72,43 @@ def answers(count, rng, longer=1.0, **values):
 
 
 @pytest.mark.parametrize("longer", [0.5, 1.8])
-def test_answers_of_another_length_are_noticed_within_two_windows(longer):
+def test_answers_of_another_length_are_noticed_under_each_directive(longer):
     rng = np.random.default_rng(0)
     model_watch, registry = watch()
-    model_watch.saw(answers(2 * WINDOW, rng, longer))
-    assert f"{longer:.1f}"[0] in model_watch.findings["made"][LENGTH].text
-    ratio = registry.get_sample_value("sprout_answer_length_ratio", {"model": "made"})
+    model_watch.saw(answers(3 * WINDOW, rng, longer))
+    kinds = model_watch.findings["made"]
+    assert kinds.keys() == {f"{LENGTH} none", f"{LENGTH} brief"}
+    labels = {"model": "made", "directive": "none"}
+    ratio = registry.get_sample_value("sprout_answer_length_ratio", labels)
     assert ratio == pytest.approx(longer, rel=0.15)
-    # The old model is back.
-    model_watch.saw(answers(WINDOW, rng))
+    # The old model is back; in shadow, only answers under L0 can show it.
+    model_watch.saw(answers(3 * WINDOW, rng, applied=False))
+    assert model_watch.findings["made"].keys() == {f"{LENGTH} brief"}
+    model_watch.forget()
     assert model_watch.findings == {}
+
+
+def test_a_model_that_ignores_its_directives_is_not_steered_again_because_of_its_l0():
+    rng = np.random.default_rng(7)
+    model_watch, _ = watch()
+    steered, found = [], False
+    for record in answers(20 * WINDOW, rng):
+        record.applied = not found
+        if record.applied and record.directive == "brief":
+            record.completion_tokens *= 3
+        model_watch.saw([record])
+        found = bool(model_watch.findings)
+        steered.append(record.applied)
+    assert sum(steered) < 4 * WINDOW
+    assert not any(steered[4 * WINDOW :])
 
 
 @pytest.mark.parametrize("longer", [1.0, LEAST_CHANGE, 1 / LEAST_CHANGE])
 def test_a_model_within_the_stated_change_is_never_suspected(longer):
     rng = np.random.default_rng(1)
-    for _ in range(100):
+    for _ in range(40):
         model_watch, _ = watch()
-        model_watch.saw(answers(WINDOW, rng, longer))
+        model_watch.saw(answers(3 * WINDOW, rng, longer))
         assert model_watch.findings == {}
 
 
@@ -108,9 +127,11 @@ def test_a_model_within_the_stated_change_is_never_suspected(longer):
 )
 def test_answers_that_training_does_not_foretell_are_no_evidence(changed):
     model_watch, registry = watch()
-    model_watch.saw(answers(2 * WINDOW, np.random.default_rng(2), 3.0, **changed))
+    model_watch.saw(answers(4 * WINDOW, np.random.default_rng(2), 3.0, **changed))
     assert model_watch.findings == {}
-    assert registry.get_sample_value("sprout_answer_length_ratio", {"model": "made"}) is None
+    for directive in ("none", "brief", "very_brief"):
+        labels = {"model": "made", "directive": directive}
+        assert registry.get_sample_value("sprout_answer_length_ratio", labels) is None
 
 
 def test_another_name_is_noticed_at_once_and_forgotten_after_a_window_of_the_right_one():
@@ -137,6 +158,33 @@ def test_without_the_profiles_name_the_first_answer_tells_it():
     assert NAME in model_watch.findings["made"]
 
 
+def test_a_restart_does_not_take_the_wrong_model_for_the_expected_one():
+    rng = np.random.default_rng(8)
+    unknown = {"answers": {"models": [], "fingerprints": []}}
+    before, _ = watch(unknown)
+    before.saw(answers(3, rng) + answers(1, rng, answer_model="made-7b"))
+    after, _ = watch(unknown, before.findings)
+    after.saw(answers(2 * WINDOW, rng, answer_model="made-7b"))
+    assert NAME in after.findings["made"]
+    after.saw(answers(WINDOW, rng))
+    assert after.findings == {}
+
+
+@pytest.mark.parametrize("name", [None, ""])
+def test_an_answer_without_a_name_is_no_other_model(name):
+    model_watch, _ = watch()
+    model_watch.saw(answers(3, np.random.default_rng(9), answer_model=name))
+    assert model_watch.findings == {}
+
+
+def test_fingerprints_that_change_with_every_answer_are_soon_no_longer_logged(caplog):
+    rng = np.random.default_rng(10)
+    model_watch, _ = watch()
+    for n in range(200):
+        model_watch.saw(answers(1, rng, fingerprint=f"fp-{n}"))
+    assert 0 < len([r for r in caplog.records if "system_fingerprint" in r.message]) < 30
+
+
 def test_a_new_fingerprint_is_counted_once_and_no_reason_to_stop(caplog):
     rng = np.random.default_rng(5)
     model_watch, registry = watch()
@@ -149,9 +197,9 @@ def test_a_new_fingerprint_is_counted_once_and_no_reason_to_stop(caplog):
 
 def test_a_finding_survives_a_restart_until_another_policy_is_used():
     rng = np.random.default_rng(6)
-    found = {"made": {LENGTH: Finding(version="v1", text="too long")}}
+    found = {"made": {f"{LENGTH} none": Finding(version="v1", text="too long")}}
     model_watch, _ = watch(findings=found)
     model_watch.saw(answers(5, rng))
-    assert LENGTH in model_watch.findings["made"]
+    assert model_watch.findings["made"]
     model_watch.saw(answers(1, rng, policy_version="v2"))
     assert model_watch.findings == {}

@@ -48,9 +48,9 @@ def test_a_bundle_for_another_model_is_refused_at_a_first_start_and_not_steered_
         headers = post(server.url, CHAT)[2]
         assert (headers["x-sprout-directive"], headers["x-sprout-mode"]) == ("none", "shadow")
         assert headers["x-sprout-would-be"] == "very_brief"
-        assert "not steered, in mode shadow until" in readyz(server)["problems"][0]
+        assert "model made: not steered until this is mended" in readyz(server)["problems"][0]
         upstream.model = "made"
-        assert waited(lambda: not readyz(server)["problems"][0].startswith("model"), 15)
+        assert waited(lambda: not readyz(server)["not_steered"], 15)
         assert server.chosen() == "very_brief"
 
 
