@@ -19,6 +19,7 @@ from experiments.operate.why import REASONS, explained
 from experiments.settings import run_command
 from serving.hook.outcome import ReportedAnswer, Usage
 from serving.ledger.database import Ledger
+from serving.ledger.record import Amendment
 from serving.telemetry.metrics import FAIL_OPEN
 from tests import made
 from tests.serving.hooks import CHAT, hook, keeper
@@ -157,6 +158,11 @@ def test_the_command_explains_records_of_the_ledger(tmp_path, capsys):
     assert run(opted_out) == "none, because the caller sent x-sprout-opt-out\n"
     with pytest.raises(ConfigError, match="has no such decision"):
         run("0" * 32)
+    with closing(Ledger(url)) as ledger:
+        ledger.amend([Amendment(policy, {"reason": "rule", "rule": "r", "applied": False})])
+    assert run(policy) == "would have been very_brief, because rule 'r' says so (mode shadow)\n"
+    with closing(Ledger(url)) as ledger:
+        ledger.amend([Amendment(policy, {"reason": "policy", "applied": True})])
     made.bundle(tmp_path / "bundle", (50.0, 0.0, 0.0))
     with pytest.raises(ConfigError, match="decided it, and"):
         run(policy)

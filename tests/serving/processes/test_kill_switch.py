@@ -12,8 +12,9 @@ from contextlib import closing, suppress
 
 import pytest
 
-from serving.hook.assembly import make_hook
+from serving.hook.assembly import make_embedded_hook, make_hook
 from serving.http.admin import Admin
+from serving.ledger.keeper import Keeper
 from tests.serving.hooks import config, keeper, waited
 from tests.serving.launch import TOKEN, serving
 from tests.serving.upstream import served
@@ -70,8 +71,13 @@ def test_the_command_works_while_the_database_is_locked(upstream, folder, locked
         assert waited(lambda: server.ledger.control().kill.active)
         assert sprout_mode(server, "--set", "on")[0] == 0
         assert becomes(server, "off")
-        assert sprout_mode(server, "--release-off")[0] == 0
+        # Nor does the release need the database.
+        locked(True)
+        status, shown = sprout_mode(server, "--release-off")
+        assert (status, "NOT reached" in shown) == (0, False), shown
         assert becomes(server, "very_brief")
+        locked(False)
+        assert waited(lambda: not server.ledger.control().kill.active)
         assert "the kill switch is engaged" in (folder / f"log{server.url[-5:]}").read_text()
 
 
@@ -160,7 +166,8 @@ def test_the_command_names_the_replicas_that_it_did_not_reach(upstream, folder, 
 def test_the_admin_port_engages_it_while_other_requests_wait_for_the_database(folder, monkeypatch):
     answers = threading.Event()
     ledger_keeper = keeper(make_hook(config(folder)))
-    monkeypatch.setattr(ledger_keeper.ledger, "control", lambda: answers.wait(30))
+    for name in ("control", "policies"):
+        monkeypatch.setattr(ledger_keeper.ledger, name, lambda: answers.wait(30))
     headers = {"authorization": f"Bearer {TOKEN}"}
     with served(Admin(ledger_keeper, str(folder), TOKEN), lifespan="off") as url:
 
@@ -173,6 +180,11 @@ def test_the_admin_port_engages_it_while_other_requests_wait_for_the_database(fo
         for thread in waiting:
             thread.start()
         try:
+            # Rules are checked against the database, but not before the kill switch.
+            both = b'{"mode": "off", "rules": []}'
+            waiting.append(threading.Thread(target=suppressed, args=(ask, "PATCH", both)))
+            waiting[-1].start()
+            assert waited(lambda: bool(ledger_keeper.settings.control.kill.reasons))
             assert ask("PATCH", b'{"mode": "off"}') == 200
             assert not answers.is_set()
             assert ledger_keeper.settings.control.kill.reasons
@@ -183,6 +195,30 @@ def test_the_admin_port_engages_it_while_other_requests_wait_for_the_database(fo
     ledger_keeper.close()
 
 
-def suppressed(ask):
+def suppressed(ask, *request):
     with suppress(OSError):
-        ask()
+        ask(*request)
+
+
+def test_an_embedded_hook_obeys_it_while_the_database_hangs(folder, monkeypatch):
+    hanging = threading.Event()
+    monkeypatch.setattr(Keeper, "step", hangs_after_the_start(hanging))
+    off = folder / "off"
+    made_hook = make_embedded_hook(config(folder, off_file=off))
+    try:
+        off.touch()
+        assert waited(lambda: made_hook.control.now.mode == "off", 5)
+        assert not hanging.is_set()
+    finally:
+        hanging.set()
+
+
+def hangs_after_the_start(hanging):
+    calls = []
+
+    def stepped(self, *settings):
+        calls.append(self)
+        if len(calls) > 1:
+            hanging.wait(30)
+
+    return stepped
