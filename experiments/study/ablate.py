@@ -16,7 +16,7 @@ from envs.yaml_file import read_yaml
 from experiments.evaluate.result import judge
 from experiments.settings import write_json
 from experiments.study.figure import draw
-from experiments.study.job import Job, folds_of
+from experiments.study.job import Data, Job, folder_of, folds_of
 from experiments.study.page import write_page
 from experiments.study.pool import train_all
 from experiments.study.settings import Study
@@ -97,7 +97,7 @@ class Ablate(Study):
             job.ppo()
         self.save(out)
         train_all(data, jobs, out, self.workers, self.ray)
-        rows = self._judged(profile, jobs, out, data.floors)
+        rows = self._judged(profile, jobs, out, data)
         write_rows(out / "runs.csv", rows)
         summary = aggregated(rows, list(question.variants))
         draw(summary, question.question, out / "ablation.png")
@@ -108,14 +108,12 @@ class Ablate(Study):
         print(page)
         print(f"table, page and figure: {out}")
 
-    def _judged(
-        self, profile: Profile, jobs: list[Job], out: Path, floors: dict[str, float]
-    ) -> list[Row]:
+    def _judged(self, profile: Profile, jobs: list[Job], out: Path, data: Data) -> list[Row]:
         folds = folds_of(profile, self.folds)
         rows = []
         for job in jobs:
-            bundle = load_bundle(out / job.name)
-            scene = self.scene(profile.select(folds == job.fold), floors, job.seed)
+            bundle = load_bundle(out / folder_of(data, job))
+            scene = self.scene(profile.select(folds == job.fold), data.floors, job.seed)
             # Only the values are used: the intervals are computed over the seeds.
             figures = judge(scene, {"policy": Learned(bundle, self.task_tags)}, resamples=2)
             rows.append(Row.of(job, figures["policy"], scene))

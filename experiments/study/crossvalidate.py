@@ -23,7 +23,7 @@ from experiments.evaluate.mixes import read_named_mix
 from experiments.evaluate.result import Figures, Repeat, choose, judged
 from experiments.evaluate.table import means_table, table
 from experiments.settings import write_json
-from experiments.study.job import Job, folds_of
+from experiments.study.job import Job, folder_of, folds_of
 from experiments.study.pool import train_all
 from experiments.study.results import page, zone_savings
 from experiments.study.settings import Study
@@ -78,7 +78,11 @@ class CrossValidate(Study):
         results = {}
         for text, mix in mixes.items():
             repeats = [
-                self._chosen(self.scene(judged_profile, data.floors, seed, mix), seed, names)
+                self._chosen(
+                    self.scene(judged_profile, data.floors, seed, mix),
+                    {job.fold: self.out / folder_of(data, job) for job in jobs if job.seed == seed},
+                    names,
+                )
                 for seed in dict.fromkeys(job.seed for job in jobs)
             ]
             results[text] = repeats, judged(repeats, self.resamples)
@@ -102,8 +106,9 @@ class CrossValidate(Study):
             )
         return names
 
-    def _chosen(self, scene: Scene, seed: int, baselines: Sequence[str]) -> Repeat:
-        folders = {fold: self.out / Job("policy", seed, fold).name for fold in range(self.folds)}
+    def _chosen(
+        self, scene: Scene, folders: Mapping[int, Path], baselines: Sequence[str]
+    ) -> Repeat:
         policies = {
             TAGGED: CrossFittedBundles(folders, self.folds, task_tags=True),
             UNTAGGED: CrossFittedBundles(folders, self.folds, task_tags=False),

@@ -4,17 +4,18 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from agents.policy.bundle import Bundle
-from agents.policy.bundle_files import MANIFEST
+from agents.policy.bundle import SCHEMA_VERSION, Bundle
+from agents.policy.bundle_files import MANIFEST, sha256_of
 from agents.training.config import PpoConfig
 from agents.training.ppo import Trained
 from envs.arrays import Int64Array
-from envs.carbon.csv_traces import chosen_trace
+from envs.carbon.csv_traces import chosen_trace, chosen_zones
 from envs.carbon.intensity import IntensityTrace
 from envs.errors import ConfigError
 from envs.outcomes.profile import Profile
@@ -27,6 +28,8 @@ from experiments.tracking import Run, tracked
 from experiments.train.job import TrainingJob
 
 RESULT = "result.json"
+# Raise it when a change of the code makes the same inputs train another policy.
+TRAINING_SCHEMA = 1
 # Attempts per job: a worker can be killed, and a machine can disappear.
 TRIES = 3
 
@@ -72,8 +75,19 @@ class Data:
     group: str
 
     def trace(self) -> IntensityTrace:
-        """Return the hourly intensities to train on."""
+        """Return the intensities to train on."""
         return chosen_trace(self.intensity, self.zone)
+
+    @cached_property
+    def digests(self) -> dict[str, Any]:
+        """Digests of the files' contents, without the files' names; JSON-ready."""
+        return {
+            "outcomes": sha256_of(self.outcomes),
+            "traces": [
+                [t.zone, t.start, t.step_seconds, t.signal, t.scope, t.sha256]
+                for t in chosen_zones(self.intensity, self.zone)
+            ],
+        }
 
 
 @dataclass(frozen=True)
@@ -100,7 +114,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """VARIANT/seed-S/fold-F: also the job's folder, relative to that of the study."""
+        """VARIANT/seed-S/fold-F."""
         return f"{self.variant}/seed-{self.seed}/fold-{self.fold}"
 
     def ppo(self) -> PpoConfig:
@@ -111,6 +125,34 @@ class Job:
         """
         settings = {**self.config, "without": tuple(self.config.get("without", ()))}
         return PpoConfig(**{**settings, "seed": self.seed})
+
+
+def digest_of(data: Data, job: Job) -> str:
+    """Return the digest of everything that shapes a training, 12 hexadecimal digits.
+
+    A finished training counts for a job only if their digests are equal.
+    """
+    shaped_by = {
+        "schemas": [TRAINING_SCHEMA, SCHEMA_VERSION],
+        "files": data.digests,
+        "model": data.model,
+        "catalogue": data.catalogue,
+        "floors": data.floors,
+        "quality": data.quality,
+        "folds": data.folds,
+        "fold": job.fold,
+        "settings": asdict(job.ppo()),
+        "directives": job.directives,
+        "train_share": job.train_share,
+        "live": job.live,
+    }
+    text = json.dumps(shaped_by, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def folder_of(data: Data, job: Job) -> Path:
+    """Return the folder of a job's training, relative to the study's: NAME/DIGEST."""
+    return Path(job.name) / digest_of(data, job)
 
 
 def training_profile(data: Data, job: Job) -> Profile:
@@ -149,6 +191,7 @@ def run(data: Data, job: Job, folder: Path) -> None:
     with tracked(settings, folder / "tracking", group=data.group) as tracker:
         bundle, trained = _trained(training, job, folder, tracker)
     finished = {
+        "digest": digest_of(data, job),
         "job": asdict(job),
         "settings": asdict(job.ppo()),
         "policy": bundle.version,
@@ -170,18 +213,14 @@ def _trained(training: TrainingJob, job: Job, folder: Path, tracker: Run) -> tup
         return training.run(folder, tracker, upstream)
 
 
-def is_done(folder: Path, job: Job) -> bool:
-    """Return whether `folder` holds the finished result of exactly this job.
-
-    A result that was trained with other hyperparameters, or with other defaults of
-    `PpoConfig`, does not count.
-    """
+def is_done(out: Path, data: Data, job: Job) -> bool:
+    """Return whether a study's folder holds the finished training of exactly this job."""
+    folder = out / folder_of(data, job)
     try:
         finished = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        same = finished["digest"] == digest_of(data, job)
+    except (OSError, ValueError, KeyError, TypeError):
         return False
-    expected = json.loads(json.dumps({"job": asdict(job), "settings": asdict(job.ppo())}))
-    same = all(finished.get(name) == value for name, value in expected.items())
     return same and (folder / MANIFEST).is_file()
 
 

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from envs.errors import ConfigError
 from experiments.processes import die_with_parent, last_line
-from experiments.study.job import TRIES, Data, Job, is_done, to_json
+from experiments.study.job import TRIES, Data, Job, folder_of, is_done, to_json
 
 LOG = "train.log"
 # The job itself refused its input, so a retry would fail in the same way.
@@ -38,13 +38,15 @@ def train_all(
     Raises:
         ConfigError: at least one job failed; raised after all the others have finished.
     """
-    missing = [job for job in jobs if not is_done(out / job.name, job)]
+    missing = [job for job in jobs if not is_done(out, data, job)]
     failures = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn()) as progress:
         bar = progress.add_task("train", total=len(jobs), completed=len(jobs) - len(missing))
         for job, problem in _finished(data, missing, out, workers, ray_address):
             progress.advance(bar)
+            if not problem and not is_done(out, data, job):
+                problem = "its input files changed while it trained"
             if problem:
                 failures.append(f"{job.name}: {problem}")
                 progress.console.print(f"[red]failed[/] {failures[-1]}")
@@ -71,7 +73,9 @@ def _in_local_processes(
 ) -> Iterator[tuple[Job, str]]:
     pool = ThreadPoolExecutor(workers)
     try:
-        job_of_future = {pool.submit(_train_one, data, job, out / job.name): job for job in jobs}
+        job_of_future = {
+            pool.submit(_train_one, data, job, out / folder_of(data, job)): job for job in jobs
+        }
         for future in as_completed(job_of_future):
             error = future.exception()
             if error is not None and not isinstance(error, FailedError):

@@ -13,7 +13,7 @@ from pathlib import Path
 import ray
 
 from envs.errors import ConfigError
-from experiments.study.job import RESULT, TRIES, Data, Job, from_json, run, to_json
+from experiments.study.job import RESULT, TRIES, Data, Job, folder_of, from_json, run, to_json
 
 Files = dict[str, bytes]
 CONNECT_SECONDS = 5.0
@@ -41,7 +41,7 @@ def on_ray(data: Data, jobs: Sequence[Job], out: Path, address: str) -> Iterator
             finished, _ = ray.wait(list(pending), num_returns=1)
             job = pending.pop(finished[0])
             try:
-                _write(ray.get(finished[0]), out / job.name)
+                _write(ray.get(finished[0]), out / folder_of(data, job))
             except ray.exceptions.RayError as error:
                 yield job, str(error).strip().splitlines()[-1]
             else:

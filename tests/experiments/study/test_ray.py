@@ -14,7 +14,7 @@ import pytest
 
 from envs.errors import ConfigError
 from experiments.study import pool
-from experiments.study.job import is_done
+from experiments.study.job import folder_of, is_done
 from tests.experiments.study.test_study import data, jobs, untracked  # noqa: F401
 
 RAY = Path(sys.executable).parent / "ray"
@@ -40,8 +40,10 @@ def test_a_cluster_trains_the_same_bundles_as_this_machine(data, tmp_path, clust
     pool.train_all(data, jobs(2), tmp_path / "here", workers=2)
     pool.train_all(data, jobs(2), tmp_path / "there", workers=2, ray_address=cluster)
     for job in jobs(2):
-        assert is_done(tmp_path / "there" / job.name, job)
-        local_folder, cluster_folder = (tmp_path / place / job.name for place in ("here", "there"))
+        assert is_done(tmp_path / "there", data, job)
+        local_folder, cluster_folder = (
+            tmp_path / place / folder_of(data, job) for place in ("here", "there")
+        )
         for name in ("policy.safetensors", "vocabulary.json"):
             assert (local_folder / name).read_bytes() == (cluster_folder / name).read_bytes()
 
@@ -68,7 +70,7 @@ def test_the_run_of_a_killed_worker_is_tried_again(data, tmp_path, cluster):  # 
     pool.train_all(data, jobs(3, steps=200_000), out, workers=2, ray_address=cluster)
     killer.join()
     assert killed_pids
-    assert all(is_done(out / job.name, job) for job in jobs(3, steps=200_000))
+    assert all(is_done(out, data, job) for job in jobs(3, steps=200_000))
 
 
 def test_an_unreachable_cluster_is_named_in_the_error(data, tmp_path):  # noqa: F811

@@ -5,19 +5,26 @@ import signal
 import subprocess
 import threading
 import time
+from dataclasses import fields, replace
 
+import pyarrow.parquet as pq
 import pytest
 
 from agents.policy.bundle import load_bundle
+from agents.training.config import PpoConfig
 from envs.errors import ConfigError
+from envs.outcomes.profile import write_profile
 from envs.outcomes.profile_reader import read_profile
 from envs.requests.directive import DEFAULT_CATALOGUE
 from experiments.cli import main
+from experiments.study import job as job_module
 from experiments.study import pool
 from experiments.study.job import (
     RESULT,
     Data,
     Job,
+    digest_of,
+    folder_of,
     folds_of,
     from_json,
     is_done,
@@ -88,7 +95,7 @@ def test_the_same_seed_gives_the_same_bundle_to_the_bit(data, finished, tmp_path
     # Each training runs in its own process, because the order of sets of words differs between
     # processes.
     pool.train_all(data, jobs(1), tmp_path, workers=1)
-    a, b = (folder / "v/seed-0/fold-0" for folder in (finished, tmp_path))
+    a, b = (folder / folder_of(data, jobs(1)[0]) for folder in (finished, tmp_path))
     for name in ("manifest.json", "policy.safetensors", "vocabulary.json"):
         assert (a / name).read_bytes() == (b / name).read_bytes()
 
@@ -99,7 +106,8 @@ def test_the_run_of_a_killed_worker_is_tried_again_and_finished_runs_are_kept(
 ):
     out = tmp_path / "out"
     shutil.copytree(finished, out)
-    finished_at = (out / "v/seed-0/fold-0/result.json").stat().st_mtime_ns
+    result = out / folder_of(data, jobs(1)[0]) / RESULT
+    finished_at = result.stat().st_mtime_ns
     killed = threading.Event()
 
     def kill():
@@ -117,8 +125,8 @@ def test_the_run_of_a_killed_worker_is_tried_again_and_finished_runs_are_kept(
     killer.start()
     pool.train_all(data, jobs(2), out, workers=2)
     killer.join()
-    assert all(is_done(out / job.name, job) for job in jobs(2))
-    assert (out / "v/seed-0/fold-0/result.json").stat().st_mtime_ns == finished_at
+    assert all(is_done(out, data, job) for job in jobs(2))
+    assert result.stat().st_mtime_ns == finished_at
 
 
 @pytest.mark.long
@@ -129,23 +137,109 @@ def test_a_refused_job_is_named_in_the_error_and_the_other_jobs_are_finished(dat
         match=r"1 of 2 trainings failed, first bad/seed-0/fold-0: .*no prompts are left",
     ):
         pool.train_all(data, [*jobs(1), refused_job], tmp_path / "out", workers=1)
-    assert is_done(tmp_path / "out" / jobs(1)[0].name, jobs(1)[0])
+    assert is_done(tmp_path / "out", data, jobs(1)[0])
 
 
-def test_another_job_in_the_same_folder_counts_as_not_done(finished):
-    (other,) = jobs(1, steps=8192)
-    assert not is_done(finished / other.name, other)
+def with_file(data, name, change):
+    """Return the data with a changed copy of one of its files."""
+    path = getattr(data, name)
+    path = path if name == "outcomes" else path[0]
+    copy = path.with_name(f"changed-{path.name}")
+    change(path, copy)
+    return replace(data, **{name: copy if name == "outcomes" else (copy,)})
 
 
-def test_a_job_finished_under_other_default_settings_counts_as_not_done(finished, tmp_path):
+def other_answers(path, copy):
+    rows = pq.read_table(path).to_pylist()
+    rows[0]["completion_tokens"] += 1
+    write_profile(copy, rows)
+
+
+def dirtier(path, copy):
+    copy.write_text(path.read_text().replace(",200.0\n", ",201.0\n", 1))
+
+
+OTHER_DATA = {
+    "outcomes": lambda data: with_file(data, "outcomes", other_answers),
+    "intensity": lambda data: with_file(data, "intensity", dirtier),
+    "model": lambda data: replace(data, model="made"),
+    "catalogue": lambda data: replace(data, catalogue=data.catalogue[:2]),
+    "floors": lambda data: replace(data, floors=data.floors | {"proof": 0.9}),
+    "quality": lambda data: replace(data, quality="preference"),
+    "folds": lambda data: replace(data, folds=3),
+}
+OTHER_JOB = {
+    "seed": {"seed": 2},
+    "fold": {"fold": 1},
+    "settings": {"config": {"replay_steps": 8192}},
+    "directives": {"directives": ("none", "brief")},
+    "train_share": {"train_share": 0.5},
+    "live": {"live": True},
+}
+
+
+def test_every_input_of_a_training_is_tried(data):
+    names = {field.name for field in fields(Data)} - {"group", "zone"}
+    assert OTHER_DATA.keys() == names
+    assert {field.name for field in fields(Job)} - {"variant"} == {
+        "config" if name == "settings" else name for name in OTHER_JOB
+    }
+
+
+@pytest.mark.parametrize("name", OTHER_DATA)
+def test_a_training_on_other_data_is_another_training(data, finished, name):
     (job,) = jobs(1)
-    shutil.copytree(finished, tmp_path / "out")
-    folder = tmp_path / "out" / job.name
-    assert is_done(folder, job)
-    result = json.loads((folder / RESULT).read_text())
-    result["settings"]["lanes"] += 1
-    (folder / RESULT).write_text(json.dumps(result))
-    assert not is_done(folder, job)
+    assert is_done(finished, data, job)
+    other = OTHER_DATA[name](data)
+    assert not is_done(finished, other, job)
+    assert folder_of(other, job) != folder_of(data, job)
+
+
+def test_a_training_on_another_zone_is_another_training(data, finished, tmp_path):
+    two = tmp_path / "two.csv"
+    rows = data.intensity[0].read_text()
+    two.write_text(rows + "".join(rows.partition("\n")[2].replace(",X,", ",Y,")))
+    (job,) = jobs(1)
+    of_zone = {zone: replace(data, intensity=(two,), zone=zone) for zone in ("X", "Y", None)}
+    # The same hours of the same zone are the same training, whatever the file is called.
+    assert is_done(finished, of_zone["X"], job)
+    assert not is_done(finished, of_zone["Y"], job)
+    assert not is_done(finished, of_zone[None], job)
+
+
+@pytest.mark.parametrize("name", OTHER_JOB)
+def test_another_job_is_another_training(data, finished, name):
+    (job,) = jobs(1)
+    other = replace(job, **OTHER_JOB[name])
+    assert digest_of(data, other) != digest_of(data, job)
+    assert not is_done(finished, data, other)
+
+
+def test_a_training_of_other_code_is_another_training(data, finished, monkeypatch):
+    (job,) = jobs(1)
+    for name in ("TRAINING_SCHEMA", "SCHEMA_VERSION"):
+        with monkeypatch.context() as patched:
+            patched.setattr(job_module, name, 99)
+            assert not is_done(finished, data, job)
+    # New defaults of the hyperparameters.
+    monkeypatch.setattr(Job, "ppo", lambda self: PpoConfig(replay_steps=4096, seed=0, lanes=99))
+    assert not is_done(finished, data, job)
+
+
+def test_inputs_that_change_while_a_job_trains_are_named(data, tmp_path, monkeypatch):
+    copy = tmp_path / "copy.parquet"
+    shutil.copy(data.outcomes, copy)
+    changing = replace(data, outcomes=copy)
+    assert changing.digests
+
+    def trained(data, job, folder):
+        folder.mkdir(parents=True)
+        other_answers(copy, copy)
+        (folder / RESULT).write_text(json.dumps({"digest": digest_of(replace(data), job)}))
+
+    monkeypatch.setattr(pool, "_train_one", trained)
+    with pytest.raises(ConfigError, match="its input files changed while it trained"):
+        pool.train_all(changing, jobs(1), tmp_path / "out", workers=1)
 
 
 def cross_validated(data, tmp_path, *flags):
@@ -186,5 +280,5 @@ def test_cross_validation_of_an_explored_share_trains_on_the_other_prompts_too(d
     profile = read_profile(data.outcomes)
     judged, _ = profile.split(0.5, "exploration")
     assert cross_validated(data, tmp_path, *flags)["requests"] == len(judged.requests)
-    hashes = load_bundle(tmp_path / "cv/policy/seed-1/fold-0").prompt_hashes
+    hashes = load_bundle(next((tmp_path / "cv/policy/seed-1/fold-0").iterdir())).prompt_hashes
     assert len(hashes) == int((folds_of(profile, 2) != 0).sum())
