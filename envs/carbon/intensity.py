@@ -88,6 +88,7 @@ class IntensityTrace:
         source: name of the file.
         signal, scope: kind of the figures, see `Kind`.
         step_seconds: length of a step, s, one of `STEP_SECONDS`.
+        parts: the traces that this one joins; empty if it is one of its own.
     """
 
     zone: str
@@ -98,6 +99,7 @@ class IntensityTrace:
     signal: str = "average"
     scope: str = "direct"
     step_seconds: float = HOUR_SECONDS
+    parts: "tuple[IntensityTrace, ...]" = ()
 
     @property
     def steps_per_hour(self) -> int:
@@ -280,4 +282,5 @@ def join_traces(traces: Sequence[IntensityTrace]) -> IntensityTrace:
         g_per_kwh=np.concatenate([trace.g_per_kwh for trace in traces]),
         methods=np.concatenate([trace.methods for trace in traces]),
         source=", ".join(dict.fromkeys(trace.source for trace in traces)),
+        parts=tuple(traces) if len(traces) > 1 else (),
     )

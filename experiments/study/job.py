@@ -185,6 +185,13 @@ def run(data: Data, job: Job, folder: Path) -> None:
         data.floors,
         job.ppo(),
         data.quality,
+        inputs={
+            "outcomes_sha256": data.digests["outcomes"],
+            "held_out_fold": job.fold,
+            "folds": data.folds,
+            "train_share": job.train_share,
+            "training": digest_of(data, job),
+        },
     )
     settings = asdict(job) | {"data": {**asdict(data), "outcomes": data.outcomes.name}}
     settings["data"]["intensity"] = [path.name for path in data.intensity]

@@ -1,7 +1,7 @@
 """`sprout train`: train with PPO on a profile's replay, then on a live server; write a bundle."""
 
 from contextlib import nullcontext
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -145,7 +145,8 @@ class Train(Settings):
         if self.start is not None:
             self._refuse_settings_of_the_bundle()
             changed = {name: hyperparameters[name] for name in LIVE}
-            return continuing(self.start, profile, catalogue, trace, changed)
+            job = continuing(self.start, profile, catalogue, trace, changed)
+            return replace(job, inputs=self._inputs())
         if not self.upstream:
             hyperparameters |= {"live_steps": 0}
         config = PpoConfig(**hyperparameters)
@@ -161,7 +162,15 @@ class Train(Settings):
             quality=self.quality,
             limits=limits,
             vectors=vectors,
+            inputs=self._inputs(),
         )
+
+    def _inputs(self) -> dict[str, Any]:
+        return {
+            "outcomes": self.outcomes.name,
+            "outcomes_sha256": sha256_of(self.outcomes),
+            "hold_out": self.hold_out,
+        }
 
     def _hyperparameters(self) -> dict[str, Any]:
         names = [field.name for field in fields(PpoConfig)]

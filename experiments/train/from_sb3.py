@@ -7,7 +7,8 @@ from pydantic import Field
 from pydantic_settings import CliPositionalArg
 
 from agents.policy.bundle import load_bundle, save_bundle
-from agents.policy.checkpoint import read_policy
+from agents.policy.bundle_files import sha256_of
+from agents.policy.checkpoint import read_checkpoint
 from envs.errors import ConfigError, DataError
 from envs.outcomes.profile import fingerprint
 from envs.outcomes.profile_reader import read_profile
@@ -23,7 +24,9 @@ class FromSb3(Settings):
     featurizer, or from --outcomes, the profile that the policy's environment replayed.
     """
 
-    checkpoint: CliPositionalArg[Path] = Field(description="PPO or A2C checkpoint (.zip)")
+    checkpoint: CliPositionalArg[Path] = Field(
+        description="checkpoint (.zip) of PPO, A2C, TRPO or MaskablePPO"
+    )
     out: Path = Field(description="folder for the bundle")
     like: Path | None = Field(
         None, description="bundle with the same observations as the checkpoint"
@@ -33,6 +36,10 @@ class FromSb3(Settings):
     directives: Path | None = Field(
         None, description="YAML catalogue of directives; default the paper's three"
     )
+    vecnormalize: Path | None = Field(
+        None,
+        description="file of the VecNormalize around the training's environment (env.save(FILE))",
+    )
     activation: Literal["tanh", "relu"] | None = Field(
         None, description="activation between layers; default that of the checkpoint"
     )
@@ -41,7 +48,8 @@ class FromSb3(Settings):
         """Read and check the checkpoint, and write the bundle."""
         if (self.like is None) == (self.outcomes is None):
             raise ConfigError("give either --like BUNDLE or --outcomes PROFILE, not both")
-        policy = read_policy(self.checkpoint, self.activation)
+        checkpoint = read_checkpoint(self.checkpoint, self.activation, self.vecnormalize)
+        policy = checkpoint.policy
         if self.like is not None:
             like = load_bundle(self.like)
             catalogue, featurizer, model = like.catalogue, like.featurizer, like.model
@@ -62,7 +70,8 @@ class FromSb3(Settings):
                 f"the policy has {sizes[0]} observed components and {sizes[1]} actions",
                 f"give one with {expected[0]} and {expected[1]}, as its environment has",
             )
-        extra = {"training": {"source": self.checkpoint.name}, "data": data, "live": live}
+        source = {"source": self.checkpoint.name, "sha256": sha256_of(self.checkpoint)}
+        extra = {"training": source | checkpoint.training, "data": data, "live": live}
         bundle = save_bundle(self.out, policy, catalogue, featurizer, model, extra)
         print(f"policy {bundle.version} in {self.out}")
 

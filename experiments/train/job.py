@@ -17,7 +17,7 @@ from agents.training.foretold import foretell
 from agents.training.ppo import TAG_SHARE, Trained, Trainer
 from agents.training.prepared import with_known_quality
 from agents.training.rates import fit_rates
-from envs.carbon.intensity import IntensityTrace
+from envs.carbon.intensity import IntensityTrace, iso
 from envs.clock import WallClock
 from envs.energy.meters.choose import choose_meter
 from envs.errors import ConfigError
@@ -34,6 +34,7 @@ from experiments.train.provenance import TASK_COLUMNS, by_task, commit, figures,
 
 LIVE_CLOCK_SPEED = 3600.0
 CHECKPOINT = "checkpoint"
+ALGORITHM = "PPO-Lagrangian (stable-baselines3)"
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class TrainingJob:
             replay; None trains a new policy on the replay.
         vectors: text embeddings that the features use in addition to words; None uses words
             only.
+        inputs: where the data are from, for the manifest: file, digest and held-out share of the
+            profile; JSON-ready.
     """
 
     profile: Profile
@@ -63,6 +66,7 @@ class TrainingJob:
     limits: Mapping[str, Limit] = field(default_factory=dict)
     start: Bundle | None = None
     vectors: Vectors | None = None
+    inputs: Mapping[str, Any] = field(default_factory=dict)
 
     def run(
         self, out: Path, run: Run, upstream: Upstream | None = None, *, resume: bool = False
@@ -192,7 +196,9 @@ class TrainingJob:
                 "scope": self.trace.scope,
                 "source": Path(self.trace.source).name,
                 "sha256": self.trace.sha256,
+                "traces": [_described(trace) for trace in self.trace.parts or (self.trace,)],
             },
+            "inputs": {"algorithm": ALGORITHM, "model": self.profile.model, **self.inputs},
             "validation": figures(trained) | {"floors_kept": trained.floors_kept},
             "answers": {
                 "models": self.profile.answer_models,
@@ -216,6 +222,20 @@ class TrainingJob:
             "versions": versions(),
             "git_commit": commit(),
         }
+
+
+def _described(trace: IntensityTrace) -> dict[str, Any]:
+    """Return what identifies a trace, JSON-ready."""
+    return {
+        "zone": trace.zone,
+        "source": Path(trace.source).name,
+        "start": iso(trace.start),
+        "end": iso(trace.end),
+        "step_seconds": trace.step_seconds,
+        "signal": trace.signal,
+        "scope": trace.scope,
+        "sha256": trace.sha256,
+    }
 
 
 class _ProgressTracker:

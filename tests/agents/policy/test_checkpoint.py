@@ -3,13 +3,16 @@ import json
 import pickle
 import zipfile
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
-from stable_baselines3 import A2C, PPO
+from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from agents.policy.bundle import load_bundle
-from agents.policy.checkpoint import read_policy
+from agents.policy.checkpoint import read_checkpoint
+from agents.policy.vec_normalize import read_normalisation
 from agents.training.sb3 import Lanes, Normaliser
 from envs.errors import DataError
 from envs.llama2 import Llama2VectorEnv
@@ -80,8 +83,65 @@ def test_a_normalised_policy_keeps_its_normaliser(profile, tmp_path):
     )
     model.save(tmp_path / "own.zip")
     observed = observations(profile, 1000)
-    policy = read_policy(tmp_path / "own.zip")
+    policy = read_checkpoint(tmp_path / "own.zip").policy
     assert np.abs(policy.probabilities(observed) - sb3_probabilities(model, observed)).max() < 1e-5
+
+
+@pytest.fixture
+def normalised(profile, tmp_path):
+    """A policy that was trained behind VecNormalize, saved with it as own.zip and norm.pkl."""
+    lanes = Lanes(Llama2VectorEnv(replay_world(profile, lanes=8)), gamma=0.0)
+    around = VecNormalize(lanes, gamma=0.0, clip_obs=4.0)
+    model = PPO("MlpPolicy", around, n_steps=8, device="cpu", seed=7, gamma=0.0).learn(512)
+    model.save(tmp_path / "own.zip")
+    around.save(tmp_path / "norm.pkl")
+    return model, around
+
+
+def test_a_policy_behind_vecnormalize_keeps_its_normalisation(profile, tmp_path, normalised):
+    model, around = normalised
+    command = ["bundle", "from-sb3", str(tmp_path / "own.zip"), "--out", str(tmp_path / "b")]
+    command += ["--outcomes", str(tmp_path / "profile.parquet")]
+    assert main([*command, "--vecnormalize", str(tmp_path / "norm.pkl")]) == 0
+    bundle = load_bundle(tmp_path / "b")
+    observed = observations(profile, 1000)
+    expected = sb3_probabilities(model, around.normalize_obs(observed))
+    assert np.abs(bundle.policy.probabilities(observed) - expected).max() < 1e-5
+    training = bundle.manifest["training"]
+    assert (training["algorithm"], training["seed"], training["gamma"]) == ("PPO", 7, 0.0)
+
+
+def test_vecnormalize_is_neither_forgotten_nor_added(profile, tmp_path, normalised):
+    with pytest.raises(DataError, match=r"give the file .* with --vecnormalize"):
+        read_checkpoint(tmp_path / "own.zip")
+    trained(profile).save(tmp_path / "plain.zip")
+    with pytest.raises(DataError, match="leave out --vecnormalize"):
+        read_checkpoint(tmp_path / "plain.zip", vecnormalize=tmp_path / "norm.pkl")
+    other = VecNormalize(DummyVecEnv([lambda: gymnasium.make("CartPole-v1")]))
+    other.save(tmp_path / "other.pkl")
+    with pytest.raises(DataError, match="is for 4 observed components"):
+        read_checkpoint(tmp_path / "own.zip", vecnormalize=tmp_path / "other.pkl")
+
+
+def test_no_code_of_a_vecnormalize_file_is_run(tmp_path, normalised):
+    _, around = normalised
+    around.reward_range = Bomb()
+    around.save(tmp_path / "bomb.pkl")
+    with pytest.raises(SystemExit):
+        pickle.loads((tmp_path / "bomb.pkl").read_bytes())
+    loaded = read_normalisation(tmp_path / "bomb.pkl")
+    assert np.allclose(loaded.mean, around.obs_rms.mean, atol=1e-5)
+    for content in (pickle.dumps(Bomb()), b"no pickle", pickle.dumps({"norm_obs": True})):
+        (tmp_path / "bomb.pkl").write_bytes(content)
+        with pytest.raises(DataError, match="VecNormalize"):
+            read_normalisation(tmp_path / "bomb.pkl")
+
+
+def test_action_values_are_refused_with_the_reason(profile, tmp_path):
+    cart = gymnasium.make("CartPole-v1")
+    DQN("MlpPolicy", cart, device="cpu", gamma=0.0, buffer_size=10).save(tmp_path / "dqn.zip")
+    with pytest.raises(DataError, match=r"holds action values \(DQN\)"):
+        read_checkpoint(tmp_path / "dqn.zip")
 
 
 class Bomb:
@@ -106,12 +166,12 @@ def test_no_pickle_of_the_checkpoint_is_loaded(profile, tmp_path):
         tmp_path / "bomb.zip",
         **{"data": json.dumps({"x": bomb.hex()}).encode(), "policy.optimizer.pth": bomb},
     )
-    assert read_policy(tmp_path / "bomb.zip").layers[0][0].shape[0] == 64
+    assert read_checkpoint(tmp_path / "bomb.zip").policy.layers[0][0].shape[0] == 64
     # A pickle in place of the weights is refused.
     for weights in (bomb, _saved(Bomb())):
         rewritten(tmp_path / "own.zip", tmp_path / "bomb.zip", **{"policy.pth": weights})
         with pytest.raises(DataError, match="cannot be read as weights"):
-            read_policy(tmp_path / "bomb.zip")
+            read_checkpoint(tmp_path / "bomb.zip")
 
 
 def _saved(thing):
@@ -123,11 +183,11 @@ def _saved(thing):
 def test_a_file_that_is_no_checkpoint_is_named_in_the_error(profile, tmp_path, capsys):
     (tmp_path / "x.zip").write_bytes(b"PK no")
     with pytest.raises(DataError, match=r"x\.zip: cannot be read as weights"):
-        read_policy(tmp_path / "x.zip")
+        read_checkpoint(tmp_path / "x.zip")
     trained(profile).save(tmp_path / "own.zip")
     rewritten(tmp_path / "own.zip", tmp_path / "y.zip", **{"policy.pth": b""})
     with pytest.raises(DataError, match=r"y\.zip: holds no policy\.pth"):
-        read_policy(tmp_path / "y.zip")
+        read_checkpoint(tmp_path / "y.zip")
     # A profile with fewer tasks has a shorter observation.
     fewer = [request for request in generate_requests(10, seed=0) if request.task == "recall"]
     made.profile(tmp_path, fewer, lambda r, d: 1.0)

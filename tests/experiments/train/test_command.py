@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from agents.policy.bundle import load_bundle
+from agents.policy.bundle_files import sha256_of
 from agents.training import ppo
 from agents.training.config import PpoConfig
-from envs.carbon.csv_traces import synthetic_day
+from envs.carbon.csv_traces import read_trace, synthetic_day
 from envs.errors import ConfigError, DataError
 from envs.requests.directive import DEFAULT_CATALOGUE
 from envs.requests.projection import EncodedProjection
@@ -19,6 +20,7 @@ from experiments.train.continuing import continuing
 from experiments.train.job import TrainingJob
 from experiments.train.live_requests import live_requests
 from tests import made
+from tests.experiments.evaluate.test_evaluate import write_trace
 
 KINDS = {"lookup": "What is item {n}?", "proof": "Explain why {n} is so. Show all steps."}
 FLOORS = dict.fromkeys(KINDS, 0.95)
@@ -36,6 +38,28 @@ def test_training_without_a_server_writes_a_bundle(profile, tmp_path):
     assert bundle.manifest["live"] == {}
     assert bundle.prompt_hashes == {request.prompt_hash for request in profile.requests}
     assert trained.steps >= 2_000
+
+
+def test_the_manifest_names_every_input(profile, tmp_path):
+    for zone in ("X", "Y"):
+        (tmp_path / "traces").mkdir(exist_ok=True)
+        write_trace(tmp_path / "traces" / f"{zone}.csv", zone)
+    flags = ["--outcomes", str(tmp_path / "profile.parquet"), "--out", str(tmp_path / "bundle")]
+    flags += ["--intensity", str(tmp_path / "traces"), "--hold-out", "0.2", "--seed", "5"]
+    assert main(["train", *flags, "--replay-steps", "2000"]) == 0
+    manifest = load_bundle(tmp_path / "bundle").manifest
+    traces = manifest["intensity"]["traces"]
+    assert [(trace["zone"], trace["source"]) for trace in traces] == [
+        ("X", "X.csv"),
+        ("Y", "Y.csv"),
+    ]
+    for trace in traces:
+        assert trace["sha256"] == read_trace(tmp_path / "traces" / trace["source"]).sha256
+    inputs = manifest["inputs"]
+    assert inputs["outcomes_sha256"] == sha256_of(tmp_path / "profile.parquet")
+    assert (inputs["outcomes"], inputs["hold_out"]) == ("profile.parquet", 0.2)
+    assert "PPO" in inputs["algorithm"]
+    assert (manifest["training"]["seed"], manifest["training"]["gamma"]) == (5, 0.0)
 
 
 def test_live_training_on_tasks_without_references_is_refused_before_the_replay(tmp_path):
