@@ -4,26 +4,63 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, ttest_1samp
 
 from envs.arrays import Float64Array
 
 RESAMPLES = 4000
+# Runs below which there is no interval over runs.
+FEWEST_RUNS = 5
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with its 95% interval, from `low` to `high`."""
+    """A figure with its 95% interval, from `low` to `high`; NaN where there is none."""
 
     value: float
     low: float
     high: float
 
+    @property
+    def is_known(self) -> bool:
+        """Whether there is an interval."""
+        return not np.isnan(self.low)
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 if the whole interval has this sign, else 0."""
+        return int(self.low > 0) - int(self.high < 0) if self.is_known else 0
+
     def to_json(self) -> dict[str, float | list[float] | None]:
         """Return the interval as JSON-ready values; NaN becomes None, as JSON has no NaN."""
         if np.isnan(self.value):
             return {"value": None, "ci95": None}
-        return {"value": self.value, "ci95": [self.low, self.high]}
+        return {"value": self.value, "ci95": [self.low, self.high] if self.is_known else None}
+
+    def text(self, digits: int, sign: str = "") -> str:
+        """Return the figure and its interval as text.
+
+        Args:
+            sign: "+" to write the sign of positive values too.
+        """
+        value = f"{self.value:{sign}.{digits}f}"
+        if not self.is_known:
+            return value
+        return f"{value} [{self.low:{sign}.{digits}f}, {self.high:{sign}.{digits}f}]"
+
+
+def mean_of_runs(values: Float64Array) -> Interval:
+    """Return the mean over independent runs with its t interval, shape (n,).
+
+    Fewer than `FEWEST_RUNS` runs give no interval: their spread is hardly known.
+    """
+    value = float(values.mean())
+    if len(values) < FEWEST_RUNS:
+        return Interval(value, float("nan"), float("nan"))
+    if np.ptp(values) < 1e-12:
+        return Interval(value, value, value)
+    low, high = ttest_1samp(values, 0.0).confidence_interval(0.95)
+    return Interval(value, float(low), float(high))
 
 
 @dataclass(frozen=True)

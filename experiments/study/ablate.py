@@ -16,7 +16,7 @@ from envs.yaml_file import read_yaml
 from experiments.evaluate.result import judge
 from experiments.settings import write_json
 from experiments.study.figure import draw
-from experiments.study.job import Data, Job, folder_of, folds_of
+from experiments.study.job import Data, Job, digest_of, folder_of, folds_of
 from experiments.study.page import write_page
 from experiments.study.pool import train_all
 from experiments.study.settings import Study
@@ -116,7 +116,7 @@ class Ablate(Study):
             scene = self.scene(profile.select(folds == job.fold), data.floors, job.seed)
             # Only the values are used: the intervals are computed over the seeds.
             figures = judge(scene, {"policy": Learned(bundle, self.task_tags)}, resamples=2)
-            rows.append(Row.of(job, figures["policy"], scene))
+            rows.append(Row.of(job, digest_of(data, job), figures["policy"], scene))
         return rows
 
 

@@ -5,20 +5,20 @@ from pathlib import Path
 from experiments.study.tidy import Summary
 
 PANELS = (
-    ("iqm", "excess over the frontier of fixed mixes,\npoints of each task (IQM)"),
+    ("excess", "excess over the frontier of fixed mixes,\npoints of each task"),
     ("saving", "carbon saved, %"),
     ("margin", "quality minus floor of the worst task"),
 )
 
 
 def draw(summary: Summary, title: str, path: Path) -> None:
-    """Draw one row per variant and one panel per measure; bars are 95% intervals over the runs."""
+    """Draw a row per variant and a panel per measure; bars are 95% intervals, where known."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    variants = list(summary.iqm)
+    variants = list(summary.excess)
     figure, panels = plt.subplots(
         1, len(PANELS), figsize=(11, 1.6 + 0.42 * len(variants)), sharey=True
     )

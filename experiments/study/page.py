@@ -1,46 +1,55 @@
-"""The result page of an ablation, in Markdown."""
+"""The result page of an ablation, in Markdown, with the conclusions that its numbers allow."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments.statistics import Interval
+from experiments.statistics import FEWEST_RUNS, Interval
 from experiments.study.tidy import Row, Summary
 
 
 def write_page(
     path: Path, question: str, summary: Summary, rows: Sequence[Row], quality: str
 ) -> str:
-    """Write and return the page: the question, one table row per variant, and how to read it."""
+    """Write and return the page: the question, conclusions, tables, and how to read them."""
+    reference, *others = summary.excess
     seeds = sorted({row.seed for row in rows})
+    folds = sorted({row.fold for row in rows})
     lines = [
         f"# {question}",
         "",
-        f"Floors on {quality}; {len(seeds)} seeds ({seeds[0]} to {seeds[-1]}), each evaluated "
-        "on a fold of prompts that was held out from its training; 95% intervals over the runs.",
+        f"Floors on {quality}; {summary.pairs} runs of each variant, seeds {seeds[0]} to "
+        f"{seeds[-1]}, each evaluated on one of {len(folds)} folds of prompts that was held out "
+        "from its training. A seed is judged on one fold, so the spread over runs is that of "
+        "seeds and of prompts together.",
         "",
-        "| variant | excess, points (IQM) | carbon saved % | quality / L0 | worst task - floor "
-        "| P(better than the first) |",
+        "## What the numbers allow to say",
+        "",
+        *(_conclusion(name, reference, summary.against[name]) for name in others),
+        "",
+        f"## Difference to {reference}, run by run",
+        "",
+        "| variant | excess, points | carbon saved, points | quality / L0 | worst task - floor |",
+        "|---|---|---|---|---|",
+        *(_row(name, summary.against[name], "+") for name in others),
+        "",
+        "## Each variant",
+        "",
+        "| variant | excess, points | carbon saved % | quality / L0 | worst task - floor "
+        "| excess, IQM |",
         "|---|---|---|---|---|---|",
     ]
-    for variant in summary.iqm:
-        better = summary.better[variant]
-        cells = (
-            _cell(summary.iqm[variant], 2),
-            _cell(summary.saving[variant], 1),
-            _cell(summary.quality[variant], 3),
-            _cell(summary.margin[variant], 3),
-            "" if better is None else _cell(better, 2),
-        )
-        lines.append(f"| {variant} | {' | '.join(cells)} |")
+    for name in summary.excess:
+        means = {measure: getattr(summary, measure)[name] for measure in _DIGITS}
+        lines.append(f"{_row(name, means)} {summary.iqm[name].text(2)} |")
     lines += [
         "",
         "![figure](ablation.png)",
         "",
         "Excess is the carbon that a policy saves beyond the cheapest fixed mix of directives "
-        "with the same quality, task by task (points of the task's L0 footprint); the table shows "
-        "the interquartile mean over runs and tasks, with a stratified bootstrap. P(better) is "
-        "the probability that a run of the variant has a larger excess than a run of the first "
-        "variant, averaged over tasks.",
+        "with the same quality, task by task (points of the task's L0 footprint), in the mean "
+        "over tasks and runs; IQM is its interquartile mean, with a stratified bootstrap. The "
+        "other intervals are 95 % t intervals over runs; a difference is taken between the runs "
+        "with the same seed and fold.",
         "",
     ]
     page = "\n".join(lines)
@@ -48,5 +57,57 @@ def write_page(
     return page
 
 
-def _cell(interval: Interval, digits: int) -> str:
-    return f"{interval.value:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
+_DIGITS = {"excess": 2, "saving": 1, "quality": 3, "margin": 3}
+_WORDS = {
+    "excess": ("gains {} points of excess", "loses {} points of excess"),
+    "saving": ("saves {} points more carbon", "saves {} points less carbon"),
+    "quality": ("keeps {} more of L0's quality", "keeps {} less of L0's quality"),
+    "margin": (
+        "leaves its worst task {} higher against its floor",
+        "leaves its worst task {} lower against its floor",
+    ),
+}
+
+
+def _row(name: str, intervals: Mapping[str, Interval], sign: str = "") -> str:
+    cells = (intervals[measure].text(digits, sign) for measure, digits in _DIGITS.items())
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def _conclusion(name: str, reference: str, against: Mapping[str, Interval]) -> str:
+    """Return one sentence: in what a variant differs from the reference, and in what not."""
+    if not against["excess"].is_known:
+        return (
+            f"- **{name}**: fewer than {FEWEST_RUNS} runs, so nothing is said about its "
+            f"difference to {reference}."
+        )
+    told, same = [], []
+    for measure, digits in _DIGITS.items():
+        interval = against[measure]
+        if interval.sign:
+            word = _WORDS[measure][0 if interval.sign > 0 else 1]
+            told.append(word.format(_size(interval, digits)))
+        else:
+            same.append(measure)
+    sentence = f"- **{name}**"
+    if told:
+        sentence += f" {', '.join(told)}, compared with {reference}"
+    if same:
+        sentence += (
+            f"{'; it' if told else ''} cannot be told apart from {reference} by "
+            f"{', '.join(_NAMES[measure] for measure in same)}"
+        )
+    return f"{sentence}."
+
+
+_NAMES = {
+    "excess": "excess",
+    "saving": "carbon saved",
+    "quality": "quality",
+    "margin": "its worst task",
+}
+
+
+def _size(interval: Interval, digits: int) -> str:
+    low, high = sorted((abs(interval.low), abs(interval.high)))
+    return f"{abs(interval.value):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"

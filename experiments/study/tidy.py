@@ -1,7 +1,7 @@
 """The runs of a study as one tidy table, and their aggregate statistics (rliable)."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,8 @@ import numpy as np
 from rliable import library, metrics
 
 from agents.methods.scene import Scene
-from envs.arrays import Float64Array
 from experiments.evaluate.result import Figures
-from experiments.statistics import Interval
+from experiments.statistics import FEWEST_RUNS, Interval, mean_of_runs
 from experiments.study.job import Job
 
 RESAMPLES = 5000
@@ -24,6 +23,7 @@ class Row:
 
     Attributes:
         variant, seed, fold: those of the run's job.
+        training: digest of everything that shaped the training.
         saving_pct: footprint saved relative to always L0, %.
         excess_pct: saving beyond the frontier of fixed mixes at the same quality, points.
         quality_ratio: quality relative to L0, over all tasks.
@@ -36,6 +36,7 @@ class Row:
     variant: str
     seed: int
     fold: int
+    training: str
     saving_pct: float
     excess_pct: float
     quality_ratio: float
@@ -44,7 +45,7 @@ class Row:
     excess_by_task: dict[str, float]
 
     @classmethod
-    def of(cls, job: Job, figures: Figures, scene: Scene) -> "Row":
+    def of(cls, job: Job, training: str, figures: Figures, scene: Scene) -> "Row":
         """Return the row for a job whose policy has these figures on the scene."""
         quality = figures.quality[scene.quality]
         task, ratio = quality.worst(scene.floors)
@@ -52,6 +53,7 @@ class Row:
             job.variant,
             job.seed,
             job.fold,
+            training,
             figures.saving_pct.value,
             figures.excess_pct.value,
             quality.ratio.value,
@@ -59,6 +61,14 @@ class Row:
             ratio.value - scene.floors[task],
             figures.excess_by_task_pct,
         )
+
+
+MEASURES: dict[str, Callable[[Row], float]] = {
+    "excess": lambda row: float(np.mean(list(row.excess_by_task.values()))),
+    "saving": lambda row: row.saving_pct,
+    "quality": lambda row: row.quality_ratio,
+    "margin": lambda row: row.worst_margin,
+}
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
@@ -78,61 +88,85 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 class Summary:
     """Aggregate results by variant; the first variant is the reference.
 
+    A run of a variant and the run of the reference with the same seed and the same held-out fold
+    are a pair. Intervals are 95% t intervals; with fewer than five runs there are none.
+
     Attributes:
-        iqm: interquartile mean over runs and tasks of the excess by task, with a stratified
-            bootstrap interval (Agarwal et al., 2021).
-        saving, quality, margin: means over runs of `Row.saving_pct`, `Row.quality_ratio` and
-            `Row.worst_margin`, with bootstrap intervals.
-        better: probability that a run of the variant has a larger excess than a run of the
-            reference, averaged over tasks; None for the reference.
+        excess, saving, quality, margin: means over runs of the excess (over tasks too), of
+            `Row.saving_pct`, `Row.quality_ratio` and `Row.worst_margin`.
+        against: the same means of the paired differences to the reference, by variant and
+            measure; empty for the reference.
+        iqm: interquartile mean over runs and tasks of the excess by task (Agarwal et al., 2021),
+            with a stratified bootstrap interval.
+        pairs: number of pairs.
     """
 
-    iqm: dict[str, Interval]
+    excess: dict[str, Interval]
     saving: dict[str, Interval]
     quality: dict[str, Interval]
     margin: dict[str, Interval]
-    better: dict[str, Interval | None]
+    against: dict[str, dict[str, Interval]]
+    iqm: dict[str, Interval]
+    pairs: int
 
     def to_json(self) -> dict[str, Any]:
         """Return the summary as JSON-compatible types."""
-        return {
-            name: {v: None if i is None else i.to_json() for v, i in getattr(self, name).items()}
-            for name in ("iqm", "saving", "quality", "margin", "better")
+        means = {
+            name: {v: interval.to_json() for v, interval in getattr(self, name).items()}
+            for name in (*MEASURES, "iqm")
         }
+        against = {
+            variant: {name: interval.to_json() for name, interval in differences.items()}
+            for variant, differences in self.against.items()
+        }
+        return {**means, "paired_difference": against, "pairs": self.pairs}
 
 
 def aggregated(rows: Sequence[Row], variants: Sequence[str]) -> Summary:
-    """Return point estimates and 95% intervals over the runs of each variant."""
+    """Return means and paired differences over the runs of each variant.
+
+    Raises:
+        ValueError: a run has no partner in another variant.
+    """
+    by_variant = {
+        variant: {(row.seed, row.fold): row for row in rows if row.variant == variant}
+        for variant in variants
+    }
+    keys = sorted(by_variant[variants[0]])
+    if any(sorted(runs) != keys for runs in by_variant.values()):
+        raise ValueError("the variants' runs have not the same seeds and folds")
+    values = {
+        variant: {
+            name: np.array([MEASURES[name](runs[key]) for key in keys], dtype=np.float64)
+            for name in MEASURES
+        }
+        for variant, runs in by_variant.items()
+    }
+    reference = values[variants[0]]
+    means = {
+        name: {variant: mean_of_runs(values[variant][name]) for variant in variants}
+        for name in MEASURES
+    }
+    against = {
+        variant: {name: mean_of_runs(values[variant][name] - reference[name]) for name in MEASURES}
+        for variant in variants[1:]
+    }
+    return Summary(**means, against=against, iqm=_iqm(by_variant), pairs=len(keys))
+
+
+def _iqm(by_variant: Mapping[str, Mapping[tuple[int, int], Row]]) -> dict[str, Interval]:
     # rliable draws from NumPy's global generator; the seed makes its intervals repeatable.
     np.random.seed(0)
-    tasks = list(rows[0].excess_by_task)
-
-    def table(pick: Any) -> dict[str, Float64Array]:
-        return {v: np.array([pick(row) for row in rows if row.variant == v]) for v in variants}
-
-    scores = table(lambda row: [row.excess_by_task[task] for task in tasks])
-    means = {
-        name: _estimates(
-            {v: s[:, None] for v, s in table(lambda row, n=name: getattr(row, n)).items()},
-            lambda x: np.array([metrics.aggregate_mean(x)]),
-        )
-        for name in ("saving_pct", "quality_ratio", "worst_margin")
+    scores = {
+        variant: np.array([list(row.excess_by_task.values()) for row in runs.values()])
+        for variant, runs in by_variant.items()
     }
-    reference = variants[0]
-    pairs = {v: (scores[v], scores[reference]) for v in variants[1:]}
-    better = _estimates(pairs, lambda x, y: np.array([metrics.probability_of_improvement(x, y)]))
-    return Summary(
-        _estimates(scores, lambda x: np.array([metrics.aggregate_iqm(x)])),
-        means["saving_pct"],
-        means["quality_ratio"],
-        means["worst_margin"],
-        {reference: None, **better},
+    points, intervals = library.get_interval_estimates(
+        scores, lambda x: np.array([metrics.aggregate_iqm(x)]), reps=RESAMPLES
     )
-
-
-def _estimates(scores: Any, compute: Any) -> dict[str, Interval]:
-    points, intervals = library.get_interval_estimates(scores, compute, reps=RESAMPLES)
-    return {
-        name: Interval(float(points[name][0]), *(float(x) for x in intervals[name][:, 0]))
+    few = len(next(iter(scores.values()))) < FEWEST_RUNS
+    ends = {
+        name: (float("nan"), float("nan")) if few else (float(x) for x in intervals[name][:, 0])
         for name in scores
     }
+    return {name: Interval(float(points[name][0]), *ends[name]) for name in scores}
