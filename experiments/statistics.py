@@ -23,7 +23,7 @@ class Interval:
 
     @property
     def is_known(self) -> bool:
-        """Whether there is an interval."""
+        """True if there is an interval."""
         return not np.isnan(self.low)
 
     @property

@@ -1,6 +1,7 @@
 """Carbon intensity of the grid: single readings, and hourly traces of a zone."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -130,6 +131,25 @@ class IntensityTrace:
     def sha256(self) -> str:
         """SHA-256 digest of the intensities, in hexadecimal."""
         return hashlib.sha256(np.ascontiguousarray(self.g_per_kwh).tobytes()).hexdigest()
+
+    def split_days(self, share: float) -> "tuple[IntensityTrace | None, IntensityTrace | None]":
+        """Return the trace without its last days, and these, a share of all whole days, rounded up.
+
+        None stands for a part without hours. The last day may be incomplete.
+        """
+        per_day = 24 * self.steps_per_hour
+        days = math.ceil(len(self.g_per_kwh) / per_day)
+        cut = per_day * (days - math.ceil(share * days))
+        earlier, later = (
+            replace(
+                self,
+                start=self.start + self.step_seconds * first,
+                g_per_kwh=self.g_per_kwh[first:last],
+                methods=self.methods[first:last],
+            )
+            for first, last in ((0, cut), (cut, len(self.g_per_kwh)))
+        )
+        return (earlier if cut else None), (later if cut < len(self.g_per_kwh) else None)
 
     def hour(self, times: Float64Array) -> Int64Array:
         """Return the number of whole hours from the trace's start to each time (Unix seconds).

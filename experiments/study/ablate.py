@@ -101,7 +101,7 @@ class Ablate(Study):
         write_rows(out / "runs.csv", rows)
         summary = aggregated(rows, list(question.variants))
         draw(summary, question.question, out / "ablation.png")
-        page = write_page(out / "ablation.md", question.question, summary, rows, self.quality)
+        page = write_page(out / "ablation.md", question.question, summary, rows, data)
         write_json(
             self.json_path, {"schema": 1, "question": question.question, **summary.to_json()}
         )
@@ -113,7 +113,7 @@ class Ablate(Study):
         rows = []
         for job in jobs:
             bundle = load_bundle(out / folder_of(data, job))
-            scene = self.scene(profile.select(folds == job.fold), data.floors, job.seed)
+            scene = self.scene(profile.select(folds == job.fold), data, job.seed)
             # Only the values are used: the intervals are computed over the seeds.
             figures = judge(scene, {"policy": Learned(bundle, self.task_tags)}, resamples=2)
             rows.append(Row.of(job, digest_of(data, job), figures["policy"], scene))

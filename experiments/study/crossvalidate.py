@@ -79,7 +79,7 @@ class CrossValidate(Study):
         for text, mix in mixes.items():
             repeats = [
                 self._chosen(
-                    self.scene(judged_profile, data.floors, seed, mix),
+                    self.scene(judged_profile, data, seed, mix),
                     {job.fold: self.out / folder_of(data, job) for job in jobs if job.seed == seed},
                     names,
                 )
@@ -92,7 +92,8 @@ class CrossValidate(Study):
             scene = repeats[0].scene
             console.print(f"[bold]mix {text}[/], means over {self.seeds} seeds")
             console.print(table(scene, figures), "", means_table(profile.tokens_method, figures))
-            pages.append(page(Path(text).stem, scene, figures, zone_savings(repeats), self.seeds))
+            cells = zone_savings(repeats)
+            pages.append(page(Path(text).stem, scene, figures, cells, self.seeds, data.held_out))
         (self.out / "results.md").write_text("\n".join(pages), encoding="utf-8")
         print(f"page: {self.out / 'results.md'}")
         write_json(self.json_path, self._document(results))

@@ -15,8 +15,8 @@ from agents.policy.bundle_files import MANIFEST, sha256_of
 from agents.training.config import PpoConfig
 from agents.training.ppo import Trained
 from envs.arrays import Int64Array
-from envs.carbon.csv_traces import chosen_trace, chosen_zones
-from envs.carbon.intensity import IntensityTrace
+from envs.carbon.csv_traces import chosen_zones
+from envs.carbon.intensity import IntensityTrace, join_traces
 from envs.errors import ConfigError
 from envs.outcomes.profile import Profile
 from envs.outcomes.profile_reader import read_profile
@@ -61,6 +61,8 @@ class Data:
         floors: lowest permitted quality relative to L0, by task.
         quality: "correct" or "preference": the quality that the floors apply to.
         folds: number of folds into which the prompts are divided.
+        hold_out_hours: share of each zone's days, the last ones, that are never trained on.
+        hold_out_zones: zones that are never trained on.
         group: name under which tracking groups the study's runs.
     """
 
@@ -73,10 +75,53 @@ class Data:
     quality: str
     folds: int
     group: str
+    hold_out_hours: float = 0.0
+    hold_out_zones: tuple[str, ...] = ()
 
     def trace(self) -> IntensityTrace:
-        """Return the intensities to train on."""
-        return chosen_trace(self.intensity, self.zone)
+        """Return the intensities to train on.
+
+        Raises:
+            ConfigError: nothing is left to train on, or a held-out zone is unknown.
+        """
+        return join_traces(self._traces()[0])
+
+    def judged_traces(self) -> list[IntensityTrace]:
+        """Return the intensities to evaluate on: held-out zones and hours, if there are any."""
+        return self._traces()[1]
+
+    @property
+    def held_out(self) -> str:
+        """What the evaluation uses and no training did, in words."""
+        parts = ["prompts"]
+        if self.hold_out_hours:
+            parts.append(f"hours (the last {100 * self.hold_out_hours:g} % of the days)")
+        if self.hold_out_zones:
+            parts.append(f"zones ({', '.join(self.hold_out_zones)})")
+        if len(parts) == 1:
+            return "prompts that were held out from training; its hours and zones are trained on"
+        return f"{' and '.join(parts)} that were held out from training"
+
+    def _traces(self) -> tuple[list[IntensityTrace], list[IntensityTrace]]:
+        traces = chosen_zones(self.intensity, self.zone)
+        zones = [trace.zone for trace in traces]
+        if unknown := set(self.hold_out_zones) - set(zones):
+            raise ConfigError(
+                f"--hold-out-zones: no zone {min(unknown)!r}; give some of {', '.join(zones)}"
+            )
+        split = {trace.zone: trace.split_days(self.hold_out_hours) for trace in traces}
+        trained = [split[zone][0] for zone in zones if zone not in self.hold_out_zones]
+        kept = [trace for trace in trained if trace is not None]
+        if not kept:
+            raise ConfigError(
+                "--hold-out-hours and --hold-out-zones leave no hours to train on; hold out less"
+            )
+        judged = traces
+        if self.hold_out_hours:
+            judged = [later for _, later in split.values() if later is not None]
+        if self.hold_out_zones:
+            judged = [trace for trace in judged if trace.zone in self.hold_out_zones]
+        return kept, judged
 
     @cached_property
     def digests(self) -> dict[str, Any]:
@@ -85,7 +130,7 @@ class Data:
             "outcomes": sha256_of(self.outcomes),
             "traces": [
                 [t.zone, t.start, t.step_seconds, t.signal, t.scope, t.sha256]
-                for t in chosen_zones(self.intensity, self.zone)
+                for t in self._traces()[0]
             ],
         }
 
@@ -245,5 +290,6 @@ def from_json(payload: Mapping[str, Any]) -> tuple[Data, Job]:
     data["outcomes"] = Path(data["outcomes"])
     data["intensity"] = tuple(Path(path) for path in data["intensity"])
     data["catalogue"] = tuple(data["catalogue"])
+    data["hold_out_zones"] = tuple(data["hold_out_zones"])
     job["directives"] = tuple(job["directives"])
     return Data(**data), Job(**job)

@@ -4,12 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiments.statistics import FEWEST_RUNS, Interval
+from experiments.study.job import Data
 from experiments.study.tidy import Row, Summary
 
 
-def write_page(
-    path: Path, question: str, summary: Summary, rows: Sequence[Row], quality: str
-) -> str:
+def write_page(path: Path, question: str, summary: Summary, rows: Sequence[Row], data: Data) -> str:
     """Write and return the page: the question, conclusions, tables, and how to read them."""
     reference, *others = summary.excess
     seeds = sorted({row.seed for row in rows})
@@ -17,10 +16,10 @@ def write_page(
     lines = [
         f"# {question}",
         "",
-        f"Floors on {quality}; {summary.pairs} runs of each variant, seeds {seeds[0]} to "
-        f"{seeds[-1]}, each evaluated on one of {len(folds)} folds of prompts that was held out "
-        "from its training. A seed is judged on one fold, so the spread over runs is that of "
-        "seeds and of prompts together.",
+        f"Floors on {data.quality}; {summary.pairs} runs of each variant, seeds {seeds[0]} to "
+        f"{seeds[-1]}, each evaluated on one of {len(folds)} folds of the prompts, on "
+        f"{data.held_out}. A seed is judged on one fold, so the spread over runs is that of seeds "
+        "and of prompts together.",
         "",
         "## What the numbers allow to say",
         "",

@@ -8,7 +8,7 @@ import numpy as np
 from agents.methods.scene import Scene
 from envs.carbon.intensity import HOUR_SECONDS
 from experiments.evaluate.result import Figures, Repeat
-from experiments.statistics import Interval
+from experiments.statistics import FEWEST_RUNS, Interval
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,12 @@ def _starts(scene: Scene) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
 
 
 def page(
-    mix: str, scene: Scene, figures: Mapping[str, Figures], cells: Sequence[ZoneSaving], seeds: int
+    mix: str,
+    scene: Scene,
+    figures: Mapping[str, Figures],
+    cells: Sequence[ZoneSaving],
+    seeds: int,
+    held_out: str,
 ) -> str:
     """Return the page section for one mix: a table of methods and one of zones and windows.
 
@@ -70,12 +75,13 @@ def page(
         figures: results by method.
         cells: savings by zone and window.
         seeds: number of seeds over which the figures are averaged.
+        held_out: what the evaluation uses and no training did, in words.
     """
     tasks = list(scene.floors)
     lines = [
         f"### Floors on {scene.quality}, mix {mix}",
         "",
-        f"{len(scene):,} requests, {seeds} seeds.",
+        f"{len(scene):,} requests, {seeds} seeds; judged on {held_out}.{_few(seeds)}",
         "",
         f"| method | carbon saved % | excess, points | quality / L0 | {' | '.join(tasks)} |",
         "|---" * (4 + len(tasks)) + "|",
@@ -99,5 +105,13 @@ def page(
     return "\n".join(lines)
 
 
+def _few(seeds: int) -> str:
+    if seeds >= FEWEST_RUNS:
+        return ""
+    return (
+        f" Fewer than {FEWEST_RUNS} seeds: the intervals hold for new prompts, not for new seeds."
+    )
+
+
 def _cell(interval: Interval, digits: int) -> str:
-    return f"{interval.value:.{digits}f} [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
+    return interval.text(digits)

@@ -8,7 +8,6 @@ from pydantic import Field
 
 from agents.methods.scene import Scene, Windows, build_scene
 from agents.training.config import PpoConfig
-from envs.carbon.csv_traces import chosen_zones
 from envs.outcomes.profile import Profile
 from envs.outcomes.profile_reader import read_profile
 from envs.requests.directive import read_catalogue
@@ -16,6 +15,7 @@ from envs.requests.mix import Mix
 from experiments.evaluate.checks import known_tasks
 from experiments.settings import Settings, floors_by_task
 from experiments.study.job import Data
+from serving.settings.hook import CommaSeparated
 
 
 class Study(Settings):
@@ -37,6 +37,15 @@ class Study(Settings):
     )
     floor: str = Field(
         "0.95", description="lowest quality relative to L0: a ratio, or a YAML file of TASK: RATIO"
+    )
+    hold_out_hours: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of each zone's days, the last ones, that are only judged on",
+    )
+    hold_out_zones: CommaSeparated = Field(
+        [], description="zones that are only judged on, and never trained on"
     )
     folds: int = Field(5, ge=2, description="number of folds into which the prompts are divided")
     replay_steps: int = Field(PpoConfig.replay_steps, ge=1, description="steps of each training")
@@ -61,11 +70,10 @@ class Study(Settings):
             group: name under which tracking groups the runs.
 
         Raises:
-            ConfigError, DataError: --floor or --zone does not fit the data.
+            ConfigError, DataError: --floor, --zone or what is held out does not fit the data.
         """
-        chosen_zones(self.intensity, self.zone)
         floors = floors_by_task(self.floor, known_tasks(profile, self.quality), profile.tasks)
-        return Data(
+        data = Data(
             self.outcomes.resolve(),
             tuple(path.resolve() for path in self.intensity),
             self.zone,
@@ -75,16 +83,18 @@ class Study(Settings):
             self.quality,
             self.folds,
             group,
+            self.hold_out_hours,
+            tuple(self.hold_out_zones),
         )
+        data.trace()
+        return data
 
-    def scene(
-        self, profile: Profile, floors: dict[str, float], seed: int, mix: Mix | None = None
-    ) -> Scene:
-        """Return the profile's requests, spread over all zones and windows."""
+    def scene(self, profile: Profile, data: Data, seed: int, mix: Mix | None = None) -> Scene:
+        """Return the profile's requests, spread over all judged zones and windows."""
         return build_scene(
             profile,
-            chosen_zones(self.intensity, self.zone),
-            floors,
+            data.judged_traces(),
+            data.floors,
             quality=self.quality,
             windows=Windows(self.start, self.hours),
             mix=mix,

@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import fields, replace
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -167,6 +168,7 @@ OTHER_DATA = {
     "floors": lambda data: replace(data, floors=data.floors | {"proof": 0.9}),
     "quality": lambda data: replace(data, quality="preference"),
     "folds": lambda data: replace(data, folds=3),
+    "hold_out_hours": lambda data: replace(data, hold_out_hours=0.5),
 }
 OTHER_JOB = {
     "seed": {"seed": 2},
@@ -179,7 +181,7 @@ OTHER_JOB = {
 
 
 def test_every_input_of_a_training_is_tried(data):
-    names = {field.name for field in fields(Data)} - {"group", "zone"}
+    names = {field.name for field in fields(Data)} - {"group", "zone", "hold_out_zones"}
     assert OTHER_DATA.keys() == names
     assert {field.name for field in fields(Job)} - {"variant"} == {
         "config" if name == "settings" else name for name in OTHER_JOB
@@ -205,6 +207,37 @@ def test_a_training_on_another_zone_is_another_training(data, finished, tmp_path
     assert is_done(finished, of_zone["X"], job)
     assert not is_done(finished, of_zone["Y"], job)
     assert not is_done(finished, of_zone[None], job)
+    assert is_done(finished, replace(of_zone[None], hold_out_zones=("Y",)), job)
+    assert not is_done(finished, replace(of_zone[None], hold_out_zones=("X",)), job)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_held_out_hours_and_zones_are_judged_and_never_trained_on(data, tmp_path, share):
+    two = tmp_path / "two.csv"
+    write_trace(two, hours=24 * 10)
+    rows = two.read_text()
+    two.write_text(rows + "".join(rows.partition("\n")[2].replace(",X,", ",Y,")))
+    hours = replace(data, intensity=(two,), zone="X", hold_out_hours=share)
+    trained, (judged,) = hours.trace(), hours.judged_traces()
+    assert trained.end == judged.start
+    assert (trained.hours, judged.hours) == (240 - 240 * share, 240 * share)
+    assert np.concatenate([trained.g_per_kwh, judged.g_per_kwh]).size == 240
+    zones = replace(hours, zone=None, hold_out_zones=("Y",))
+    assert (zones.trace().zone, zones.trace().end) == ("X", trained.end)
+    assert [(trace.zone, trace.start) for trace in zones.judged_traces()] == [("Y", judged.start)]
+    for wrong, message in ((("Z",), "no zone 'Z'"), (("X", "Y"), "leave no hours to train on")):
+        with pytest.raises(ConfigError, match=message):
+            replace(zones, hold_out_zones=wrong).trace()
+
+
+def test_a_page_says_what_was_held_out(data):
+    assert "prompts that were held out" in data.held_out
+    assert "its hours and zones are trained on" in data.held_out
+    both = replace(data, hold_out_hours=0.25, hold_out_zones=("NL",))
+    assert both.held_out == (
+        "prompts and hours (the last 25 % of the days) and zones (NL) that were held out from "
+        "training"
+    )
 
 
 @pytest.mark.parametrize("name", OTHER_JOB)

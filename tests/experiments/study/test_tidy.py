@@ -1,13 +1,17 @@
 """An ablation's statistics: paired by seed and fold, and no more said than the runs allow."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from experiments.statistics import Interval, mean_of_runs
+from experiments.study.job import Data
 from experiments.study.page import write_page
 from experiments.study.tidy import MEASURES, Row, aggregated
+
+DATA = Data(Path("p"), (), None, None, (), {}, "correct", 5, "test")
 
 
 def runs(variant, saving, excess=None, margin=0.0):
@@ -30,7 +34,7 @@ def runs(variant, saving, excess=None, margin=0.0):
 
 def page(rows, tmp_path, names=("full", "other")):
     summary = aggregated(rows, list(names))
-    return summary, write_page(tmp_path / "p.md", "Does it?", summary, rows, "correct")
+    return summary, write_page(tmp_path / "p.md", "Does it?", summary, rows, DATA)
 
 
 def test_a_small_difference_that_every_pair_shows_is_told_despite_a_large_spread(tmp_path):
