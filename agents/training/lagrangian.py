@@ -201,6 +201,18 @@ class Constraint:
             name: max(0.0, bound) for name, bound in validation.overshoot_bound.items()
         }
 
+    def missed(self, validation: Validation) -> dict[str, float]:
+        """Return the shortfalls, with `safety`, of the constraints that are not kept, worst first.
+
+        Keys as in `violations`; an empty dictionary if all are kept.
+        """
+        shortfalls = {
+            name: floor + self._config.safety - validation.bound_by_task[name]
+            for name, floor in self._floors.items()
+        } | validation.overshoot_bound
+        missed = {name: size for name, size in shortfalls.items() if size > 0}
+        return dict(sorted(missed.items(), key=lambda item: -item[1]))
+
     def kept(self, validation: Validation) -> bool:
         """Return whether every floor (plus safety) and every limit holds at its confidence."""
         return validation.worst_margin >= 0

@@ -51,6 +51,8 @@ class Trained:
         multipliers: Lagrange multipliers when the policy was measured.
         steps: environment steps in total.
         floors_kept: whether every floor held in validation, with `safety` added.
+        missed: by how much each floor or limit that was missed was missed, worst first; empty if
+            all were kept.
         seconds: wall time of PPO, s, including the measurement of the floors.
     """
 
@@ -60,6 +62,7 @@ class Trained:
     multipliers: dict[str, float]
     steps: int
     floors_kept: bool
+    missed: dict[str, float]
     seconds: float
 
 
@@ -226,6 +229,7 @@ class Trainer:
             multipliers=best.multipliers,
             steps=self._dual_callback.steps,
             floors_kept=best.kept,
+            missed=self._constraint.missed(best.validation),
             seconds=self._seconds,
         )
 

@@ -27,6 +27,7 @@ def document(
     return {
         "schema": SCHEMA,
         "quality": scene.quality,
+        "pooled_over_zones": len(scene.traces),
         "floors": dict(scene.floors),
         "mix": mix,
         "task_share": {
@@ -85,6 +86,10 @@ def _method(figures: Figures) -> dict[str, Any]:
         "mean_latency_seconds": figures.seconds_per_request,
         "directive_share": figures.share,
         "quality": {kind: _quality(quality) for kind, quality in figures.quality.items()},
+        "quality_by_zone": [cell.to_json() for cell in figures.cells],
+        "quality_by_zone_and_month": [cell.to_json() for cell in figures.month_cells],
+        "missed_in_zones": sum(cell.missed for cell in figures.cells),
+        "missed_in_months": sum(cell.missed for cell in figures.month_cells),
     }
 
 

@@ -12,7 +12,9 @@ import numpy as np
 from agents.methods.method import Method
 from agents.methods.scene import Scene
 from envs.arrays import Float64Array
+from experiments.evaluate.cells import Cell, quality_cells
 from experiments.evaluate.measures import Columns, excess, excess_by_task, ratio, saving, task_ratio
+from experiments.evaluate.repeat import Repeat, choose
 from experiments.statistics import BootstrapFigure, Interval, average_repeats, resampled_sums
 
 
@@ -51,7 +53,9 @@ class Figures:
         tokens_per_request: mean number of completion tokens.
         seconds_per_request: mean latency, s.
         share: mean probability of each directive.
-        quality: quality relative to L0, by kind of quality.
+        quality: quality relative to L0, by kind of quality; pooled over zones.
+        cells, month_cells: the quality that the floors apply to, by task and zone, and by month
+            too; the worst first.
         chances: probability of each directive for each request in the first repetition, shape
             (n, D).
     """
@@ -66,30 +70,9 @@ class Figures:
     seconds_per_request: float
     share: dict[str, float]
     quality: dict[str, Kept]
+    cells: list[Cell]
+    month_cells: list[Cell]
     chances: Float64Array
-
-
-@dataclass(frozen=True)
-class Repeat:
-    """One repetition of a comparison: a scene, and the choices of each method on it.
-
-    Attributes:
-        chances: directive probabilities of each method, shape (n, D).
-        knows: `Method.knows` of each method.
-    """
-
-    scene: Scene
-    chances: Mapping[str, Float64Array]
-    knows: Mapping[str, str]
-
-
-def choose(scene: Scene, methods: Mapping[str, Method]) -> Repeat:
-    """Let every method choose directives for the same scene."""
-    return Repeat(
-        scene,
-        {name: method.choose(scene) for name, method in methods.items()},
-        {name: method.knows for name, method in methods.items()},
-    )
 
 
 def judge(scene: Scene, methods: Mapping[str, Method], resamples: int = 2000) -> dict[str, Figures]:
@@ -185,6 +168,8 @@ def _figures(name: str, repeats: Sequence[Repeat], samples: Sequence[_Sampled]) 
         mean(lambda scene: scene.profile.outcomes.latency_seconds),
         dict(zip(first.scene.profile.directives, shares.tolist(), strict=True)),
         {kind: _kept(kind, samples, average) for kind in samples[0].ratio},
+        quality_cells(repeats, name),
+        quality_cells(repeats, name, by_month=True),
         first.chances[name],
     )
 

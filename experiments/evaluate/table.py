@@ -38,13 +38,14 @@ def table(scene: Scene, figures: Mapping[str, Figures]) -> Table:
         box=None,
         padding=(0, 1, 0, 0),
         pad_edge=False,
-        title=f"{len(scene)} requests of {scene.profile.model}; floors on {scene.quality}; "
+        title=f"{len(scene)} requests of {scene.profile.model}{_pooled(scene)}; floors on "
+        f"{scene.quality}; "
         f"energy {scene.profile.outcomes.energy_method}; 95% intervals by prompt",
         caption=f"excess: saving beyond each task's frontier of fixed mixes at the same quality; "
         f"below a method: its shares of {', '.join(scene.profile.directives)} in %, and the "
         "outcomes that it knew",
     )
-    for name in ("method", "saving %", "excess", "quality / L0", "worst task"):
+    for name in ("method", "saving %", "excess", "quality / L0", "worst task", "in a zone"):
         view.add_column(name, justify="left" if name == "method" else "right", no_wrap=True)
     for name, result in figures.items():
         quality = result.quality[scene.quality]
@@ -57,8 +58,24 @@ def table(scene: Scene, figures: Mapping[str, Figures]) -> Table:
             _with_ends(result.excess_pct, 1),
             _with_ends(quality.ratio, 2),
             f"{style}{task} {_with_ends(worst, 2)}",
+            _worst_cell(result),
         )
     return view
+
+
+def _pooled(scene: Scene) -> str:
+    return f", pooled over {len(scene.traces)} zones" if len(scene.traces) > 1 else ""
+
+
+def _worst_cell(result: Figures) -> str:
+    """Return the worst task in a zone, and the number of missed floors by zone and by month."""
+    if not result.cells:
+        return ""
+    cell = result.cells[0]
+    style = "" if cell.margin >= -1e-6 else "[red]"
+    missed = sum(c.missed for c in result.cells), sum(c.missed for c in result.month_cells)
+    place = f"{cell.task} {cell.ratio.value:.2f} {cell.zone}"
+    return f"{style}{place}\n[dim]missed: {missed[0]} zones, {missed[1]} months[/]"
 
 
 def _with_ends(interval: Interval, digits: int) -> str:

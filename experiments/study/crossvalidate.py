@@ -20,7 +20,8 @@ from envs.errors import ConfigError
 from experiments.evaluate.checks import known_tasks
 from experiments.evaluate.document import document
 from experiments.evaluate.mixes import read_named_mix
-from experiments.evaluate.result import Figures, Repeat, choose, judged
+from experiments.evaluate.repeat import Repeat, choose
+from experiments.evaluate.result import Figures, judged
 from experiments.evaluate.table import means_table, table
 from experiments.settings import write_json
 from experiments.study.job import Job, folder_of, folds_of

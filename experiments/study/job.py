@@ -92,7 +92,7 @@ class Data:
 
     @property
     def held_out(self) -> str:
-        """What the evaluation uses and no training did, in words."""
+        """The data that the evaluation uses and no training did, in words."""
         parts = ["prompts"]
         if self.hold_out_hours:
             parts.append(f"hours (the last {100 * self.hold_out_hours:g} % of the days)")

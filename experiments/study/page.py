@@ -27,15 +27,14 @@ def write_page(path: Path, question: str, summary: Summary, rows: Sequence[Row],
         "",
         f"## Difference to {reference}, run by run",
         "",
-        "| variant | excess, points | carbon saved, points | quality / L0 | worst task - floor |",
-        "|---|---|---|---|---|",
+        f"| variant | excess, points | carbon saved, points | {_QUALITY} |",
+        "|---|---|---|---|---|---|---|",
         *(_row(name, summary.against[name], "+") for name in others),
         "",
         "## Each variant",
         "",
-        "| variant | excess, points | carbon saved % | quality / L0 | worst task - floor "
-        "| excess, IQM |",
-        "|---|---|---|---|---|---|",
+        f"| variant | excess, points | carbon saved % | {_QUALITY} | excess, IQM |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name in summary.excess:
         means = {measure: getattr(summary, measure)[name] for measure in _DIGITS}
@@ -56,7 +55,11 @@ def write_page(path: Path, question: str, summary: Summary, rows: Sequence[Row],
     return page
 
 
-_DIGITS = {"excess": 2, "saving": 1, "quality": 3, "margin": 3}
+_DIGITS = {"excess": 2, "saving": 1, "quality": 3, "margin": 3, "cell": 3, "missed": 1}
+_QUALITY = (
+    "quality / L0 (pooled) | worst task - floor (pooled) | worst task in a zone - floor | floors "
+    "missed by zone"
+)
 _WORDS = {
     "excess": ("gains {} points of excess", "loses {} points of excess"),
     "saving": ("saves {} points more carbon", "saves {} points less carbon"),
@@ -64,6 +67,14 @@ _WORDS = {
     "margin": (
         "leaves its worst task {} higher against its floor",
         "leaves its worst task {} lower against its floor",
+    ),
+    "cell": (
+        "leaves its worst task in a zone {} higher against its floor",
+        "leaves its worst task in a zone {} lower against its floor",
+    ),
+    "missed": (
+        "misses {} floors by task and zone more",
+        "misses {} floors by task and zone less",
     ),
 }
 
@@ -104,6 +115,8 @@ _NAMES = {
     "saving": "carbon saved",
     "quality": "quality",
     "margin": "its worst task",
+    "cell": "its worst task in a zone",
+    "missed": "floors missed by zone",
 }
 
 

@@ -7,7 +7,8 @@ import numpy as np
 
 from agents.methods.scene import Scene
 from envs.carbon.intensity import HOUR_SECONDS
-from experiments.evaluate.result import Figures, Repeat
+from experiments.evaluate.repeat import Repeat
+from experiments.evaluate.result import Figures
 from experiments.statistics import FEWEST_RUNS, Interval
 
 
@@ -83,7 +84,8 @@ def page(
         "",
         f"{len(scene):,} requests, {seeds} seeds; judged on {held_out}.{_few(seeds)}",
         "",
-        f"| method | carbon saved % | excess, points | quality / L0 | {' | '.join(tasks)} |",
+        f"| method{_pooled(scene)} | carbon saved % | excess, points | quality / L0 "
+        f"| {' | '.join(tasks)} |",
         "|---" * (4 + len(tasks)) + "|",
     ]
     for name, result in figures.items():
@@ -91,6 +93,7 @@ def page(
         by_task = [_cell(quality.by_task[task], 2) for task in tasks]
         values = [_cell(result.saving_pct, 1), _cell(result.excess_pct, 1), _cell(quality.ratio, 2)]
         lines.append(f"| {name} | {' | '.join([*values, *by_task])} |")
+    lines += _cells(figures)
     names = list(figures)
     lines += [
         "",
@@ -103,6 +106,31 @@ def page(
     means = " | ".join(f"{np.mean([c.saving_pct[name] for c in cells]):.1f}" for name in names)
     lines += [f"| mean | | {means} |", ""]
     return "\n".join(lines)
+
+
+def _pooled(scene: Scene) -> str:
+    return f" (pooled over {len(scene.traces)} zones)" if len(scene.traces) > 1 else ""
+
+
+def _cells(figures: Mapping[str, Figures]) -> list[str]:
+    """Return the table of each method's worst tasks in a zone, and its missed floors."""
+    lines = [
+        "",
+        "| method | worst task in a zone | and the next | floors missed, by zone | and by month |",
+        "|---|---|---|---|---|",
+    ]
+    for name, result in figures.items():
+        worst = [
+            f"{cell.task}, {cell.zone}: {cell.ratio.text(2)} (floor {cell.floor:g})"
+            for cell in result.cells[:2]
+        ]
+        missed = [
+            f"{sum(cell.missed for cell in cells)} of {len(cells)}"
+            for cells in (result.cells, result.month_cells)
+        ]
+        lines.append(f"| {name} | {' | '.join([*worst, *[''] * (2 - len(worst)), *missed])} |")
+    lines += ["", "A floor counts as missed if the whole interval lies below it."]
+    return lines
 
 
 def _few(seeds: int) -> str:

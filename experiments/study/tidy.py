@@ -28,7 +28,10 @@ class Row:
         excess_pct: saving beyond the frontier of fixed mixes at the same quality, points.
         quality_ratio: quality relative to L0, over all tasks.
         worst_task: the task with the smallest margin.
-        worst_margin: smallest (quality ratio - floor) of any task.
+        worst_margin: smallest (quality ratio - floor) of any task, pooled over zones.
+        worst_cell: the task and the zone with the smallest margin.
+        worst_cell_margin: that margin.
+        missed_in_zones: floors by task and zone below which the whole interval lies.
         excess_by_task: saving beyond each task's own frontier, in points of the task's L0
             footprint.
     """
@@ -42,6 +45,9 @@ class Row:
     quality_ratio: float
     worst_task: str
     worst_margin: float
+    worst_cell: str
+    worst_cell_margin: float
+    missed_in_zones: int
     excess_by_task: dict[str, float]
 
     @classmethod
@@ -59,6 +65,9 @@ class Row:
             quality.ratio.value,
             task,
             ratio.value - scene.floors[task],
+            f"{figures.cells[0].task} in {figures.cells[0].zone}",
+            figures.cells[0].margin,
+            sum(cell.missed for cell in figures.cells),
             figures.excess_by_task_pct,
         )
 
@@ -68,6 +77,8 @@ MEASURES: dict[str, Callable[[Row], float]] = {
     "saving": lambda row: row.saving_pct,
     "quality": lambda row: row.quality_ratio,
     "margin": lambda row: row.worst_margin,
+    "cell": lambda row: row.worst_cell_margin,
+    "missed": lambda row: float(row.missed_in_zones),
 }
 
 
@@ -92,8 +103,9 @@ class Summary:
     are a pair. Intervals are 95% t intervals; with fewer than five runs there are none.
 
     Attributes:
-        excess, saving, quality, margin: means over runs of the excess (over tasks too), of
-            `Row.saving_pct`, `Row.quality_ratio` and `Row.worst_margin`.
+        excess, saving, quality, margin, cell, missed: means over runs of the excess (over tasks
+            too), of `Row.saving_pct`, `Row.quality_ratio`, `Row.worst_margin`,
+            `Row.worst_cell_margin` and `Row.missed_in_zones`.
         against: the same means of the paired differences to the reference, by variant and
             measure; empty for the reference.
         iqm: interquartile mean over runs and tasks of the excess by task (Agarwal et al., 2021),
@@ -105,6 +117,8 @@ class Summary:
     saving: dict[str, Interval]
     quality: dict[str, Interval]
     margin: dict[str, Interval]
+    cell: dict[str, Interval]
+    missed: dict[str, Interval]
     against: dict[str, dict[str, Interval]]
     iqm: dict[str, Interval]
     pairs: int

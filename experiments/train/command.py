@@ -209,9 +209,10 @@ def report(bundle: Bundle, trained: Trained) -> None:
         verdict = "kept" if bound <= 0 else f"missed by {bound:.2f}"
         console.print(f"  latency, {name}: {verdict}")
     if not trained.floors_kept:
+        missed = ", ".join(f"{name} by {size:.3f}" for name, size in trained.missed.items())
         console.print(
             "[yellow]no checkpoint kept every floor and limit with the required confidence; the "
-            "nearest one was chosen"
+            f"nearest one missed {missed}"
         )
     compared = bundle.manifest["live"].get("drift", [])
     moved = [row for row in compared if row["drifted"]]

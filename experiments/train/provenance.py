@@ -57,6 +57,7 @@ def figures(trained: Trained) -> dict[str, Any]:
         "latency_overshoot_bound": validation.overshoot_bound,
         "worst_margin": validation.worst_margin,
         "objective": objective,
+        "missed": trained.missed,
     }
 
 

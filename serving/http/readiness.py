@@ -140,6 +140,7 @@ class Readiness:
             "served": None if models is None else _lists(models, bundle.model),
             "floors_kept": validation.get("floors_kept"),
             "worst_margin": validation.get("worst_margin"),
+            "missed": validation.get("missed") or {},
         }
 
 
@@ -169,9 +170,13 @@ def _problems(state: dict[str, Any]) -> list[str]:
                 "does not list (--on-model-change warn)"
             )
         if bundle["floors_kept"] is False:
+            worst = {"a floor": -bundle["worst_margin"]}
+            missed = [f"{n} by {size:.3f}" for n, size in (bundle["missed"] or worst).items()]
+            shown = ", ".join(missed[:_MOST_SHOWN])
+            more = f" and {len(missed) - _MOST_SHOWN} more" if len(missed) > _MOST_SHOWN else ""
             problems.append(
-                f"bundle {bundle['version']} missed a floor in training by "
-                f"{-bundle['worst_margin']:.3f}"
+                f"bundle {bundle['version']} missed in training: {shown}{more}; its answers there "
+                "may be worse than agreed"
             )
     if not state["bundles"]:
         problems.append("no bundle is loaded: requests pass unchanged")

@@ -68,6 +68,18 @@ def test_tagged_and_untagged_requests_have_a_floor_each(prompts):
     assert measured.ratio_by_task[untagged_name("recall")] == pytest.approx(1)
 
 
+def test_missed_floors_are_named_with_their_size_the_worst_first(prompts):
+    featurizer, _ = prompts
+    measured = constraint(prompts)
+    brief = measured.measure(policy(featurizer, (0, 50, 0)))
+    missed = measured.missed(brief)
+    # Brief answers keep half of the quality: enough for the floor of 0.4, not for that of 0.9.
+    assert missed.keys() == {"arithmetic", "arithmetic (untagged)"}
+    assert min(missed.values()) >= FLOOR - 0.5 - 1e-9
+    assert list(missed.values()) == sorted(missed.values(), reverse=True)
+    assert measured.missed(measured.measure(policy(featurizer, (50, 0, 0)))) == {}
+
+
 def test_multipliers_rise_below_the_floor_and_fall_above_it(prompts):
     featurizer, prompt_set = prompts
     for logits, up in (((0, 50, 0), True), ((50, 0, 0), False)):

@@ -26,6 +26,9 @@ def runs(variant, saving, excess=None, margin=0.0):
             1.0,
             "a",
             margin,
+            "a in X",
+            margin,
+            0,
             {"a": 1.0 if excess is None else excess[seed], "b": 1.0},
         )
         for seed, value in enumerate(saving)

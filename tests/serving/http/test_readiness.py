@@ -13,6 +13,11 @@ from serving.processes.gateway import Gateway
 from tests.serving.hooks import hook
 from tests.serving.upstream import served
 
+VALIDATION = {
+    "floors_kept": False,
+    "worst_margin": -0.02,
+    "missed": {"gsm8k (untagged)": 0.02, "mmlu": 0.01},
+}
 AWAY = "http://127.0.0.1:9"
 
 
@@ -104,12 +109,12 @@ def test_an_upstream_whose_base_url_is_wrong_is_named(tmp_path):
 
 
 def test_an_upstream_that_is_away_is_reported_and_no_failure(tmp_path):
-    made_hook = hook(tmp_path, extra={"validation": {"floors_kept": False, "worst_margin": -0.02}})
+    made_hook = hook(tmp_path, extra={"validation": VALIDATION})
     with served(Listing(listing("made")), lifespan="off") as url:
         state = ready(made_hook, Upstreams(url, {"large": AWAY}))
     problems = "\n".join(state["problems"])
     assert "upstream (large): does not answer: ClientConnectorError: Connection refused" in problems
-    assert "missed a floor in training by 0.020" in problems
+    assert "missed in training: gsm8k (untagged) by 0.020, mmlu by 0.010; its answers" in problems
     assert "a synthetic day" in problems
     assert AWAY not in json.dumps(state)
 
