@@ -69,8 +69,8 @@ def test_tagged_and_untagged_requests_have_a_floor_each(prompts):
 
 
 def test_missed_floors_are_named_with_their_size_the_worst_first(prompts):
-    featurizer, _ = prompts
-    measured = constraint(prompts)
+    featurizer, prompt_set = prompts
+    measured = constraint(prompt_set)
     brief = measured.measure(policy(featurizer, (0, 50, 0)))
     missed = measured.missed(brief)
     # Brief answers keep half of the quality: enough for the floor of 0.4, not for that of 0.9.
