@@ -9,6 +9,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from envs.arrays import AnyArray, BoolArray, Float32Array, Int64Array
+from envs.errors import ConfigError
 from envs.requests.features import Featurizer
 from envs.world import Step, World
 
@@ -70,6 +71,11 @@ class Llama2Env(gymnasium.Env[Float32Array, np.int64]):
     floor, both relative to L0), and `latency` (0 unless a task has a limit). See
     `envs.outcomes.reward`.
 
+    With `reward_mode="footprint"` the reward is the footprint's term alone, and the constraints are
+    left to the algorithm: `info["costs"]` holds the cost of each (a floor's: the floor less the
+    quality relative to L0; in the mean it must be at most 0), `info["cost"]` their sum. `info` also
+    holds the task, the directive that was executed and the next request's action mask.
+
     ## Starting State
     A request drawn from the workload (uniformly, or by a mix of tasks), at a random
     hour of the trace.
@@ -86,21 +92,27 @@ class Llama2Env(gymnasium.Env[Float32Array, np.int64]):
     * v0: initial version.
     """
 
-    metadata = {"render_modes": []}  # noqa: RUF012
+    metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, render_mode: str | None = None) -> None:
         if world.lanes != 1:
             raise ValueError(f"Llama2Env takes a world of one lane, not {world.lanes}")
+        if render_mode not in (None, "ansi"):
+            raise ConfigError(f"render_mode {render_mode!r}: give 'ansi' or None")
+        self.render_mode = render_mode
         self.world = world
+        self._shown = ""
         self.observation_space = observation_space(world.featurizer)
         self.action_space = spaces.Discrete(world.n_directives)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Float32Array, dict[str, Any]]:
-        """Begin an episode; return its first observation and an empty info."""
+        """Begin an episode; return its first observation, and the mask of the allowed actions."""
         super().reset(seed=seed)
-        return self.world.reset(seed)[0], {}
+        self._shown = ""
+        observation = self.world.reset(seed)[0]
+        return observation, {"action_mask": self.action_masks()}
 
     def step(self, action: np.int64) -> tuple[Float32Array, float, bool, bool, dict[str, Any]]:
         """Send one request under `action`; return the next observation and the reward.
@@ -113,8 +125,16 @@ class Llama2Env(gymnasium.Env[Float32Array, np.int64]):
             name: values[0] for name, values in step_info(step).items() if values[0] == values[0]
         }
         info["terms"] = {name: float(values[0]) for name, values in step.terms.items()}
+        info["costs"] = {name: float(values[0]) for name, values in step.costs.items()}
         info["energy_method"] = step.outcomes.energy_method
+        info["task"] = str(self.world.tasks[step.rows[0]])
+        info["action_mask"] = self.action_masks()
+        self._shown = _shown(info)
         return step.observations[0], float(step.rewards[0]), False, step.truncated, info
+
+    def render(self) -> str | None:
+        """Return the last request, its choice and its costs as text, if render_mode is "ansi"."""
+        return self._shown if self.render_mode == "ansi" else None
 
     def action_masks(self) -> BoolArray:
         """Return a mask of the actions that the request allows, shape (n_directives,)."""
@@ -148,18 +168,29 @@ class Llama2VectorEnv(VectorEnv[Float32Array, Int64Array, AnyArray]):
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Float32Array, dict[str, Any]]:
         """Begin an episode in every lane; seed s seeds lane i with s + i."""
-        return self.world.reset(seed), {}
+        observations = self.world.reset(seed)
+        everywhere = np.ones(self.num_envs, dtype=bool)
+        return observations, {"action_mask": self.action_masks(), "_action_mask": everywhere}
 
     def step(
         self, actions: Int64Array
     ) -> tuple[Float32Array, AnyArray, AnyArray, AnyArray, dict[str, Any]]:
         """Send each lane's request under its action; begin the next episode when this one ends."""
         step = self.world.step(actions)
-        info: dict[str, Any] = {**step_info(step), "terms": step.terms}
+        info: dict[str, Any] = {**step_info(step), "terms": step.terms, "costs": step.costs}
         info["energy_method"] = np.full(self.num_envs, step.outcomes.energy_method)
+        info["task"] = self.world.tasks[step.rows]
+        info["action_mask"] = self.action_masks()
+        everywhere = np.ones(self.num_envs, dtype=bool)
+        for name, values in list(info.items()):
+            # As Gymnasium's own vector environments mark which of them have a value.
+            known = everywhere
+            if isinstance(values, np.ndarray) and values.dtype.kind == "f":
+                known = ~np.isnan(values)
+            info[f"_{name}"] = known
         observations = step.observations
         if step.truncated:
-            info["final_obs"] = observations
+            info["final_obs"], info["_final_obs"] = observations, everywhere
             observations = self.world.reset()
         terminated = np.zeros(self.num_envs, dtype=bool)
         truncated = np.full(self.num_envs, step.truncated)
@@ -177,6 +208,9 @@ class Llama2VectorEnv(VectorEnv[Float32Array, Int64Array, AnyArray]):
 def step_info(step: Step) -> dict[str, AnyArray]:
     """Return the `info` arrays of a step, each of shape (lanes,): outcomes, gCO2e, intensity."""
     outcomes = step.outcomes
+    cost = np.zeros(len(step.rows))
+    for values in step.costs.values():
+        cost += values
     return {
         "completion_tokens": outcomes.completion_tokens,
         "energy_joules": outcomes.energy_joules,
@@ -186,4 +220,24 @@ def step_info(step: Step) -> dict[str, AnyArray]:
         "footprint_grams": step.grams,
         "carbon_intensity": step.intensity,
         "row": step.rows,
+        "action": step.actions,
+        "cost": cost,
     }
+
+
+def _shown(info: dict[str, Any]) -> str:
+    """Return five lines about an answered request."""
+    quality = info.get("correct", info.get("preference"))
+    costs = {name: cost for name, cost in info["costs"].items() if cost}
+    return "\n".join(
+        (
+            f"request: task {info['task']}, row {info['row']}",
+            f"choice: directive {info['action']}, at {info['carbon_intensity']:.0f} gCO2e/kWh",
+            f"answer: {info['completion_tokens']:.0f} tokens in {info['latency_seconds']:.2f} s, "
+            f"quality {'unknown' if quality is None else f'{quality:.2f}'}",
+            f"cost: {info['energy_joules']:.3g} J ({info['energy_method']}), "
+            f"{1000 * info['footprint_grams']:.3g} mgCO2e",
+            "constraints: "
+            + (", ".join(f"{name} {cost:+.2f}" for name, cost in costs.items()) or "none"),
+        )
+    )

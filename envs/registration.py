@@ -35,6 +35,8 @@ from envs.world import World
 
 DEFAULT_FLOOR = 0.95
 CALIBRATION_REQUESTS = 16
+# The reward with its penalties for quality and latency, or the footprint's term alone.
+REWARD_MODES = ("penalised", "footprint")
 
 
 def live_world(  # noqa: PLR0913, the configuration of an environment
@@ -51,6 +53,7 @@ def live_world(  # noqa: PLR0913, the configuration of an environment
     lanes: int = 1,
     episode_requests: int = 64,
     meter: Meter | None = None,
+    reward_mode: str = "penalised",
 ) -> World:
     """Return a world that sends its requests to a live server.
 
@@ -69,10 +72,14 @@ def live_world(  # noqa: PLR0913, the configuration of an environment
         lanes: number of requests in flight together.
         episode_requests: requests per lane in an episode.
         meter: meter of the server's energy; None to let `choose_meter` choose one.
+        reward_mode: one of `REWARD_MODES`.
 
     Raises:
         UpstreamError, MeterError: the server or its meter cannot be reached.
+        ConfigError: an argument is out of range.
     """
+    _check(floor, episode_requests, reward_mode)
+    _check_seconds("clock_speed", clock_speed)
     client = Upstream(upstream, model).open()
     try:
         workload = tuple(requests or generate_requests(50, seed=0))
@@ -94,6 +101,7 @@ def live_world(  # noqa: PLR0913, the configuration of an environment
             n_directives=len(catalogue),
             lanes=lanes,
             episode_requests=episode_requests,
+            penalised=reward_mode == "penalised",
         )
     except BaseException:
         client.close()
@@ -110,9 +118,9 @@ def _calibrated(backend: LiveBackend, mean_intensity: float, floors: dict[str, f
 
 
 def replay_world(  # noqa: PLR0913, the configuration of an environment
-    profile: Profile | Path,
+    profile: Profile | Path | str,
     *,
-    intensity: Path | None = None,
+    intensity: Path | str | None = None,
     zone: str | None = None,
     floor: float = DEFAULT_FLOOR,
     step_seconds: float = 60.0,
@@ -120,6 +128,7 @@ def replay_world(  # noqa: PLR0913, the configuration of an environment
     episode_requests: int = 64,
     mix: Mix | Path | str | None = None,
     arrivals: Path | str | None = None,
+    reward_mode: str = "penalised",
 ) -> World:
     """Return a world that replays a profile.
 
@@ -135,8 +144,14 @@ def replay_world(  # noqa: PLR0913, the configuration of an environment
             None to draw every request of the profile equally often.
         arrivals: CSV of a service's arrivals, which set the times of requests and the load
             in flight (`envs.requests.arrivals`); None for even times and a load of 0.
+        reward_mode: one of `REWARD_MODES`.
+
+    Raises:
+        ConfigError: an argument is out of range.
     """
-    recorded = profile if isinstance(profile, Profile) else read_profile(profile)
+    _check(floor, episode_requests, reward_mode)
+    _check_seconds("step_seconds", step_seconds)
+    recorded = profile if isinstance(profile, Profile) else read_profile(Path(profile))
     clock: Clock = SteppedClock(step_seconds)
     load = None
     if arrivals is not None:
@@ -144,7 +159,7 @@ def replay_world(  # noqa: PLR0913, the configuration of an environment
         seconds_per_token = float(recorded.outcomes.device_seconds[:, 0].sum()) / tokens
         clock = arrival_clock = ArrivalClock(read_arrivals(Path(arrivals), seconds_per_token))
         load = arrival_clock.in_flight
-    trace = read_trace(intensity, zone)
+    trace = read_trace(None if intensity is None else Path(intensity), zone)
     floors = dict.fromkeys(recorded.tasks, floor)
     return World(
         ReplayBackend(recorded, load),
@@ -156,34 +171,63 @@ def replay_world(  # noqa: PLR0913, the configuration of an environment
         lanes=lanes,
         episode_requests=episode_requests,
         mix=read_mix(Path(mix)) if isinstance(mix, Path | str) else mix,
+        penalised=reward_mode == "penalised",
     )
 
 
-def _scalar(build: Any) -> Any:
-    def make(**arguments: Any) -> Llama2Env:
-        arguments.pop("render_mode", None)
-        return Llama2Env(build(**arguments, lanes=1))
-
-    return make
+def make_live(render_mode: str | None = None, **arguments: Any) -> Llama2Env:
+    """Return the scalar live environment; the arguments are those of `live_world`."""
+    return Llama2Env(live_world(**arguments, lanes=1), render_mode)
 
 
-def _vector(build: Any) -> Any:
-    def make(num_envs: int, **arguments: Any) -> Llama2VectorEnv:
-        if num_envs < 1:
-            raise ConfigError(f"num_envs {num_envs}: give 1 or more")
-        return Llama2VectorEnv(build(**arguments, lanes=num_envs))
+def make_live_vector(num_envs: int, **arguments: Any) -> Llama2VectorEnv:
+    """Return the vector live environment; the arguments are those of `live_world`."""
+    return Llama2VectorEnv(live_world(**arguments, lanes=_lanes(num_envs)))
 
-    return make
+
+def make_replay(render_mode: str | None = None, **arguments: Any) -> Llama2Env:
+    """Return the scalar replay environment; the arguments are those of `replay_world`."""
+    return Llama2Env(replay_world(**arguments, lanes=1), render_mode)
+
+
+def make_replay_vector(num_envs: int, **arguments: Any) -> Llama2VectorEnv:
+    """Return the vector replay environment; the arguments are those of `replay_world`."""
+    return Llama2VectorEnv(replay_world(**arguments, lanes=_lanes(num_envs)))
+
+
+def _lanes(num_envs: int) -> int:
+    if num_envs < 1:
+        raise ConfigError(f"num_envs {num_envs}: give 1 or more")
+    return num_envs
+
+
+def _check(floor: float, episode_requests: int, reward_mode: str) -> None:
+    """Refuse arguments that make no environment.
+
+    Raises:
+        ConfigError: an argument is out of range.
+    """
+    if not 0 <= floor <= 1:
+        raise ConfigError(f"floor {floor}: give a ratio of L0's quality, 0 to 1")
+    if episode_requests < 1:
+        raise ConfigError(f"episode_requests {episode_requests}: give 1 or more")
+    if reward_mode not in REWARD_MODES:
+        raise ConfigError(f"reward_mode {reward_mode!r}: give one of {', '.join(REWARD_MODES)}")
+
+
+def _check_seconds(name: str, value: float) -> None:
+    if not 0 < value < float("inf"):
+        raise ConfigError(f"{name} {value}: give a number above 0")
 
 
 gymnasium.register(
     "sprout/Llama2Live-v0",
-    entry_point=_scalar(live_world),
-    vector_entry_point=_vector(live_world),
+    entry_point="envs.registration:make_live",
+    vector_entry_point="envs.registration:make_live_vector",
     nondeterministic=True,
 )
 gymnasium.register(
     "sprout/Llama2Replay-v0",
-    entry_point=_scalar(replay_world),
-    vector_entry_point=_vector(replay_world),
+    entry_point="envs.registration:make_replay",
+    vector_entry_point="envs.registration:make_replay_vector",
 )

@@ -60,13 +60,15 @@ class Step:
 
     Attributes:
         observations: observations of the next requests, shape (lanes, n_features).
-        rewards: sum of `terms`.
+        rewards: sum of `terms`, or only the footprint's.
         truncated: True if the episode's last request has been answered.
         terms: the reward's addends by name.
         outcomes: costs and qualities of the answered requests.
         grams: footprint of the answered requests, gCO2e.
         intensity: carbon intensity when these requests were sent, gCO2e/kWh.
         rows: index of each answered request in the backend's workload.
+        actions: directive that each request was answered under; 0 where its choice had no effect.
+        costs: cost of each constraint, by name (`Reward.costs`).
     """
 
     observations: Float32Array
@@ -77,6 +79,8 @@ class Step:
     grams: Float64Array
     intensity: Float64Array
     rows: Int64Array
+    actions: Int64Array
+    costs: dict[str, Float64Array]
 
 
 class World:
@@ -93,6 +97,8 @@ class World:
             some tags, so that the policy also works for clients that send none.
         parts: the requests' part of the observations, in the shape of `parts_by_tag`; None to
             use `parts_by_tag`. Training passes its own for cross-fitted predictions.
+        penalised: whether rewards include the penalties for quality and latency, besides the
+            footprint.
     """
 
     def __init__(  # noqa: PLR0913, the configuration of an environment
@@ -109,6 +115,7 @@ class World:
         mix: Mix | None = None,
         tag_share: float = 1.0,
         parts: Float32Array | None = None,
+        penalised: bool = True,
     ) -> None:
         self.backend = backend
         self.featurizer = featurizer
@@ -121,6 +128,7 @@ class World:
         self.tasks = np.array([request.task for request in backend.requests])
         self._parts = parts if parts is not None else parts_by_tag(featurizer, backend.requests)
         self._tag_share = tag_share
+        self._penalised = penalised
         self._draws = _Draws(self.tasks, mix)
         self._rngs = [np.random.default_rng() for _ in range(lanes)]
         self._chances = np.zeros((3, episode_requests + 1, lanes))
@@ -188,13 +196,15 @@ class World:
         self._draw()
         return Step(
             observations=self._observe(),
-            rewards=np.sum(list(terms.values()), axis=0),
+            rewards=np.sum(list(terms.values()), axis=0) if self._penalised else terms["footprint"],
             truncated=self._count >= self._episode_requests,
             terms=terms,
             outcomes=outcomes,
             grams=self.reward.grams(outcomes, intensity),
             intensity=intensity,
             rows=rows,
+            actions=actions,
+            costs=self.reward.costs(self.tasks[rows], outcomes, intensity),
         )
 
     def action_masks(self) -> BoolArray:

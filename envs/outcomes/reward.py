@@ -111,6 +111,40 @@ class Reward:
             "latency": self._latency_term(tasks, outcomes.latency_seconds),
         }
 
+    def costs(
+        self, tasks: StrArray, outcomes: Outcomes, intensity_g_per_kwh: Float64Array
+    ) -> dict[str, Float64Array]:
+        """Return each constraint's cost for n requests, shape (n,) each; its mean must be <= 0.
+
+        A floor's cost is the floor less the quality relative to L0, for requests of its task; a
+        latency limit's is the excess (`latency_excess`). Requests of other tasks, and unknown
+        qualities, cost 0. Keys: the task for a floor, and the limits' names.
+
+        Args:
+            tasks, outcomes, intensity_g_per_kwh: see `terms`.
+        """
+        bands = self.floor_schedule.band(intensity_g_per_kwh)
+        quality = getattr(outcomes, self.quality)
+        costs = {}
+        for task, floor in self.floors.items():
+            reference = self.quality_l0.get(task, 0.0)
+            cost = np.zeros(len(tasks))
+            rows = tasks == task
+            if reference > 0:
+                by_band = [
+                    self.floor_schedule.floor(floor, band)
+                    for band in range(len(self.floor_schedule.places))
+                ]
+                floors = np.array(by_band)[bands[rows]]
+                cost[rows] = np.nan_to_num(floors - quality[rows] / reference)
+            costs[task] = cost
+        for task, limit in self.limits.items():
+            rows = tasks == task
+            for name, excess in latency_excess(task, limit, outcomes.latency_seconds[rows]).items():
+                costs[name] = np.zeros(len(tasks))
+                costs[name][rows] = excess
+        return costs
+
     def _quality_term(
         self,
         tasks: StrArray,
