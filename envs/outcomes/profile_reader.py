@@ -60,6 +60,13 @@ def check_table(
     """Check a table that was read from `path` and return its profile, as `read_profile` does."""
     if table.num_rows == 0:
         raise DataError(path, "holds no rows", "record some with `sprout profile`")
+    # A column that only exports have.
+    if "policy_version" in table.column_names:
+        raise DataError(
+            path,
+            "is an export of a ledger, with one directive a request",
+            "profile it first: sprout profile --requests FILE plays each request under all of them",
+        )
     columns = _rows_of_model(path, _columns(path, table), model)
     names = list(dict.fromkeys(columns["directive"]))
     if directives is None:

@@ -1,6 +1,7 @@
 """`sprout rules` and `sprout ledger`: an operator's commands on a hook's database."""
 
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -87,28 +88,43 @@ class RulesTry(OnLedger):
 
 
 class Export(OnLedger):
-    """Write recorded requests and answers as Parquet, for profiling or training.
+    """Write recorded requests and answers as Parquet, for profiling, training or evaluation.
 
     The ledger must contain prompts: `sprout serve --store-prompts`. Each row has the directive
     that its request got, and its propensity; `sprout profile` repeats the requests under all
-    directives.
+    directives. With --for-ope the rows are for off-policy evaluation instead: the policy's
+    observation, the action, its propensity with the hold-out's share, and the outcome; no prompts
+    are needed.
     """
 
     out: Path = Field(description="Parquet file to write")
     days: float = Field(30.0, gt=0, description="period to export, days before now")
+    for_ope: bool = Field(False, description="write rows for off-policy evaluation")
 
     def cli_cmd(self) -> None:
         """Read the records, convert them and write the file."""
-        from experiments.record.ledger_rows import NEEDED, profile_rows, write_rows
+        needed: Sequence[str]
+        if self.for_ope:
+            from experiments.record import ope_rows as module
 
-        with closing(self.open()) as ledger:
-            rows = list(profile_rows(ledger.rows(NEEDED, days_ago(self.days))))
-        if not rows:
-            raise ConfigError(
-                f"{ledger.shown}: no completed request with a stored prompt in the last "
-                f"{self.days:g} days; start the hook with --store-prompts"
+            convert, write, needed = module.ope_rows, module.write_ope, module.NEEDED
+            problem = "no request was steered by lottery; serve in mode canary or on"
+        else:
+            from experiments.record import ledger_rows
+
+            convert, write, needed = (
+                ledger_rows.profile_rows,
+                ledger_rows.write_rows,
+                ledger_rows.NEEDED,
             )
-        write_rows(self.out, rows)
+            problem = (
+                "no completed request with a stored prompt; start the hook with --store-prompts"
+            )
+        with closing(self.open()) as ledger:
+            rows = list(convert(ledger.rows(needed, days_ago(self.days))))
+        if not rows:
+            raise ConfigError(f"{ledger.shown}, the last {self.days:g} days: {problem}")
+        write(self.out, rows)
         print(f"{len(rows)} requests -> {self.out}")
 
 

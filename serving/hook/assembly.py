@@ -83,7 +83,7 @@ def make_hook(config: HookConfig, runtime: Path | None = None, *, first: bool = 
     control = LocalControl(config.state, config.initial_control(), config.kill_switch(runtime))
     memory = ConversationMemory(None if runtime is None else runtime / "conversations")
     traces = Traces(config.otlp) if config.otlp is not None else None
-    policies = Policies(config.folders, grid.kind, config.directive_place)
+    policies = Policies(config.folders, grid.kind, config.directive_place, config.explore)
     hook = Hook(config, policies, grid, control, memory, Metrics(), traces)
     hook.publish_metrics()
     return hook

@@ -55,12 +55,17 @@ class Decider:
         rates: energy of the model's requests; None if unknown.
         slow: whether a decision takes milliseconds.
 
+    Args:
+        bundle: the bundle.
+        explore: least probability of each directive, as a share that is spread evenly over all.
+
     Raises:
         DataError, UnitError: the bundle's energy rates are wrong.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, explore: float = 0.0) -> None:
         self.bundle = bundle
+        self._explore = explore
         floors = bundle.manifest.get("floors")
         self._floors = dict(floors) if isinstance(floors, dict) else {}
         self._grid: GridState | None = None
@@ -112,6 +117,10 @@ class Decider:
             weight = (floor - kept) / (1 - kept)
             probabilities = [(1 - weight) * p for p in probabilities]
             probabilities[0] += weight
+        elif self._explore:
+            # Not with a floor that a caller or a rule demands.
+            share = self._explore / len(probabilities)
+            probabilities = [(1 - self._explore) * p + share for p in probabilities]
         return probabilities
 
     def kept_floor(self, task: str | None) -> float:

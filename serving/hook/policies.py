@@ -22,17 +22,23 @@ class Policies:
         kind: kind of carbon intensity that decisions will use; a policy trained on another
             kind is refused. None accepts any kind.
         place: place of the directives' texts; None leaves it as in the bundles.
+        explore: see `Decider`.
 
     Attributes:
         problems: for each folder whose current bundle is refused, the reason.
     """
 
     def __init__(
-        self, folders: Sequence[Path], kind: Kind | None = None, place: Place | None = None
+        self,
+        folders: Sequence[Path],
+        kind: Kind | None = None,
+        place: Place | None = None,
+        explore: float = 0.0,
     ) -> None:
         self._folders = tuple(folders)
         self._kind = kind
         self._place = place
+        self._explore = explore
         self._stamps: dict[Path, tuple[int, int, int] | None] = {}
         self._by_folder: dict[Path, Decider] = {}
         self._by_model: dict[str, Decider] = {}
@@ -64,7 +70,7 @@ class Policies:
                 continue
             self._stamps[folder] = stamp
             try:
-                self._by_folder[folder] = Decider(self._checked(folder))
+                self._by_folder[folder] = Decider(self._checked(folder), self._explore)
             except BundleError as error:
                 self.problems[folder] = str(error)
                 continue

@@ -183,6 +183,7 @@ class Steering:
         record.lottery, record.hold_out_ratio = True, control.hold_out_ratio
         if lottery.hold_out < control.hold_out_ratio:
             record.hold_out, record.reason = True, "hold_out"
+            record.probability = decision.probabilities[_L0]
             self._memory.put(lottery.key, None)
             return _L0
         version_mark = int(decider.bundle.version[:4], 16)

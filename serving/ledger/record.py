@@ -47,7 +47,7 @@ class Record:
         applied: True if the answer was generated under `directive`; False in shadow mode, where it
             was generated under L0.
         probability: the policy's probability of `directive`, given that the request was not held
-            out.
+            out; for one that was, the policy's probability of "none".
         reason: "policy", "sticky", "hold_out", "rule", "opt_out", "format", "own_length",
             "unknown_model", "no_bundle", "not_canary", "no_transform" (the client's Cache-Control),
             "refuses_directives" (the model's server did so before), "off", or the failure that

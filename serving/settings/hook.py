@@ -99,6 +99,13 @@ class HookConfig(MeterFlags):
     hold_out: float = Field(
         0.05, ge=0, le=1, description="share of conversations kept at L0 (no directive)"
     )
+    explore: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the steered conversations whose directive is drawn evenly from all, "
+        "so that logs can judge other policies; it costs quality",
+    )
     rules: Path | None = Field(
         None, description="YAML file of operators' rules, used at the first start"
     )

@@ -5,12 +5,14 @@ import json
 import time
 from contextlib import closing
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from envs.errors import ConfigError
+from envs.errors import ConfigError, DataError
 from envs.outcomes.profile_reader import read_profile
+from envs.requests.features import Featurizer
 from experiments.operate.mode import ModeCommand
 from experiments.operate.settings_commands import LEDGER, RULES
 from experiments.operate.status import Status
@@ -28,12 +30,12 @@ def ledger(tmp_path):
     return play(tmp_path, hold_out=0.5, store_prompts=True, tenant_header="x-tenant")
 
 
-def play(folder, **settings):
-    """Play 120 requests through a hook and return the URL of its ledger."""
+def play(folder, count=120, **settings):
+    """Play requests through a hook and return the URL of its ledger."""
     sprout_hook = hook(folder, **settings)
 
     async def requests():
-        for n in range(120):
+        for n in range(count):
             body = CHAT | {"messages": [{"role": "user", "content": f"What is {n}?"}]}
             headers = {"x-tenant": "a" if n % 3 else "b", "x-sprout-task": "arithmetic"}
             plan = await sprout_hook.plan("/v1/chat/completions", body, headers)
@@ -184,3 +186,46 @@ def test_shadow_shows_what_the_policy_would_have_done(tmp_path, capsys):
     assert shadow["tasks"]["arithmetic"]["directives"] == {"very_brief": 1.0}
     run(LEDGER["shadow"], "--ledger", url, "--until", "yesterday")
     assert "no request in mode shadow" in capsys.readouterr().out
+
+
+def test_an_export_for_off_policy_evaluation_has_propensities_with_the_hold_out(tmp_path):
+    # Half of the draws are held out; the policy takes none, brief and very_brief at 1:2:1.
+    logits = tuple(np.log([0.25, 0.5, 0.25]))
+    url = play(tmp_path, hold_out=0.5, count=600, logits=logits)
+    out = tmp_path / "ope.parquet"
+    run(LEDGER["export"], "--ledger", url, "--out", str(out), "--for-ope")
+    table = pq.read_table(out)
+    rows = table.to_pylist()
+    assert len(rows) == 600
+    expected = {"none": 0.625, "brief": 0.25, "very_brief": 0.125}
+    for row in rows:
+        assert row["propensity"] == pytest.approx(expected[row["action"]])
+        assert row["hold_out"] <= (row["action"] == "none")
+    # Inverse propensities are unbiased: each action's weights sum to the number of requests.
+    for action in expected:
+        weights = [1 / row["propensity"] for row in rows if row["action"] == action]
+        assert sum(weights) / len(rows) == pytest.approx(1.0, abs=0.25)
+    assert b"do not multiply" in table.schema.metadata[b"propensity"]
+    assert len(rows[0]["context"]) == len(made_features())
+
+
+def test_exploration_gives_every_directive_a_least_propensity(tmp_path):
+    url = play(tmp_path, hold_out=0.0, explore=0.3, count=300)
+    out = tmp_path / "ope.parquet"
+    run(LEDGER["export"], "--ledger", url, "--out", str(out), "--for-ope")
+    rows = pq.read_table(out).to_pylist()
+    assert {row["action"] for row in rows} == {"none", "brief", "very_brief"}
+    for row in rows:
+        expected = 0.8 if row["action"] == "very_brief" else 0.1
+        assert row["propensity"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_an_export_is_no_profile_and_the_error_says_what_to_do(ledger, tmp_path):
+    out = tmp_path / "export.parquet"
+    run(LEDGER["export"], "--ledger", ledger, "--out", str(out))
+    with pytest.raises(DataError, match=r"one directive a request.*sprout profile --requests"):
+        read_profile(out)
+
+
+def made_features():
+    return Featurizer(("arithmetic",)).names
