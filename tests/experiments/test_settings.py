@@ -92,7 +92,9 @@ def test_an_error_is_one_line_that_names_what_is_wrong(tmp_path, capsys):
     assert "no command 'grow'" in error_of("grow")
     assert "no model folder at /nowhere" in error_of("llama", "--model", "/nowhere")
     assert "neither a folder nor" in error_of("llama", "--model", "nowhere")
-    upstream = ("--upstream", "http://127.0.0.1:9")
-    assert "give a current trace" in error_of("serve", *upstream, "--policy", str(tmp_path))
+    serve = ("serve", "--upstream", "http://127.0.0.1:9", "--policy", str(tmp_path))
+    # Ports that another program may use are not asked for.
+    ports = ("--port", "0", "--admin-port", "0", "--state", str(tmp_path / "state"))
+    assert "give a current trace" in error_of(*serve, *ports)
     missing = str(tmp_path / "p.parquet")
     assert missing in error_of("train", "--outcomes", missing, "--out", str(tmp_path))
