@@ -15,8 +15,9 @@ from envs.outcomes.profile import Profile
 from envs.yaml_file import read_yaml
 from experiments.evaluate.result import judge
 from experiments.settings import write_json
+from experiments.study.data import Data, folds_of
 from experiments.study.figure import draw
-from experiments.study.job import Data, Job, digest_of, folder_of, folds_of
+from experiments.study.job import Job, digest_of, folder_of
 from experiments.study.page import write_page
 from experiments.study.pool import train_all
 from experiments.study.settings import Study

@@ -24,7 +24,8 @@ from experiments.evaluate.repeat import Repeat, choose
 from experiments.evaluate.result import Figures, judged
 from experiments.evaluate.table import means_table, table
 from experiments.settings import write_json
-from experiments.study.job import Job, folder_of, folds_of
+from experiments.study.data import folds_of
+from experiments.study.job import Job, folder_of
 from experiments.study.pool import train_all
 from experiments.study.results import page, zone_savings
 from experiments.study.settings import Study

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from experiments.statistics import FEWEST_RUNS, Interval
-from experiments.study.job import Data
+from experiments.study.data import Data
 from experiments.study.tidy import Row, Summary
 
 

@@ -13,7 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from envs.errors import ConfigError
 from experiments.processes import die_with_parent, last_line
-from experiments.study.job import TRIES, Data, Job, folder_of, is_done, to_json
+from experiments.study.data import Data
+from experiments.study.job import TRIES, Job, folder_of, is_done, to_json
 
 LOG = "train.log"
 # The job itself refused its input, so a retry would fail in the same way.

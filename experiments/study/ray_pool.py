@@ -13,7 +13,8 @@ from pathlib import Path
 import ray
 
 from envs.errors import ConfigError
-from experiments.study.job import RESULT, TRIES, Data, Job, folder_of, from_json, run, to_json
+from experiments.study.data import Data
+from experiments.study.job import RESULT, TRIES, Job, folder_of, from_json, run, to_json
 
 Files = dict[str, bytes]
 CONNECT_SECONDS = 5.0

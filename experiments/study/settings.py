@@ -14,7 +14,7 @@ from envs.requests.directive import read_catalogue
 from envs.requests.mix import Mix
 from experiments.evaluate.checks import known_tasks
 from experiments.settings import Settings, floors_by_task
-from experiments.study.job import Data
+from experiments.study.data import Data
 from serving.settings.hook import CommaSeparated
 
 

@@ -20,13 +20,12 @@ from envs.requests.directive import DEFAULT_CATALOGUE
 from experiments.cli import main
 from experiments.study import job as job_module
 from experiments.study import pool
+from experiments.study.data import Data, folds_of
 from experiments.study.job import (
     RESULT,
-    Data,
     Job,
     digest_of,
     folder_of,
-    folds_of,
     from_json,
     is_done,
     to_json,

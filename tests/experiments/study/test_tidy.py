@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.statistics import Interval, mean_of_runs
-from experiments.study.job import Data
+from experiments.study.data import Data
 from experiments.study.page import write_page
 from experiments.study.tidy import MEASURES, Row, aggregated
 
