@@ -39,7 +39,7 @@ class Upstream:
     the environment variable SPROUT_UPSTREAM_API_KEY and sent only to the upstream.
 
     Args:
-        url: base URL of the server, without /v1.
+        url: base URL of the server, with or without /v1 at its end.
         model: name of the model; None for the first one that the server lists.
         timeout_seconds: limit for each request, s.
 
@@ -49,7 +49,9 @@ class Upstream:
     """
 
     def __init__(self, url: str, model: str | None = None, timeout_seconds: float = 120.0) -> None:
-        self.url = url.rstrip("/")
+        self.url = url.rstrip("/").removesuffix("/v1")
+        if not self.url.startswith(("http://", "https://")):
+            raise UpstreamError(f"--upstream {url}: http:// is missing; give http://HOST:PORT")
         self._model = model
         self._timeout = timeout_seconds
         self.completion_tokens = 0

@@ -56,4 +56,7 @@ def read_yaml(path: Path, remedy: str) -> Any:
     try:
         return yaml.load(path.read_text(encoding="utf-8"), _Loader)  # noqa: S506, both are safe
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(path, f"cannot be read ({error})", remedy) from error
+        mark = getattr(error, "problem_mark", None)
+        problem = str(getattr(error, "problem", None) or error).splitlines()[0]
+        place = "" if mark is None else f"line {mark.line + 1}: "
+        raise DataError(path, f"cannot be read ({place}{problem})", remedy) from error

@@ -43,6 +43,10 @@ COMMANDS = {
         "experiments.operate.mode:ModeCommand",
         "show or change the hook's mode; kill switch",
     ),
+    "reload": (
+        "experiments.operate.mode:Reload",
+        "load the bundles again; steer suspended models",
+    ),
     "status": ("experiments.operate.status:Status", "state of a gateway and its replicas"),
     "rules": (
         "experiments.operate.settings_commands:RULES",

@@ -5,9 +5,12 @@ defaults, environment variables `SPROUT_<FIELD>` override the file, and flags ov
 resolved settings are saved beside every result.
 """
 
+import io
 import json
 import os
 from abc import abstractmethod
+from contextlib import redirect_stderr
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, ClassVar, get_origin
 
@@ -81,8 +84,14 @@ def run_command(command: type[Settings], name: str, arguments: list[str]) -> Non
     arguments = _repeat_list_flags(command, [_with_hyphens(a) for a in arguments])
     command.from_file = _file_settings(arguments)
     command.model_config["cli_prog_name"] = f"sprout {name}"
+    usage = io.StringIO()
     try:
-        settings = command(_cli_parse_args=arguments)  # type: ignore[call-arg]
+        with redirect_stderr(usage):
+            settings = command(_cli_parse_args=arguments)  # type: ignore[call-arg]
+    except SystemExit as error:
+        if not error.code:
+            raise
+        raise ConfigError(_argument_error(command, usage.getvalue())) from None
     except ValidationError as error:
         problem = error.errors()[0]
         field = ".".join(str(part) for part in problem["loc"]).replace("_", "-")
@@ -97,6 +106,18 @@ def run_command(command: type[Settings], name: str, arguments: list[str]) -> Non
         json_path.parent.mkdir(parents=True, exist_ok=True)
     # Outside the `try`: a failure in the command's own work is not a wrong flag.
     settings.cli_cmd()
+
+
+def _argument_error(command: type[Settings], text: str) -> str:
+    """Return the parser's error in one line, with a similar flag instead of the usage."""
+    problem = text.strip().splitlines()[-1].partition("error: ")[2] or text.strip()
+    flags = [f"--{(f.alias or n).replace('_', '-')}" for n, f in command.model_fields.items()]
+    wrong = next((word for word in problem.split() if word.startswith("--")), None)
+    similar = get_close_matches(wrong or "", flags, n=1)
+    if "unrecognized" not in problem or wrong is None:
+        return f"{problem}; see --help"
+    hint = f"did you mean {similar[0]}?" if similar else "see --help"
+    return f"there is no flag {wrong.partition('=')[0]}; {hint}"
 
 
 def _with_hyphens(argument: str) -> str:

@@ -81,7 +81,9 @@ def check_table(
         unknown = set(names) - set(directives)
         if unknown:
             raise DataError(
-                path, f"unknown directives {sorted(unknown)}", f"expected {list(directives)}"
+                path,
+                f"unknown directives {sorted(unknown)}",
+                f"expected {list(directives)}; give your catalogue with --directives",
             )
         names = list(directives)
     return _assemble(path, columns, tuple(names))
@@ -132,6 +134,11 @@ def _optional(path: Path | str, table: pa.Table, name: str) -> list[Any]:
         return [None] * table.num_rows
     column_type = table.schema.field(name).type
     is_integer = name == "difficulty"
+    if is_integer and pa.types.is_floating(column_type):
+        # Other tools write whole numbers with gaps as floats.
+        numbers = [None if v is None or v != v else v for v in table[name].to_pylist()]
+        if all(value is None or value == int(value) for value in numbers):
+            return [None if value is None else int(value) for value in numbers]
     fits = pa.types.is_integer(column_type) if is_integer else _is_text(column_type)
     if not (fits or pa.types.is_null(column_type)):
         expected = "a whole number" if is_integer else "text"

@@ -12,8 +12,9 @@ from experiments.operate.kill import Kill
 from experiments.operate.on_ledger import OnLedger
 from experiments.settings import write_json
 from serving.ledger.database import Ledger
+from serving.ledger.known_names import known_names
 from serving.settings.hook import CommaSeparated
-from serving.settings.rules import Mode
+from serving.settings.rules import Mode, unknown_tasks
 
 
 class ModeCommand(OnLedger):
@@ -31,7 +32,7 @@ class ModeCommand(OnLedger):
         None, ge=0, le=1, description="share of conversations that are steered in mode canary"
     )
     canary_tasks: CommaSeparated = Field(
-        [], description="tasks whose requests are all steered in mode canary"
+        [], description="tasks whose requests are all steered in mode canary; none for no task"
     )
     hold_out: float | None = Field(
         None, ge=0, le=1, description="share of conversations kept at L0 (no directive)"
@@ -56,7 +57,7 @@ class ModeCommand(OnLedger):
         flags = {
             "mode": self.set,
             "canary_ratio": self.canary,
-            "canary_tasks": self.canary_tasks or None,
+            "canary_tasks": [] if self.canary_tasks == ["none"] else self.canary_tasks or None,
             "hold_out_ratio": self.hold_out,
         }
         changes = {name: value for name, value in flags.items() if value is not None}
@@ -73,6 +74,9 @@ class ModeCommand(OnLedger):
 
     def _settings(self, changes: dict[str, Any]) -> None:
         with closing(self.open()) as ledger:
+            if "canary_tasks" in changes:
+                for line in unknown_tasks(changes["canary_tasks"], known_names(ledger).tasks):
+                    print(f"--canary-tasks: {line}")
             control = ledger.set_control(**changes) if changes else ledger.control()
         settings = control.model_dump(
             mode="json", exclude={"salt", "kill", "started"}, exclude_none=True
@@ -92,7 +96,11 @@ class ModeCommand(OnLedger):
             return self.open(), ""
         except ConfigError as error:
             if self._folder() is None and not self.admin:
-                raise
+                raise ConfigError(
+                    f"no gateway was reached ({error}); name one with --state FOLDER (its state "
+                    "folder on this machine), --ledger URL, or --admin URL and the token in "
+                    "SPROUT_ADMIN_TOKEN"
+                ) from None
             return None, str(error)
 
     def _folder(self) -> Path | None:
@@ -104,3 +112,16 @@ class ModeCommand(OnLedger):
         name = self.ledger.removeprefix("sqlite:///")
         folder = Path(name).parent if name != self.ledger else Path("runs/serve")
         return folder if folder.is_dir() else None
+
+
+class Reload(OnLedger):
+    """Load the bundles of all replicas again, and drop what they found about their models.
+
+    A model that was no longer steered because of its answers is steered again.
+    """
+
+    def cli_cmd(self) -> None:
+        """Ask the replicas through the database."""
+        with closing(self.open()) as ledger:
+            ledger.set_control(reloads=ledger.control().reloads + 1)
+        print("all replicas load their bundles again within 2 s")

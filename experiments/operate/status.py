@@ -48,6 +48,8 @@ class Status(OnLedger):
         write_json(self.json_path, {"schema": 1, "gateway": gateway, "replicas": replicas})
 
     def _gateway(self) -> tuple[dict[str, Any] | None, str]:
+        if not self.gateway.startswith(("http://", "https://")):
+            raise ConfigError(f"--gateway {self.gateway}: http:// is missing")
         try:
             return json.loads(Fetcher(_SECONDS).get(self.gateway.rstrip("/") + PATH)), ""
         except (FetchError, ValueError) as error:

@@ -95,7 +95,7 @@ def _sentence(result: Mapping[str, Any], weighed: Weighed) -> str:
     subject = "it" if chosen == compared else compared
     text = f"{chosen}"
     if chosen != result["by_intensity"][_range(result)]["directive"]:
-        text += f" (drawn with probability {result['probability']:.2f})"
+        text += f" (by chance: probability {result['probability']:.2g})"
     spared, price = weighed.spared_mg, weighed.price_mg
     if spared is None or price is None:
         text += f", at {level:.0f} gCO2e/kWh; the policy's training does not tell the cost"

@@ -65,7 +65,15 @@ class ProfileCommand(MeterFlags, Settings):
     seed: int = 0
 
     def cli_cmd(self) -> None:
-        """Record the profile, write it and track the run."""
+        """Record the profile, write it and track the run.
+
+        Raises:
+            ConfigError: there is a finished profile already.
+        """
+        if self.out.exists():
+            raise ConfigError(
+                f"--out {self.out}: there is a profile already; give another file, or delete it"
+            )
         if self.requests is not None:
             requests = read_requests(self.requests, self.rename)
         else:

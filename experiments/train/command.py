@@ -117,6 +117,12 @@ class Train(Settings):
     def cli_cmd(self) -> None:
         """Train and write the bundle."""
         job = self._job()
+        for task in job.profile.tasks:
+            if (count := int(job.profile.rows_of(task).sum())) < FEW_PROMPTS:
+                print(
+                    f"task {task}: {count} requests are too few to check a floor with; record "
+                    f"{FEW_PROMPTS} or more"
+                )
         # Offline runs cannot link artifacts, so the configuration records the inputs.
         lineage = inputs(job.profile, job.trace) | {
             "outcomes_sha256": sha256_of(self.outcomes),
@@ -191,6 +197,8 @@ class Train(Settings):
             )
 
 
+# Requests of a task below which a floor's standard error says little.
+FEW_PROMPTS = 50
 # Settings that may differ from those of the bundle given with --from.
 LIVE = {"live_steps", "live_learning_rate", "seed"}
 
@@ -212,7 +220,7 @@ def report(bundle: Bundle, trained: Trained) -> None:
         missed = ", ".join(f"{name} by {size:.3f}" for name, size in trained.missed.items())
         console.print(
             "[yellow]no checkpoint kept every floor and limit with the required confidence; the "
-            f"nearest one missed {missed}"
+            f"nearest one missed {missed}; record more requests, or lower --floor or --confidence"
         )
     compared = bundle.manifest["live"].get("drift", [])
     moved = [row for row in compared if row["drifted"]]

@@ -65,6 +65,7 @@ class Hook:
         self.refusals = Refusals()
         self.suspensions = Suspensions(config.state)
         self._not_steered: dict[str, str] = {}
+        self._step: str | None = None
         self._steering = Steering(config, policies, grid, memory, self.refusals, self.suspensions)
         self._completer = Completer(config, policies, metrics)
         self._in_flight = InFlight(config.state)
@@ -182,6 +183,7 @@ class Hook:
         self._refresh_policies(force=reload or self.control.now.reloads != reloads)
         self.suspensions.refresh()
         self._log_not_steered()
+        self._log_step()
         self._in_flight.publish()
         self.publish_metrics()
 
@@ -221,11 +223,19 @@ class Hook:
     def _log_not_steered(self) -> None:
         now = self.not_steered
         for model, reason in now.items():
-            if model not in self._not_steered:
+            if reason != self._not_steered.get(model):
                 log.error("model %s: not steered until this is mended: %s", model, reason)
         for model in self._not_steered.keys() - now.keys():
             log.warning("model %s: steered again", model)
         self._not_steered = now
+
+    def _log_step(self) -> None:
+        """Log that the carbon intensity comes from another step of its fallbacks."""
+        grid = self.grid.current()
+        step = None if grid is None else grid.reading.step
+        if self._step is not None and step not in (None, self._step):
+            log.warning("carbon intensity: now from step %s, before %s", step, self._step)
+        self._step = step or self._step
 
     def close(self) -> None:
         """Stop the threads and close the files."""

@@ -10,9 +10,11 @@ from typing import Any
 
 import orjson
 
+from envs.plausible import LEAST_MEAN_G_PER_KWH
 from serving.hook.core import Hook
 from serving.http.asgi import Receive, Scope, Send, respond
 from serving.http.relay import Relay
+from serving.ledger.replica import read_problem
 
 PATH = "/readyz"
 # A report about the upstreams is used for this long: anybody may ask for it, s.
@@ -88,6 +90,7 @@ class Readiness:
             "mode": hook.control.now.mode,
             "off": bool(hook.control.kill.reasons),
             "not_steered": hook.not_steered,
+            "ledger_problem": read_problem(hook.config.state),
             "upstreams": upstreams,
             "bundles": [
                 self._bundle(decider.bundle, upstreams) for decider in hook.policies.loaded
@@ -185,13 +188,29 @@ def _problems(state: dict[str, Any]) -> list[str]:
     intensity = state["carbon_intensity"]
     if intensity is None:
         problems.append("carbon intensity: unknown, so requests pass unchanged")
-    elif intensity["zone"] == "SYNTHETIC":
+    else:
+        problems += _intensity_problems(intensity)
+    if state["ledger_problem"]:
+        problems.append(f"{state['ledger_problem']}; records wait in the journal")
+    if state["off"]:
+        problems.append("the kill switch is engaged")
+    return problems
+
+
+def _intensity_problems(intensity: dict[str, Any]) -> list[str]:
+    problems = []
+    if intensity["zone"] == "SYNTHETIC":
         problems.append("carbon intensity: a synthetic day, which is no real grid; --intensity")
+    if intensity["step"] == "yearly_mean":
+        problems.append("carbon intensity: not known now, so the mean stands in for it")
     elif intensity["age_seconds"] > _OLD_SECONDS:
         hours = intensity["age_seconds"] / 3600
         problems.append(f"carbon intensity: {hours:.0f} hours old ({intensity['step']})")
-    if state["off"]:
-        problems.append("the kill switch is engaged")
+    if 0 < intensity["mean_g_per_kwh"] < LEAST_MEAN_G_PER_KWH:
+        problems.append(
+            f"carbon intensity: a mean of {intensity['mean_g_per_kwh']:.3g} gCO2e/kWh is right "
+            "only for grids that run on hydropower alone; is it in kg?"
+        )
     return problems
 
 
@@ -208,8 +227,8 @@ def lines(state: dict[str, Any]) -> list[str]:
         shown.append(f"bundle {bundle['version']} for {bundle['model']}{floors}")
     if (intensity := state["carbon_intensity"]) is not None:
         shown.append(
-            f"carbon intensity: {intensity['g_per_kwh']:.0f} gCO2e/kWh (mean "
-            f"{intensity['mean_g_per_kwh']:.0f}), zone {intensity['zone']}, {intensity['kind']}, "
+            f"carbon intensity: {intensity['g_per_kwh']:.3g} gCO2e/kWh (mean "
+            f"{intensity['mean_g_per_kwh']:.3g}), zone {intensity['zone']}, {intensity['kind']}, "
             f"{intensity['step']}, age {intensity['age_seconds']:.0f} s"
         )
     return shown

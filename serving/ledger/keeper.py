@@ -23,6 +23,7 @@ from serving.ledger.journal import FOLDER, Tail, journal_files
 from serving.ledger.manifests import Manifests
 from serving.ledger.model_watch import ModelWatch
 from serving.ledger.record import REPLICA, Amendment, Record
+from serving.ledger.replica import read_problem, write_problem
 from serving.ledger.reported import ReportedEnergy
 from serving.ledger.settings_exchange import SettingsExchange
 from serving.settings.control import LocalControl
@@ -80,7 +81,8 @@ class Keeper:
         self._tails: dict[Path, Tail] = {}
         self._late: dict[str, tuple[Amendment, int]] = {}
         self._last_expiry = 0.0
-        self._problem: str | None = None
+        # Unknown at first: a file of an earlier run may be there.
+        self._problem: str | None = read_problem(config.state)
         self.registry = CollectorRegistry()
         self._up = Gauge(
             "sprout_ledger_up", "1 if the database can be reached", registry=self.registry
@@ -258,6 +260,7 @@ class Keeper:
     def _report(self, problem: str | None) -> None:
         self._up.set(problem is None)
         if problem != self._problem:
+            write_problem(self._config.state, problem)
             if problem is not None:
                 log.error("%s; requests are still served", problem)
             else:

@@ -142,8 +142,8 @@ class ModelWatch:
             NAME,
             version,
             f"its answers are from model {name!r}, and those that the policy was trained on from "
-            f"{expected}; record a profile through this server and train again, or serve the old "
-            "model",
+            f"{expected}; record a profile through this server and train again, serve the old "
+            "model, or, if this one is right, run `sprout reload`",
             tuple(sorted(watched.models)),
         )
 
@@ -196,7 +196,8 @@ class ModelWatch:
                 version,
                 f"its answers under {foretold.directive} have {ratio:.2f} times as many tokens as "
                 f"in the policy's training (geometric mean of {WINDOW}): the model or the kind of "
-                "requests has changed; record a profile of your own traffic and train again",
+                "requests has changed; record a profile of your traffic and train again, or, if "
+                "the answers are right, run `sprout reload`",
             )
 
     def _find(

@@ -12,6 +12,8 @@ ANNOUNCE_SECONDS = 10.0
 AWAY_SECONDS = 45.0
 # Copy of all replicas' states in a replica's state folder, for commands without a database.
 FILE = "replicas.json"
+# Why this replica cannot use the database.
+PROBLEM_FILE = "ledger-problem"
 
 
 class Replica(BaseModel):
@@ -51,3 +53,21 @@ def read_replicas(folder: Path) -> list[Replica]:
         return _LIST.validate_json((folder / FILE).read_bytes())
     except (OSError, ValidationError):
         return []
+
+
+def write_problem(folder: Path, problem: str | None) -> None:
+    """Tell the workers why the database cannot be used; None if it can be."""
+    path = folder / PROBLEM_FILE
+    with suppress(OSError):
+        if problem is None:
+            path.unlink(missing_ok=True)
+        else:
+            path.write_text(problem)
+
+
+def read_problem(folder: Path) -> str | None:
+    """Return why the database cannot be used, as the keeper last told; None if it can be."""
+    try:
+        return (folder / PROBLEM_FILE).read_text() or None
+    except OSError:
+        return None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from serving.ledger.database import Ledger
 from serving.ledger.replica import ANNOUNCE_SECONDS, Replica, write_replicas
-from serving.settings.control import Control, LocalControl
+from serving.settings.control import SETTABLE, Control, LocalControl
 from serving.settings.kill_switch import KillState
 
 log = logging.getLogger("sprout")
@@ -102,6 +102,7 @@ class SettingsExchange:
         if control.kill != self.control.kill.state:
             control = self._ledger.merge_kill(self.control.kill.state)
         if control != self.control.stored:
+            _log_changes(self.control.stored, control)
             self._write(control)
         replica = Replica(
             name=self._name,
@@ -138,3 +139,11 @@ class SettingsExchange:
     def _write(self, control: Control) -> None:
         self.control.write(control)
         self.control.refresh()
+
+
+def _log_changes(old: Control, new: Control) -> None:
+    for name in sorted(SETTABLE):
+        before, after = getattr(old, name), getattr(new, name)
+        if before != after:
+            shown = [rule.name for rule in after] if name == "rules" else after
+            log.warning("setting %s is now %s (revision %d)", name, shown, new.revision)

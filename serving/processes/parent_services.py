@@ -114,6 +114,8 @@ def overridden(given: Control, stored: Control) -> list[str]:
     for name, flag in FLAGS.items():
         ours, theirs = getattr(given, name), getattr(stored, name)
         differ = ours != theirs
+        if name == "canary_tasks":
+            ours, theirs = ", ".join(ours), ", ".join(theirs)
         if name == "rules":
             ours, theirs = ([rule.name for rule in rules] for rules in (ours, theirs))
         if differ:

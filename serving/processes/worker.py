@@ -87,6 +87,12 @@ class Worker:
             if (self.runtime / REFUSED_FILE).exists():
                 os._exit(2)
         first = self._is_first_start()
+        missing = [str(folder) for folder in self.config.folders if not folder.is_dir()]
+        if first and missing:
+            self._refuse(
+                f"--policy {missing[0]}: there is no such folder; give the folder of a bundle, as "
+                "`sprout train --out` writes it, or an empty one that waits for its bundle"
+            )
         try:
             hook = make_hook(self.config, self.runtime, first=first)
         except SproutError as error:

@@ -121,4 +121,7 @@ def check_upstream(upstream: str) -> None:
     except ValueError:
         valid = False
     if not valid:
-        raise ConfigError("--upstream: give a URL like http://127.0.0.1:8000, without a password")
+        raise ConfigError(
+            "--upstream: give a URL like http://127.0.0.1:8000, with http:// or https:// before "
+            "the host, and without a password"
+        )

@@ -25,7 +25,12 @@ CallerHeader = Literal["opt-out", "task", "conversation", "floor"]
 
 
 def _split(value: Any) -> Any:
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    if isinstance(value, str):
+        value = [value]
+    if not isinstance(value, list | tuple):
+        return value
+    texts = [part.strip() for text in value for part in str(text).split(",")]
+    return [text for text in texts if text]
 
 
 # Values are separated by commas in an environment variable or in a flag's value.
@@ -158,8 +163,8 @@ class HookConfig(MeterFlags):
     pue: float = Field(1.0, ge=1, description="power usage effectiveness of the site")
     hardware: str | None = Field(
         None,
-        description="device of the hardware catalogue, for its embodied carbon; default: the A100 "
-        "server of the SPROUT paper",
+        description="device of the hardware catalogue, for its embodied carbon; default: none, so "
+        "that emissions are those of electricity alone",
     )
     devices: int = Field(1, ge=1, description="number of these devices")
     life_years: float = Field(

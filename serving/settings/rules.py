@@ -117,7 +117,10 @@ def read_rules(path: Path) -> tuple[Rule, ...]:
         DataError: the file cannot be read.
         ConfigError: a rule is wrong; the message names the file, the rule and the field.
     """
-    return check_rules(read_yaml(path, "give a YAML list of rules") or [], str(path))
+    rows = read_yaml(path, "give a YAML list of rules")
+    if rows is None:
+        raise ConfigError(f"rules {path}: the file is empty; give a list, [] for no rules")
+    return check_rules(rows, str(path))
 
 
 def check_rules(rows: Any, source: str) -> tuple[Rule, ...]:
@@ -138,12 +141,25 @@ def check_rules(rows: Any, source: str) -> tuple[Rule, ...]:
         subject = f"rule {int(location[0]) + 1}" if location else "rules"
         field = ".".join(location[1:])
         raise ConfigError(
-            f"rules {source}: {subject}{f', {field}' if field else ''}: {problem['msg']}"
+            f"rules {source}: {subject}{f', {field}' if field else ''}: {_remedy(problem)}"
         ) from error
     names = [rule.name for rule in rules]
     if len(set(names)) != len(names):
         raise ConfigError(f"rules {source}: names are not unique: {names}; give each its own")
     return rules
+
+
+def _remedy(problem: Mapping[str, Any]) -> str:
+    """Return what is wrong with a field, without the words of the checking library."""
+    *place, name = problem["loc"] or ("",)
+    if problem["type"] == "extra_forbidden":
+        known = (Condition if "when" in place else Rule).model_fields
+        return f"there is no {name!r}; give one of {', '.join(known)}"
+    if problem["type"] in ("tuple_type", "list_type"):
+        return "give a list of rules, each with name, when and an effect"
+    if problem["type"] == "literal_error" and name == "forbid":
+        return "give true, or leave it out"
+    return str(problem["msg"]).removeprefix("Value error, ")
 
 
 @dataclass(frozen=True)
@@ -156,6 +172,16 @@ class KnownNames:
     directives: frozenset[str] = frozenset()
     tasks: frozenset[str] = frozenset()
     models: frozenset[str] = frozenset()
+
+
+def unknown_tasks(tasks: Sequence[str], known: frozenset[str]) -> list[str]:
+    """Return a line about each task that no policy and no request has had so far."""
+    return [f"nobody knows task {t!r} yet; {_hint(t, known)}" for t in tasks if t not in known]
+
+
+def _hint(name: str, names: frozenset[str]) -> str:
+    similar = get_close_matches(name, names, n=1)
+    return f"did you mean {similar[0]!r}?" if similar else f"known: {', '.join(sorted(names))}."
 
 
 def check_names(rules: Sequence[Rule], known: KnownNames, source: str) -> None:
@@ -177,12 +203,7 @@ def check_names(rules: Sequence[Rule], known: KnownNames, source: str) -> None:
             is_condition = field.startswith("when")
             if is_condition and any(character in name for character in "*?["):
                 continue
-            similar = get_close_matches(name, names, n=1)
-            hint = (
-                f"did you mean {similar[0]!r}?"
-                if similar
-                else f"known: {', '.join(sorted(names))}."
-            )
+            hint = _hint(name, names)
             if is_condition:
                 hint += f" If callers will send it later, write {name + '*'!r}"
             problem = f"rule {rule.name!r}, {field}: nobody knows {name!r}"

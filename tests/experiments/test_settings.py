@@ -98,3 +98,17 @@ def test_an_error_is_one_line_that_names_what_is_wrong(tmp_path, capsys):
     assert "give a current trace" in error_of(*serve, *ports)
     missing = str(tmp_path / "p.parquet")
     assert missing in error_of("train", "--outcomes", missing, "--out", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--holdout", "0.1"], "there is no flag --holdout; did you mean --hold-out?"),
+        (["--holdout=0.1"], "there is no flag --holdout; did you mean --hold-out?"),
+        (["--frobnicate"], "there is no flag --frobnicate; see --help"),
+    ],
+)
+def test_a_misspelt_flag_is_one_line_with_a_similar_one(capsys, flags, message):
+    serve = ["serve", "--upstream", "http://127.0.0.1:9", "--policy", "b"]
+    assert main([*serve, *flags]) == 2
+    assert capsys.readouterr().err == f"sprout: {message}\n"

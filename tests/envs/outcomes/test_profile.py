@@ -1,4 +1,5 @@
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -139,3 +140,14 @@ def test_the_published_outcomes_are_read(shared_data):
     assert len(profile.requests) == 8411
     assert set(profile.directives) == {"none", "brief", "very_brief"}
     assert profile.outcomes.energy_method == "unlabelled"
+
+
+def test_whole_numbers_that_another_tool_wrote_as_floats_are_read(tmp_path, good):
+    path = tmp_path / "p.parquet"
+    write_profile(path, good)
+    table = pq.read_table(path)
+    for value, expected in ((None, None), (float("nan"), None), (2.0, 2)):
+        column = pa.array([value] * table.num_rows, pa.float64())
+        index = table.schema.get_field_index("difficulty")
+        pq.write_table(table.set_column(index, "difficulty", column), path)
+        assert {request.difficulty for request in read_profile(path).requests} == {expected}

@@ -62,7 +62,11 @@ def test_a_mode_that_was_set_is_shown_without_the_salt(ledger, tmp_path, capsys)
     run(ModeCommand, "--ledger", ledger, "--json", str(out))
     mode_settings = json.loads(out.read_text())
     assert (mode_settings["mode"], mode_settings["canary_tasks"]) == ("shadow", ["a", "b"])
-    assert "salt" not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "salt" not in printed
+    assert "--canary-tasks: nobody knows task 'a' yet; known: arithmetic" in printed
+    run(ModeCommand, "--ledger", ledger, "--canary-tasks", "none", "--json", str(out))
+    assert json.loads(out.read_text())["canary_tasks"] == []
     with pytest.raises(ConfigError, match="no such file"):
         run(ModeCommand, "--ledger", "sqlite:///nowhere/l.db", "--set", "off")
 

@@ -107,7 +107,7 @@ def test_without_a_tag_the_tasks_that_it_looks_like_set_the_price():
 
 def test_a_draw_against_the_odds_and_shadow_are_said():
     assert explain(400.0, "none", probability=0.02)["text"].startswith(
-        "none (drawn with probability 0.02), although"
+        "none (by chance: probability 0.02), although"
     )
     shadow = explain(400.0, "brief", applied=False)["text"]
     assert shadow.startswith("would have been brief, because")

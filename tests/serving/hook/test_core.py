@@ -225,8 +225,8 @@ def test_rules_take_precedence_over_the_policy(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"name": "a"}], "rule 1: Value error, give exactly one of forbid"),
-        ([{"name": "a", "forbid": True, "floor": 1}], "rule 1: Value error, give exactly one"),
+        ([{"name": "a"}], "rule 1: give exactly one of forbid"),
+        ([{"name": "a", "forbid": True, "floor": 1}], "rule 1: give exactly one"),
         ([{"name": "a b", "forbid": True}], "rule 1, name"),
         ([{"name": "a", "when": {"tenat": "x"}, "forbid": True}], "rule 1, when.tenat"),
         ([{"name": "a", "floor": 2}], "rule 1, floor"),

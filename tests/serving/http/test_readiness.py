@@ -1,14 +1,17 @@
 """GET /readyz says what an operator should look at, and never fails for the upstream."""
 
 import json
+import time
 import urllib.request
 
 import pytest
 
+from envs.carbon.intensity import iso
 from serving.http import readiness
 from serving.http.asgi import respond
 from serving.http.relay import Relay
 from serving.http.routing import Upstreams
+from serving.ledger.replica import write_problem
 from serving.processes.gateway import Gateway
 from tests.serving.hooks import hook
 from tests.serving.upstream import served
@@ -117,6 +120,25 @@ def test_an_upstream_that_is_away_is_reported_and_no_failure(tmp_path):
     assert "missed in training: gsm8k (untagged) by 0.020, mmlu by 0.010; its answers" in problems
     assert "a synthetic day" in problems
     assert AWAY not in json.dumps(state)
+
+
+def test_a_ledger_that_cannot_be_used_and_an_intensity_that_is_not_known_are_named(tmp_path):
+    made_hook = hook(tmp_path, intensity="0.3", clock_start=None)
+    write_problem(made_hook.config.state, "the ledger is locked")
+    problems = ready(made_hook, AWAY)["problems"]
+    assert "the ledger is locked; records wait in the journal" in problems
+    assert any("a mean of 0.3 gCO2e/kWh" in problem for problem in problems)
+    write_problem(made_hook.config.state, None)
+    assert not any("locked" in problem for problem in ready(made_hook, AWAY)["problems"])
+    old = time.time() // 3600 * 3600 - 86400
+    rows = [f"{iso(old - 3600 * h)},X,300" for h in range(23, -1, -1)]
+    head = "timestamp_utc,zone,carbon_intensity_g_per_kwh"
+    (tmp_path / "grid.csv").write_text("\n".join([head, *rows]) + "\n")
+    aged = hook(tmp_path / "aged", intensity=str(tmp_path / "grid.csv"), clock_start=None)
+    assert (
+        "carbon intensity: not known now, so the mean stands in for it"
+        in (ready(aged, AWAY)["problems"])
+    )
 
 
 def test_the_kill_switch_and_a_missing_bundle_are_named(tmp_path):

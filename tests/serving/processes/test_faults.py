@@ -279,12 +279,14 @@ def test_usage_that_the_client_did_not_ask_for_is_recorded_and_hidden(upstream, 
         (("--ledger", "mysql://user@host/db"), "--ledger: give sqlite"),
         (("--intensity", "absent.csv"), "absent.csv"),
         (("--intensity", "absent.csv", "--workers", "3"), "absent.csv"),
+        (("--policy", "typo", "--intensity", "300"), "--policy typo: there is no such folder"),
     ],
 )
 def test_a_wrong_setting_gives_one_line_and_exit_status_2(tmp_path, flags, message):
     command = [sys.executable, "-P", "-m", "experiments.cli", "serve", "--upstream", "http://a:1"]
     required_flags = ["--policy", "bundle", "--state", "state", "--port", "0", "--admin-port", "0"]
     clock = ["--clock-start", "2024-01-02T00:00"] if "--ledger" in flags else []
+    (tmp_path / "bundle").mkdir()
     completed = subprocess.run(
         [*command, *required_flags, *clock, *flags],
         cwd=tmp_path,

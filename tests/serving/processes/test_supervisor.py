@@ -97,6 +97,7 @@ def test_a_changed_bundle_is_loaded_and_a_broken_one_refused_while_serving(upstr
 
 
 def test_requests_are_served_unsteered_until_there_is_a_bundle(upstream, tmp_path):
+    (tmp_path / "bundle").mkdir()
     with serving(upstream.url, tmp_path) as server:
         assert server.chosen() == "none"
         assert waited(lambda: server.metric('sprout_fail_open_total{reason="no_bundle"}') == 1)

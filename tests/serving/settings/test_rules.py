@@ -2,8 +2,8 @@
 
 import pytest
 
-from envs.errors import ConfigError
-from serving.settings.rules import KnownNames, check_names, check_rules
+from envs.errors import ConfigError, SproutError
+from serving.settings.rules import KnownNames, check_names, check_rules, read_rules
 
 KNOWN = KnownNames(
     frozenset(("none", "brief", "very_brief")),
@@ -46,3 +46,22 @@ def test_known_names_and_wildcards_are_taken(rule):
 
 def test_nothing_is_checked_while_nothing_is_known():
     check({"force": "anything"}, KnownNames())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "the file is empty; give a list, \\[\\] for no rules"),
+        ("rules: []", "rules: give a list of rules"),
+        ("- {name: a, when: {taks: x}, forbid: true}", "there is no 'taks'; give one of route, mo"),
+        ("- {name: a, holdout: 1}", "there is no 'holdout'; give one of name, when, forbid"),
+        ("- {name: a, forbid: yes}", "give true, or leave it out"),
+        ("- {name: a", "line 2: "),
+    ],
+)
+def test_a_wrong_file_is_one_line_that_says_what_to_give(tmp_path, text, message):
+    path = tmp_path / "rules.yaml"
+    path.write_text(text)
+    with pytest.raises(SproutError, match=message) as error:
+        read_rules(path)
+    assert len(str(error.value).splitlines()) == 1
