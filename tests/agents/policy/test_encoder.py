@@ -49,6 +49,7 @@ def test_vectors_have_one_norm_and_are_equal_alone_and_in_a_batch(encoder):
     assert np.stack([encoder.vector(text) for text in texts]) == pytest.approx(alone, abs=1e-4)
 
 
+@pytest.mark.long
 def test_an_encoder_predicts_quality_that_only_word_order_shows(encoder, tmp_path):
     rng = np.random.default_rng(0)
     requests, verdicts = [], []

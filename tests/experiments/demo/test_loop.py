@@ -101,6 +101,7 @@ def test_the_manifest_records_how_the_bundle_was_trained(trained):
     assert bundle.manifest["energy"]["joules_per_completion_token"] > 0
 
 
+@pytest.mark.long
 def test_a_bundle_continues_training_live_and_reports_the_servers_drift(
     llama, profile_file, trained, tmp_path, capsys
 ):

@@ -41,6 +41,7 @@ def watts(power, labels=""):
     return page
 
 
+@pytest.mark.long
 def test_measured_joules_reach_the_ledger_and_add_up(upstream, folder):
     with answering(watts(200.0)) as meter:
         flags = ("--meter", "remote", "--meter-url", f"{meter}/metrics", "--meter-unit", "J")

@@ -240,6 +240,7 @@ def test_requests_on_open_connections_are_answered_during_shutdown(upstream, fol
         assert server.process.wait(20) == 0
 
 
+@pytest.mark.long
 def test_replicas_choose_the_same_directive_without_communicating(upstream, folder, postgres):
     made.bundle(folder / "bundle", (0.0, 0.0, 0.0))
     url = postgres.database("sticky")

@@ -28,6 +28,7 @@ def readyz(server):
         return json.loads(answer.read())
 
 
+@pytest.mark.long
 def test_a_bundle_for_another_model_is_refused_at_a_first_start_and_not_steered_later(
     upstream, folder
 ):
