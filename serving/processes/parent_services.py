@@ -84,7 +84,7 @@ class ParentServices:
     def _check_rules(self, config: GatewayConfig) -> None:
         with suppress(LedgerError):
             known = known_names(self._keeper.ledger)
-            check_names(config.initial_control().rules, known, str(config.rules))
+            check_names(config.initial_control().rules, known, str(config.rules), first=True)
 
     def _note_start(self) -> None:
         if self._announced.exists():

@@ -184,10 +184,16 @@ def _hint(name: str, names: frozenset[str]) -> str:
     return f"did you mean {similar[0]!r}?" if similar else f"known: {', '.join(sorted(names))}."
 
 
-def check_names(rules: Sequence[Rule], known: KnownNames, source: str) -> None:
+def check_names(
+    rules: Sequence[Rule], known: KnownNames, source: str, *, first: bool = False
+) -> None:
     """Refuse a rule that names a directive, a task or a model that nobody knows.
 
     A condition with a wildcard is not checked: it may be meant for names that are still to come.
+
+    Args:
+        first: True if no request was seen yet. A task is then refused only if a known one is
+            similar: callers choose tasks freely.
 
     Raises:
         ConfigError: the message names the source, the rule, the field and a similar name.
@@ -204,6 +210,8 @@ def check_names(rules: Sequence[Rule], known: KnownNames, source: str) -> None:
             if is_condition and any(character in name for character in "*?["):
                 continue
             hint = _hint(name, names)
+            if first and field == "when.task" and not hint.startswith("did you mean"):
+                continue
             if is_condition:
                 hint += f" If callers will send it later, write {name + '*'!r}"
             problem = f"rule {rule.name!r}, {field}: nobody knows {name!r}"

@@ -44,6 +44,16 @@ def test_known_names_and_wildcards_are_taken(rule):
     check(rule)
 
 
+def test_before_the_first_request_a_task_is_refused_only_if_it_looks_misspelt():
+    def first(task):
+        rules = check_rules([{"name": "r", "when": {"task": task}, "forbid": True}], "given")
+        check_names(rules, KNOWN, "rules.yaml", first=True)
+
+    first("steering")
+    with pytest.raises(ConfigError, match="did you mean 'legal-eu'"):
+        first("leagl-eu")
+
+
 def test_nothing_is_checked_while_nothing_is_known():
     check({"force": "anything"}, KnownNames())
 
