@@ -15,8 +15,8 @@ from agents.methods.scene import Scene
 from envs.arrays import Float64Array, StrArray
 from experiments.evaluate.repeat import Repeat
 from experiments.statistics import FEWEST_RUNS, Interval
+from serving.savings.hold_out import Z95
 
-_Z95 = 1.959964
 _Key = tuple[str, str, str]
 
 
@@ -105,7 +105,7 @@ def _interval(ratios: Float64Array, influences: Float64Array) -> Interval:
     variance = float((influences**2).sum())
     if len(ratios) >= FEWEST_RUNS:
         variance += float(ratios.var(ddof=1)) / len(ratios)
-    value, width = float(ratios.mean()), _Z95 * float(np.sqrt(variance))
+    value, width = float(ratios.mean()), Z95 * float(np.sqrt(variance))
     return Interval(value, value - width, value + width)
 
 

@@ -1,48 +1,33 @@
 """`sprout ledger savings`: the policy's savings on live traffic, as text and JSON."""
 
-import time
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from envs.errors import ConfigError
-from experiments.operate.on_ledger import OnLedger
+from experiments.operate.on_ledger import OverPeriod
 from experiments.settings import write_json
 from serving.savings.estimate import SETTLE_SECONDS, read_savings
-from serving.savings.period import read_period
 
 _JOULES_PER_KWH = 3.6e6
 
 
-class Savings(OnLedger):
+class Savings(OverPeriod):
     """Estimate the policy's savings per conversation on live traffic, against the random hold-out.
 
     Later turns count as the cost of the conversation's opening, so that follow-up questions after
     short answers are not counted as savings. See docs/operators/savings.md.
     """
 
-    since: str | None = Field(
-        None, description="start: ISO 8601 (UTC if no zone), today or yesterday"
-    )
-    until: str | None = Field(None, description="end, exclusive; default: now")
-    hours: float | None = Field(
-        None, gt=0, description="length before the end, hours, instead of --since; default: 24"
-    )
     settle_minutes: float = Field(
         SETTLE_SECONDS / 60,
         ge=0,
         description="conversations opened this recently are left out: they may go on, minutes",
     )
-    json_path: Path | None = Field(None, alias="json", description="file for the result as JSON")
 
     def cli_cmd(self) -> None:
         """Estimate the savings, print them, and write them as JSON if asked to."""
-        try:
-            since, until = read_period(self.since, self.until, self.hours, time.time())
-        except ValueError as error:
-            raise ConfigError(f"--since, --until, --hours: {error}") from None
+        since, until = self.period()
         with closing(self.open()) as ledger:
             savings = read_savings(ledger, since, until, 60 * self.settle_minutes)
         for line in _lines(savings, self.settle_minutes):

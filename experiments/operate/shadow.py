@@ -1,41 +1,23 @@
 """`sprout ledger shadow`: what the policy would have done in mode shadow, and what that saves."""
 
-import time
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
-from pydantic import Field
-
-from envs.errors import ConfigError
-from experiments.operate.on_ledger import OnLedger
+from experiments.operate.on_ledger import OverPeriod
 from experiments.settings import write_json
-from serving.savings.period import read_period
 from serving.savings.shadow import read_shadow
 
 
-class Shadow(OnLedger):
+class Shadow(OverPeriod):
     """Show what the policy would have chosen in mode shadow, with foretold saving and quality.
 
     The figures are foretold from the policy's training, and the interval is that of the traffic
     seen. They are no measurement: that takes mode canary or on, with a hold-out.
     """
 
-    since: str | None = Field(
-        None, description="start: ISO 8601 (UTC if no zone), today or yesterday"
-    )
-    until: str | None = Field(None, description="end, exclusive; default: now")
-    hours: float | None = Field(
-        None, gt=0, description="length before the end, hours, instead of --since; default: 24"
-    )
-    json_path: Path | None = Field(None, alias="json", description="file for the result as JSON")
-
     def cli_cmd(self) -> None:
         """Read the period, print the figures, and write them as JSON if asked to."""
-        try:
-            since, until = read_period(self.since, self.until, self.hours, time.time())
-        except ValueError as error:
-            raise ConfigError(f"--since, --until, --hours: {error}") from None
+        since, until = self.period()
         with closing(self.open()) as ledger:
             shadow = read_shadow(ledger, since, until)
         for line in _lines(shadow):

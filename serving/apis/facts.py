@@ -7,7 +7,7 @@ from typing import Any
 # Most parts of a kept text, and the longest part, characters.
 MOST_TEXTS = 1 << 16
 LONGEST_TEXT = 1 << 20
-# Longest model and fingerprint, characters.
+# Longest name that a record keeps (model, fingerprint, task, tenant), characters.
 LONGEST_NAME = 200
 FAILED, INCOMPLETE = "failed", "incomplete"
 

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from envs.requests.directive import Message
+from serving.apis.facts import LONGEST_NAME
 from serving.apis.naming import read_naming
 from serving.hook.conversation import Identity, identify
 from serving.hook.grid import GridState
@@ -14,9 +15,6 @@ from serving.ledger.record import Record
 from serving.settings.control import Control
 from serving.settings.hook import HookConfig
 from serving.settings.rules import RequestFacts, Rule, first_matching
-
-# Longest model, task and tenant that a record keeps, characters.
-_LONGEST_NAME = 200
 
 
 def describe(
@@ -26,32 +24,25 @@ def describe(
     body: Mapping[str, Any],
     messages: Sequence[Message],
     headers: Mapping[str, str],
-) -> None:
-    """Fill in model, task and tenant, and the prompt if prompts are stored."""
+) -> Identity:
+    """Fill in model, task and tenant, and the prompt if prompts are stored.
+
+    Returns:
+        the identity of the request's conversation.
+    """
     model = body.get("model")
-    record.model = model[:_LONGEST_NAME] if isinstance(model, str) else None
+    record.model = model[:LONGEST_NAME] if isinstance(model, str) else None
     record.streamed = body.get("stream") is True
     if "task" in config.caller_headers and (task := headers.get("x-sprout-task")) is not None:
-        record.task = task[:_LONGEST_NAME]
+        record.task = task[:LONGEST_NAME]
     tenant_header = (config.tenant_header or "").lower()
     if tenant_header and (tenant := headers.get(tenant_header)) is not None:
         if tenant_header == "authorization":
             # A secret: the record keeps only a keyed hash, enough to tell tenants apart.
             tenant = hashlib.blake2b(tenant.encode(), digest_size=8, key=salt).hexdigest()
-        record.tenant = tenant[:_LONGEST_NAME]
+        record.tenant = tenant[:LONGEST_NAME]
     if config.store_prompts:
         record.prompt = orjson.dumps(messages).decode()
-
-
-def identity_of(
-    record: Record,
-    config: HookConfig,
-    salt: bytes,
-    body: Mapping[str, Any],
-    messages: Sequence[Message],
-    headers: Mapping[str, str],
-) -> Identity:
-    """Return the identity of a described request's conversation."""
     named = "conversation" in config.caller_headers
     return identify(
         salt,

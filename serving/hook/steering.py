@@ -10,7 +10,7 @@ from serving.apis.routes import APIS
 from serving.hook.conversation import DAY_SECONDS, ConversationMemory, Lottery, StickyChoice
 from serving.hook.deadline import DeadlineRunner
 from serving.hook.decider import Decider, DecisionInput, draw
-from serving.hook.description import describe, describe_intensity, identity_of, matching_rule
+from serving.hook.description import describe, describe_intensity, matching_rule
 from serving.hook.grid import Grid, GridState, UnknownGrid
 from serving.hook.plan import FailedOpenError, NotSteeredError, Plan
 from serving.hook.policies import Policies
@@ -98,8 +98,7 @@ class Steering:
             # The upstream judges whether the body is valid.
             raise FailedOpenError("unreadable") from None
         salt = bytes.fromhex(control.salt)
-        describe(record, self.config, salt, body, messages, headers)
-        identity = identity_of(record, self.config, salt, body, messages, headers)
+        identity = describe(record, self.config, salt, body, messages, headers)
         lottery = self._memory.lottery(salt, identity, int(record.time // DAY_SECONDS))
         # Also of requests that are left alone: they may belong to a conversation that is not.
         record.conversation, record.keyed_by = f"{lottery.key:016x}", identity.keyed_by

@@ -39,6 +39,7 @@ _AMENDED_AT_ONCE = 1000
 # Longest time for the journal in one round, s, as settings are to be exchanged in between; and in
 # the last round.
 DRAIN_SECONDS, _LAST_DRAIN_SECONDS = 5.0, 60.0
+_SHOWN_PROBLEM = "the ledger's database cannot be used (the log says why)"
 log = logging.getLogger("sprout")
 
 
@@ -260,7 +261,8 @@ class Keeper:
     def _report(self, problem: str | None) -> None:
         self._up.set(problem is None)
         if problem != self._problem:
-            write_problem(self._config.state, problem)
+            # Everybody can read /readyz: the database's host and user stand in the log only.
+            write_problem(self._config.state, _SHOWN_PROBLEM if problem is not None else None)
             if problem is not None:
                 log.error("%s; requests are still served", problem)
             else:

@@ -12,7 +12,7 @@ ANNOUNCE_SECONDS = 10.0
 AWAY_SECONDS = 45.0
 # Copy of all replicas' states in a replica's state folder, for commands without a database.
 FILE = "replicas.json"
-# Why this replica cannot use the database.
+# The problem that this replica has with the database.
 PROBLEM_FILE = "ledger-problem"
 
 
@@ -56,7 +56,7 @@ def read_replicas(folder: Path) -> list[Replica]:
 
 
 def write_problem(folder: Path, problem: str | None) -> None:
-    """Tell the workers why the database cannot be used; None if it can be."""
+    """Tell the workers of a problem with the database, for /readyz; None if it can be used."""
     path = folder / PROBLEM_FILE
     with suppress(OSError):
         if problem is None:
@@ -66,7 +66,7 @@ def write_problem(folder: Path, problem: str | None) -> None:
 
 
 def read_problem(folder: Path) -> str | None:
-    """Return why the database cannot be used, as the keeper last told; None if it can be."""
+    """Return the problem with the database, as the keeper last told; None if it can be used."""
     try:
         return (folder / PROBLEM_FILE).read_text() or None
     except OSError:
