@@ -14,7 +14,7 @@ from experiments.bench.simulated_ledger import (
     true_saving,
 )
 from experiments.settings import Settings, write_json
-from serving.savings.estimate import estimate_savings
+from serving.savings.estimate import MIN_DRAWS, estimate_savings
 from serving.savings.hold_out import wilson
 
 
@@ -36,7 +36,8 @@ class SavingsBench(Settings):
                 f"{scenario.title}: truth {100 * figures['true_ratio']:.1f} %, mean error "
                 f"{100 * figures['bias']:+.2f} points, interval {100 * figures['mean_width']:.1f} "
                 f"points wide, holds the truth in {100 * figures['coverage']:.1f} % "
-                f"[{100 * low:.1f}, {100 * high:.1f}]{_rebound(figures)}"
+                f"[{100 * low:.1f}, {100 * high:.1f}] of {figures['estimates']}, "
+                f"{figures['too_few_draws']} with too few draws{_rebound(figures)}"
             )
         write_json(self.json_path, {"schema": 1, "ledgers": self.ledgers, "scenarios": result})
 
@@ -46,16 +47,15 @@ def judge(scenario: Scenario, ledgers: int) -> dict[str, Any]:
 
     Args:
         ledgers: number of simulated ledgers.
+
+    Returns:
+        the figures; those of the intervals are over `estimates` ledgers. `too_few_draws` counts
+        the ledgers that get no estimate because an arm has fewer than `MIN_DRAWS` draws.
     """
     truth = true_saving(scenario)
     end = scenario.days * DAY_SECONDS
-    estimates = [
-        estimate["energy_joules"]
-        for estimate in (
-            estimate_savings(simulate(scenario, n), 0.0, end, end) for n in range(ledgers)
-        )
-        if estimate["energy_joules"] is not None
-    ]
+    results = [estimate_savings(simulate(scenario, n), 0.0, end, end) for n in range(ledgers)]
+    estimates = [r["energy_joules"] for r in results if r["energy_joules"] is not None]
     intervals = np.array([estimate["ci95"] for estimate in estimates])
     held = (intervals[:, 0] <= truth["ratio"]) & (truth["ratio"] <= intervals[:, 1])
     known = [e for e in estimates if e["rebound_pct"] is not None]
@@ -63,6 +63,7 @@ def judge(scenario: Scenario, ledgers: int) -> dict[str, Any]:
     return {
         "true_ratio": truth["ratio"],
         "estimates": len(estimates),
+        "too_few_draws": sum(min(r["draws"], r["held_out_draws"]) < MIN_DRAWS for r in results),
         "bias": float(np.mean([e["ratio"] for e in estimates]) - truth["ratio"]),
         "mean_width": float(np.mean(intervals[:, 1] - intervals[:, 0])),
         "coverage": float(held.mean()),

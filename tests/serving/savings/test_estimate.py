@@ -216,7 +216,10 @@ def test_the_interval_holds_the_truth():
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.title)
 def test_the_interval_holds_the_truth_in_93_to_97_of_100(scenario):
     figures = judge(scenario, 1000)
-    assert figures["estimates"] == 1000
+    # Of 800 conversations, 6 % of which are held out, fewer than 30 are in 1.7 of 1,000 ledgers.
+    small = scenario.hold_out * scenario.conversations * scenario.days < 50
+    assert figures["too_few_draws"] <= (5 if small else 0)
+    assert figures["estimates"] == 1000 - figures["too_few_draws"]
     assert figures["coverage"] >= 0.93
     # Draws that many openings share are treated with caution.
     assert scenario.identical or figures["coverage"] <= 0.97
