@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "Arrivals": "envs.requests.arrivals",
     "Catalogue": "envs.requests.directive",
+    "CostInStep": "envs.constrained",
     "Directive": "envs.requests.directive",
     "FootprintModel": "envs.carbon.footprint",
     "IntensityTrace": "envs.carbon.intensity",

@@ -68,7 +68,8 @@ class Llama2Env(gymnasium.Env[Float32Array, np.int64]):
     ## Rewards
     The sum of `info["terms"]`: `footprint` (minus the request's gCO2e divided by the mean
     L0 footprint), `quality` (the task's multiplier times the margin of quality over the
-    floor, both relative to L0), and `latency` (0 unless a task has a limit). See
+    floor, both relative to L0; under the default multipliers no task is better off breaking its
+    floor), and `latency` (0 unless a task has a limit). See
     `envs.outcomes.reward`.
 
     With `reward_mode="footprint"` the reward is the footprint's term alone, and the constraints are
@@ -81,12 +82,13 @@ class Llama2Env(gymnasium.Env[Float32Array, np.int64]):
     hour of the trace.
 
     ## Episode End
-    Episodes never terminate; they are truncated after `episode_requests` requests (default 64).
+    Episodes never terminate; they are truncated after `max_episode_steps` requests (default 64).
 
     ## Arguments
     `world`: the backend (live or replay), workload, trace, clock and reward.
     `gymnasium.make("envs.registration:sprout/Llama2Live-v0", upstream=URL)` builds the
-    world from keyword arguments; `envs.registration` lists them.
+    world from keyword arguments: quality, floors, multipliers, `like` (a policy bundle whose
+    problem this is), the split of the prompts, and others; `envs.worlds` lists them.
 
     ## Version History
     * v0: initial version.

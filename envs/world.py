@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from envs.arrays import AnyArray, BoolArray, Float32Array, Float64Array, Int64Array, StrArray
-from envs.backend import Backend
+from envs.backends.backend import Backend
 from envs.carbon.intensity import IntensityTrace
 from envs.clock import Clock
 from envs.outcomes.outcome import Outcomes
@@ -19,6 +19,11 @@ from envs.requests.features import Featurizer
 from envs.requests.mix import Mix
 from envs.requests.moment import Moment
 from envs.requests.request import Request
+
+# Requests per lane in an episode.
+MAX_EPISODE_STEPS = 64
+# Requests for which each lane draws its random numbers in one call, for speed.
+DRAWN_TOGETHER = MAX_EPISODE_STEPS + 1
 
 
 def request_parts(
@@ -86,12 +91,13 @@ class Step:
 class World:
     """`lanes` independent streams of requests drawn from a backend's workload.
 
-    An episode has `episode_requests` requests per lane and starts at a random hour of the
-    trace. Observations come from `featurizer`, rewards from `reward`. Each lane has its own
-    random numbers: lane i of a world with seed s behaves like the only lane of a world with
-    seed s + i.
+    An episode starts at a random hour of the trace. Observations come from `featurizer`, rewards
+    from `reward`. Each lane has its own random numbers: lane i of a world with seed s behaves
+    like the only lane of a world with seed s + i.
 
     Args:
+        max_episode_steps: requests per lane after which an episode is truncated; None if the
+            caller ends episodes, as Gymnasium's `TimeLimit` does.
         mix: shares of tasks by hour of the trace; None to draw every request equally often.
         tag_share: share of requests whose observation shows their task, 0..1; training hides
             some tags, so that the policy also works for clients that send none.
@@ -111,7 +117,7 @@ class World:
         *,
         n_directives: int,
         lanes: int = 1,
-        episode_requests: int = 64,
+        max_episode_steps: int | None = MAX_EPISODE_STEPS,
         mix: Mix | None = None,
         tag_share: float = 1.0,
         parts: Float32Array | None = None,
@@ -124,14 +130,14 @@ class World:
         self.lanes = lanes
         self.n_directives = n_directives
         self._clock = clock
-        self._episode_requests = episode_requests
+        self._max_episode_steps = max_episode_steps
         self.tasks = np.array([request.task for request in backend.requests])
         self._parts = parts if parts is not None else parts_by_tag(featurizer, backend.requests)
         self._tag_share = tag_share
         self._penalised = penalised
         self._draws = _Draws(self.tasks, mix)
         self._rngs = [np.random.default_rng() for _ in range(lanes)]
-        self._chances = np.zeros((3, episode_requests + 1, lanes))
+        self._chances = np.zeros((3, DRAWN_TOGETHER, lanes))
         self._starts = np.zeros(lanes)
         self._times = np.full(lanes, trace.start)
         self._rows = np.zeros(lanes, dtype=np.int64)
@@ -152,13 +158,9 @@ class World:
             for lane, lane_seed in enumerate(seeds):
                 if lane_seed is not None:
                     self._rngs[lane] = np.random.default_rng(lane_seed)
-        # Each lane draws all random numbers of the episode in one call, for speed.
-        size = 3 * (self._episode_requests + 1) + 1
-        randoms = np.stack([rng.random(size) for rng in self._rngs])
+        randoms = np.stack([rng.random(3 * DRAWN_TOGETHER + 1) for rng in self._rngs])
         starts = randoms[:, 0] * len(self.trace.g_per_kwh)
-        self._chances = np.ascontiguousarray(
-            randoms[:, 1:].reshape(self.lanes, 3, -1).transpose(1, 2, 0)
-        )
+        self._chances = self._by_step(randoms[:, 1:])
         self._starts = starts * self.trace.step_seconds
         self._clock.restart()
         self._count = 0
@@ -183,7 +185,7 @@ class World:
             raise ValueError(
                 f"actions {actions!r}: give one of 0..{self.n_directives - 1} per lane"
             )
-        if self._count >= self._episode_requests:
+        if self._count == self._max_episode_steps:
             raise ValueError("the episode is over: call reset to begin the next one")
         rows = self._rows
         actions = np.where(self._steerable, actions, 0)
@@ -197,7 +199,7 @@ class World:
         return Step(
             observations=self._observe(),
             rewards=np.sum(list(terms.values()), axis=0) if self._penalised else terms["footprint"],
-            truncated=self._count >= self._episode_requests,
+            truncated=self._count == self._max_episode_steps,
             terms=terms,
             outcomes=outcomes,
             grams=self.reward.grams(outcomes, intensity),
@@ -221,9 +223,19 @@ class World:
         # An episode that reaches the end of the trace continues at the trace's start.
         elapsed = self._starts + self._clock.elapsed_seconds()
         self._times = self.trace.start + elapsed % (self.trace.end - self.trace.start)
-        task_chance, prompt_chance, tag_chance = self._chances[:, self._count]
+        place = self._count % DRAWN_TOGETHER
+        if self._count and not place:
+            self._chances = self._by_step(
+                np.stack([rng.random(3 * DRAWN_TOGETHER) for rng in self._rngs])
+            )
+        task_chance, prompt_chance, tag_chance = self._chances[:, place]
         self._rows = self._draws.rows(task_chance, prompt_chance, self.trace.hour(self._times))
         self._tagged = (tag_chance < self._tag_share).astype(np.int64)
+
+    def _by_step(self, randoms: Float64Array) -> Float64Array:
+        """Return each lane's row of random numbers as (3, DRAWN_TOGETHER, lanes)."""
+        by_lane = randoms.reshape(self.lanes, 3, DRAWN_TOGETHER)
+        return np.ascontiguousarray(by_lane.transpose(1, 2, 0))
 
     def _observe(self) -> Float32Array:
         moment = moment_on(self.trace, self._times, self.backend.in_flight(self.lanes))

@@ -8,12 +8,12 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
-from agents.methods.dual_price import cheapest_choices
 from agents.methods.method import CROSS_FITTED
 from agents.methods.scene import Scene
 from envs.arrays import Float64Array
 from envs.carbon.footprint import footprint_grams
 from envs.errors import ConfigError
+from envs.outcomes.dual_price import cheapest_choices
 from envs.requests.features import Featurizer
 from envs.requests.structure import STRUCTURE
 from envs.world import request_parts

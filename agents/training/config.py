@@ -7,6 +7,8 @@ from envs.requests.features import FORECAST, GROUPS, SPARED
 
 # Scope of a floor: each task by itself, or all requests together as in SPROUT.
 FLOOR_SCOPES = ("task", "all")
+# Share of training requests whose observation shows the task's tag.
+TAG_SHARE = 0.5
 
 
 @dataclass(frozen=True)

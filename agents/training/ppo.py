@@ -12,7 +12,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.logger import Logger
 
 from agents.policy.network import Policy
-from agents.training.config import PpoConfig
+from agents.training.config import TAG_SHARE, PpoConfig
 from agents.training.dual_callback import DualCallback, Tracker
 from agents.training.lagrangian import Constraint, Validation
 from agents.training.prepared import prepare
@@ -20,19 +20,17 @@ from agents.training.progress import Best, Progress, load_progress, save_progres
 from agents.training.prompts import PromptSet
 from agents.training.sb3 import Lanes, load_policy, policy_arguments, without_distribution_checks
 from envs.arrays import Float32Array
+from envs.backends.replay import ReplayBackend
 from envs.carbon.intensity import IntensityTrace
 from envs.clock import SteppedClock
 from envs.llama2 import Llama2VectorEnv
 from envs.outcomes.floors import floor_schedule
 from envs.outcomes.limits import Limit
 from envs.outcomes.profile import Profile, fingerprint
-from envs.replay import ReplayBackend
 from envs.requests.features import Featurizer
 from envs.requests.projection import Vectors
 from envs.world import World
 
-# Share of training requests whose observation shows the task's tag.
-TAG_SHARE = 0.5
 # Rollouts between checkpoints.
 CHECKPOINT_ROLLOUTS = 25
 # Replay steps in which the value function is fitted to a given policy.
@@ -237,7 +235,7 @@ class Trainer:
         config = self._config
         model = PPO(
             "MlpPolicy",
-            Lanes(Llama2VectorEnv(world), config.gamma),
+            Lanes(Llama2VectorEnv(world), infos=config.gamma > 0),
             n_steps=n_steps,
             batch_size=min(config.batch, n_steps * world.lanes),
             n_epochs=config.epochs,

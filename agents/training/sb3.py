@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.wrappers.vector import DictInfoToList
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvStepReturn
 from torch.distributions import Distribution
 
 from agents.policy.network import CLIP, Policy
@@ -128,17 +129,23 @@ def _array(tensor: torch.Tensor) -> Float32Array:
 class Lanes(VecEnv):
     """SB3 vector environment over a `Llama2VectorEnv`: one call steps all lanes.
 
+    Every lane looks to SB3 and sb3-contrib like an environment of its own: `infos` holds one
+    dictionary per lane, and `get_attr` and `env_method` return one value per lane (`MaskablePPO`
+    reads `action_masks` so).
+
     Args:
         env: the environment to wrap.
-        gamma: discount factor of the training. With 0, truncated episodes are not reported as
-            such: SB3 would compute the value of each last observation only to multiply it by 0.
+        infos: whether `infos` are filled. A training with gamma 0 does without, which is faster;
+            truncated episodes are then not reported as such, because SB3 would compute the value
+            of each last observation only to multiply it by 0.
     """
 
-    def __init__(self, env: Llama2VectorEnv, gamma: float = 1.0) -> None:
+    def __init__(self, env: Llama2VectorEnv, *, infos: bool = True) -> None:
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
         self.env = env
         self.last_info: dict[str, Any] = {}
-        self._gamma = gamma
+        self._infos = infos
+        self._by_lane = DictInfoToList(env)._convert_info_to_list
         self._actions = np.zeros(env.num_envs, dtype=np.int64)
         self._seed: int | None = None
 
@@ -154,7 +161,8 @@ class Lanes(VecEnv):
             # One spread-out seed per lane: with seed + lane, neighbouring seeds would share all
             # lanes but one.
             seeds = np.random.SeedSequence(self._seed).generate_state(self.num_envs).tolist()
-        observations, _ = self.env.reset(seed=seeds)
+        observations, info = self.env.reset(seed=seeds)
+        self.reset_infos = self._by_lane(info)
         self._seed = None
         return observations
 
@@ -163,35 +171,52 @@ class Lanes(VecEnv):
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Step all lanes; if gamma is above 0, report truncated episodes in `infos` for SB3."""
+        """Step all lanes; report truncated episodes in `infos` as SB3 expects."""
         observations, rewards, _, truncated, info = self.env.step(self._actions)
         self.last_info = info
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        if self._gamma > 0 and truncated.any():
-            infos = [
-                {"TimeLimit.truncated": True, "terminal_observation": final}
-                for final in info["final_obs"]
-            ]
+        if self._infos:
+            infos = self._by_lane(info)
+            for lane in infos:
+                if "final_obs" in lane:
+                    lane["terminal_observation"] = lane.pop("final_obs")
+                    lane["TimeLimit.truncated"] = True
         return observations, rewards.astype(np.float32), truncated, infos
 
     def close(self) -> None:
         """Do nothing: the caller that made the world closes it."""
 
-    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """Return the environment's attribute, repeated for each lane."""
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """Return the environment's attribute for each lane."""
         value = None if attr_name == "render_mode" else getattr(self.env, attr_name)
-        return [value] * self.num_envs
+        return self._for_lanes(value, indices)
 
-    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Set the environment's attribute."""
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """Set the environment's attribute.
+
+        Raises:
+            ValueError: `indices` leaves out a lane; all lanes share one environment.
+        """
+        if len(set(self._get_indices(indices))) != self.num_envs:
+            raise ValueError(f"{attr_name}: all lanes share one environment; leave out indices")
         setattr(self.env, attr_name, value)
 
     def env_method(
-        self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any
+        self,
+        method_name: str,
+        *method_args: Any,
+        indices: VecEnvIndices = None,
+        **method_kwargs: Any,
     ) -> list[Any]:
-        """Call the environment's method once; return its result, repeated for each lane."""
-        return [getattr(self.env, method_name)(*method_args, **method_kwargs)] * self.num_envs
+        """Call the environment's method once; return each lane's part of the result."""
+        result = getattr(self.env, method_name)(*method_args, **method_kwargs)
+        return self._for_lanes(result, indices)
 
-    def env_is_wrapped(self, wrapper_class: type[Any], indices: Any = None) -> list[bool]:
+    def env_is_wrapped(self, wrapper_class: type[Any], indices: VecEnvIndices = None) -> list[bool]:
         """Return False for each lane: the environment is never wrapped."""
-        return [False] * self.num_envs
+        return [False for _ in self._get_indices(indices)]
+
+    def _for_lanes(self, value: Any, indices: VecEnvIndices) -> list[Any]:
+        """Return the rows of an array with one row per lane, or else the value for each lane."""
+        by_lane = isinstance(value, np.ndarray) and value.shape[:1] == (self.num_envs,)
+        return [value[lane] if by_lane else value for lane in self._get_indices(indices)]

@@ -73,6 +73,16 @@ class Reward:
     latency_prices: dict[str, float] = field(default_factory=dict)
     floor_schedule: FloorSchedule = CONSTANT_FLOORS
 
+    @property
+    def constraints(self) -> tuple[str, ...]:
+        """The names of the constraints, as in `costs`: the tasks with a floor, then the limits."""
+        limits = [
+            name
+            for task, limit in self.limits.items()
+            for name in latency_excess(task, limit, np.zeros(0))
+        ]
+        return (*self.floors, *limits)
+
     def set_multipliers(self, prices: Mapping[str, float]) -> None:
         """Set the given latency prices and Lagrange multipliers, by constraint name."""
         for name, price in prices.items():

@@ -9,8 +9,8 @@ from pydantic import Field
 
 from agents.methods.linear_program import best_fixed_mix
 from envs.arrays import Float64Array
+from envs.backends.live import LiveBackend
 from envs.energy.meters.choose import choose_meter
-from envs.live import LiveBackend
 from envs.outcomes.profile import Profile
 from envs.requests.directive import DEFAULT_CATALOGUE
 from envs.requests.tasks import CELLS, MODULES

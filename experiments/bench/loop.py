@@ -15,10 +15,10 @@ from agents.methods.linear_program import best_fixed_mix
 from agents.methods.scene import build_scene
 from agents.policy.bundle import Bundle
 from agents.training.config import PpoConfig
+from envs.backends.live import LiveBackend
 from envs.carbon.csv_traces import synthetic_day
 from envs.carbon.intensity import IntensityTrace
 from envs.energy.meters.choose import choose_meter
-from envs.live import LiveBackend
 from envs.outcomes.profile import Profile
 from envs.requests.directive import DEFAULT_CATALOGUE
 from envs.requests.request import Request

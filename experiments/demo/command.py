@@ -9,11 +9,11 @@ from pydantic import Field
 from rich.console import Console
 
 from agents.training.config import PpoConfig
+from envs.backends.live import LiveBackend
 from envs.carbon.csv_traces import synthetic_day
 from envs.carbon.intensity import HOUR_SECONDS, IntensityTrace, iso
 from envs.energy.meters.choose import choose_meter
 from envs.errors import UpstreamError
-from envs.live import LiveBackend
 from envs.requests.directive import DEFAULT_CATALOGUE
 from envs.requests.request import Request
 from envs.requests.tasks import MODULES

@@ -10,10 +10,10 @@ from openai import AsyncOpenAI
 from rich.progress import Progress
 
 from envs.arrays import Float64Array
+from envs.backends.live import DEFAULT_MAX_TOKENS
 from envs.carbon.footprint import footprint_grams
 from envs.energy.meter import Meter, Window, attributed_method, busy_seconds, split_by_tokens
 from envs.errors import UpstreamError
-from envs.live import DEFAULT_MAX_TOKENS
 from envs.requests.directive import Directive
 from envs.requests.quality import correctness
 from envs.requests.request import Request

@@ -11,12 +11,12 @@ from rich.progress import Progress
 
 from agents.policy.bundle_files import sha256_of
 from envs.arrays import AnyArray
+from envs.backends.live import LiveBackend
 from envs.energy.meter import Meter
 from envs.energy.meters.choose import choose_meter
 from envs.energy.meters.flags import MeterFlags
 from envs.energy.meters.tokens import TokenMeter
 from envs.errors import ConfigError, DataError
-from envs.live import LiveBackend
 from envs.outcomes.outcome import Outcomes
 from envs.outcomes.profile import Profile, write_profile
 from envs.outcomes.profile_reader import read_profile

@@ -11,17 +11,17 @@ from threadpoolctl import threadpool_limits
 
 from agents.policy.bundle import Bundle, save_bundle
 from agents.policy.bundle_files import MANIFEST
-from agents.training.config import PpoConfig
+from agents.training.config import TAG_SHARE, PpoConfig
 from agents.training.drift import measure_drift
 from agents.training.foretold import foretell
-from agents.training.ppo import TAG_SHARE, Trained, Trainer
+from agents.training.ppo import Trained, Trainer
 from agents.training.prepared import with_known_quality
 from agents.training.rates import fit_rates
+from envs.backends.live import LiveBackend, Recording
 from envs.carbon.intensity import IntensityTrace, iso
 from envs.clock import WallClock
 from envs.energy.meters.choose import choose_meter
 from envs.errors import ConfigError
-from envs.live import LiveBackend, Recording
 from envs.outcomes.limits import Limit
 from envs.outcomes.profile import Profile, fingerprint
 from envs.requests.directive import Catalogue

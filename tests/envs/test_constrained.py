@@ -3,11 +3,18 @@
 import pickle
 
 import gymnasium
+import minari
 import numpy as np
 import pytest
+from sb3_contrib import MaskablePPO
+from sb3_contrib.common.maskable.utils import get_action_masks
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import VecEnvWrapper
 
 import envs.registration
-from envs.errors import ConfigError
+from agents.training.sb3 import Lanes
+from envs.constrained import CostInStep
+from envs.errors import ConfigError, SproutError
 from envs.requests.workload import generate_requests
 from tests import made
 
@@ -57,12 +64,25 @@ def test_the_reward_can_leave_the_penalty_to_the_algorithm(path):
         ({"floor": float("nan")}, "floor nan"),
         ({"step_seconds": -1.0}, "step_seconds -1.0"),
         ({"step_seconds": float("nan")}, "step_seconds nan"),
-        ({"episode_requests": 0}, "episode_requests 0"),
+        ({"floor": "high"}, "floor high"),
+        ({"floors": {"arithmetic": 1.5}}, r"floors\['arithmetic'\] 1.5"),
+        ({"floors": {"maths": 0.9}}, "no task 'maths'; the tasks are arithmetic, choice"),
+        ({"multipliers": -1.0}, "multipliers -1.0"),
+        ({"multipliers": {"arithmetic": float("inf")}}, r"multipliers\['arithmetic'\] inf"),
+        ({"multipliers": {"maths": 1.0}}, "no constraint 'maths'; there are arithmetic"),
+        ({"quality": "taste"}, "quality 'taste': give one of correct, preference"),
+        ({"quality": "preference"}, "the profile has none; record verdicts, or give 'correct'"),
+        ({"split": "test"}, "split 'test': give one of all, train, held_out"),
+        ({"split": "train"}, "split 'train' with hold_out 0.0: give"),
+        ({"hold_out": 0.3}, "split 'all' with hold_out 0.3: give"),
+        ({"split": "train", "hold_out": 1.0}, "hold_out 1.0: give a share"),
+        ({"like": "nowhere"}, "nowhere is no policy bundle"),
+        ({"like": "nowhere", "floor": 0.9}, "floor: the bundle given with like fixes it"),
         ({"reward_mode": "greedy"}, "reward_mode 'greedy': give one of penalised, footprint"),
     ],
 )
 def test_arguments_that_make_no_environment_are_refused_at_make(path, arguments, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(SproutError, match=message):
         gymnasium.make(REPLAY, profile=path, **arguments)
 
 
@@ -114,3 +134,127 @@ def test_vector_and_scalar_info_agree_with_masks_of_what_is_known(path):
         # Nobody judged a preference.
         assert "preference" not in own
         assert not info["_preference"][lane]
+
+
+def test_the_cost_can_be_an_element_of_the_step(path):
+    env, wrapped = make(path), CostInStep(make(path))
+    one_task = CostInStep(make(path), "choice")
+    for each in (env, wrapped, one_task):
+        each.reset(seed=1)
+    for _ in range(8):
+        *plain, info = env.step(1)
+        observation, reward, cost, terminated, truncated, _ = wrapped.step(1)
+        assert np.array_equal(observation, plain[0])
+        assert [reward, terminated, truncated] == plain[1:]
+        assert cost == info["cost"]
+        assert one_task.step(1)[2] == info["costs"]["choice"]
+    with pytest.raises(ConfigError, match="constraint 'maths': give one of arithmetic, choice"):
+        CostInStep(make(path), "maths")
+
+
+def ppo_lagrangian(vector, rounds, floors):
+    """Return each task's mean cost under a policy trained with a multiplier per constraint."""
+    lanes = WithPenalties(Lanes(vector), floors)
+    model = PPO(
+        "MlpPolicy", lanes, n_steps=8, batch_size=512, gamma=0.0, learning_rate=3e-3, seed=0
+    )
+    for _ in range(rounds):
+        lanes.costs.clear()
+        model.learn(8 * lanes.num_envs)
+        for task, costs in lanes.seen().items():
+            lanes.multipliers[task] = max(0.0, lanes.multipliers[task] + 2 * np.mean(costs))
+    return {task: float(np.mean(costs)) for task, costs in lanes.seen().items()}
+
+
+class WithPenalties(VecEnvWrapper):
+    """Subtracts each constraint's cost, times its multiplier, from the reward."""
+
+    def __init__(self, lanes, tasks):
+        super().__init__(lanes)
+        self.multipliers = dict.fromkeys(tasks, 1.0)
+        self.costs = []
+
+    def reset(self):
+        return self.venv.reset()
+
+    def step_wait(self):
+        observations, rewards, done, infos = self.venv.step_wait()
+        self.costs += [(info["task"], info["costs"][info["task"]]) for info in infos]
+        penalties = [self.multipliers[info["task"]] * info["cost"] for info in infos]
+        return observations, rewards - np.array(penalties), done, infos
+
+    def seen(self):
+        return {t: [cost for task, cost in self.costs if task == t] for t in self.multipliers}
+
+
+def test_an_algorithm_of_constrained_rl_keeps_the_floors_where_greed_breaks_them(tmp_path):
+    worth = {"none": 1.0, "brief": 0.95, "very_brief": 0.0}
+    made.profile(tmp_path, generate_requests(8, seed=0), lambda r, d: worth[d])
+    tasks = ["arithmetic", "choice", "recall", "sequence"]
+
+    def costs(rounds):
+        vector = gymnasium.make_vec(
+            REPLAY,
+            num_envs=128,
+            profile=tmp_path / "profile.parquet",
+            floor=FLOOR,
+            reward_mode="footprint",
+        )
+        return ppo_lagrangian(vector, rounds, tasks)
+
+    # After one round the multipliers are still where they began: too low.
+    assert max(costs(40).values()) < 0.05
+
+
+def test_maskable_ppo_trains_on_the_lanes_and_obeys_their_masks(tmp_path):
+    kinds = {"free": "What is {n}?", "bound": "Explain {n} in two sentences."}
+    made.profile(tmp_path, made.chats(20, kinds), lambda r, d: 1.0)
+    vector = gymnasium.make_vec(REPLAY, num_envs=16, profile=tmp_path / "profile.parquet")
+    lanes = Lanes(vector)
+    model = MaskablePPO("MlpPolicy", lanes, n_steps=8, batch_size=64, gamma=0.0, seed=0)
+    model.learn(256)
+    observations = lanes.reset()
+    masks = get_action_masks(lanes)
+    assert masks.shape == (16, 3)
+    assert 0 < masks[:, 1].sum() < 16
+    actions, _ = model.predict(observations, action_masks=masks)
+    assert masks[np.arange(16), actions].all()
+
+
+def test_lanes_look_like_environments_of_their_own(path):
+    vector = gymnasium.make_vec(REPLAY, num_envs=3, profile=path, floor=FLOOR)
+    twin = gymnasium.make_vec(REPLAY, num_envs=3, profile=path, floor=FLOOR)
+    lanes = Lanes(vector)
+    lanes.seed(1)
+    lanes.reset()
+    twin.reset(seed=np.random.SeedSequence(1).generate_state(3).tolist())
+    actions = np.array([0, 1, 2])
+    infos, info = lanes.step(actions)[-1], twin.step(actions)[-1]
+    for lane, own in enumerate(infos):
+        assert own["task"] == info["task"][lane]
+        assert own["cost"] == info["cost"][lane]
+        assert own["terms"] == {name: values[lane] for name, values in info["terms"].items()}
+        assert "preference" not in own
+    assert lanes.env_method("action_masks", indices=[2])[0].shape == (3,)
+    assert lanes.get_attr("num_envs", indices=0) == [3]
+    assert lanes.env_is_wrapped(gymnasium.Wrapper, indices=[0, 1]) == [False, False]
+    with pytest.raises(ValueError, match="share one environment"):
+        lanes.set_attr("name", 1, indices=0)
+
+
+def test_minari_collects_episodes_and_gives_them_back(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
+    env = minari.DataCollector(
+        gymnasium.make(REPLAY, profile=path, max_episode_steps=5), data_format="arrow"
+    )
+    for episode in range(2):
+        env.reset(seed=episode)
+        for step in range(5):
+            env.step(step % 3)
+    dataset = env.create_dataset("sprout/test-v0", algorithm_name="turns")
+    assert dataset.total_episodes == 2
+    assert [list(e.actions) for e in dataset.iterate_episodes()] == [[0, 1, 2, 0, 1]] * 2
+    again = minari.load_dataset("sprout/test-v0").recover_environment()
+    assert again.spec.max_episode_steps == 5
+    first = next(iter(dataset.iterate_episodes())).observations[0]
+    assert np.array_equal(again.reset(seed=0)[0], first)

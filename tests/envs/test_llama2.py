@@ -6,10 +6,10 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from agents.training.sb3 import Lanes
-from envs.registration import replay_world
 from envs.requests.mix import Mix, mix_from_job_counts
 from envs.requests.workload import generate_requests
 from envs.world import World
+from envs.worlds import replay_world
 from tests import made
 
 REPLAY = "envs.registration:sprout/Llama2Replay-v0"
@@ -61,24 +61,47 @@ def test_the_reward_is_the_sum_of_its_terms_for_footprint_and_quality(profile):
 
 
 def test_an_episode_is_truncated_after_its_number_of_requests(profile):
-    env = gymnasium.make(REPLAY, profile=profile, episode_requests=3)
+    env = gymnasium.make(REPLAY, profile=profile, max_episode_steps=3)
+    assert env.spec.max_episode_steps == 3
     env.reset(seed=0)
     assert [env.step(0)[3] for _ in range(3)] == [False, False, True]
+
+
+def test_without_a_number_an_episode_has_that_of_the_spec(profile):
+    env, vector = (
+        gymnasium.make(REPLAY, profile=profile),
+        gymnasium.make_vec(REPLAY, num_envs=2, profile=profile),
+    )
+    assert env.spec.max_episode_steps == vector.spec.max_episode_steps == 64
+    env.reset(seed=0)
+    vector.reset(seed=0)
+    ends = [(env.step(0)[3], vector.step(np.zeros(2, dtype=int))[3].all()) for _ in range(64)]
+    assert ends == [(False, False)] * 63 + [(True, True)]
+
+
+def test_long_episodes_keep_the_vector_and_the_scalar_environment_equal(profile):
+    vector = gymnasium.make_vec(REPLAY, num_envs=1, profile=profile, max_episode_steps=200)
+    env = gymnasium.make(REPLAY, profile=profile, max_episode_steps=200)
+    scalar = np.stack([env.reset(seed=3)[0], *(env.step(0)[0] for _ in range(150))])
+    still = np.zeros(1, dtype=np.int64)
+    lane = np.stack([vector.reset(seed=3)[0][0], *(vector.step(still)[0][0] for _ in range(150))])
+    assert np.array_equal(scalar, lane)
+    # New random numbers are drawn: requests of the second hundred differ from the first.
+    assert not np.array_equal(scalar[:65], scalar[65:130])
 
 
 @pytest.mark.parametrize("with_arrivals", [False, True])
 def test_the_vector_environment_equals_as_many_scalar_ones(profile, tmp_path, with_arrivals):
     arguments = {
         "profile": profile,
-        "episode_requests": 5,
         "mix": mix_from_job_counts(np.arange(1.0, 50.0), profile.tasks, 60, seed=1),
     }
     if with_arrivals:
         arguments["arrivals"] = tmp_path / "arrivals.csv"
         arguments["arrivals"].write_text(made.ARRIVALS)
-    vector = gymnasium.make_vec(REPLAY, num_envs=6, **arguments)
+    vector = gymnasium.make_vec(REPLAY, num_envs=6, max_episode_steps=5, **arguments)
     scalars = SyncVectorEnv(
-        [lambda: gymnasium.make(REPLAY, **arguments).unwrapped] * 6,
+        [lambda: gymnasium.make(REPLAY, max_episode_steps=5, **arguments)] * 6,
         autoreset_mode=AutoresetMode.SAME_STEP,
     )
     observations, scalar_observations = vector.reset(seed=11)[0], scalars.reset(seed=11)[0]
@@ -99,7 +122,7 @@ def test_the_vector_environment_equals_as_many_scalar_ones(profile, tmp_path, wi
 
 
 def test_the_lanes_for_sb3_give_the_steps_of_the_vector_environment(profile):
-    lanes = Lanes(gymnasium.make_vec(REPLAY, num_envs=4, profile=profile), gamma=0.99)
+    lanes = Lanes(gymnasium.make_vec(REPLAY, num_envs=4, profile=profile))
     vector = gymnasium.make_vec(REPLAY, num_envs=4, profile=profile)
     lanes.seed(3)
     seeds = np.random.SeedSequence(3).generate_state(4).tolist()
@@ -116,7 +139,7 @@ def test_a_mix_sets_the_tasks_of_each_hour(profile):
     hours = np.zeros((24, 4))
     hours[np.arange(24), np.arange(24) % 4] = 1
     env = gymnasium.make_vec(
-        REPLAY, num_envs=500, profile=profile, mix=Mix(profile.tasks, hours), episode_requests=3
+        REPLAY, num_envs=500, profile=profile, mix=Mix(profile.tasks, hours), max_episode_steps=3
     )
     world = env.unwrapped.world
     env.reset(seed=0)
@@ -127,12 +150,12 @@ def test_a_mix_sets_the_tasks_of_each_hour(profile):
         assert world.tasks[info["row"]].tolist() == [profile.tasks[h % 4] for h in hour]
 
 
-def test_a_step_after_the_end_of_an_episode_is_refused(profile):
-    env = gymnasium.make(REPLAY, profile=profile, episode_requests=1).unwrapped
-    env.reset(seed=0)
-    env.step(0)
+def test_a_world_refuses_a_step_after_the_end_of_an_episode(profile):
+    world: World = replay_world(profile, max_episode_steps=1)
+    world.reset(seed=0)
+    world.step(np.array([0]))
     with pytest.raises(ValueError, match="reset"):
-        env.step(0)
+        world.step(np.array([0]))
 
 
 def test_an_action_outside_the_catalogue_is_refused(profile):

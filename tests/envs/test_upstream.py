@@ -3,9 +3,9 @@ import json
 import numpy as np
 import pytest
 
+from envs.backends.live import LiveBackend
 from envs.energy.meters.tokens import TokenMeter
 from envs.errors import UpstreamError
-from envs.live import LiveBackend
 from envs.requests.directive import DEFAULT_CATALOGUE
 from envs.requests.workload import generate_requests
 from envs.upstream import API_KEY_VARIABLE, Upstream

@@ -43,7 +43,7 @@ def train(server: Server, seconds: float, lanes: int) -> dict[str, Any]:
     rewards: list[float] = []
     joules: list[float] = []
     deadline = time.monotonic() + seconds
-    vector = Lanes(env, gamma=0.0)
+    vector = Lanes(env, infos=False)
 
     class Recorder(BaseCallback):
         """Records the mean reward and joules of each step; stops the training in time."""

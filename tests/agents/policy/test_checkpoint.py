@@ -16,8 +16,8 @@ from agents.policy.vec_normalize import read_normalisation
 from agents.training.sb3 import Lanes, Normaliser
 from envs.errors import DataError
 from envs.llama2 import Llama2VectorEnv
-from envs.registration import replay_world
 from envs.requests.workload import generate_requests
+from envs.worlds import replay_world
 from experiments.cli import main
 from tests import made
 
@@ -33,7 +33,7 @@ def profile(tmp_path):
 
 
 def trained(profile, algorithm=PPO, **policy):
-    lanes = Lanes(Llama2VectorEnv(replay_world(profile, lanes=8)), gamma=0.0)
+    lanes = Lanes(Llama2VectorEnv(replay_world(profile, lanes=8)), infos=False)
     model = algorithm("MlpPolicy", lanes, n_steps=8, device="cpu", seed=0, policy_kwargs=policy)
     return model.learn(128)
 
@@ -90,7 +90,7 @@ def test_a_normalised_policy_keeps_its_normaliser(profile, tmp_path):
 @pytest.fixture
 def normalised(profile, tmp_path):
     """A policy that was trained behind VecNormalize, saved with it as own.zip and norm.pkl."""
-    lanes = Lanes(Llama2VectorEnv(replay_world(profile, lanes=8)), gamma=0.0)
+    lanes = Lanes(Llama2VectorEnv(replay_world(profile, lanes=8)), infos=False)
     around = VecNormalize(lanes, gamma=0.0, clip_obs=4.0)
     model = PPO("MlpPolicy", around, n_steps=8, device="cpu", seed=7, gamma=0.0).learn(512)
     model.save(tmp_path / "own.zip")

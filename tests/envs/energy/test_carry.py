@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from envs.backends.live import LiveBackend, Recording
 from envs.carbon.csv_traces import synthetic_day
 from envs.clock import SteppedClock
 from envs.errors import MeterError, UpstreamError
-from envs.live import LiveBackend, Recording
 from envs.llama2 import Llama2Env
 from envs.outcomes.reward import Reward
 from envs.requests.directive import DEFAULT_CATALOGUE

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from envs import live
+from envs.backends import live
 from envs.energy import carry
 from envs.energy import meter as energy
 from envs.upstream import Generation

@@ -12,10 +12,10 @@ import pytest
 
 from agents.policy.bundle import load_bundle
 from agents.training.config import PpoConfig
+from envs.backends.live import LiveBackend
 from envs.carbon.csv_traces import synthetic_day
 from envs.energy.meters.choose import choose_meter
 from envs.errors import ConfigError, UpstreamError
-from envs.live import LiveBackend
 from envs.outcomes.profile_reader import read_profile
 from envs.outcomes.reward import untagged_name
 from envs.requests.directive import DEFAULT_CATALOGUE

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from envs.backends.live import LiveBackend
 from envs.errors import MeterError
-from envs.live import LiveBackend
 from envs.requests.directive import DEFAULT_CATALOGUE
 from envs.requests.workload import generate_requests
 from experiments.record.profile import record

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from envs.arrays import AnyArray, Float64Array, Int64Array
-from envs.backend import Backend
+from envs.backends.backend import Backend
 from envs.energy.carry import CarriedWindows
 from envs.energy.meter import Meter, attributed_method, split_by_tokens, token_work
 from envs.outcomes.outcome import Outcomes, concatenate_outcomes

@@ -1,0 +1,1 @@
+"""Where outcomes come from: a live server or a recorded profile, behind one protocol."""

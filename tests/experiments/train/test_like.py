@@ -1,0 +1,118 @@
+"""The environment of `like=BUNDLE` is the problem that the bundle was trained on."""
+
+import gymnasium
+import numpy as np
+import pytest
+
+import envs.registration  # noqa: F401, registers the environments
+from agents.policy.bundle import load_bundle
+from agents.training.config import PpoConfig
+from agents.training.ppo import Trainer
+from envs.carbon.csv_traces import synthetic_day
+from envs.errors import ConfigError
+from envs.requests.directive import DEFAULT_CATALOGUE
+from envs.requests.workload import generate_requests
+from experiments.tracking import NullRun
+from experiments.train.job import TrainingJob
+from tests import made
+
+REPLAY, LIVE = "sprout/Llama2Replay-v0", "sprout/Llama2Live-v0"
+CONFIG = PpoConfig(replay_steps=4_096, live_steps=0, seed=4)
+
+
+def worth(request, directive):
+    """Return verdicts that differ from prompt to prompt, so that predictions differ from them."""
+    shares = {"none": 10, "brief": 8, "very_brief": 3}
+    return float(int(request.prompt_hash[:4], 16) % 10 < shares[directive])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("like")
+
+
+@pytest.fixture(scope="module")
+def profile(folder):
+    return made.profile(folder, generate_requests(40, seed=0), worth)
+
+
+@pytest.fixture(scope="module")
+def trained(folder, profile):
+    """Return the training prompts of a bundle that left out the others, and the bundle."""
+    prompts, _ = profile.split(0.3, "hold-out")
+    floors = {"arithmetic": 0.9, "choice": 0.8, "recall": 0.7, "sequence": 0.6}
+    job = TrainingJob(prompts, DEFAULT_CATALOGUE, synthetic_day(), floors, CONFIG)
+    bundle, _ = job.run(folder / "bundle", NullRun())
+    return prompts, bundle
+
+
+def make(folder, **arguments):
+    return gymnasium.make_vec(
+        REPLAY,
+        num_envs=256,
+        profile=str(folder / "profile.parquet"),
+        like=str(folder / "bundle"),
+        **arguments,
+    )
+
+
+def test_a_training_prompt_has_the_features_and_the_reward_of_the_training(folder, trained):
+    prompts, bundle = trained
+    trainer = Trainer(prompts, synthetic_day(), dict(bundle.manifest["floors"]), CONFIG, NullRun())
+    trainer.reward.set_multipliers(bundle.manifest["multipliers"])
+    ours, theirs = make(folder), trainer._replay_world()
+    world = ours.unwrapped.world
+    assert world.reward.floors == bundle.manifest["floors"]
+    seeds = list(range(CONFIG.lanes))
+    theirs.reset(seeds)
+    first = world.reset(seeds[:256])
+    lanes = theirs._observe()[:256]
+    assert np.allclose(first, lanes)
+    actions = np.arange(CONFIG.lanes) % 3
+    assert np.allclose(world.step(actions[:256]).rewards, theirs.step(actions).rewards[:256])
+    assert ours.single_observation_space.shape == bundle.policy.mean.shape
+
+
+def test_other_prompts_have_the_outcomes_that_were_measured(folder, profile, trained):
+    prompts, _ = trained
+    env = make(folder, split="held_out")
+    env.reset(seed=0)
+    requests = env.unwrapped.world.backend.requests
+    assert {r.prompt_hash for r in requests}.isdisjoint(r.prompt_hash for r in prompts.requests)
+    assert len(requests) + len(prompts.requests) == len(profile.requests)
+    info = env.step(np.full(256, 1))[-1]
+    for row, correct in zip(info["row"], info["correct"], strict=True):
+        assert correct == worth(requests[row], "brief")
+
+
+def test_multipliers_can_be_changed_and_nothing_else_of_the_bundles_problem(folder, trained):
+    _, bundle = trained
+    env = make(folder, multipliers={"arithmetic": 7.0})
+    multipliers = env.unwrapped.world.reward.multipliers
+    assert multipliers == {**bundle.manifest["multipliers"], "arithmetic": 7.0}
+    with pytest.raises(ConfigError, match="quality: the bundle given with like fixes it"):
+        make(folder, quality="correct")
+    with pytest.raises(ConfigError, match="hold_out: the bundle given with like fixes it"):
+        make(folder, hold_out=0.3)
+    with pytest.raises(ConfigError, match="give split 'train' or 'held_out'"):
+        make(folder, split="all")
+
+
+def test_a_bundle_of_another_profile_or_of_no_training_is_refused(folder, trained, tmp_path):
+    made.profile(tmp_path, generate_requests(40, seed=1), worth)
+    with pytest.raises(ConfigError, match="trained on another profile"):
+        gymnasium.make(REPLAY, profile=tmp_path / "profile.parquet", like=folder / "bundle")
+    made.bundle(tmp_path / "no-training")
+    with pytest.raises(ConfigError, match="give a bundle of `sprout train`"):
+        gymnasium.make(REPLAY, profile=folder / "profile.parquet", like=tmp_path / "no-training")
+
+
+def test_a_live_environment_takes_a_bundles_features_and_references(folder, trained, llama):
+    env = gymnasium.make(LIVE, upstream=llama.url, model=llama.model, like=folder / "bundle")
+    bundle = load_bundle(folder / "bundle")
+    observation, _ = env.reset(seed=0)
+    assert observation.shape == bundle.policy.mean.shape
+    reward = env.unwrapped.world.reward
+    assert reward.footprint_ref_grams == bundle.manifest["footprint_ref_grams"]
+    assert reward.multipliers == bundle.manifest["multipliers"]
+    env.close()
