@@ -20,6 +20,10 @@ COMMANDS = {
         "experiments.importing:IMPORTS",
         "import outcomes from elsewhere: emnlp24-sprout, csv",
     ),
+    "episodes": (
+        "experiments.record.episodes:Episodes",
+        "record replayed episodes as a Minari dataset",
+    ),
     "calibrate": (
         "experiments.record.calibrate:Calibrate",
         "measure a server's joules by kind of work",
