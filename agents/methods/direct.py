@@ -1,98 +1,116 @@
 """`direct`: predict quality and cost of each request, then choose by dual price; no RL."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.sparse import csr_array, hstack
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import Ridge
-from sklearn.preprocessing import StandardScaler
 
 from agents.methods.method import CROSS_FITTED
+from agents.methods.ridge import NestedPredictions, fold_by_hash, nested_predictions
 from agents.methods.scene import Scene
-from envs.arrays import Float64Array
+from envs.arrays import Float64Array, Int64Array
 from envs.carbon.footprint import footprint_grams
-from envs.errors import ConfigError
-from envs.outcomes.dual_price import cheapest_choices
-from envs.requests.features import Featurizer
-from envs.requests.structure import STRUCTURE
-from envs.world import request_parts
+from envs.carbon.intensity import IntensityTrace
+from envs.outcomes.dual_price import candidate_prices
+from envs.outcomes.profile import fingerprint
+from envs.requests.request import Request
 
-FOLDS = 5
+# Most prices that are tried for a task; they are spread over those at which some choice changes.
+MOST_PRICES = 200
 
 
-@dataclass(frozen=True)
+@dataclass
 class Direct:
     """Ridge regression on tf-idf, structure and task, then one dual price per task.
 
-    Predictions are cross-fitted: each prompt's come from models fitted to the other folds, which
-    are formed by prompt hash. The prices make every task's *predicted* quality reach its floor,
-    so no measured outcome of an evaluated prompt is used.
+    The choice for a fold's prompts uses the outcomes of the other folds only: the models are fitted
+    to these training prompts, and a task's price is the lowest from which on the training prompts'
+    own measured quality clears the floor by `confidence` standard errors, as PPO is asked to. There
+    each training prompt is predicted by models that were not fitted to it (nested
+    cross-fitting). Without such a price the task stays at L0.
 
     Attributes:
-        regularisation: ridge penalty (alpha).
-        vocabulary: number of most frequent words and word pairs to use.
+        fold_of: returns the fold of a request, which must depend on its prompt only.
+        confidence: number of standard errors by which the training prompts must clear a floor.
+        trace: hours at which the training prompts are priced; None for those of the scene.
     """
 
-    regularisation: float = 10.0
-    vocabulary: int = 20_000
+    fold_of: Callable[[Request], int] = fold_by_hash
+    confidence: float = 1.0
+    trace: IntensityTrace | None = None
     knows = CROSS_FITTED
+    # Predictions of the last profile, because the scenes of a study differ in the hours only.
+    _last: tuple[str, NestedPredictions] | None = field(default=None, init=False, repr=False)
 
     def choose(self, scene: Scene) -> Float64Array:
-        """Return the probability of each directive for each request, shape (n, D)."""
-        predicted = self._predicted(scene)
-        quality, energy, seconds = np.split(predicted, 3, axis=1)
-        grams = footprint_grams(energy, seconds, scene.intensity[:, None])
-        probabilities = np.zeros(scene.scores.shape)
-        for task, floor in scene.floors.items():
-            rows = scene.rows_of(task)
-            weights = scene.weights[rows, None]
-            probabilities[rows] = cheapest_choices(
-                weights * grams[rows],
-                weights * quality[rows],
-                floor * float((weights[:, 0] * quality[rows, 0]).sum()),
-            )
-        return probabilities
+        """Return the choices for each request as one-hot rows, shape (n, D)."""
+        predictions, places = self._predictions(scene)
+        training_intensity = self._training_intensity(scene)
+        chosen = np.zeros(len(scene), dtype=np.int64)
+        for fold in np.unique(predictions.folds):
+            test = (predictions.folds == fold)[places]
+            for task, floor in scene.floors.items():
+                train, rows = (scene.rows_of(task) & side for side in (~test, test))
+                if not rows.any() or not train.any():
+                    continue
+                quality, grams = _split(
+                    predictions.inner[fold][places[train]], training_intensity[train]
+                )
+                weights = scene.weights[train]
+                prices = candidate_prices(weights[:, None] * grams, weights[:, None] * quality)
+                price = self._price(prices, grams, quality, scene.scores[train], weights, floor)
+                if price is not None:
+                    quality, grams = _split(predictions.outer[places[rows]], scene.intensity[rows])
+                    chosen[rows] = (grams - price * quality).argmin(axis=1)
+        one_hot: Float64Array = np.eye(scene.scores.shape[1])[chosen]
+        return one_hot
 
-    def _predicted(self, scene: Scene) -> Float64Array:
-        """Return cross-fitted predictions under each directive, shape (n, 3 D).
+    def _price(
+        self,
+        prices: Float64Array,
+        grams: Float64Array,
+        quality: Float64Array,
+        scores: Float64Array,
+        weights: Float64Array,
+        floor: float,
+    ) -> float | None:
+        """Return the lowest of the prices from which on the floor is cleared; None if none is."""
+        tried = np.linspace(0, len(prices) - 1, min(len(prices), MOST_PRICES)).astype(np.int64)
+        lowest = None
+        for price in prices[tried][::-1]:
+            choice = (grams - price * quality).argmin(axis=1)
+            expected = scores[np.arange(len(choice)), choice]
+            reference = float(weights @ scores[:, 0])
+            ratio = float(weights @ expected) / reference if reference else 0.0
+            residuals = weights * (expected - ratio * scores[:, 0])
+            error = float(np.sqrt(residuals @ residuals)) / reference if reference else 0.0
+            if ratio - self.confidence * error < floor:
+                break
+            lowest = float(price)
+        return lowest
 
-        The columns are quality (D), energy in J (D) and device time in s (D).
-        """
-        requests = scene.profile.requests
-        texts = ["\n".join(str(m.get("content", "")) for m in r.messages) for r in requests]
-        parts = request_parts(Featurizer(sorted(scene.floors)), requests)
-        structure = np.concatenate([parts[:, : len(STRUCTURE)], parts[:, -len(scene.floors) :]], 1)
-        outcomes = scene.profile.outcomes
-        targets = np.concatenate(
-            [
-                scene.scores,
-                outcomes.energy_joules,
-                outcomes.device_seconds,
-            ],
-            axis=1,
-        )
-        folds = np.array([int(r.prompt_hash[:8], 16) % FOLDS for r in requests])
-        predicted = np.empty_like(targets)
-        for fold in np.unique(folds):
-            test, train = folds == fold, folds != fold
-            vectorizer = TfidfVectorizer(
-                max_features=self.vocabulary,
-                ngram_range=(1, 2),
-                sublinear_tf=True,
-                token_pattern=r"(?u)\b\w+\b",  # noqa: S106 - no password
-            )
-            try:
-                vectorizer.fit([texts[i] for i in np.flatnonzero(train)])
-            except ValueError as error:
-                raise ConfigError(
-                    f"direct: the profile's prompts contain no words to fit ({error})"
-                ) from error
-            scaler = StandardScaler().fit(structure[train])
-            inputs = csr_array(hstack([vectorizer.transform(texts), scaler.transform(structure)]))
-            target_scaler = StandardScaler().fit(targets[train])
-            model = Ridge(alpha=self.regularisation).fit(
-                inputs[train], target_scaler.transform(targets[train])
-            )
-            predicted[test] = target_scaler.inverse_transform(model.predict(inputs[test]))
-        return predicted
+    def _predictions(self, scene: Scene) -> tuple[NestedPredictions, Int64Array]:
+        """Return the predictions, and the place of each of the scene's requests in them."""
+        order = np.argsort([request.request_id for request in scene.profile.requests])
+        profile = scene.profile.select(order)
+        key = f"{fingerprint(profile)} {scene.quality}"
+        if self._last is None or self._last[0] != key:
+            predicted = nested_predictions(profile, scene.quality, self.fold_of)
+            self._last = key, predicted
+        places = np.empty(len(order), dtype=np.int64)
+        places[order] = np.arange(len(order))
+        return self._last[1], places
+
+    def _training_intensity(self, scene: Scene) -> Float64Array:
+        if self.trace is None:
+            return scene.intensity
+        steps = np.linspace(0, len(self.trace.g_per_kwh), len(scene), endpoint=False)
+        shuffled = np.random.default_rng(0).permutation(steps.astype(np.int64))
+        intensity: Float64Array = self.trace.g_per_kwh[shuffled]
+        return intensity
+
+
+def _split(predicted: Float64Array, intensity: Float64Array) -> tuple[Float64Array, Float64Array]:
+    """Return predicted quality and footprint (gCO2e), each of shape (n, D)."""
+    quality, energy, seconds = np.split(predicted, 3, axis=1)
+    return quality, footprint_grams(energy, seconds, intensity[:, None])

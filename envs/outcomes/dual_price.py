@@ -60,7 +60,7 @@ def _prices_around(costs: Float64Array, scores: Float64Array, least: float) -> t
         raise ValueError(
             f"least: total score {least:g} is out of reach; at most {highest:g} is possible"
         )
-    prices = _candidate_prices(_turns(costs, scores))
+    prices = candidate_prices(costs, scores)
     if _total(scores, _choices(costs, scores, prices[0])) >= least:
         return float(prices[0]), float(prices[0])
     # Binary search. Invariant: prices[low] does not reach `least`, prices[high] does.
@@ -74,8 +74,15 @@ def _prices_around(costs: Float64Array, scores: Float64Array, least: float) -> t
     return float(prices[low]), float(prices[high])
 
 
-def _turns(costs: Float64Array, scores: Float64Array) -> Float64Array:
-    """Return the prices above 0 at which a request is indifferent between two options, sorted."""
+def candidate_prices(costs: Float64Array, scores: Float64Array) -> Float64Array:
+    """Return prices above 0, ascending, at which all choices differ by at least one request.
+
+    One lies below all prices at which a request is indifferent between two options, one between
+    each two neighbours of these, and one above all.
+
+    Args:
+        costs, scores: shape (n, D).
+    """
     ratios = []
     for a in range(costs.shape[1]):
         for b in range(a):
@@ -84,11 +91,7 @@ def _turns(costs: Float64Array, scores: Float64Array) -> Float64Array:
             differ = more_score != 0
             ratios.append(more_cost[differ] / more_score[differ])
     turns = np.unique(np.concatenate(ratios))
-    return turns[turns > 0]
-
-
-def _candidate_prices(turns: Float64Array) -> Float64Array:
-    """Return one price below all turns, one between each two neighbours, and one above all."""
+    turns = turns[turns > 0]
     if not turns.size:
         return np.array([1.0])
     return np.concatenate([turns[:1] / 2, (turns[1:] + turns[:-1]) / 2, turns[-1:] * 2])

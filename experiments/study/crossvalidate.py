@@ -1,6 +1,6 @@
 """`sprout crossvalidate`: evaluate trained policies on prompts held out from their training."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ from rich.console import Console
 
 from agents.methods import METHODS, make_method
 from agents.methods.bundle import Learned
-from agents.methods.method import TRAINED
+from agents.methods.direct import Direct
+from agents.methods.method import TRAINED, Method
 from agents.methods.scene import Scene
 from agents.policy.bundle import load_bundle
 from agents.training.config import PpoConfig
@@ -24,7 +25,7 @@ from experiments.evaluate.repeat import Repeat, choose
 from experiments.evaluate.result import Figures, judged
 from experiments.evaluate.table import means_table, table
 from experiments.settings import write_json
-from experiments.study.data import folds_of
+from experiments.study.data import Data, fold_of, folds_of
 from experiments.study.job import Job, folder_of
 from experiments.study.pool import train_all
 from experiments.study.results import page, zone_savings
@@ -67,7 +68,7 @@ class CrossValidate(Study):
         data = self.data(profile, group=self.out.name)
         known = known_tasks(profile, self.quality)
         mixes = {text: read_named_mix(text, profile, known, self.hours) for text in self.mix}
-        names = self._baselines()
+        baselines = self._baselines(data)
         config = {"replay_steps": self.replay_steps, "confidence": self.confidence}
         jobs = [
             Job("policy", seed, fold, config)
@@ -83,7 +84,7 @@ class CrossValidate(Study):
                 self._chosen(
                     self.scene(judged_profile, data, seed, mix),
                     {job.fold: self.out / folder_of(data, job) for job in jobs if job.seed == seed},
-                    names,
+                    baselines,
                 )
                 for seed in dict.fromkeys(job.seed for job in jobs)
             ]
@@ -100,23 +101,25 @@ class CrossValidate(Study):
         print(f"page: {self.out / 'results.md'}")
         write_json(self.json_path, self._document(results))
 
-    def _baselines(self) -> list[str]:
+    def _baselines(self, data: Data) -> dict[str, Method]:
+        """Return the baselines; `direct` learns from the same prompts and hours as the policies."""
         names = [name.strip() for name in self.methods.split(",") if name.strip()]
         unknown = [name for name in names if name not in METHODS]
         if unknown:
             raise ConfigError(
                 f"--methods: no method {unknown[0]!r}; give names from {', '.join(METHODS)}"
             )
-        return names
+        direct = Direct(lambda r: fold_of(r, self.folds), self.confidence, data.trace())
+        return {name: direct if name == "direct" else make_method(name) for name in names}
 
     def _chosen(
-        self, scene: Scene, folders: Mapping[int, Path], baselines: Sequence[str]
+        self, scene: Scene, folders: Mapping[int, Path], baselines: Mapping[str, Method]
     ) -> Repeat:
         policies = {
             TAGGED: CrossFittedBundles(folders, self.folds, task_tags=True),
             UNTAGGED: CrossFittedBundles(folders, self.folds, task_tags=False),
         }
-        return choose(scene, {name: make_method(name) for name in baselines} | policies)
+        return choose(scene, {**baselines, **policies})
 
     def _document(
         self, results: Mapping[str, tuple[list[Repeat], dict[str, Figures]]]

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agents.methods import METHODS, make_method
+from agents.methods import METHODS, direct, make_method
 from agents.methods.bundle import Learned
+from agents.methods.direct import Direct
 from agents.methods.method import ORACLE
 from agents.methods.scene import Scene, Windows, build_scene
 from envs.carbon.footprint import footprint_grams
@@ -99,6 +100,55 @@ def test_methods_other_than_oracles_ignore_a_requests_own_outcomes(name):
     swapped_scene = replace(scene, profile=mixed)
     before, after = method.choose(scene)[[a, b]], method.choose(swapped_scene)[[a, b]]
     assert np.allclose(before, after, atol=1e-2 if method.knows == "cross-fitted" else 2e-2)
+
+
+@pytest.mark.parametrize("folds", [2, 5])
+def test_directs_choices_for_a_fold_depend_on_the_outcomes_of_the_others_only(folds):
+    def fold_of(request):
+        return int(request.prompt_hash[:8], 16) % folds
+
+    scene = make_scene(0.9, count=200)
+    judged = np.array([fold_of(request) == 0 for request in scene.profile.requests])
+    outcomes = scene.profile.outcomes
+    changed = replace(
+        outcomes,
+        correct=np.where(judged[:, None], 1 - outcomes.correct, outcomes.correct),
+        energy_joules=np.where(judged[:, None], 7.0, outcomes.energy_joules),
+    )
+    other = replace(scene, profile=replace(scene.profile, outcomes=changed))
+    before, after = (Direct(fold_of).choose(one) for one in (scene, other))
+    assert np.array_equal(before[judged], after[judged])
+    assert not np.array_equal(before[~judged], after[~judged])
+
+
+def test_direct_saves_less_and_keeps_more_when_asked_for_a_wider_margin():
+    # Verdicts are coin tosses: a brief answer is right in 93 of 100, against 96 under L0.
+    scene = make_scene(0.95, count=400)
+    rng = np.random.default_rng(0)
+    scores = (rng.random(scene.scores.shape) < [0.96, 0.93, 0.3]).astype(float)
+    scene = replace(scene, profile=scene.profile.with_quality("correct", scores))
+    bold, wary = (Direct(confidence=confidence).choose(scene) for confidence in (0.0, 4.0))
+    assert spent(scene, bold) < 0.8 * spent(scene, wary)
+    assert ratio(scene, wary) >= ratio(scene, bold)
+
+
+def test_direct_predicts_once_for_scenes_of_the_same_requests(monkeypatch):
+    calls = []
+    real = direct.nested_predictions
+    monkeypatch.setattr(
+        direct, "nested_predictions", lambda *given: calls.append(1) or real(*given)
+    )
+    scene = make_scene()
+    order = np.random.default_rng(1).permutation(len(scene))
+    reordered = replace(
+        scene,
+        profile=scene.profile.select(order),
+        **{name: getattr(scene, name)[order] for name in ("zone", "times", "weights", "hours")},
+    )
+    method = Direct()
+    first, second = method.choose(scene), method.choose(reordered)
+    assert calls == [1]
+    assert np.array_equal(second, first[order])
 
 
 def test_linucb_does_not_use_later_outcomes():
