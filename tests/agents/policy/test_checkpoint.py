@@ -7,6 +7,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from sb3_contrib import TRPO, MaskablePPO
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -53,6 +54,8 @@ def sb3_probabilities(model, observed):
     [
         (PPO, {}),
         (A2C, {"net_arch": [16]}),
+        (TRPO, {"net_arch": [16]}),
+        (MaskablePPO, {}),
         (PPO, {"net_arch": {"pi": [24, 8], "vf": [4]}, "activation_fn": torch.nn.ReLU}),
     ],
 )
