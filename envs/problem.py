@@ -32,7 +32,7 @@ NUMBERS = (int, float, np.number)
 
 @dataclass(frozen=True)
 class Problem:
-    """What an environment observes and rewards.
+    """Observation, reward and replayed outcomes of an environment.
 
     Attributes:
         featurizer: turns requests into observations.

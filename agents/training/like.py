@@ -96,7 +96,7 @@ def live_like(folder: Path, trace: IntensityTrace) -> Problem:
 
 @dataclass(frozen=True)
 class _Manifest:
-    """What a bundle's manifest says of its problem."""
+    """The problem of a bundle, as its manifest describes it."""
 
     bundle: Bundle
     fields: Mapping[str, Any]

@@ -1,1 +1,1 @@
-"""Where outcomes come from: a live server or a recorded profile, behind one protocol."""
+"""Sources of outcomes, a live server or a recorded profile, behind one protocol."""
