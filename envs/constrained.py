@@ -3,30 +3,38 @@
 from typing import Any, SupportsFloat
 
 import gymnasium
+from gymnasium.utils import RecordConstructorArgs
 
 from envs.arrays import Float32Array
 from envs.errors import ConfigError
+from envs.llama2 import Llama2Env
 
 
-class CostInStep(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Returns the cost as an element of the step, as OmniSafe and Safety-Gymnasium expect it.
+class CostInStep(gymnasium.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Returns a cost as an element of the step, as OmniSafe and Safety-Gymnasium expect it.
 
     `step` returns (observation, reward, cost, terminated, truncated, info); see
-    `omnisafe.envs.core.CMDP.step` (https://github.com/PKU-Alignment/omnisafe).
+    `omnisafe.envs.core.CMDP.step` (https://github.com/PKU-Alignment/omnisafe). Gymnasium's wrappers
+    expect five elements, so this must be the outermost wrapper.
 
     Args:
-        env: an environment whose `info` has `cost` and `costs`.
-        constraint: name of the constraint whose cost is returned; None for the sum of all.
+        env: a `Llama2Env`, wrapped or not.
+        constraint: name of the constraint whose cost is returned. None returns the sum of all
+            costs; to keep its mean at 0 is one floor over all tasks, so that one task may make up
+            for another.
 
     Raises:
         ConfigError: the environment has no such constraint.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], constraint: str | None = None) -> None:
+    def __init__(self, env: gymnasium.Env[Any, Any], constraint: str | None) -> None:
+        RecordConstructorArgs.__init__(self, constraint=constraint)
         super().__init__(env)
-        names = env.unwrapped.world.reward.constraints  # type: ignore[attr-defined]
+        if not isinstance(env.unwrapped, Llama2Env):
+            raise ConfigError(f"CostInStep: {env} is no environment of Sprout-RL")
+        names = env.unwrapped.world.reward.constraints
         if constraint is not None and constraint not in names:
-            raise ConfigError(f"constraint {constraint!r}: give one of {', '.join(names)}")
+            raise ConfigError(f"constraint {constraint!r}: give one of {', '.join(names)}, or None")
         self._constraint = constraint
 
     def step(  # type: ignore[override]

@@ -14,6 +14,13 @@ from envs.requests.features import Featurizer
 from envs.world import Step, World
 
 
+class RenderModeError(ConfigError, TypeError):
+    """The environment has no such render mode.
+
+    It is a TypeError too, because stable-baselines3's `make_vec_env` tries "rgb_array" first.
+    """
+
+
 def observation_space(featurizer: Featurizer) -> Any:
     """Return the Box space of a featurizer's observations."""
     return spaces.Box(featurizer.low, featurizer.high, dtype=np.float32)
@@ -100,7 +107,7 @@ class Llama2Env(gymnasium.Env[Float32Array, np.int64]):
         if world.lanes != 1:
             raise ValueError(f"Llama2Env takes a world of one lane, not {world.lanes}")
         if render_mode not in (None, "ansi"):
-            raise ConfigError(f"render_mode {render_mode!r}: give 'ansi' or None")
+            raise RenderModeError(f"render_mode {render_mode!r}: give 'ansi' or None")
         self.render_mode = render_mode
         self.world = world
         self._shown = ""

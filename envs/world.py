@@ -143,7 +143,7 @@ class World:
         self._rows = np.zeros(lanes, dtype=np.int64)
         self._tagged = np.ones(lanes, dtype=np.int64)
         self._steerable = np.ones(lanes, dtype=np.bool_)
-        self._count = 0
+        self._begun, self._count = False, 0
 
     def reset(self, seed: int | Sequence[int | None] | None = None) -> Float32Array:
         """Begin an episode in every lane; return observations, shape (lanes, n_features).
@@ -163,7 +163,7 @@ class World:
         self._chances = self._by_step(randoms[:, 1:])
         self._starts = starts * self.trace.step_seconds
         self._clock.restart()
-        self._count = 0
+        self._begun, self._count = True, 0
         self._draw()
         return self._observe()
 
@@ -174,19 +174,23 @@ class World:
             actions: index of the directive for each lane, shape (lanes,).
 
         Raises:
-            ValueError: an action is out of range, or the episode is over.
+            ValueError: an action is no index of a directive, or the episode has not begun or is
+                over.
         """
-        actions = np.asarray(actions, dtype=np.int64)
+        actions = np.asarray(actions)
         if (
             actions.shape != (self.lanes,)
+            or actions.dtype.kind not in "iu"
             or actions.min() < 0
             or actions.max() >= self.n_directives
         ):
             raise ValueError(
                 f"actions {actions!r}: give one of 0..{self.n_directives - 1} per lane"
             )
-        if self._count == self._max_episode_steps:
+        if self._over():
             raise ValueError("the episode is over: call reset to begin the next one")
+        if not self._begun:
+            raise ValueError("no episode has begun: call reset first")
         rows = self._rows
         actions = np.where(self._steerable, actions, 0)
         intensity = self.trace.at(self._times)
@@ -199,7 +203,7 @@ class World:
         return Step(
             observations=self._observe(),
             rewards=np.sum(list(terms.values()), axis=0) if self._penalised else terms["footprint"],
-            truncated=self._count == self._max_episode_steps,
+            truncated=self._over(),
             terms=terms,
             outcomes=outcomes,
             grams=self.reward.grams(outcomes, intensity),
@@ -208,6 +212,9 @@ class World:
             actions=actions,
             costs=self.reward.costs(self.tasks[rows], outcomes, intensity),
         )
+
+    def _over(self) -> bool:
+        return self._max_episode_steps is not None and self._count >= self._max_episode_steps
 
     def action_masks(self) -> BoolArray:
         """Return a mask of the directives that each lane's request allows, (lanes, n_directives).

@@ -12,7 +12,7 @@ from envs.arrays import Float64Array, Int64Array
 from envs.carbon.footprint import footprint_grams
 from envs.carbon.intensity import IntensityTrace
 from envs.outcomes.dual_price import candidate_prices
-from envs.outcomes.profile import fingerprint
+from envs.outcomes.profile import Profile, fingerprint
 from envs.requests.request import Request
 
 # Most prices that are tried for a task; they are spread over those at which some choice changes.
@@ -24,19 +24,22 @@ class Direct:
     """Ridge regression on tf-idf, structure and task, then one dual price per task.
 
     The choice for a fold's prompts uses the outcomes of the other folds only: the models are fitted
-    to these training prompts, and a task's price is the lowest from which on the training prompts'
-    own measured quality clears the floor by `confidence` standard errors, as PPO is asked to. There
-    each training prompt is predicted by models that were not fitted to it (nested
+    to these training prompts, and a task's price is the lowest such that at it, and at every higher
+    one, their own measured quality clears the floor by `confidence` standard errors, as PPO is
+    asked to. There each training prompt is predicted by models that were not fitted to it (nested
     cross-fitting). Without such a price the task stays at L0.
 
     Attributes:
         fold_of: returns the fold of a request, which must depend on its prompt only.
         confidence: number of standard errors by which the training prompts must clear a floor.
+        profile: the training prompts, all of whose qualities are known; must hold the judged ones
+            too. None for those of the scene.
         trace: hours at which the training prompts are priced; None for those of the scene.
     """
 
     fold_of: Callable[[Request], int] = fold_by_hash
     confidence: float = 1.0
+    profile: Profile | None = None
     trace: IntensityTrace | None = None
     knows = CROSS_FITTED
     # Predictions of the last profile, because the scenes of a study differ in the hours only.
@@ -44,21 +47,24 @@ class Direct:
 
     def choose(self, scene: Scene) -> Float64Array:
         """Return the choices for each request as one-hot rows, shape (n, D)."""
-        predictions, places = self._predictions(scene)
-        training_intensity = self._training_intensity(scene)
+        profile = scene.profile if self.profile is None else self.profile
+        ids = np.array([request.request_id for request in profile.requests])
+        profile, ids = profile.select(np.argsort(ids)), np.sort(ids)
+        predictions = self._predictions(profile, scene.quality)
+        # The place of each judged request among the training prompts.
+        places = np.searchsorted(ids, [request.request_id for request in scene.profile.requests])
+        intensity = self._training_intensity(scene, places, len(ids))
+        scores = profile.quality(scene.quality)
         chosen = np.zeros(len(scene), dtype=np.int64)
-        for fold in np.unique(predictions.folds):
-            test = (predictions.folds == fold)[places]
-            for task, floor in scene.floors.items():
-                train, rows = (scene.rows_of(task) & side for side in (~test, test))
+        for task, floor in scene.floors.items():
+            of_task, judged = profile.rows_of(task), scene.rows_of(task)
+            for fold in np.unique(predictions.folds):
+                train = of_task & (predictions.folds != fold)
+                rows = judged & (predictions.folds == fold)[places]
                 if not rows.any() or not train.any():
                     continue
-                quality, grams = _split(
-                    predictions.inner[fold][places[train]], training_intensity[train]
-                )
-                weights = scene.weights[train]
-                prices = candidate_prices(weights[:, None] * grams, weights[:, None] * quality)
-                price = self._price(prices, grams, quality, scene.scores[train], weights, floor)
+                known = _split(predictions.inner[fold][train], intensity[train])
+                price = self._price(*known, scores[train], floor)
                 if price is not None:
                     quality, grams = _split(predictions.outer[places[rows]], scene.intensity[rows])
                     chosen[rows] = (grams - price * quality).argmin(axis=1)
@@ -66,48 +72,44 @@ class Direct:
         return one_hot
 
     def _price(
-        self,
-        prices: Float64Array,
-        grams: Float64Array,
-        quality: Float64Array,
-        scores: Float64Array,
-        weights: Float64Array,
-        floor: float,
+        self, quality: Float64Array, grams: Float64Array, scores: Float64Array, floor: float
     ) -> float | None:
-        """Return the lowest of the prices from which on the floor is cleared; None if none is."""
+        """Return the lowest price such that it and every higher one clears the floor.
+
+        Args:
+            quality, grams: predictions for the training prompts of a task, shape (n, D).
+            scores: their measured qualities, shape (n, D).
+        """
+        prices = candidate_prices(grams, quality)
         tried = np.linspace(0, len(prices) - 1, min(len(prices), MOST_PRICES)).astype(np.int64)
+        reference = float(scores[:, 0].sum())
         lowest = None
         for price in prices[tried][::-1]:
             choice = (grams - price * quality).argmin(axis=1)
             expected = scores[np.arange(len(choice)), choice]
-            reference = float(weights @ scores[:, 0])
-            ratio = float(weights @ expected) / reference if reference else 0.0
-            residuals = weights * (expected - ratio * scores[:, 0])
+            ratio = float(expected.sum()) / reference if reference else 0.0
+            residuals = expected - ratio * scores[:, 0]
             error = float(np.sqrt(residuals @ residuals)) / reference if reference else 0.0
             if ratio - self.confidence * error < floor:
                 break
             lowest = float(price)
         return lowest
 
-    def _predictions(self, scene: Scene) -> tuple[NestedPredictions, Int64Array]:
-        """Return the predictions, and the place of each of the scene's requests in them."""
-        order = np.argsort([request.request_id for request in scene.profile.requests])
-        profile = scene.profile.select(order)
-        key = f"{fingerprint(profile)} {scene.quality}"
+    def _predictions(self, profile: Profile, quality: str) -> NestedPredictions:
+        key = f"{fingerprint(profile)} {quality}"
         if self._last is None or self._last[0] != key:
-            predicted = nested_predictions(profile, scene.quality, self.fold_of)
-            self._last = key, predicted
-        places = np.empty(len(order), dtype=np.int64)
-        places[order] = np.arange(len(order))
-        return self._last[1], places
+            self._last = key, nested_predictions(profile, quality, self.fold_of)
+        return self._last[1]
 
-    def _training_intensity(self, scene: Scene) -> Float64Array:
+    def _training_intensity(self, scene: Scene, places: Int64Array, count: int) -> Float64Array:
+        """Return the intensity at the hour of each training prompt, gCO2e/kWh, shape (count,)."""
+        intensity = np.zeros(count)
         if self.trace is None:
-            return scene.intensity
-        steps = np.linspace(0, len(self.trace.g_per_kwh), len(scene), endpoint=False)
-        shuffled = np.random.default_rng(0).permutation(steps.astype(np.int64))
-        intensity: Float64Array = self.trace.g_per_kwh[shuffled]
-        return intensity
+            intensity[places] = scene.intensity
+            return intensity
+        steps = np.linspace(0, len(self.trace.g_per_kwh), count, endpoint=False)
+        intensity[:] = self.trace.g_per_kwh[steps.astype(np.int64)]
+        return np.random.default_rng(0).permutation(intensity)
 
 
 def _split(predicted: Float64Array, intensity: Float64Array) -> tuple[Float64Array, Float64Array]:

@@ -11,8 +11,7 @@ from agents.training.expected import expected_cost, expected_quality
 from agents.training.text import fit_text, fold_of
 from envs.arrays import Float32Array, Float64Array
 from envs.carbon.intensity import IntensityTrace
-from envs.errors import ConfigError
-from envs.outcomes.profile import Profile
+from envs.outcomes.profile import Profile, with_known_quality
 from envs.outcomes.reward import Reward, reward_from_profile
 from envs.requests.features import LOG_ENERGY, Featurizer
 from envs.requests.projection import Vectors
@@ -125,26 +124,3 @@ def _predicted_energy(
     """Return predicted log-energy relative to the mean under L0, shape (n, D)."""
     columns = [featurizer.names.index(LOG_ENERGY + name) for name in directives]
     return parts[:, columns].astype(np.float64)
-
-
-def with_known_quality(profile: Profile, quality: str) -> Profile:
-    """Return the requests of the tasks for which some quality is known.
-
-    A task without references has no floor that could be checked. It is excluded from training,
-    floors and savings, and serving treats it as an unknown task.
-
-    Raises:
-        ConfigError: no task has a known quality.
-    """
-    scores = profile.quality(quality)
-    rows = np.zeros(len(profile.requests), dtype=bool)
-    for task in profile.tasks:
-        task_rows = profile.rows_of(task)
-        if not np.isnan(scores[task_rows]).any(axis=1).all():
-            rows |= task_rows
-    if not rows.any():
-        raise ConfigError(
-            f"no task of the profile has a known quality {quality!r}; record answers with "
-            "references, or choose another quality"
-        )
-    return profile.select(rows)

@@ -16,6 +16,7 @@ from torch.distributions import Distribution
 
 from agents.policy.network import CLIP, Policy
 from envs.arrays import Float32Array, Int64Array
+from envs.errors import ConfigError
 from envs.llama2 import Llama2VectorEnv
 
 
@@ -138,9 +139,17 @@ class Lanes(VecEnv):
         infos: whether `infos` are filled. A training with gamma 0 does without, which is faster;
             truncated episodes are then not reported as such, because SB3 would compute the value
             of each last observation only to multiply it by 0.
+
+    Raises:
+        ConfigError: `env` is another kind of vector environment.
     """
 
     def __init__(self, env: Llama2VectorEnv, *, infos: bool = True) -> None:
+        if not isinstance(env, Llama2VectorEnv):
+            raise ConfigError(
+                f"Lanes: {env} is no Llama2VectorEnv; leave out vectorization_mode of make_vec, "
+                "and put wrappers around Lanes"
+            )
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
         self.env = env
         self.last_info: dict[str, Any] = {}

@@ -59,7 +59,7 @@ def read_trace(path: Path | None, zone: str | None = None) -> IntensityTrace:
     traces = chosen_zones([path], zone)
     if len(traces) > 1:
         names = ", ".join(sorted(trace.zone for trace in traces))
-        raise DataError(path, "holds several zones", f"name one of {names} with --zone")
+        raise DataError(path, "holds several zones", f"name one of {names} as the zone (--zone)")
     return traces[0]
 
 
@@ -88,7 +88,9 @@ def chosen_zones(paths: Sequence[Path], zone: str | None) -> list[IntensityTrace
     if zone not in traces:
         sources = ", ".join(str(path) for path in paths)
         names = ", ".join(sorted(traces))
-        raise DataError(sources, f"there is no zone {zone!r}", f"name one of {names} with --zone")
+        raise DataError(
+            sources, f"there is no zone {zone!r}", f"name one of {names} as the zone (--zone)"
+        )
     return [traces[zone]]
 
 

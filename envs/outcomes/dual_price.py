@@ -35,18 +35,6 @@ def cheapest_choices(costs: Float64Array, scores: Float64Array, least: float) ->
     return (1 - share) * _one_hot(low_choices, width) + share * _one_hot(high_choices, width)
 
 
-def least_price(costs: Float64Array, scores: Float64Array, least: float) -> float:
-    """Return a price at which the choices of `cheapest_choices` reach `least` without mixing.
-
-    It is the lowest such price, but for the distance to the next price at which a choice changes.
-    At this price, and at any higher one, no choice with a smaller total score has a smaller total
-    of cost minus price times score.
-
-    Args and raises: as `cheapest_choices`.
-    """
-    return _prices_around(costs, scores, least)[1]
-
-
 def _prices_around(costs: Float64Array, scores: Float64Array, least: float) -> tuple[float, float]:
     """Return the candidate prices just below and at which the total score reaches `least`.
 
@@ -75,10 +63,10 @@ def _prices_around(costs: Float64Array, scores: Float64Array, least: float) -> t
 
 
 def candidate_prices(costs: Float64Array, scores: Float64Array) -> Float64Array:
-    """Return prices above 0, ascending, at which all choices differ by at least one request.
+    """Return ascending prices, above 0, that lead to all the different choices.
 
-    One lies below all prices at which a request is indifferent between two options, one between
-    each two neighbours of these, and one above all.
+    At a turning price some request is indifferent between two options. One of the returned prices
+    is below all turning prices, one lies between each two neighbours, and one is above all.
 
     Args:
         costs, scores: shape (n, D).
@@ -90,7 +78,7 @@ def candidate_prices(costs: Float64Array, scores: Float64Array) -> Float64Array:
             more_cost = costs[:, a] - costs[:, b]
             differ = more_score != 0
             ratios.append(more_cost[differ] / more_score[differ])
-    turns = np.unique(np.concatenate(ratios))
+    turns = np.unique(np.concatenate([np.empty(0), *ratios]))
     turns = turns[turns > 0]
     if not turns.size:
         return np.array([1.0])

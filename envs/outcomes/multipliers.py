@@ -1,96 +1,72 @@
-"""Multipliers under which the reward's optimum keeps every floor."""
+"""Multipliers under which whoever maximises the reward keeps every floor."""
+
+from collections.abc import Mapping
 
 import numpy as np
 
-from envs.arrays import Float64Array, Int64Array
+from envs.arrays import BoolArray, Float64Array
 from envs.carbon.footprint import footprint_grams
-from envs.carbon.intensity import IntensityTrace
-from envs.outcomes.dual_price import least_price
 from envs.outcomes.profile import Profile
 from envs.outcomes.reward import Reward
 
-# Floors above this are treated as this by `safe_multiplier`, which divides by 1 - floor.
+# A floor above this may be missed by the difference: a floor of 1 would need an infinite price.
 HIGHEST_FLOOR = 0.99
 
 
 def default_multipliers(
-    profile: Profile, reward: Reward, trace: IntensityTrace
+    profile: Profile,
+    reward: Reward,
+    g_per_kwh: Mapping[str, float],
+    steerable: BoolArray,
 ) -> dict[str, float]:
     """Return a multiplier for each floor under which no task is better off breaking its floor.
 
-    A multiplier is the highest of three prices of quality: those at which the best policy just
-    keeps the floor if it knows (1) the task and the hour, (2) also each request's costs under
-    every directive, (3) also its qualities. A learned policy knows something in between.
+    Let S be a policy's mean saving against L0, relative to the reward's reference, and m its mean
+    margin (quality relative to L0, less the floor). The reward is S + lambda * m, up to a constant.
+    No policy saves more than S_max, which takes the least footprint for each request. So a policy
+    that breaks the floor (m < 0) has a smaller reward than always directive b, with its S_b and
+    m_b > 0, if lambda >= (S_max - S_b) / m_b. The multiplier is the least of these bounds over all
+    directives b, L0 among them. It holds for every policy, whatever the policy knows.
 
     Args:
-        profile: outcomes under every directive, from which the reward's references are.
+        profile: outcomes under every directive.
         reward: supplies floors, references and quality; its multipliers are not used.
-        trace: carbon intensity of the environment's hours.
+        g_per_kwh: mean carbon intensity at the hours of each task's requests, gCO2e/kWh.
+        steerable: mask of the requests that a directive changes, shape (requests,).
     """
-    scores = profile.quality(reward.quality)
-    known = ~np.isnan(scores).any(axis=1)
+    outcomes, scores = profile.outcomes, profile.quality(reward.quality)
     multipliers = {}
     for task, floor in reward.floors.items():
-        rows = np.flatnonzero(profile.rows_of(task) & known)
-        if not rows.size or not scores[rows, 0].any():
-            continue
-        own = scores[rows] / scores[rows, 0].mean()
-        alike = np.tile(own.mean(axis=0), (len(rows), 1))
-        costs = _footprints(profile, rows, reward, _spread(trace, len(rows)))
-        by_hour = _footprints(profile, rows, reward, trace.g_per_kwh, alike=True)
-        same = np.tile(own.mean(axis=0), (len(by_hour), 1))
-        multipliers[task] = max(
-            least_price(by_hour, same, floor * len(by_hour)),
-            least_price(costs, alike, floor * len(rows)),
-            least_price(costs, own, floor * len(rows)),
+        rows = profile.rows_of(task)
+        fixed = ~steerable[rows]
+        tables: list[Float64Array] = [
+            np.where(fixed[:, None], table[rows][:, :1], table[rows])
+            for table in (outcomes.energy_joules, outcomes.device_seconds, scores)
+        ]
+        energy, seconds, quality = tables
+        # The last column has the least of both for each request: S_max at any intensity.
+        grams: Float64Array = footprint_grams(
+            np.append(energy.mean(axis=0), energy.min(axis=1).mean()),
+            np.append(seconds.mean(axis=0), seconds.min(axis=1).mean()),
+            np.array([g_per_kwh[task]]),
+            pue=reward.pue,
+            embodied_g_per_second=reward.embodied_g_per_second,
         )
+        more = (grams[:-1] - grams[-1]) / reward.footprint_ref_grams
+        # An unknown quality earns no margin, as in the reward.
+        margin = np.nan_to_num(quality / reward.quality_l0[task] - floor).mean(axis=0)
+        bounds = (price_bound(*each, floor) for each in zip(more, margin, strict=True))
+        multipliers[task] = min(bound for bound in bounds if bound is not None)
     return multipliers
 
 
-def safe_multiplier(floor: float, highest_footprint: float) -> float:
-    """Return a multiplier under which L0 is better than any directive below the floor.
-
-    It needs no outcome of a directive, and is therefore much higher than `default_multipliers`.
+def price_bound(saving: float, margin: float, floor: float) -> float | None:
+    """Return the price at which a margin outweighs a saving; None if no price does.
 
     Args:
-        floor: least ratio of quality to the quality under L0.
-        highest_footprint: footprint of a request under L0 in the dirtiest hour, relative to the
-            reward's reference.
+        saving: how much more the floor's breakers can save, relative to the reference footprint.
+        margin: margin of the alternative above the floor.
+        floor: the floor; above `HIGHEST_FLOOR` it is priced as if it could be missed a little.
     """
-    return highest_footprint / (1 - min(floor, HIGHEST_FLOOR))
-
-
-def _spread(trace: IntensityTrace, count: int) -> Float64Array:
-    """Return `count` intensities spread evenly over a trace's hours, in random order, gCO2e/kWh."""
-    places = np.linspace(0, len(trace.g_per_kwh), count, endpoint=False).astype(np.int64)
-    intensities: Float64Array = trace.g_per_kwh[np.random.default_rng(0).permutation(places)]
-    return intensities
-
-
-def _footprints(
-    profile: Profile,
-    rows: Int64Array,
-    reward: Reward,
-    intensity: Float64Array,
-    *,
-    alike: bool = False,
-) -> Float64Array:
-    """Return footprints relative to the reward's reference, shape (len(intensity), D).
-
-    Args:
-        rows: indices of the requests.
-        intensity: one for each request, gCO2e/kWh; of any number if `alike` is true.
-        alike: whether every request costs as much as their mean.
-    """
-    energy = profile.outcomes.energy_joules[rows]
-    seconds = profile.outcomes.device_seconds[rows]
-    if alike:
-        energy, seconds = energy.mean(axis=0), seconds.mean(axis=0)
-    grams = footprint_grams(
-        energy,
-        seconds,
-        intensity[:, None],
-        pue=reward.pue,
-        embodied_g_per_second=reward.embodied_g_per_second,
-    )
-    return grams / reward.footprint_ref_grams
+    margin += max(0.0, floor - HIGHEST_FLOOR)
+    return max(0.0, float(saving)) / float(margin) if margin > 1e-9 else None

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from envs.arrays import BoolArray, Float64Array
+from envs.errors import ConfigError
 from envs.outcomes.outcome import ARRAYS, QUALITIES, Outcomes
 from envs.requests.request import Request, in_share
 
@@ -113,6 +114,29 @@ class Profile:
         """Return the recorded outcomes of requests `rows` under `actions`, each shape (n,)."""
         arrays = {name: getattr(self.outcomes, name)[rows, actions] for name in ARRAYS}
         return Outcomes(**arrays, energy_method=self.outcomes.energy_method)
+
+
+def with_known_quality(profile: Profile, quality: str) -> Profile:
+    """Return the requests of the tasks for which some quality is known.
+
+    A task without references has no floor that could be checked. It is excluded from environments,
+    training, floors and savings, and serving treats it as an unknown task.
+
+    Raises:
+        ConfigError: no task has a known quality.
+    """
+    scores = profile.quality(quality)
+    rows = np.zeros(len(profile.requests), dtype=bool)
+    for task in profile.tasks:
+        task_rows = profile.rows_of(task)
+        if not np.isnan(scores[task_rows]).any(axis=1).all():
+            rows |= task_rows
+    if not rows.any():
+        raise ConfigError(
+            f"no task of the profile has a known quality {quality!r}; record answers with "
+            "references, or choose another quality"
+        )
+    return profile.select(rows)
 
 
 def fingerprint(profile: Profile) -> str:

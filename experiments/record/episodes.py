@@ -1,12 +1,17 @@
 """`sprout episodes`: record replayed episodes as a Minari dataset, for offline RL."""
 
 import os
+import re
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium
+import minari
 import numpy as np
+from minari.data_collector import EpisodeBuffer
+from minari.storage.datasets_root_dir import get_dataset_path
 from pydantic import Field
 
 import envs.registration
@@ -14,15 +19,16 @@ from agents.policy.bundle import Bundle, load_bundle
 from envs.arrays import AnyArray, Float64Array
 from envs.errors import ConfigError
 from envs.llama2 import Llama2VectorEnv
-from envs.problem import DEFAULT_FLOOR
+from envs.problem.constraints import DEFAULT_FLOOR
 from envs.world import MAX_EPISODE_STEPS
 from experiments.settings import Settings
 
 ENVIRONMENT = "sprout/Llama2Replay-v0"
+NAME = re.compile(r"(\w[\w-]*/)*\w[\w-]*-v\d+", re.ASCII)
 # What `info` says of each step, beside the propensity and the costs.
 RECORDED = (
     *("footprint_grams", "energy_joules", "latency_seconds", "completion_tokens"),
-    *("correct", "preference", "carbon_intensity", "cost"),
+    *("correct", "preference", "carbon_intensity", "cost", "row"),
 )
 
 
@@ -31,7 +37,7 @@ class Episodes(Settings):
 
     With --policy the environment is the problem that the bundle was trained on, and its policy
     draws the directives; without it every allowed directive is equally likely. Each step's info
-    has the probability of its action, for off-policy evaluation.
+    has the propensity of its action, for off-policy evaluation.
     """
 
     outcomes: Path = Field(description="profile of recorded outcomes (Parquet)")
@@ -42,8 +48,10 @@ class Episodes(Settings):
     policy: Path | None = Field(
         None, description="bundle whose policy chooses; default every directive equally often"
     )
-    intensity: Path | None = Field(None, description="intensity CSV; default a synthetic day")
-    zone: str | None = Field(None, description="grid zone; needed if the CSV has several")
+    intensity: list[Path] = Field(
+        [], description="intensity CSVs or folders of them; default a synthetic day"
+    )
+    zone: str | None = Field(None, description="grid zone; default the joined hours of all zones")
     quality: Literal["correct", "preference"] | None = Field(
         None, description="quality that the floors apply to; default correct, or the bundle's"
     )
@@ -57,7 +65,12 @@ class Episodes(Settings):
     split: Literal["all", "train", "held_out"] | None = Field(
         None, description="prompts to replay; default all, or the bundle's training prompts"
     )
-    episodes: int = Field(100, ge=1, description="number of episodes")
+    episodes: int = Field(
+        100,
+        ge=1,
+        le=500,
+        description="number of episodes; Minari's writing slows with it, so give more --steps",
+    )
     steps: int = Field(MAX_EPISODE_STEPS, ge=1, description="requests of an episode")
     seed: int = Field(0, ge=0, description="seed of the first episode; the others follow it")
 
@@ -66,6 +79,7 @@ class Episodes(Settings):
         if self.out is not None:
             self.out.mkdir(parents=True, exist_ok=True)
             os.environ["MINARI_DATASETS_PATH"] = str(self.out.resolve())
+        self._check()
         bundle = None if self.policy is None else load_bundle(self.policy)
         arguments = self._arguments()
         spec = gymnasium.make(ENVIRONMENT, max_episode_steps=self.steps, **arguments).spec
@@ -78,19 +92,35 @@ class Episodes(Settings):
         if self.out is not None:
             print(f"to load it, set MINARI_DATASETS_PATH={self.out.resolve()}")
 
+    def _check(self) -> None:
+        """Raise ConfigError if the flags contradict each other, or the name cannot be used."""
+        if not NAME.fullmatch(self.dataset):
+            raise ConfigError(
+                f"--dataset {self.dataset}: give NAMESPACE/NAME-vNUMBER, such as "
+                "sprout/my-profile/random-v0"
+            )
+        if Path(get_dataset_path(self.dataset)).exists():
+            raise ConfigError(
+                f"--dataset {self.dataset}: there is such a dataset; give another name or version"
+            )
+        fixed = {"quality", "floor", "hold_out"} & self.model_fields_set
+        if self.policy is not None and fixed:
+            flag = min(fixed).replace("_", "-")
+            raise ConfigError(f"--{flag}: with --policy the bundle fixes it; leave it out")
+
     def _arguments(self) -> dict[str, Any]:
         """Return the environment's arguments as plain types: the dataset keeps them as JSON."""
         arguments: dict[str, Any] = {
             "profile": str(self.outcomes.resolve()),
-            "intensity": None if self.intensity is None else str(self.intensity.resolve()),
+            "intensity": [str(path.resolve()) for path in self.intensity] or None,
             "zone": self.zone,
             "quality": self.quality,
             "floor": self.floor,
             "like": None if self.policy is None else str(self.policy.resolve()),
             "split": self.split,
-            "hold_out": self.hold_out,
+            "hold_out": self.hold_out or None,
         }
-        return {name: value for name, value in arguments.items() if value not in (None, 0.0)}
+        return {name: value for name, value in arguments.items() if value is not None}
 
 
 def played(env: Llama2VectorEnv, bundle: Bundle | None, seed: int) -> list[dict[str, Any]]:
@@ -104,7 +134,8 @@ def played(env: Llama2VectorEnv, bundle: Bundle | None, seed: int) -> list[dict[
         By lane: seed, observations (steps + 1, n_features), actions, rewards, terminations and
         truncations (steps,), and infos (steps + 1,), whose first entry is that of the reset.
     """
-    rng = np.random.default_rng(seed)
+    # Not the generator of a lane: actions must not depend on the hours and requests drawn.
+    rng = np.random.default_rng([seed, 1])
     lanes = np.arange(env.num_envs)
     observation, _ = env.reset(seed=seed)
     observations, actions, rewards = [observation], [], []
@@ -121,7 +152,7 @@ def played(env: Llama2VectorEnv, bundle: Bundle | None, seed: int) -> list[dict[
         rewards.append(reward)
         kept = {name: info[name] for name in RECORDED}
         kept |= {f"cost of {name}": cost for name, cost in info["costs"].items()}
-        infos.append({**kept, "probability": chance[lanes, action]})
+        infos.append({**kept, "propensity": chance[lanes, action]})
     steps = len(actions)
     return [
         {
@@ -158,14 +189,7 @@ def write(name: str, spec: Any, episodes: list[dict[str, Any]], bundle: Bundle |
         spec: of the scalar environment, from which Minari makes it again.
         episodes: from `played`.
         bundle: whose policy chose, or None.
-
-    Raises:
-        ConfigError: the name is not one of Minari's, or is taken.
     """
-    # Imported here, because Minari reads MINARI_DATASETS_PATH.
-    import minari
-    from minari.data_collector import EpisodeBuffer
-
     try:
         with warnings.catch_warnings():
             # Minari asks for an author and the like.
@@ -176,8 +200,10 @@ def write(name: str, spec: Any, episodes: list[dict[str, Any]], bundle: Bundle |
                 env=spec,
                 algorithm_name="uniform" if bundle is None else f"policy {bundle.version}",
                 description="Requests under generation directives, replayed by Sprout-RL "
-                f"{envs.__version__}. infos: the step's outcome and the action's probability.",
+                f"{envs.__version__}. infos: the step's outcome and the action's propensity.",
                 data_format="arrow",
             )
-    except ValueError as error:
-        raise ConfigError(f"--dataset {name}: {error}") from error
+    except BaseException:
+        # Half a dataset would be taken for a whole one.
+        shutil.rmtree(get_dataset_path(name), ignore_errors=True)
+        raise

@@ -54,7 +54,9 @@ SCHEMA = pa.schema(
         "action": "the directive that the answer was generated under",
         "propensity": "probability of the action before the conversation's draw, with the "
         "hold-out: h + (1 - h) p for none, (1 - h) p for another, with hold-out ratio h and the "
-        "policy's probability p. One for each conversation: do not multiply those of its turns",
+        "probability p of the policy, --explore included, at the conversation's opening. One for "
+        "each conversation: do not multiply those of its turns",
+        "outcome": "how the answer ended; verdicts on quality are not in the ledger",
     },
 )
 

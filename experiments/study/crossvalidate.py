@@ -18,6 +18,7 @@ from agents.policy.bundle import load_bundle
 from agents.training.config import PpoConfig
 from envs.arrays import Float64Array
 from envs.errors import ConfigError
+from envs.outcomes.profile import Profile
 from experiments.evaluate.checks import known_tasks
 from experiments.evaluate.document import document
 from experiments.evaluate.mixes import read_named_mix
@@ -68,7 +69,7 @@ class CrossValidate(Study):
         data = self.data(profile, group=self.out.name)
         known = known_tasks(profile, self.quality)
         mixes = {text: read_named_mix(text, profile, known, self.hours) for text in self.mix}
-        baselines = self._baselines(data)
+        baselines = self._baselines(data, profile)
         config = {"replay_steps": self.replay_steps, "confidence": self.confidence}
         jobs = [
             Job("policy", seed, fold, config)
@@ -101,7 +102,7 @@ class CrossValidate(Study):
         print(f"page: {self.out / 'results.md'}")
         write_json(self.json_path, self._document(results))
 
-    def _baselines(self, data: Data) -> dict[str, Method]:
+    def _baselines(self, data: Data, profile: Profile) -> dict[str, Method]:
         """Return the baselines; `direct` learns from the same prompts and hours as the policies."""
         names = [name.strip() for name in self.methods.split(",") if name.strip()]
         unknown = [name for name in names if name not in METHODS]
@@ -109,7 +110,13 @@ class CrossValidate(Study):
             raise ConfigError(
                 f"--methods: no method {unknown[0]!r}; give names from {', '.join(METHODS)}"
             )
-        direct = Direct(lambda r: fold_of(r, self.folds), self.confidence, data.trace())
+        known = ~np.isnan(profile.quality(self.quality)).any(axis=1)
+        direct = Direct(
+            lambda request: fold_of(request, self.folds),
+            self.confidence,
+            profile.select(known),
+            data.trace(),
+        )
         return {name: direct if name == "direct" else make_method(name) for name in names}
 
     def _chosen(

@@ -9,6 +9,7 @@ from pydantic_settings import CliPositionalArg
 from agents.policy.bundle import load_bundle, save_bundle
 from agents.policy.bundle_files import sha256_of
 from agents.policy.checkpoint import read_checkpoint
+from agents.training.like import problem_of
 from envs.errors import ConfigError, DataError
 from envs.outcomes.profile import fingerprint
 from envs.outcomes.profile_reader import read_profile
@@ -54,6 +55,7 @@ class FromSb3(Settings):
             like = load_bundle(self.like)
             catalogue, featurizer, model = like.catalogue, like.featurizer, like.model
             data = like.manifest.get("data", {})
+            problem = problem_of(like)
             live = {"prompt_hashes": like.manifest.get("live", {}).get("prompt_hashes", [])}
         else:
             assert self.outcomes is not None
@@ -62,6 +64,7 @@ class FromSb3(Settings):
             featurizer, model = Featurizer(profile.tasks), profile.model
             hashes = [request.prompt_hash for request in profile.requests]
             data, live = {"fingerprint": fingerprint(profile), "prompt_hashes": hashes}, {}
+            problem = {}
         sizes = policy.layers[0][0].shape[1], policy.layers[-1][0].shape[0]
         expected = len(featurizer.names), len(catalogue)
         if sizes != expected:
@@ -71,7 +74,8 @@ class FromSb3(Settings):
                 f"give one with {expected[0]} and {expected[1]}, as its environment has",
             )
         source = {"source": self.checkpoint.name, "sha256": sha256_of(self.checkpoint)}
-        extra = {"training": source | checkpoint.training, "data": data, "live": live}
+        training = source | checkpoint.training
+        extra = {"training": training, "data": data, "live": live, "problem": problem}
         bundle = save_bundle(self.out, policy, catalogue, featurizer, model, extra)
         print(f"policy {bundle.version} in {self.out}")
 

@@ -15,7 +15,6 @@ from agents.training.config import TAG_SHARE, PpoConfig
 from agents.training.drift import measure_drift
 from agents.training.foretold import foretell
 from agents.training.ppo import Trained, Trainer
-from agents.training.prepared import with_known_quality
 from agents.training.rates import fit_rates
 from envs.backends.live import LiveBackend, Recording
 from envs.carbon.intensity import IntensityTrace, iso
@@ -23,7 +22,7 @@ from envs.clock import WallClock
 from envs.energy.meters.choose import choose_meter
 from envs.errors import ConfigError
 from envs.outcomes.limits import Limit
-from envs.outcomes.profile import Profile, fingerprint
+from envs.outcomes.profile import Profile, fingerprint, with_known_quality
 from envs.requests.directive import Catalogue
 from envs.requests.projection import Vectors
 from envs.upstream import Upstream

@@ -175,6 +175,17 @@ class ConversationMemory:
         action, probability, mark = choice or (_UNSTEERED, 1.0, 0)
         _SLOT.pack_into(self._table, self._offset(key), key, probability, action, mark)
 
+    def put_held_out(self, key: int, probability: float, policy: int) -> None:
+        """Remember a held-out conversation, and the policy's probability of none at its opening."""
+        _SLOT.pack_into(self._table, self._offset(key), key, probability, _UNSTEERED, policy)
+
+    def held_out(self, key: int, policy: int) -> float | None:
+        """Return the probability that `put_held_out` stored for this policy; None if unknown."""
+        slot_key, probability, action, mark = _SLOT.unpack_from(self._table, self._offset(key))
+        if slot_key != key or mark != policy or action != _UNSTEERED or not 0 <= probability <= 1:
+            return None
+        return float(probability)
+
     def _knows(self, key: int) -> bool:
         return bool(_SLOT.unpack_from(self._table, self._offset(key))[0] == key)
 

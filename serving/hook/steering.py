@@ -180,12 +180,19 @@ class Steering:
             raise NotSteeredError("own_length")
         record.features = base64.b64encode(decision.observation.tobytes()).decode()
         record.lottery, record.hold_out_ratio = True, control.hold_out_ratio
+        version_mark = int(decider.bundle.version[:4], 16)
         if lottery.hold_out < control.hold_out_ratio:
             record.hold_out, record.reason = True, "hold_out"
-            record.probability = decision.probabilities[_L0]
-            self._memory.put(lottery.key, None)
+            chance = None
+            if not record.opening:
+                # A conversation has one propensity: that of its opening.
+                chance = self._memory.held_out(lottery.key, version_mark)
+                if chance is None:
+                    question = question._replace(messages=opening(context.messages))
+                    decision = await self._runner.run(decider, question)
+            record.probability = decision.probabilities[_L0] if chance is None else chance
+            self._memory.put_held_out(lottery.key, record.probability, version_mark)
             return _L0
-        version_mark = int(decider.bundle.version[:4], 16)
         if not record.opening and question.floor is None:
             remembered = self._memory.get(lottery.key, version_mark)
             if remembered and remembered.action < len(decider.bundle.catalogue):

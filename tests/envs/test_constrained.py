@@ -9,6 +9,8 @@ import pytest
 from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable.utils import get_action_masks
 from stable_baselines3 import PPO
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnvWrapper
 
 import envs.registration
@@ -64,26 +66,73 @@ def test_the_reward_can_leave_the_penalty_to_the_algorithm(path):
         ({"floor": float("nan")}, "floor nan"),
         ({"step_seconds": -1.0}, "step_seconds -1.0"),
         ({"step_seconds": float("nan")}, "step_seconds nan"),
-        ({"floor": "high"}, "floor high"),
+        ({"floor": "high"}, "floor 'high'"),
         ({"floors": {"arithmetic": 1.5}}, r"floors\['arithmetic'\] 1.5"),
         ({"floors": {"maths": 0.9}}, "no task 'maths'; the tasks are arithmetic, choice"),
         ({"multipliers": -1.0}, "multipliers -1.0"),
         ({"multipliers": {"arithmetic": float("inf")}}, r"multipliers\['arithmetic'\] inf"),
         ({"multipliers": {"maths": 1.0}}, "no constraint 'maths'; there are arithmetic"),
         ({"quality": "taste"}, "quality 'taste': give one of correct, preference"),
-        ({"quality": "preference"}, "the profile has none; record verdicts, or give 'correct'"),
+        ({"quality": "preference"}, "no task of the profile has a known quality 'preference'"),
         ({"split": "test"}, "split 'test': give one of all, train, held_out"),
         ({"split": "train"}, "split 'train' with hold_out 0.0: give"),
         ({"hold_out": 0.3}, "split 'all' with hold_out 0.3: give"),
-        ({"split": "train", "hold_out": 1.0}, "hold_out 1.0: give a share"),
+        ({"split": "train", "hold_out": 1.0}, "leaves no request to replay"),
         ({"like": "nowhere"}, "nowhere is no policy bundle"),
-        ({"like": "nowhere", "floor": 0.9}, "floor: the bundle given with like fixes it"),
+        ({"like": "nowhere", "floor": 0.9}, "floor: the bundle given as `like` fixes it"),
+        ({"like": "nowhere", "hold_out": 0.2}, "hold_out: the bundle given as `like` fixes it"),
+        ({"like": 3}, "like 3: give the path"),
+        ({"floor": True}, "floor True: give a ratio"),
+        ({"floors": 0.9}, "floors 0.9: give a mapping"),
+        ({"multipliers": True}, "multipliers True: give a finite number"),
+        ({"hold_out": "0.3"}, "hold_out '0.3': give a share"),
+        ({"step_seconds": "60"}, "step_seconds '60': give a number above 0"),
+        ({"mix": 3}, "mix 3: give the path"),
+        ({"arrivals": 3}, "arrivals 3: give the path"),
+        ({"intensity": [None]}, "intensity None: give the path"),
+        ({"zone": "DE"}, "zone 'DE': the synthetic day has no zones; give intensity"),
         ({"reward_mode": "greedy"}, "reward_mode 'greedy': give one of penalised, footprint"),
     ],
 )
 def test_arguments_that_make_no_environment_are_refused_at_make(path, arguments, message):
     with pytest.raises(SproutError, match=message):
         gymnasium.make(REPLAY, profile=path, **arguments)
+
+
+@pytest.mark.parametrize("steps", [0, 2.5, float("nan"), True, "5"])
+def test_a_vector_environments_episode_must_have_a_whole_number_of_steps(path, steps):
+    with pytest.raises(ConfigError, match="max_episode_steps"):
+        gymnasium.make_vec(REPLAY, num_envs=2, profile=path, max_episode_steps=steps)
+
+
+def test_minus_one_means_episodes_without_end(path):
+    vector = gymnasium.make_vec(REPLAY, num_envs=2, profile=path, max_episode_steps=-1)
+    vector.reset(seed=0)
+    assert not any(vector.step(np.zeros(2, dtype=int))[3].any() for _ in range(70))
+
+
+def test_stable_baselines_own_way_of_making_environments_works(path):
+    lanes = make_vec_env(REPLAY, n_envs=2, env_kwargs={"profile": path})
+    assert lanes.reset().shape[0] == 2
+
+
+def test_multipliers_are_given_by_number_or_by_task(path):
+    reward = make(path, multipliers=3.0).unwrapped.world.reward
+    assert {reward.multipliers[task] for task in reward.floors} == {3.0}
+    default = make(path).unwrapped.world.reward.multipliers
+    changed = make(path, multipliers={"choice": 9.0}).unwrapped.world.reward.multipliers
+    assert changed["choice"] == 9.0
+    assert changed["recall"] == default["recall"]
+
+
+def test_both_splits_have_the_references_and_prices_of_the_training_prompts(path):
+    train, held_out = (
+        make(path, split=split, hold_out=0.4).unwrapped.world for split in ("train", "held_out")
+    )
+    assert train.reward == held_out.reward
+    hashes = [{r.prompt_hash for r in world.backend.requests} for world in (train, held_out)]
+    assert not hashes[0] & hashes[1]
+    assert len(hashes[0]) + len(hashes[1]) == 32
 
 
 def test_an_unknown_render_mode_is_refused_at_make(path):
@@ -137,7 +186,7 @@ def test_vector_and_scalar_info_agree_with_masks_of_what_is_known(path):
 
 
 def test_the_cost_can_be_an_element_of_the_step(path):
-    env, wrapped = make(path), CostInStep(make(path))
+    env, wrapped = make(path), CostInStep(make(path), None)
     one_task = CostInStep(make(path), "choice")
     for each in (env, wrapped, one_task):
         each.reset(seed=1)
@@ -148,51 +197,65 @@ def test_the_cost_can_be_an_element_of_the_step(path):
         assert [reward, terminated, truncated] == plain[1:]
         assert cost == info["cost"]
         assert one_task.step(1)[2] == info["costs"]["choice"]
+    again = gymnasium.make(one_task.spec)
+    again.reset(seed=1)
+    assert len(again.step(1)) == 6
     with pytest.raises(ConfigError, match="constraint 'maths': give one of arithmetic, choice"):
         CostInStep(make(path), "maths")
+    with pytest.raises(ConfigError, match="no environment of Sprout-RL"):
+        CostInStep(gymnasium.make("CartPole-v1"), None)
 
 
-def ppo_lagrangian(vector, rounds, floors):
-    """Return each task's mean cost under a policy trained with a multiplier per constraint."""
-    lanes = WithPenalties(Lanes(vector), floors)
+def ppo_lagrangian(vector, rounds, rate):
+    """Return the mean cost of each floor, and the share of L0, under the policy's best guess."""
+    lanes = WithPenalties(Lanes(vector))
     model = PPO(
         "MlpPolicy", lanes, n_steps=8, batch_size=512, gamma=0.0, learning_rate=3e-3, seed=0
     )
     for _ in range(rounds):
-        lanes.costs.clear()
+        lanes.seen.clear()
         model.learn(8 * lanes.num_envs)
-        for task, costs in lanes.seen().items():
-            lanes.multipliers[task] = max(0.0, lanes.multipliers[task] + 2 * np.mean(costs))
-    return {task: float(np.mean(costs)) for task, costs in lanes.seen().items()}
+        for task, cost in lanes.costs().items():
+            lanes.multipliers[task] = max(0.0, lanes.multipliers[task] + rate * cost)
+    lanes.seen.clear()
+    evaluate_policy(model, lanes, n_eval_episodes=lanes.num_envs, warn=False)
+    return list(lanes.costs().values()), np.mean([action == 0 for *_, action in lanes.seen])
 
 
 class WithPenalties(VecEnvWrapper):
-    """Subtracts each constraint's cost, times its multiplier, from the reward."""
+    """Subtracts each floor's cost, times its multiplier, from the reward."""
 
-    def __init__(self, lanes, tasks):
+    def __init__(self, lanes):
         super().__init__(lanes)
-        self.multipliers = dict.fromkeys(tasks, 1.0)
-        self.costs = []
+        self.multipliers = dict.fromkeys(WORTH, 0.0)
+        self.seen = []
 
     def reset(self):
         return self.venv.reset()
 
     def step_wait(self):
         observations, rewards, done, infos = self.venv.step_wait()
-        self.costs += [(info["task"], info["costs"][info["task"]]) for info in infos]
+        self.seen += [(info["task"], info["cost"], info["action"]) for info in infos]
         penalties = [self.multipliers[info["task"]] * info["cost"] for info in infos]
         return observations, rewards - np.array(penalties), done, infos
 
-    def seen(self):
-        return {t: [cost for task, cost in self.costs if task == t] for t in self.multipliers}
+    def costs(self):
+        return {task: np.mean([c for t, c, _ in self.seen if t == task]) for task in WORTH}
+
+
+# For each task another directive is the briefest that keeps the floor.
+WORTH = {
+    "arithmetic": {"none": 1.0, "brief": 0.5, "very_brief": 0.0},
+    "choice": {"none": 1.0, "brief": 0.95, "very_brief": 0.3},
+    "recall": {"none": 1.0, "brief": 1.0, "very_brief": 1.0},
+    "sequence": {"none": 1.0, "brief": 0.95, "very_brief": 0.3},
+}
 
 
 def test_an_algorithm_of_constrained_rl_keeps_the_floors_where_greed_breaks_them(tmp_path):
-    worth = {"none": 1.0, "brief": 0.95, "very_brief": 0.0}
-    made.profile(tmp_path, generate_requests(8, seed=0), lambda r, d: worth[d])
-    tasks = ["arithmetic", "choice", "recall", "sequence"]
+    made.profile(tmp_path, generate_requests(8, seed=0), lambda r, d: WORTH[r.task][d])
 
-    def costs(rounds):
+    def trained(rate):
         vector = gymnasium.make_vec(
             REPLAY,
             num_envs=128,
@@ -200,10 +263,14 @@ def test_an_algorithm_of_constrained_rl_keeps_the_floors_where_greed_breaks_them
             floor=FLOOR,
             reward_mode="footprint",
         )
-        return ppo_lagrangian(vector, rounds, tasks)
+        return ppo_lagrangian(vector, 40, rate)
 
-    # After one round the multipliers are still where they began: too low.
-    assert max(costs(40).values()) < 0.05
+    greedy, _ = trained(rate=0.0)
+    kept, share_of_l0 = trained(rate=5.0)
+    assert max(greedy) > 0.5
+    assert max(kept) < 0.01
+    # L0 everywhere would keep the floors, too.
+    assert share_of_l0 < 0.6
 
 
 def test_maskable_ppo_trains_on_the_lanes_and_obeys_their_masks(tmp_path):
@@ -240,6 +307,9 @@ def test_lanes_look_like_environments_of_their_own(path):
     assert lanes.env_is_wrapped(gymnasium.Wrapper, indices=[0, 1]) == [False, False]
     with pytest.raises(ValueError, match="share one environment"):
         lanes.set_attr("name", 1, indices=0)
+    several = gymnasium.make_vec(REPLAY, num_envs=2, vectorization_mode="sync", profile=path)
+    with pytest.raises(ConfigError, match="leave out vectorization_mode"):
+        Lanes(several)
 
 
 def test_minari_collects_episodes_and_gives_them_back(path, tmp_path, monkeypatch):

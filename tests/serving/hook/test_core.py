@@ -171,6 +171,27 @@ def test_the_hold_out_keeps_a_share_of_conversations_at_l0(tmp_path):
         assert plan(made_hook, follow_up(f"What is {n}?")).hold_out == record.hold_out
 
 
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_a_conversation_has_one_propensity_also_if_it_is_held_out(tmp_path, monkeypatch, forgotten):
+    def by_turns(self, observation, task, floor):
+        of_none = 0.2 if observation[self.bundle.featurizer.names.index("turns")] < 2 else 0.7
+        return [of_none, 0.9 - of_none, 0.1]
+
+    monkeypatch.setattr(Decider, "_probabilities", by_turns)
+    made_hook = hook(tmp_path, hold_out=0.5)
+    held_out = set()
+    for n in range(40):
+        first_turn = plan(made_hook, chat(f"What is {n}?"))
+        if forgotten:
+            made_hook._steering._memory = ConversationMemory()
+        later_turns = [plan(made_hook, follow_up(f"What is {n}?")) for _ in range(2)]
+        held_out.add(first_turn.hold_out)
+        for turn in later_turns:
+            assert (turn.hold_out, turn.directive) == (first_turn.hold_out, first_turn.directive)
+            assert turn.probability == pytest.approx(first_turn.probability)
+    assert held_out == {True, False}
+
+
 def test_a_canary_steers_a_share_of_conversations_and_all_listed_tasks(tmp_path):
     made_hook = hook(tmp_path, mode="canary", canary=0.3, canary_tasks=["arithmetic"])
     drawn_records = [plan(made_hook, chat(f"What is {n}?")) for n in range(2000)]

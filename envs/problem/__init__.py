@@ -1,0 +1,1 @@
+"""The constrained problem of an environment, from plain arguments that are checked at `make`."""
