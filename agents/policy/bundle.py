@@ -133,12 +133,13 @@ def save_bundle(
     return load_bundle(folder)
 
 
-def load_bundle(folder: Path) -> Bundle:
+def load_bundle(folder: Path | str) -> Bundle:
     """Load and verify a bundle.
 
     Raises:
         BundleError: a file is missing, is damaged or does not fit this version.
     """
+    folder = Path(folder)
     path = folder / MANIFEST
     try:
         raw = path.read_bytes()
