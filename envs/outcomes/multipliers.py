@@ -37,6 +37,10 @@ def default_multipliers(
     outcomes, scores = profile.outcomes, profile.quality(reward.quality)
     multipliers = {}
     for task, floor in reward.floors.items():
+        if reward.quality_l0[task] <= 0:
+            # The reward has no term for it.
+            multipliers[task] = 0.0
+            continue
         rows = profile.rows_of(task)
         fixed = ~steerable[rows]
         tables: list[Float64Array] = [

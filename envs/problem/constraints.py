@@ -47,10 +47,9 @@ class Constraints:
             if value is not None:
                 number(name, value, "a ratio of L0's quality, 0 to 1", most=1)
         prices = self.multipliers
-        named = _items("multipliers", prices) if isinstance(prices, Mapping) else ()
-        for name, value in named or (("multipliers", prices),):
-            if value is not None and not isinstance(value, Mapping):
-                number(name, value, "a finite number, 0 or more")
+        single = [] if prices is None else [("multipliers", prices)]
+        for name, value in _items("multipliers", prices) if isinstance(prices, Mapping) else single:
+            number(name, value, "a finite number, 0 or more")
         if self.like is not None:
             path("like", self.like)
             for name in ("quality", "floor", "floors"):

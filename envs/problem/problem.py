@@ -77,11 +77,18 @@ def profile_reward(
         parts: features of the profile's requests; None if every request can be steered.
 
     Raises:
-        ConfigError: `floors` or `multipliers` names what is not there.
+        ConfigError: `floors` or `multipliers` names what is not there, or a floor cannot be
+            checked.
     """
     quality = constraints.quality or "correct"
     floors = constraints.floors_of(profile.tasks)
     reward = reward_from_profile(profile, float(trace.g_per_kwh.mean()), floors, quality)
+    for task, floor in reward.floors.items():
+        if floor > 0 and reward.quality_l0[task] <= 0:
+            raise ConfigError(
+                f"task {task!r}: the floor cannot be checked, because no answer has any {quality} "
+                "quality under L0; record more requests, or give the task a floor of 0"
+            )
     steerable = np.ones(len(profile.requests), dtype=np.bool_)
     if parts is not None:
         steerable = parts[0][:, OWN_LENGTH] < 0.5

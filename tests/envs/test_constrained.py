@@ -125,6 +125,14 @@ def test_multipliers_are_given_by_number_or_by_task(path):
     assert changed["recall"] == default["recall"]
 
 
+def test_a_floor_that_cannot_be_checked_is_refused(tmp_path):
+    made.profile(tmp_path, generate_requests(4, seed=0), lambda r, d: float(r.task != "choice"))
+    path = str(tmp_path / "profile.parquet")
+    with pytest.raises(ConfigError, match="task 'choice': the floor cannot be checked"):
+        make(path)
+    assert make(path, floors={"choice": 0.0}).unwrapped.world.reward.floors["choice"] == 0.0
+
+
 def test_both_splits_have_the_references_and_prices_of_the_training_prompts(path):
     train, held_out = (
         make(path, split=split, hold_out=0.4).unwrapped.world for split in ("train", "held_out")

@@ -1,20 +1,28 @@
 """The environment of `like=BUNDLE` is the problem that the bundle was trained on."""
 
+from dataclasses import replace
+
 import gymnasium
 import numpy as np
 import pytest
+from stable_baselines3 import PPO
 
 import envs.registration  # noqa: F401, registers the environments
 from agents.policy.bundle import load_bundle
 from agents.training.config import PpoConfig
 from agents.training.ppo import Trainer
-from envs.carbon.csv_traces import synthetic_day
+from agents.training.sb3 import Lanes
+from envs.carbon.csv_traces import chosen_trace, synthetic_day
 from envs.errors import ConfigError
+from envs.outcomes.floors import BANDS, floor_schedule
+from envs.outcomes.limits import Limit
 from envs.requests.directive import DEFAULT_CATALOGUE
 from envs.requests.workload import generate_requests
+from experiments.cli import main
 from experiments.tracking import NullRun
 from experiments.train.job import TrainingJob
 from tests import made
+from tests.experiments.evaluate.test_evaluate import write_trace
 
 REPLAY, LIVE = "sprout/Llama2Replay-v0", "sprout/Llama2Live-v0"
 CONFIG = PpoConfig(replay_steps=4_096, live_steps=0, seed=4)
@@ -104,6 +112,67 @@ def test_a_bundle_of_another_profile_or_of_no_training_is_refused(folder, traine
     made.bundle(tmp_path / "no-training")
     with pytest.raises(ConfigError, match="give a bundle of `sprout train`"):
         gymnasium.make(REPLAY, profile=folder / "profile.parquet", like=tmp_path / "no-training")
+
+
+@pytest.fixture(scope="module")
+def two_zones(folder, profile):
+    """Return the folder of two zones' intensities, with a bundle trained on both in it."""
+    traces = folder / "traces"
+    traces.mkdir()
+    for zone in ("X", "Y"):
+        write_trace(traces / f"{zone}.csv", zone)
+    job = TrainingJob(
+        profile,
+        DEFAULT_CATALOGUE,
+        chosen_trace([traces], None),
+        dict.fromkeys(profile.tasks, 0.5),
+        replace(CONFIG, floor_slack=0.2),
+        limits={"choice": Limit(mean_seconds=9.0)},
+    )
+    job.run(folder / "two-zones", NullRun())
+    return traces
+
+
+def test_zones_bands_and_limits_are_those_of_the_training(folder, two_zones):
+    def make(**arguments):
+        return gymnasium.make(
+            REPLAY,
+            profile=folder / "profile.parquet",
+            like=folder / "two-zones",
+            **arguments,
+        ).unwrapped.world.reward
+
+    reward = make(intensity=two_zones)
+    manifest = load_bundle(folder / "two-zones").manifest
+    assert reward.multipliers | reward.latency_prices == manifest["multipliers"]
+    assert reward.floor_schedule == floor_schedule(chosen_trace([two_zones], None), 0.2)
+    assert set(reward.latency_prices) == {"choice mean"}
+    # A task's name stands for all its constraints, a number for all floors; limits are apart.
+    changed = make(intensity=two_zones, multipliers={"choice": 5.0})
+    assert {n for n, price in changed.multipliers.items() if price == 5.0} == {
+        f"choice, {band}{tag}" for band in BANDS for tag in ("", " (untagged)")
+    }
+    everywhere = make(intensity=two_zones, multipliers=5.0)
+    assert set(everywhere.multipliers.values()) == {5.0}
+    assert everywhere.latency_prices == reward.latency_prices
+    for other in ({}, {"intensity": two_zones, "zone": "X"}):
+        with pytest.raises(ConfigError, match="trained on other hours"):
+            make(**other)
+
+
+def test_a_bundle_from_a_checkpoint_has_the_problem_of_the_bundle_that_it_is_like(folder, trained):
+    lanes = Lanes(make(folder))
+    PPO("MlpPolicy", lanes, n_steps=4, batch_size=64, gamma=0.0).learn(1024).save(folder / "own")
+    command = ["bundle", "from-sb3", str(folder / "own.zip"), "--out", str(folder / "converted")]
+    assert main([*command, "--like", str(folder / "bundle")]) == 0
+    original, converted = (
+        gymnasium.make(REPLAY, profile=folder / "profile.parquet", like=folder / name)
+        for name in ("bundle", "converted")
+    )
+    assert original.unwrapped.world.reward == converted.unwrapped.world.reward
+    assert np.array_equal(original.reset(seed=1)[0], converted.reset(seed=1)[0])
+    # Nothing is claimed of the floors that the converted policy keeps.
+    assert "floors" not in load_bundle(folder / "converted").manifest
 
 
 def test_a_live_environment_takes_a_bundles_features_and_references(folder, trained, llama):
