@@ -6,6 +6,7 @@ import gymnasium
 import minari
 import numpy as np
 import pytest
+import torch
 from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable.utils import get_action_masks
 from stable_baselines3 import PPO
@@ -22,6 +23,11 @@ from tests import made
 
 REPLAY = "sprout/Llama2Replay-v0"
 FLOOR = 0.9
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
 
 
 @pytest.fixture
@@ -214,20 +220,17 @@ def test_the_cost_can_be_an_element_of_the_step(path):
         CostInStep(gymnasium.make("CartPole-v1"), None)
 
 
-def ppo_lagrangian(vector, rounds, rate):
-    """Return the mean cost of each floor, and the share of L0, under the policy's best guess."""
-    lanes = WithPenalties(Lanes(vector))
+def ppo_lagrangian(lanes, rounds=15):
+    """Return a PPO policy, trained with a multiplier per floor that follows the floor's cost."""
     model = PPO(
-        "MlpPolicy", lanes, n_steps=8, batch_size=512, gamma=0.0, learning_rate=3e-3, seed=0
+        "MlpPolicy", lanes, n_steps=8, batch_size=256, gamma=0.0, learning_rate=3e-3, seed=0
     )
     for _ in range(rounds):
         lanes.seen.clear()
         model.learn(8 * lanes.num_envs)
         for task, cost in lanes.costs().items():
-            lanes.multipliers[task] = max(0.0, lanes.multipliers[task] + rate * cost)
-    lanes.seen.clear()
-    evaluate_policy(model, lanes, n_eval_episodes=lanes.num_envs, warn=False)
-    return list(lanes.costs().values()), np.mean([action == 0 for *_, action in lanes.seen])
+            lanes.multipliers[task] = max(0.0, lanes.multipliers[task] + cost)
+    return model
 
 
 class WithPenalties(VecEnvWrapper):
@@ -235,7 +238,7 @@ class WithPenalties(VecEnvWrapper):
 
     def __init__(self, lanes):
         super().__init__(lanes)
-        self.multipliers = dict.fromkeys(WORTH, 0.0)
+        self.multipliers = dict.fromkeys(WORTH, 4.0)
         self.seen = []
 
     def reset(self):
@@ -263,22 +266,24 @@ WORTH = {
 def test_an_algorithm_of_constrained_rl_keeps_the_floors_where_greed_breaks_them(tmp_path):
     made.profile(tmp_path, generate_requests(8, seed=0), lambda r, d: WORTH[r.task][d])
 
-    def trained(rate):
-        vector = gymnasium.make_vec(
-            REPLAY,
-            num_envs=128,
-            profile=tmp_path / "profile.parquet",
-            floor=FLOOR,
-            reward_mode="footprint",
-        )
-        return ppo_lagrangian(vector, 40, rate)
-
-    greedy, _ = trained(rate=0.0)
-    kept, share_of_l0 = trained(rate=5.0)
-    assert max(greedy) > 0.5
-    assert max(kept) < 0.01
+    vector = gymnasium.make_vec(
+        REPLAY,
+        num_envs=128,
+        profile=tmp_path / "profile.parquet",
+        floor=FLOOR,
+        reward_mode="footprint",
+    )
+    lanes = WithPenalties(Lanes(vector))
+    lanes.reset()
+    # The reward is the footprint alone, so greed is very brief.
+    lanes.step(np.full(128, 2))
+    assert max(lanes.costs().values()) > 0.5
+    model = ppo_lagrangian(lanes)
+    lanes.seen.clear()
+    evaluate_policy(model, lanes, n_eval_episodes=128, warn=False)
+    assert max(lanes.costs().values()) < 0.01
     # L0 everywhere would keep the floors, too.
-    assert share_of_l0 < 0.6
+    assert np.mean([action == 0 for *_, action in lanes.seen]) < 0.6
 
 
 def test_maskable_ppo_trains_on_the_lanes_and_obeys_their_masks(tmp_path):

@@ -68,6 +68,7 @@ def test_a_month_is_not_hidden_by_the_others(scene):
     assert len(found) == 2 * 2 * 2
 
 
+@pytest.mark.long
 def test_the_interval_holds_the_ratio_of_new_prompts_in_95_of_100_draws(scene):
     rng = np.random.default_rng(0)
     hard = scene.rows_of("hard") & (scene.zone == 0)
