@@ -55,7 +55,8 @@ SCHEMA = pa.schema(
         "propensity": "probability of the action before the conversation's draw, with the "
         "hold-out: h + (1 - h) p for none, (1 - h) p for another, with hold-out ratio h and the "
         "probability p of the policy, --explore included, at the conversation's opening. One for "
-        "each conversation: do not multiply those of its turns",
+        "each conversation: do not multiply those of its turns. Identical openings of one day have "
+        "the same draw and the same `conversation`, but each the propensity of its own hour",
         "outcome": "how the answer ended; verdicts on quality are not in the ledger",
     },
 )
