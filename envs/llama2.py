@@ -95,7 +95,8 @@ class Llama2Env(gymnasium.Env[Float32Array, np.int64]):
     `world`: the backend (live or replay), workload, trace, clock and reward.
     `gymnasium.make("envs.registration:sprout/Llama2Live-v0", upstream=URL)` builds the
     world from keyword arguments: quality, floors, multipliers, `like` (a policy bundle whose
-    problem this is), the split of the prompts, and others; `envs.worlds` lists them.
+    problem this is), the split of the prompts, and others;
+    `envs.problem.arguments` lists them.
 
     ## Version History
     * v0: initial version.

@@ -3,7 +3,7 @@
 `sprout/Llama2Live-v0` sends requests to a live server; `sprout/Llama2Replay-v0` replays a
 profile. `gymnasium.make` returns the scalar form. `gymnasium.make_vec` returns one vector
 environment, whose requests are in flight together. Keyword arguments of the environments are
-those of `envs.worlds.live_world` and `envs.worlds.replay_world`, but for `lanes`.
+the attributes of `envs.problem.arguments.LiveArguments` and `ReplayArguments` there.
 """
 
 from typing import Any
@@ -17,22 +17,22 @@ from envs.worlds import live_world, replay_world
 
 
 def make_live(render_mode: str | None = None, **arguments: Any) -> Llama2Env:
-    """Return the scalar live environment; the arguments are those of `live_world`."""
+    """Return the scalar live environment; the arguments are `LiveArguments`."""
     return Llama2Env(live_world(**arguments, lanes=1, max_episode_steps=None), render_mode)
 
 
 def make_live_vector(num_envs: int, **arguments: Any) -> Llama2VectorEnv:
-    """Return the vector live environment; the arguments are those of `live_world`."""
+    """Return the vector live environment; the arguments are `LiveArguments`."""
     return Llama2VectorEnv(live_world(**arguments, lanes=_lanes(num_envs)))
 
 
 def make_replay(render_mode: str | None = None, **arguments: Any) -> Llama2Env:
-    """Return the scalar replay environment; the arguments are those of `replay_world`."""
+    """Return the scalar replay environment; the arguments are `ReplayArguments`."""
     return Llama2Env(replay_world(**arguments, lanes=1, max_episode_steps=None), render_mode)
 
 
 def make_replay_vector(num_envs: int, **arguments: Any) -> Llama2VectorEnv:
-    """Return the vector replay environment; the arguments are those of `replay_world`."""
+    """Return the vector replay environment; the arguments are `ReplayArguments`."""
     return Llama2VectorEnv(replay_world(**arguments, lanes=_lanes(num_envs)))
 
 

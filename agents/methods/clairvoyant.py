@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from agents.methods.dual_price import cheapest_choices
 from agents.methods.method import ORACLE
 from agents.methods.scene import Scene
 from envs.arrays import BoolArray, Float64Array
-from envs.outcomes.dual_price import cheapest_choices
 
 
 @dataclass(frozen=True)

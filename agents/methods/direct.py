@@ -5,15 +5,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from agents.methods.dual_price import candidate_prices
 from agents.methods.method import CROSS_FITTED
-from agents.methods.ridge import NestedPredictions, fold_by_hash, nested_predictions
+from agents.methods.ridge import NestedPredictions, nested_predictions
 from agents.methods.scene import Scene
 from envs.arrays import Float64Array, Int64Array
 from envs.carbon.footprint import footprint_grams
 from envs.carbon.intensity import IntensityTrace
-from envs.outcomes.dual_price import candidate_prices
 from envs.outcomes.profile import Profile, fingerprint
-from envs.requests.request import Request
+from envs.requests.request import Request, fold_of
 
 # Most prices that are tried for a task; they are spread over those at which some choice changes.
 MOST_PRICES = 200
@@ -37,7 +37,7 @@ class Direct:
         trace: hours at which the training prompts are priced; None for those of the scene.
     """
 
-    fold_of: Callable[[Request], int] = fold_by_hash
+    fold_of: Callable[[Request], int] = fold_of
     confidence: float = 1.0
     profile: Profile | None = None
     trace: IntensityTrace | None = None
@@ -103,13 +103,11 @@ class Direct:
 
     def _training_intensity(self, scene: Scene, places: Int64Array, count: int) -> Float64Array:
         """Return the intensity at the hour of each training prompt, gCO2e/kWh, shape (count,)."""
-        intensity = np.zeros(count)
         if self.trace is None:
+            intensity = np.zeros(count)
             intensity[places] = scene.intensity
             return intensity
-        steps = np.linspace(0, len(self.trace.g_per_kwh), count, endpoint=False)
-        intensity[:] = self.trace.g_per_kwh[steps.astype(np.int64)]
-        return np.random.default_rng(0).permutation(intensity)
+        return self.trace.at(self.trace.spread(count, np.random.default_rng(0)))
 
 
 def _split(predicted: Float64Array, intensity: Float64Array) -> tuple[Float64Array, Float64Array]:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from agents.methods.dual_price import cheapest_choices
 from agents.methods.method import HINDSIGHT, ORACLE
 from agents.methods.scene import Scene
 from envs.arrays import Float64Array
 from envs.carbon.footprint import footprint_grams
-from envs.outcomes.dual_price import cheapest_choices
 
 
 @dataclass(frozen=True)

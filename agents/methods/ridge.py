@@ -17,15 +17,9 @@ from envs.requests.request import Request
 from envs.requests.structure import STRUCTURE
 from envs.world import request_parts
 
-FOLDS = 5
 # Ridge penalty, and number of most frequent words and word pairs.
 PENALTY = 10.0
 VOCABULARY = 20_000
-
-
-def fold_by_hash(request: Request) -> int:
-    """Return one of `FOLDS` folds, by the prompt's hash."""
-    return int(request.prompt_hash[:8], 16) % FOLDS
 
 
 @dataclass(frozen=True)

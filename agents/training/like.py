@@ -132,6 +132,7 @@ class _Origin:
 
     @classmethod
     def of(cls, folder: Path) -> "_Origin":
+        """Load a bundle; raise ConfigError if it does not say what it was trained for."""
         bundle = load_bundle(folder)
         fields = problem_of(bundle)
         if missing := [name for name in (*FIELDS, *SETTINGS) if name not in fields]:
@@ -152,6 +153,7 @@ class _Origin:
             )
 
     def reward(self, trace: IntensityTrace) -> Reward:
+        """Return the reward of the training, with its multipliers at the end."""
         reward = Reward(
             **{name: self.fields[name] for name in REWARD},
             limits={task: Limit(**limit) for task, limit in self.fields["limits"].items()},

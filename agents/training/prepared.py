@@ -8,14 +8,14 @@ import numpy as np
 
 from agents.policy.network import normalisation
 from agents.training.expected import expected_cost, expected_quality
-from agents.training.text import fit_text, fold_of
+from agents.training.text import fit_text
 from envs.arrays import Float32Array, Float64Array
 from envs.carbon.intensity import IntensityTrace
 from envs.outcomes.profile import Profile, with_known_quality
 from envs.outcomes.reward import Reward, reward_from_profile
 from envs.requests.features import LOG_ENERGY, Featurizer
 from envs.requests.projection import Vectors
-from envs.requests.request import Request
+from envs.requests.request import Request, fold_of
 from envs.world import moment_on, parts_by_tag
 
 

@@ -36,12 +36,7 @@ class PromptSet:
         self.rows = {task: rows & known for task, rows in self.of_task.items()}
         count = len(self.scores)
         rng = np.random.default_rng(seed)
-        # Evenly spaced steps in random order cover the trace with fewer gaps than random ones.
-        steps = np.linspace(0, len(trace.g_per_kwh), count, endpoint=False).astype(np.int64)
-        times = [
-            np.asarray(trace.start + trace.step_seconds * rng.permutation(steps), dtype=np.float64)
-            for _ in parts
-        ]
+        times = [trace.spread(count, rng) for _ in parts]
         self._observations = np.concatenate(
             [
                 featurizer.observe(part, moment_on(trace, time, np.zeros(count)))

@@ -13,10 +13,9 @@ from envs.errors import ConfigError
 from envs.outcomes.profile import Profile
 from envs.requests.features import LOG_ENERGY, Featurizer
 from envs.requests.projection import EncodedProjection, Vectors, WordProjection
-from envs.requests.request import Request
+from envs.requests.request import FOLDS, Request, fold_of
 from envs.requests.structure import Feature, read_chat
 
-FOLDS = 5
 # Candidate ridge penalties; each target uses the one with the least cross-validated error.
 ALPHAS = (3.0, 10.0, 30.0, 100.0)
 # Most words in the vocabulary.
@@ -25,11 +24,6 @@ VOCABULARY = 4000
 LEAST_PROMPTS = 3
 # Lower bound on energy relative to the mean under L0, before taking logarithms.
 LEAST_ENERGY = 1e-3
-
-
-def fold_of(request: Request) -> int:
-    """Return the cross-fitting fold of a prompt, 0 to FOLDS - 1, from its hash."""
-    return int(request.prompt_hash[:8], 16) % FOLDS
 
 
 @dataclass(frozen=True)

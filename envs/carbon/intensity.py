@@ -195,6 +195,15 @@ class IntensityTrace:
             start_hour, start_hour + hours, dtype=np.float64
         )
 
+    def spread(self, count: int, rng: np.random.Generator) -> Float64Array:
+        """Return times spread evenly over the trace's steps, in random order, shape (count,).
+
+        They cover the trace with fewer gaps than random times. Unix seconds.
+        """
+        steps = np.linspace(0, len(self.g_per_kwh), count, endpoint=False).astype(np.int64)
+        times: Float64Array = self.start + self.step_seconds * rng.permutation(steps)
+        return times
+
     def at(self, times: Float64Array) -> Float64Array:
         """Return the intensity at each time (Unix seconds), gCO2e/kWh."""
         return self.g_per_kwh[self.step(times)]

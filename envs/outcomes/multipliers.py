@@ -1,5 +1,6 @@
 """Multipliers under which whoever maximises the reward keeps every floor."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -59,13 +60,15 @@ def default_multipliers(
         more = (grams[:-1] - grams[-1]) / reward.footprint_ref_grams
         # An unknown quality earns no margin, as in the reward.
         margin = np.nan_to_num(quality / reward.quality_l0[task] - floor).mean(axis=0)
-        bounds = (price_bound(*each, floor) for each in zip(more, margin, strict=True))
-        multipliers[task] = min(bound for bound in bounds if bound is not None)
+        multipliers[task] = min(
+            price_bound(float(saving), float(spare), floor)
+            for saving, spare in zip(more, margin, strict=True)
+        )
     return multipliers
 
 
-def price_bound(saving: float, margin: float, floor: float) -> float | None:
-    """Return the price at which a margin outweighs a saving; None if no price does.
+def price_bound(saving: float, margin: float, floor: float) -> float:
+    """Return the price at which a margin outweighs a saving; infinity if no price does.
 
     Args:
         saving: how much more the floor's breakers can save, relative to the reference footprint.
@@ -73,4 +76,4 @@ def price_bound(saving: float, margin: float, floor: float) -> float | None:
         floor: the floor; above `HIGHEST_FLOOR` it is priced as if it could be missed a little.
     """
     margin += max(0.0, floor - HIGHEST_FLOOR)
-    return max(0.0, float(saving)) / float(margin) if margin > 1e-9 else None
+    return max(0.0, saving) / margin if margin > 1e-9 else math.inf

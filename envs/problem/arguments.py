@@ -1,70 +1,130 @@
-"""Checks of an environment's plain arguments, each with a clear error."""
+"""The arguments of the environments, checked when they are given."""
 
-import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
+from envs.carbon.csv_traces import chosen_trace
+from envs.carbon.intensity import IntensityTrace
+from envs.energy.meter import Meter
 from envs.errors import ConfigError
+from envs.outcomes.profile import Profile
+from envs.problem.checks import choice, number, paths
+from envs.problem.constraints import Constraints
+from envs.problem.problem import SPLITS
+from envs.requests.directive import Catalogue
+from envs.requests.mix import Mix
+from envs.requests.request import Request
+
+# The reward with its penalties for quality and latency, or the footprint's term alone.
+REWARD_MODES = ("penalised", "footprint")
 
 
-def number(name: str, value: Any, kind: str, *, most: float = np.inf, above: bool = False) -> float:
-    """Return a finite number of 0 to `most`.
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Constraints):
+    """Arguments that both environments have, beside those of `Constraints`.
 
-    Args:
-        name: the argument's name.
-        kind: words that say what would be right.
-        above: whether 0 itself is refused.
-
-    Raises:
-        ConfigError: it is no number, or out of range.
-    """
-    real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    if not real or not 0 <= value <= most or value == np.inf or (above and value == 0):
-        raise ConfigError(f"{name} {value!r}: give {kind}")
-    return float(value)
-
-
-def path(name: str, value: Any) -> Path:
-    """Return a path; raise ConfigError if the value is no path."""
-    if not isinstance(value, str | os.PathLike):
-        raise ConfigError(f"{name} {value!r}: give the path of a file or folder")
-    return Path(value)
-
-
-def paths(name: str, value: Any) -> list[Path]:
-    """Return one path or several as a list; None gives an empty list.
-
-    A number counts as a path: files of carbon intensity may be replaced by a constant.
+    Attributes:
+        intensity: CSV of a carbon-intensity trace, a folder of them, or several paths; None for
+            the shipped synthetic day.
+        zone: grid zone; None for the joined hours of all zones.
+        reward_mode: one of `REWARD_MODES`.
 
     Raises:
-        ConfigError: the value is neither a path nor a sequence of paths.
+        ConfigError: an argument is of a wrong kind or out of range.
     """
-    if value is None:
-        return []
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return [Path(str(value))]
-    several = isinstance(value, Sequence) and not isinstance(value, str)
-    return [path(name, each) for each in (value if several else [value])]
+
+    intensity: Path | str | Sequence[Path | str] | None = None
+    zone: str | None = None
+    reward_mode: str = "penalised"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        choice("reward_mode", self.reward_mode, REWARD_MODES)
+
+    def trace(self) -> IntensityTrace:
+        """Read the carbon intensity."""
+        files = paths("intensity", self.intensity)
+        if self.zone is not None and not files:
+            raise ConfigError(f"zone {self.zone!r}: the synthetic day has no zones; give intensity")
+        return chosen_trace(files, self.zone)
+
+    def refuse_with_like(self, *names: str) -> None:
+        """Raise ConfigError if an argument is given that the bundle `like` fixes."""
+        for name in names:
+            if self.like is not None and getattr(self, name):
+                raise ConfigError(f"{name}: the bundle given as `like` fixes it; leave {name} out")
 
 
-def choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    """Raise ConfigError unless the value is one of the choices."""
-    if value not in choices:
-        raise ConfigError(f"{name} {value!r}: give one of {', '.join(choices)}")
+@dataclass(frozen=True, kw_only=True)
+class LiveArguments(Arguments):
+    """Arguments of the live environment; the quality of a live answer is "correct".
 
-
-def episode_steps(value: Any) -> int | None:
-    """Return the number of steps of an episode, or None for no end (None or -1, as in Gymnasium).
-
-    Raises:
-        ConfigError: it is no whole number above 0.
+    Attributes:
+        upstream: URL of an OpenAI-compatible server on this machine.
+        model: name of the model; None for the server's first model.
+        requests: the workload; None for 50 generated requests per task.
+        profile: profile that the reward's references and default multipliers come from. If None
+            (and without `like`), `CALIBRATION_REQUESTS` requests of each task are first sent at
+            L0 to measure the references, and the default multipliers are high enough for
+            directives of which nothing is known.
+        catalogue: the directives to choose among; None for the paper's three, or with `like` for
+            those of the bundle.
+        clock_speed: experiment seconds per real second.
+        meter: meter of the server's energy; None to let `choose_meter` choose one.
     """
-    if value is None or value == -1:
-        return None
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or value < 1:
-        raise ConfigError(f"max_episode_steps {value!r}: give a whole number, 1 or more")
-    return int(value)
+
+    upstream: str
+    model: str | None = None
+    requests: Sequence[Request] | None = None
+    profile: Path | str | None = None
+    catalogue: Catalogue | None = None
+    clock_speed: float = 1.0
+    meter: Meter | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number("clock_speed", self.clock_speed, "a number above 0", above=True)
+        if self.quality not in (None, "correct"):
+            raise ConfigError(
+                f"quality {self.quality!r}: no judge compares live answers; leave quality out"
+            )
+        self.refuse_with_like("profile", "catalogue")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayArguments(Arguments):
+    """Arguments of the replay environment.
+
+    With `like`, a training prompt is rewarded by what was predicted for it from other prompts
+    (cross-fitting), as in `sprout train`, and any other prompt by its own outcomes. Profile and
+    intensity must be those of the bundle's training.
+
+    Attributes:
+        profile: the profile, or the path of its Parquet file.
+        model: model whose rows of the profile are used; needed if the file holds several.
+        split, hold_out: prompts to replay; see `envs.problem.problem.replay_problem`. With
+            `like`, "train" (the default) are the prompts that the bundle was trained on and
+            "held_out" all others; leave `hold_out` out.
+        step_seconds: experiment time between two requests, s; not used with `arrivals`.
+        mix: shares of tasks by hour of the trace (`envs.requests.mix`), or a CSV of them;
+            None to draw every request of the profile equally often.
+        arrivals: CSV of a service's arrivals, which set the times of requests and the load
+            in flight (`envs.requests.arrivals`); None for even times and a load of 0.
+    """
+
+    profile: Profile | Path | str
+    model: str | None = None
+    split: str | None = None
+    hold_out: float = 0.0
+    step_seconds: float = 60.0
+    mix: Mix | Path | str | None = None
+    arrivals: Path | str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        number("step_seconds", self.step_seconds, "a number above 0", above=True)
+        number("hold_out", self.hold_out, "a share of the prompts, 0 or more, below 1", most=1)
+        if self.split is not None:
+            choice("split", self.split, SPLITS)
+        self.refuse_with_like("hold_out", "model")

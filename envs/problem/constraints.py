@@ -8,12 +8,12 @@ from typing import Any
 from envs.errors import ConfigError
 from envs.outcomes.outcome import QUALITIES
 from envs.outcomes.reward import Reward, untagged_name
-from envs.problem.arguments import choice, number, path
+from envs.problem.checks import choice, number, path
 
 DEFAULT_FLOOR = 0.95
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Constraints:
     """Arguments of an environment that say which quality is kept, and at what price.
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from envs.requests.directive import Message
 
+FOLDS = 5
+
 
 @dataclass(frozen=True)
 class Request:
@@ -35,6 +37,11 @@ class Request:
     def prompt_hash(self) -> str:
         """SHA-256 of the chat. Splits and overlaps between data sets are decided by this hash."""
         return hashlib.sha256(self.messages_json.encode()).hexdigest()
+
+
+def fold_of(request: Request) -> int:
+    """Return the cross-fitting fold of a prompt, 0 to FOLDS - 1, from its hash."""
+    return int(request.prompt_hash[:8], 16) % FOLDS
 
 
 def in_share(prompt_hash: str, share_ratio: float, salt: str) -> bool:

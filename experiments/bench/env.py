@@ -38,7 +38,7 @@ class EnvBench(Settings):
         arguments: dict[str, Any] = {"profile": profile, "mix": uniform_mix(profile.tasks)}
         vector = gymnasium.make_vec(REPLAY, num_envs=self.lanes, **arguments)
         scalars = SyncVectorEnv(
-            [lambda: gymnasium.make(REPLAY, **arguments)] * self.scalars,
+            [lambda: gymnasium.make(REPLAY, disable_env_checker=True, **arguments)] * self.scalars,
             autoreset_mode=AutoresetMode.SAME_STEP,
         )
         rates = [

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from agents.methods.dual_price import cheapest_choices
 from agents.methods.linear_program import cheapest_mixes
 from agents.methods.sprout import largest_savings_first
 from envs.arrays import Float64Array, Int64Array
 from envs.carbon.footprint import footprint_grams
-from envs.outcomes.dual_price import cheapest_choices
 from experiments.reproduce.window import HOURS, JUDGED_PROMPTS, Outcome, Window
 
 

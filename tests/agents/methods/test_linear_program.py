@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from agents.methods.dual_price import cheapest_choices
 from agents.methods.frontier import frontier_cost
 from agents.methods.linear_program import best_fixed_mix, cheapest_mixes
-from envs.outcomes.dual_price import cheapest_choices
 
 TASKS = np.array(["a", "b"])
 GROUPS = 5

@@ -9,10 +9,11 @@ from agents.policy.bundle import load_bundle, load_encoder, save_bundle
 from agents.policy.encoder import LENGTH
 from agents.policy.network import Policy
 from agents.training.prepared import prepare
-from agents.training.text import fit_text, fold_of
+from agents.training.text import fit_text
 from envs.errors import BundleError, ConfigError
 from envs.requests.directive import DEFAULT_CATALOGUE
 from envs.requests.features import Featurizer
+from envs.requests.request import fold_of
 from experiments.llama.server import EMBEDDED
 from tests import made
 

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from agents.training.text import FOLDS, fit_text, fold_of
+from agents.training.text import fit_text
 from envs.errors import ConfigError
 from envs.requests.features import Featurizer
+from envs.requests.request import FOLDS, fold_of
 from envs.world import request_parts
 from tests import made
 

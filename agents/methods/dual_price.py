@@ -26,40 +26,29 @@ def cheapest_choices(costs: Float64Array, scores: Float64Array, least: float) ->
     Raises:
         ValueError: `least` exceeds the highest total score possible.
     """
-    below_price, price = _prices_around(costs, scores, least)
-    low_choices = _choices(costs, scores, below_price)
-    high_choices = _choices(costs, scores, price)
-    below, above = _total(scores, low_choices), _total(scores, high_choices)
-    share = min(1.0, (least - below) / (above - below)) if above > below else 1.0
-    width = scores.shape[1]
-    return (1 - share) * _one_hot(low_choices, width) + share * _one_hot(high_choices, width)
-
-
-def _prices_around(costs: Float64Array, scores: Float64Array, least: float) -> tuple[float, float]:
-    """Return the candidate prices just below and at which the total score reaches `least`.
-
-    Both are the lowest candidate if that reaches `least`.
-
-    Raises:
-        ValueError: `least` exceeds the highest total score possible.
-    """
     highest = float(scores.max(axis=1).sum())
     if least > highest + 1e-9 * max(1.0, abs(least)):
         raise ValueError(
             f"least: total score {least:g} is out of reach; at most {highest:g} is possible"
         )
     prices = candidate_prices(costs, scores)
-    if _total(scores, _choices(costs, scores, prices[0])) >= least:
-        return float(prices[0]), float(prices[0])
     # Binary search. Invariant: prices[low] does not reach `least`, prices[high] does.
     low, high = 0, len(prices) - 1
+    low_choices = _choices(costs, scores, prices[low])
+    if _total(scores, low_choices) >= least:
+        return _one_hot(low_choices, scores.shape[1])
+    high_choices = _choices(costs, scores, prices[high])
     while high - low > 1:
         middle = (low + high) // 2
-        if _total(scores, _choices(costs, scores, prices[middle])) >= least:
-            high = middle
+        choices = _choices(costs, scores, prices[middle])
+        if _total(scores, choices) >= least:
+            high, high_choices = middle, choices
         else:
-            low = middle
-    return float(prices[low]), float(prices[high])
+            low, low_choices = middle, choices
+    below, above = _total(scores, low_choices), _total(scores, high_choices)
+    share = min(1.0, (least - below) / (above - below)) if above > below else 1.0
+    width = scores.shape[1]
+    return (1 - share) * _one_hot(low_choices, width) + share * _one_hot(high_choices, width)
 
 
 def candidate_prices(costs: Float64Array, scores: Float64Array) -> Float64Array:
