@@ -122,10 +122,10 @@ def _calibrated(backend: LiveBackend, trace: IntensityTrace, given: LiveArgument
     A task without references of answers gets no floor.
 
     Raises:
-        ConfigError: no answer of a task is right, so there is no quality to keep.
+        ConfigError: no answer of a task with a floor above 0 is right.
     """
     tasks = np.array([request.task for request in backend.requests])
-    names = sorted(set(tasks))
+    names = _tasks(backend.requests)
     rows = np.concatenate([np.flatnonzero(tasks == t)[:CALIBRATION_REQUESTS] for t in names])
     outcomes = backend.play(rows, np.zeros(len(rows), dtype=np.int64))
     floors = given.floors_of(names)
@@ -139,13 +139,14 @@ def _calibrated(backend: LiveBackend, trace: IntensityTrace, given: LiveArgument
         if np.isnan(scores).all():
             continue
         means[task] = float(np.nanmean(scores))
-        if means[task] == 0:
+        if means[task] == 0 and floor > 0:
             raise ConfigError(
                 f"task {task!r}: none of {len(scores)} answers without a directive is right, so "
-                "there is no quality to keep; give a profile of more requests"
+                "there is no quality to keep; give a profile of more requests, or "
+                f"floors={{{task!r}: 0}} to set no floor"
             )
         highest = float(grams[of_task].mean()) / reference
-        prices[task] = price_bound(highest, 1 - floor, floor)
+        prices[task] = price_bound(highest, 1 - floor, floor) if means[task] else 0.0
     reward = Reward(reference, means, {task: floors[task] for task in means}, prices)
     return with_prices(reward, given.prices_of(reward))
 

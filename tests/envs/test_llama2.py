@@ -6,7 +6,9 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from agents.training.sb3 import Lanes
+from envs.errors import ConfigError
 from envs.requests.mix import Mix, mix_from_job_counts
+from envs.requests.request import Request
 from envs.requests.workload import generate_requests
 from envs.world import World
 from envs.worlds import replay_world
@@ -182,6 +184,20 @@ def test_live_lanes_run_together_and_are_metered(llama):
     assert (info["energy_joules"] > 0).all()
     assert set(info["energy_method"]) <= {"attributed", "estimated"}
     assert info["completion_tokens"][0::2].mean() > 3 * info["completion_tokens"][1::2].mean()
+
+
+def test_a_live_task_without_a_right_answer_is_refused_unless_it_has_no_floor(llama):
+    impossible = Request("1", "riddle", ({"role": "user", "content": "Say x."},), "never said")
+    arguments = {"upstream": llama.url, "model": llama.model, "requests": [impossible]}
+    with pytest.raises(ConfigError, match="'riddle': none of 1 answers .*floors={'riddle': 0}"):
+        gymnasium.make(LIVE, **arguments)
+    env = gymnasium.make(LIVE, floors={"riddle": 0}, **arguments)
+    env.reset(seed=0)
+    _, _, _, _, info = env.step(0)
+    assert info["cost"] == 0
+    assert info["costs"] == {"riddle": 0}
+    assert np.isfinite(info["energy_joules"])
+    env.close()
 
 
 def test_a_request_that_asks_for_a_length_is_played_at_l0(tmp_path):
