@@ -52,13 +52,12 @@ class Interval:
 def mean_of_runs(values: Float64Array) -> Interval:
     """Return the mean over independent runs with its t interval, shape (n,).
 
-    Fewer than `FEWEST_RUNS` runs give no interval: their spread is hardly known.
+    Fewer than `FEWEST_RUNS` runs, or runs that are all equal, give no interval: their spread is
+    hardly known.
     """
     value = float(values.mean())
-    if len(values) < FEWEST_RUNS:
+    if len(values) < FEWEST_RUNS or np.ptp(values) < 1e-12:
         return Interval(value, float("nan"), float("nan"))
-    if np.ptp(values) < 1e-12:
-        return Interval(value, value, value)
     low, high = ttest_1samp(values, 0.0).confidence_interval(0.95)
     return Interval(value, float(low), float(high))
 

@@ -23,7 +23,7 @@ def write_page(path: Path, question: str, summary: Summary, rows: Sequence[Row],
         "",
         "## What the numbers allow to say",
         "",
-        *(_conclusion(name, reference, summary.against[name]) for name in others),
+        *(_conclusion(name, reference, summary.against[name], summary.pairs) for name in others),
         "",
         f"## Difference to {reference}, run by run",
         "",
@@ -47,7 +47,7 @@ def write_page(path: Path, question: str, summary: Summary, rows: Sequence[Row],
         "with the same quality, task by task (points of the task's L0 footprint), in the mean "
         "over tasks and runs; IQM is its interquartile mean, with a stratified bootstrap. The "
         "other intervals are 95 % t intervals over runs; a difference is taken between the runs "
-        "with the same seed and fold.",
+        "with the same seed and fold. Runs that all have the same figure give no interval.",
         "",
     ]
     page = "\n".join(lines)
@@ -84,9 +84,9 @@ def _row(name: str, intervals: Mapping[str, Interval], sign: str = "") -> str:
     return f"| {name} | {' | '.join(cells)} |"
 
 
-def _conclusion(name: str, reference: str, against: Mapping[str, Interval]) -> str:
+def _conclusion(name: str, reference: str, against: Mapping[str, Interval], runs: int) -> str:
     """Return one sentence: in what a variant differs from the reference, and in what not."""
-    if not against["excess"].is_known:
+    if runs < FEWEST_RUNS:
         return (
             f"- **{name}**: fewer than {FEWEST_RUNS} runs, so nothing is said about its "
             f"difference to {reference}."
@@ -94,9 +94,12 @@ def _conclusion(name: str, reference: str, against: Mapping[str, Interval]) -> s
     told, same = [], []
     for measure, digits in _DIGITS.items():
         interval = against[measure]
+        words = _WORDS[measure][0 if interval.value > 0 else 1]
         if interval.sign:
-            word = _WORDS[measure][0 if interval.sign > 0 else 1]
-            told.append(word.format(_size(interval, digits)))
+            told.append(words.format(_size(interval, digits)))
+        elif not interval.is_known and abs(interval.value) > 1e-12:
+            size = f"{abs(interval.value):.{digits}f}"
+            told.append(f"{words.format(size)} in every run, so without an interval")
         else:
             same.append(measure)
     sentence = f"- **{name}**"

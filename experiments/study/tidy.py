@@ -100,7 +100,8 @@ class Summary:
     """Aggregate results by variant; the first variant is the reference.
 
     A run of a variant and the run of the reference with the same seed and the same held-out fold
-    are a pair. Intervals are 95% t intervals; with fewer than five runs there are none.
+    are a pair. Intervals are 95% t intervals; fewer than five runs, or runs that are all equal,
+    have none.
 
     Attributes:
         excess, saving, quality, margin, cell, missed: means over runs of the excess (over tasks

@@ -189,7 +189,7 @@ def test_live_lanes_run_together_and_are_metered(llama):
 def test_a_live_task_without_a_right_answer_is_refused_unless_it_has_no_floor(llama):
     impossible = Request("1", "riddle", ({"role": "user", "content": "Say x."},), "never said")
     arguments = {"upstream": llama.url, "model": llama.model, "requests": [impossible]}
-    with pytest.raises(ConfigError, match="'riddle': none of 1 answers .*floors={'riddle': 0}"):
+    with pytest.raises(ConfigError, match=r"'riddle': none of 1 answers .*floors=\{'riddle': 0\}"):
         gymnasium.make(LIVE, **arguments)
     env = gymnasium.make(LIVE, floors={"riddle": 0}, **arguments)
     env.reset(seed=0)

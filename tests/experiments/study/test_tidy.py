@@ -1,6 +1,7 @@
 """An ablation's statistics: paired by seed and fold, and no more said than the runs allow."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,18 @@ def test_fewer_than_five_runs_have_no_interval_and_no_conclusion(tmp_path):
     assert "fewer than 5 runs, so nothing is said" in text
     assert "[" not in text.split("## Difference")[1].split("![figure]")[0]
     json.dumps(document, allow_nan=False)
+
+
+def test_a_difference_that_is_equal_in_every_run_is_told_without_an_interval(tmp_path):
+    rng = np.random.default_rng(2)
+    base = rng.normal(40, 10, 6)
+    other = [replace(row, missed_in_zones=2) for row in runs("other", base + rng.normal(0, 1, 6))]
+    summary, text = page(runs("full", base) + other, tmp_path)
+    assert summary.to_json()["paired_difference"]["other"]["missed"] == {"value": 2, "ci95": None}
+    assert "misses 2.0 floors by task and zone more in every run, so without an interval" in text
+    assert "[+2.0" not in text
+    # Where no run differs, there is nothing to tell.
+    assert "cannot be told apart from full by excess, carbon saved, quality, its worst task" in text
 
 
 def test_runs_without_a_partner_are_no_comparison():
