@@ -139,7 +139,8 @@ class Llama2Env(gymnasium.Env[Float32Array, np.int64]):
         info["energy_method"] = step.outcomes.energy_method
         info["task"] = str(self.world.tasks[step.rows[0]])
         info["action_mask"] = self.action_masks()
-        self._shown = _shown(info)
+        if self.render_mode == "ansi":
+            self._shown = _shown(info)
         return step.observations[0], float(step.rewards[0]), False, step.truncated, info
 
     def render(self) -> str | None:

@@ -195,8 +195,8 @@ class World:
         actions = np.where(self._steerable, actions, 0)
         intensity = self.trace.at(self._times)
         outcomes = self.backend.play(rows, actions)
-        tagged = self._tagged.astype(np.bool_)
-        terms = self.reward.terms(self.tasks[rows], outcomes, intensity, tagged)
+        tagged, tasks = self._tagged.astype(np.bool_), self.tasks[rows]
+        terms = self.reward.terms(tasks, outcomes, intensity, tagged)
         self._clock.advance()
         self._count += 1
         self._draw()
@@ -210,7 +210,7 @@ class World:
             intensity=intensity,
             rows=rows,
             actions=actions,
-            costs=self.reward.costs(self.tasks[rows], outcomes, intensity),
+            costs=self.reward.costs(tasks, outcomes, intensity),
         )
 
     def _over(self) -> bool:

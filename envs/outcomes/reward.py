@@ -1,6 +1,6 @@
 """The reward: less carbon, with each task's quality above its floor."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -134,20 +134,10 @@ class Reward:
             tasks, outcomes, intensity_g_per_kwh: see `terms`.
         """
         bands = self.floor_schedule.band(intensity_g_per_kwh)
-        quality = getattr(outcomes, self.quality)
-        costs = {}
-        for task, floor in self.floors.items():
-            reference = self.quality_l0.get(task, 0.0)
-            cost = np.zeros(len(tasks))
-            rows = tasks == task
-            if reference > 0:
-                by_band = [
-                    self.floor_schedule.floor(floor, band)
-                    for band in range(len(self.floor_schedule.places))
-                ]
-                floors = np.array(by_band)[bands[rows]]
-                cost[rows] = np.nan_to_num(floors - quality[rows] / reference)
-            costs[task] = cost
+        costs = {task: np.zeros(len(tasks)) for task in self.floors}
+        for task, rows, margin in self._margins(tasks, getattr(outcomes, self.quality), bands):
+            if task in costs:
+                costs[task][rows] = 0.0 - margin
         for task, limit in self.limits.items():
             rows = tasks == task
             for name, excess in latency_excess(task, limit, outcomes.latency_seconds[rows]).items():
@@ -163,19 +153,32 @@ class Reward:
         tagged: BoolArray,
     ) -> Float64Array:
         term = np.zeros(len(quality))
-        for task in np.unique(tasks):
-            reference = self.quality_l0.get(task, 0.0)
-            if reference <= 0:
-                continue
-            for band, name in enumerate(self.floor_schedule.names(task)):
-                rows = (tasks == task) & (bands == band)
-                price = self.multipliers.get(name, 1.0)
-                weight = np.where(
-                    tagged[rows], price, self.multipliers.get(untagged_name(name), price)
-                )
-                floor = self.floor_schedule.floor(self.floors.get(task, 0.0), band)
-                term[rows] = weight * np.nan_to_num(quality[rows] / reference - floor)
+        for task, rows, margin in self._margins(tasks, quality, bands):
+            prices = np.array([self._prices(name) for name in self.floor_schedule.names(task)])
+            term[rows] = prices[bands[rows], tagged[rows].astype(np.int64)] * margin
         return term
+
+    def _prices(self, name: str) -> tuple[float, float]:
+        """Return the multipliers of a constraint without and with the task's tag."""
+        price = self.multipliers.get(name, 1.0)
+        return self.multipliers.get(untagged_name(name), price), price
+
+    def _margins(
+        self, tasks: StrArray, quality: Float64Array, bands: Int64Array
+    ) -> Iterator[tuple[str, Int64Array, Float64Array]]:
+        """Yield each task that has a quality, its rows, and their margins over the floor.
+
+        An unknown quality has a margin of 0.
+        """
+        for task, reference in self.quality_l0.items():
+            rows = np.flatnonzero(tasks == task)
+            if reference <= 0 or not rows.size:
+                continue
+            floor, schedule = self.floors.get(task, 0.0), self.floor_schedule
+            floors = np.array([schedule.floor(floor, i) for i in range(len(schedule.places))])
+            margin = quality[rows] / reference - floors[bands[rows]]
+            margin[np.isnan(margin)] = 0.0
+            yield task, rows, margin
 
     def _latency_term(self, tasks: StrArray, seconds: Float64Array) -> Float64Array:
         term = np.zeros(len(seconds))
