@@ -68,7 +68,7 @@ class Llama2Env(gymnasium.Env[Float32Array, np.int64]):
     | in_flight | requests | 0 | 1024 | requests at the server when this one is sent |
     | log_intensity | ln(1+gCO2e/kWh) | 0 | 8 | the grid's intensity now |
     | recent_place | ratio | 0 | 1 | its place in the trailing 24 hours' range |
-    | coming_place | ratio | 0 | 1 | share of the next 24 hours that are cleaner |
+    | coming_place | ratio | 0 | 1 | share of the next 24 hours that are cleaner (looks ahead) |
     | hour_sin | sin | -1 | 1 | hour of day (UTC), as an angle |
     | hour_cos | cos | -1 | 1 | hour of day (UTC), as an angle |
 
@@ -82,7 +82,8 @@ class Llama2Env(gymnasium.Env[Float32Array, np.int64]):
     With `reward_mode="footprint"` the reward is the footprint's term alone, and the constraints are
     left to the algorithm: `info["costs"]` holds the cost of each (a floor's: the floor less the
     quality relative to L0; in the mean it must be at most 0), `info["cost"]` their sum. `info` also
-    holds the task, the directive that was executed and the next request's action mask.
+    holds the task, whether the observation showed its tag (`tagged`), the directive that was
+    executed, and the next request's action mask.
 
     ## Starting State
     A request drawn from the workload (uniformly, or by a mix of tasks), at a random
@@ -232,6 +233,7 @@ def step_info(step: Step) -> dict[str, AnyArray]:
         "carbon_intensity": step.intensity,
         "row": step.rows,
         "action": step.actions,
+        "tagged": step.tagged,
         "cost": cost,
     }
 

@@ -74,6 +74,7 @@ class Step:
         rows: index of each answered request in the backend's workload.
         actions: directive that each request was answered under; 0 where its choice had no effect.
         costs: cost of each constraint, by name (`Reward.costs`).
+        tagged: whether the observations showed the requests' task tags.
     """
 
     observations: Float32Array
@@ -86,6 +87,7 @@ class Step:
     rows: Int64Array
     actions: Int64Array
     costs: dict[str, Float64Array]
+    tagged: BoolArray
 
 
 class World:
@@ -105,6 +107,7 @@ class World:
             use `parts_by_tag`. Training passes its own for cross-fitted predictions.
         penalised: whether rewards include the penalties for quality and latency, besides the
             footprint.
+        hidden: indices of the features that observations show as 0.
     """
 
     def __init__(  # noqa: PLR0913, the configuration of an environment
@@ -122,6 +125,7 @@ class World:
         tag_share: float = 1.0,
         parts: Float32Array | None = None,
         penalised: bool = True,
+        hidden: Sequence[int] = (),
     ) -> None:
         self.backend = backend
         self.featurizer = featurizer
@@ -135,6 +139,7 @@ class World:
         self._parts = parts if parts is not None else parts_by_tag(featurizer, backend.requests)
         self._tag_share = tag_share
         self._penalised = penalised
+        self._hidden = list(hidden)
         self._draws = _Draws(self.tasks, mix)
         self._rngs = [np.random.default_rng() for _ in range(lanes)]
         self._chances = np.zeros((3, DRAWN_TOGETHER, lanes))
@@ -211,6 +216,7 @@ class World:
             rows=rows,
             actions=actions,
             costs=self.reward.costs(tasks, outcomes, intensity),
+            tagged=tagged,
         )
 
     def _over(self) -> bool:
@@ -249,6 +255,7 @@ class World:
         parts = self._parts[self._tagged, self._rows]
         observations = self.featurizer.observe(parts, moment)
         self._steerable = self.featurizer.steerable(observations)
+        observations[:, self._hidden] = 0
         return observations
 
 

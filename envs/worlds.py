@@ -81,6 +81,7 @@ def live_world(
             max_episode_steps=steps,
             tag_share=problem.tag_share,
             penalised=given.reward_mode == "penalised",
+            hidden=problem.hidden,
         )
     except BaseException:
         client.close()
@@ -198,6 +199,7 @@ def replay_world(
         tag_share=problem.tag_share,
         parts=problem.parts,
         penalised=given.reward_mode == "penalised",
+        hidden=problem.hidden,
     )
 
 

@@ -144,7 +144,7 @@ def load_bundle(folder: Path | str) -> Bundle:
     try:
         raw = path.read_bytes()
         manifest = json.loads(raw)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise BundleError(f"{folder} is no policy bundle: {MANIFEST} is missing") from error
     except (OSError, ValueError) as error:
         raise BundleError(f"{path} cannot be read: {error}") from error

@@ -1,8 +1,8 @@
 """Inference of a policy: a small network in NumPy, without torch."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -98,6 +98,15 @@ class Policy:
         chance = self.probabilities(observations)
         chance[~steerable] = np.eye(1, chance.shape[1])
         return chance
+
+    def blind_to(self, features: Sequence[int]) -> "Policy":
+        """Return a policy that acts as if some features, given by index, were always 0."""
+        index = list(features)
+        scale, (weight, bias) = self.scale.copy(), self.layers[0]
+        at_zero = np.clip(-self.mean[index] * scale[index], -self.clip, self.clip)
+        scale[index] = 0
+        first = weight, bias + weight[:, index] @ at_zero
+        return replace(self, scale=scale, layers=(first, *self.layers[1:]))
 
     def arrays(self) -> dict[str, Float32Array]:
         """Return the tensors by name, as the policy bundle stores them."""

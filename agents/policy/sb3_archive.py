@@ -44,6 +44,8 @@ def read_state_dicts(
                 for name in members
             ]
             description = archive.read(DESCRIPTION) if DESCRIPTION in names else b"{}"
+    except FileNotFoundError as error:
+        raise DataError(path, "no such file", remedy) from error
     except (OSError, zipfile.BadZipFile, UnpicklingError, RuntimeError, EOFError) as error:
         problem = str(error).splitlines()[0]
         raise DataError(path, f"cannot be read as weights ({problem})", remedy) from error

@@ -22,7 +22,7 @@ from envs.requests.projection import EncodedProjection
 REWARD = ("footprint_ref_grams", "quality_l0", "floors", "quality")
 # With these, all that says what a policy was trained for.
 FIELDS = (*REWARD, "limits", "multipliers", "intensity", "data")
-SETTINGS = ("seed", "floor_on", "floor_slack")
+SETTINGS = ("seed", "floor_on", "floor_slack", "without")
 
 
 def replay_like(
@@ -75,11 +75,20 @@ def replay_like(
                 f"like {folder}, split 'held_out': the bundle was trained on every prompt of the "
                 "profile; train it with --hold-out"
             )
-        return Problem(bundle.featurizer, reward, others, tag_share=TAG_SHARE)
+        return Problem(
+            bundle.featurizer, reward, others, tag_share=TAG_SHARE, hidden=hidden_features(bundle)
+        )
     prepared = _prepared(origin, prompts, trace)
     outcomes = replace(prepared.expected.outcomes, energy_method="predicted")
     expected = replace(prepared.expected, outcomes=outcomes)
-    return Problem(bundle.featurizer, reward, expected, prepared.parts, TAG_SHARE)
+    return Problem(
+        bundle.featurizer,
+        reward,
+        expected,
+        prepared.parts,
+        TAG_SHARE,
+        hidden=hidden_features(bundle),
+    )
 
 
 def live_like(folder: Path, trace: IntensityTrace) -> Problem:
@@ -96,7 +105,11 @@ def live_like(folder: Path, trace: IntensityTrace) -> Problem:
             "because no judge compares them"
         )
     return Problem(
-        origin.bundle.featurizer, reward, tag_share=TAG_SHARE, catalogue=origin.bundle.catalogue
+        origin.bundle.featurizer,
+        reward,
+        tag_share=TAG_SHARE,
+        catalogue=origin.bundle.catalogue,
+        hidden=hidden_features(origin.bundle),
     )
 
 
@@ -175,3 +188,9 @@ def problem_of(bundle: Bundle) -> dict[str, Any]:
         return dict(bundle.manifest["problem"])
     known = {**bundle.manifest.get("training", {}), **bundle.manifest}
     return {name: known[name] for name in (*FIELDS, *SETTINGS) if name in known}
+
+
+def hidden_features(bundle: Bundle) -> tuple[int, ...]:
+    """Return the indices of the features that the training hid from its policy."""
+    groups = problem_of(bundle).get("without", ())
+    return tuple(sorted({int(i) for g in groups for i in bundle.featurizer.groups[g]}))

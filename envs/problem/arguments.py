@@ -9,7 +9,7 @@ from envs.carbon.intensity import IntensityTrace
 from envs.energy.meter import Meter
 from envs.errors import ConfigError
 from envs.outcomes.profile import Profile
-from envs.problem.checks import choice, number, paths
+from envs.problem.checks import choice, number, paths, text_or_none
 from envs.problem.constraints import Constraints
 from envs.problem.problem import SPLITS
 from envs.requests.directive import Catalogue
@@ -25,8 +25,8 @@ class Arguments(Constraints):
     """Arguments that both environments have, beside those of `Constraints`.
 
     Attributes:
-        intensity: CSV of a carbon-intensity trace, a folder of them, or several paths; None for
-            the shipped synthetic day.
+        intensity: CSV of a carbon-intensity trace, a folder of them, several paths, or a constant
+            number in gCO2e/kWh; None for the shipped synthetic day.
         zone: grid zone; None for the joined hours of all zones.
         reward_mode: one of `REWARD_MODES`.
 
@@ -41,6 +41,7 @@ class Arguments(Constraints):
     def __post_init__(self) -> None:
         super().__post_init__()
         choice("reward_mode", self.reward_mode, REWARD_MODES)
+        text_or_none("zone", self.zone)
 
     def trace(self) -> IntensityTrace:
         """Read the carbon intensity."""
@@ -84,6 +85,7 @@ class LiveArguments(Arguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        text_or_none("model", self.model)
         number("clock_speed", self.clock_speed, "a number above 0", above=True)
         if self.quality not in (None, "correct"):
             raise ConfigError(
@@ -123,6 +125,7 @@ class ReplayArguments(Arguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        text_or_none("model", self.model)
         number("step_seconds", self.step_seconds, "a number above 0", above=True)
         number("hold_out", self.hold_out, "a share of the prompts, 0 or more, below 1", most=1)
         if self.split is not None:

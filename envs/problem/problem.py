@@ -39,6 +39,7 @@ class Problem:
             it compute them.
         tag_share: share of requests whose observation shows their task.
         catalogue: the directives of a bundle's problem; None if there is no bundle.
+        hidden: indices of the features that observations show as 0.
     """
 
     featurizer: Featurizer
@@ -47,6 +48,7 @@ class Problem:
     parts: Float32Array | None = None
     tag_share: float = 1.0
     catalogue: Catalogue | None = None
+    hidden: tuple[int, ...] = ()
 
 
 def with_prices(reward: Reward, prices: Mapping[str, float]) -> Reward:

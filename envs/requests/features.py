@@ -18,7 +18,9 @@ CONTEXT = (
     Feature("in_flight", "requests", 0, 1024, "requests at the server when this one is sent"),
     Feature("log_intensity", "ln(1+gCO2e/kWh)", 0, 8, "the grid's intensity now"),
     Feature("recent_place", "ratio", 0, 1, "its place in the trailing 24 hours' range"),
-    Feature("coming_place", "ratio", 0, 1, "share of the next 24 hours that are cleaner"),
+    Feature(
+        "coming_place", "ratio", 0, 1, "share of the next 24 hours that are cleaner (looks ahead)"
+    ),
     Feature("hour_sin", "sin", -1, 1, "hour of day (UTC), as an angle"),
     Feature("hour_cos", "cos", -1, 1, "hour of day (UTC), as an angle"),
 )

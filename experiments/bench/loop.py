@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from pydantic import Field
-from rich.console import Console
 from rich.table import Table
 
 from agents.methods.bundle import Learned
@@ -24,6 +23,7 @@ from envs.requests.directive import DEFAULT_CATALOGUE
 from envs.requests.request import Request
 from envs.requests.workload import generate_requests
 from envs.upstream import Upstream
+from experiments.console import table_console
 from experiments.llama.server import EMBEDDED, llama_server
 from experiments.record.profile import record
 from experiments.settings import Settings, floors_by_task, write_json
@@ -203,7 +203,7 @@ def show(verdicts: list[Verdict]) -> None:
             "/".join(f"{x:.2f}" for x in v.mix),
             "/".join(f"{x:.2f}" for x in v.share),
         )
-    Console(width=200).print(table)
+    table_console().print(table)
     values = [v.joules_to_mix.value for v in verdicts]
     print(f"joules against the best fixed mix: mean {np.mean(values):.3f}, worst {max(values):.3f}")
     ratios = [r for v in verdicts for r in v.quality_by_task.values()]

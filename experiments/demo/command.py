@@ -19,6 +19,7 @@ from envs.requests.request import Request
 from envs.requests.tasks import MODULES
 from envs.requests.workload import generate_requests
 from envs.upstream import Upstream
+from experiments.console import table_console
 from experiments.demo.drive import Arm, Target, drive
 from experiments.demo.report import Comparison, compare, show, write_report
 from experiments.hook_process import start_hook
@@ -55,7 +56,7 @@ class Demo(Settings):
 
     def cli_cmd(self) -> None:
         """Run the loop, print the comparison and write the report."""
-        console = Console()
+        console = table_console()
         self.save(self.out)
         trace = synthetic_day()
         console.print("[bold]1/5[/] starting the embedded Llama")

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
-from rich.console import Console
 
 from agents.methods import METHODS, make_method
 from agents.methods.bundle import Learned
@@ -17,6 +16,7 @@ from envs.carbon.csv_traces import chosen_zones
 from envs.errors import ConfigError, DataError
 from envs.outcomes.profile import Profile, fingerprint
 from envs.outcomes.profile_reader import read_profile
+from experiments.console import table_console
 from experiments.evaluate.checks import known_tasks, left_out, overlaps, unseen_only
 from experiments.evaluate.document import METHOD_COLUMNS, document, method_rows
 from experiments.evaluate.figures import draw
@@ -116,7 +116,7 @@ class Evaluate(Settings):
         result = document(scene, figures, self.mix, warnings)
         write_json(self.json_path, result)
         self._track(profile, bundles, result, pictures)
-        console = Console()
+        console = table_console()
         for warning in warnings:
             console.print(f"[yellow]warning: {warning}")
         console.print(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
-from rich.console import Console
 from rich.table import Table
 
 from envs.carbon.hardware import match_hardware
@@ -17,6 +16,7 @@ from envs.energy.meter import Meter
 from envs.energy.meters.choose import MEASURING, Candidate, candidates, choose_meter, is_local
 from envs.energy.meters.flags import MeterFlags
 from envs.errors import MeterError
+from experiments.console import table_console
 from experiments.llama.server import EMBEDDED
 from experiments.settings import Settings, write_json
 
@@ -40,7 +40,7 @@ class Doctor(MeterFlags, Settings):
 
     def cli_cmd(self) -> None:
         """Print the findings, and write them as JSON if asked to."""
-        console = Console(markup=False)
+        console = table_console(markup=False)
         table = Table("part", "state", title="sprout doctor")
         table.add_row("Python", sys.version.split()[0])
         table.add_row("cores", str(os.cpu_count()))

@@ -22,6 +22,7 @@ from envs.errors import ConfigError
 from envs.outcomes.profile_reader import read_profile
 from envs.requests.features import GROUPS
 from envs.world import moment_on
+from experiments.console import table_console
 from experiments.operate.on_ledger import OnLedger
 from experiments.operate.why import REASONS, explained
 from experiments.settings import write_json
@@ -61,7 +62,7 @@ class Explain(OnLedger):
         bundle = load_bundle(self.policy)
         trace = chosen_trace(self.intensity, self.zone)
         result: dict[str, Any] = {"schema": 1, "policy": bundle.version}
-        console = Console()
+        console = table_console()
         if self.decision is not None:
             result["recorded"] = recorded = self._recorded(bundle, self.decision)
             console.print(recorded["text"], soft_wrap=True, markup=False, highlight=False)

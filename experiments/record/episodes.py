@@ -41,6 +41,7 @@ class Episodes(Settings):
     """
 
     outcomes: Path = Field(description="profile of recorded outcomes (Parquet)")
+    model: str | None = Field(None, description="model whose rows of the profile to use")
     dataset: str = Field(description="name of the dataset, such as sprout/my-profile/random-v0")
     out: Path | None = Field(
         None, description="folder for Minari's datasets; default MINARI_DATASETS_PATH or Minari's"
@@ -103,7 +104,7 @@ class Episodes(Settings):
             raise ConfigError(
                 f"--dataset {self.dataset}: there is such a dataset; give another name or version"
             )
-        fixed = {"quality", "floor", "hold_out"} & self.model_fields_set
+        fixed = {"model", "quality", "floor", "hold_out"} & self.model_fields_set
         if self.policy is not None and fixed:
             flag = min(fixed).replace("_", "-")
             raise ConfigError(f"--{flag}: with --policy the bundle fixes it; leave it out")
@@ -112,6 +113,7 @@ class Episodes(Settings):
         """Return the environment's arguments as plain types: the dataset keeps them as JSON."""
         arguments: dict[str, Any] = {
             "profile": str(self.outcomes.resolve()),
+            "model": self.model,
             "intensity": [str(path.resolve()) for path in self.intensity] or None,
             "zone": self.zone,
             "quality": self.quality,

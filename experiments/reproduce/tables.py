@@ -3,9 +3,9 @@
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from experiments.console import table_console
 from experiments.reproduce.data import PUBLISHED_FIRINGS, STARTS, ZONES
 
 # Each sprout_lp saving should differ by at most this many points from the published one.
@@ -15,7 +15,7 @@ SIDE_BY_SIDE = ("co2_opt", "sprout_static", "sprout_lp", "sprout_oracle")
 
 def show(result: dict[str, Any]) -> None:
     """Print the tables and a summary of the differences."""
-    console = Console()
+    console = table_console()
     cells = result["cells"]
     for table in (
         _cells(cells, "saving_pct", "Saving %"),

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from pydantic import Field
-from rich.console import Console
 
 from agents.methods import METHODS, make_method
 from agents.methods.bundle import Learned
@@ -19,6 +18,7 @@ from agents.training.config import PpoConfig
 from envs.arrays import Float64Array
 from envs.errors import ConfigError
 from envs.outcomes.profile import Profile
+from experiments.console import table_console
 from experiments.evaluate.checks import known_tasks
 from experiments.evaluate.document import document
 from experiments.evaluate.mixes import read_named_mix
@@ -90,7 +90,7 @@ class CrossValidate(Study):
                 for seed in dict.fromkeys(job.seed for job in jobs)
             ]
             results[text] = repeats, judged(repeats, self.resamples)
-        console = Console()
+        console = table_console()
         pages = []
         for text, (repeats, figures) in results.items():
             scene = repeats[0].scene

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
-from rich.console import Console
 
 from agents.policy.bundle import Bundle, load_encoder
 from agents.policy.bundle_files import sha256_of
@@ -19,6 +18,7 @@ from envs.outcomes.limits import read_limits
 from envs.outcomes.profile_reader import read_profile
 from envs.requests.directive import read_catalogue
 from envs.upstream import Upstream
+from experiments.console import table_console
 from experiments.settings import Settings, floors_by_task
 from experiments.tracking import tracked
 from experiments.train.continuing import continuing
@@ -205,7 +205,7 @@ LIVE = {"live_steps", "live_learning_rate", "seed"}
 
 def report(bundle: Bundle, trained: Trained) -> None:
     """Print the trained policy's figures, and how the live server differs from the profile."""
-    console = Console()
+    console = table_console()
     console.print(
         f"policy {bundle.version} after {trained.steps:,} steps: "
         f"{100 * (1 - trained.validation.grams_ratio):.1f}% less carbon than L0 on validation "

@@ -9,7 +9,7 @@ from pydantic_settings import CliPositionalArg
 from agents.policy.bundle import load_bundle, save_bundle
 from agents.policy.bundle_files import sha256_of
 from agents.policy.checkpoint import read_checkpoint
-from agents.training.like import problem_of
+from agents.training.like import hidden_features, problem_of
 from envs.errors import ConfigError, DataError
 from envs.outcomes.profile import fingerprint
 from envs.outcomes.profile_reader import read_profile
@@ -51,11 +51,12 @@ class FromSb3(Settings):
             raise ConfigError("give either --like BUNDLE or --outcomes PROFILE, not both")
         checkpoint = read_checkpoint(self.checkpoint, self.activation, self.vecnormalize)
         policy = checkpoint.policy
+        hidden: tuple[int, ...] = ()
         if self.like is not None:
             like = load_bundle(self.like)
             catalogue, featurizer, model = like.catalogue, like.featurizer, like.model
             data = like.manifest.get("data", {})
-            problem = problem_of(like)
+            problem, hidden = problem_of(like), hidden_features(like)
             live = {"prompt_hashes": like.manifest.get("live", {}).get("prompt_hashes", [])}
         else:
             assert self.outcomes is not None
@@ -73,11 +74,15 @@ class FromSb3(Settings):
                 f"the policy has {sizes[0]} observed components and {sizes[1]} actions",
                 f"give one with {expected[0]} and {expected[1]}, as its environment has",
             )
+        policy = policy.blind_to(hidden)
         source = {"source": self.checkpoint.name, "sha256": sha256_of(self.checkpoint)}
         training = source | checkpoint.training
         extra = {"training": training, "data": data, "live": live, "problem": problem}
         bundle = save_bundle(self.out, policy, catalogue, featurizer, model, extra)
         print(f"policy {bundle.version} in {self.out}")
+        if self.like is not None:
+            names = ", ".join(featurizer.names[i] for i in hidden) or "none"
+            print(f"as in {self.like}: floors, training prompts, and hidden features ({names})")
 
 
 BUNDLES = {"from-sb3": FromSb3}

@@ -88,6 +88,10 @@ def test_the_reward_can_leave_the_penalty_to_the_algorithm(path):
         ({"like": "nowhere", "floor": 0.9}, "floor: the bundle given as `like` fixes it"),
         ({"like": "nowhere", "hold_out": 0.2}, "hold_out: the bundle given as `like` fixes it"),
         ({"like": 3}, "like 3: give the path"),
+        ({"like": __file__}, "is no policy bundle"),
+        ({"zone": ["NL"]}, r"zone \['NL'\]: give a name"),
+        ({"model": 13}, "model 13: give a name"),
+        ({"flor": 0.9}, "no argument 'flor'; the arguments are quality, floor, floors"),
         ({"floor": True}, "floor True: give a ratio"),
         ({"floors": 0.9}, "floors 0.9: give a mapping"),
         ({"multipliers": True}, "multipliers True: give a finite number"),
@@ -103,6 +107,13 @@ def test_the_reward_can_leave_the_penalty_to_the_algorithm(path):
 def test_arguments_that_make_no_environment_are_refused_at_make(path, arguments, message):
     with pytest.raises(SproutError, match=message):
         gymnasium.make(REPLAY, profile=path, **arguments)
+
+
+def test_an_environment_without_its_data_names_the_argument_that_is_missing():
+    with pytest.raises(ConfigError, match="argument 'profile' is missing"):
+        gymnasium.make(REPLAY)
+    with pytest.raises(ConfigError, match="argument 'upstream' is missing"):
+        gymnasium.make_vec("sprout/Llama2Live-v0", num_envs=2)
 
 
 @pytest.mark.parametrize("steps", [0, 2.5, float("nan"), True, "5"])

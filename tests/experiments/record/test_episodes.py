@@ -3,6 +3,8 @@
 import gymnasium
 import minari
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from agents.policy.bundle import load_bundle
@@ -100,6 +102,18 @@ def test_a_floor_of_0_is_recorded(profile, tmp_path, monkeypatch):
     record(tmp_path, "--episodes", "1", "--floor", "0")
     env = load(tmp_path, monkeypatch).recover_environment()
     assert set(env.unwrapped.world.reward.floors.values()) == {0.0}
+
+
+def test_one_model_of_a_profile_can_be_recorded(profile, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "profile.parquet"
+    rows = pq.read_table(path)
+    column = rows.schema.get_field_index("model")
+    others = rows.set_column(column, rows.field("model"), pa.array(["other"] * len(rows)))
+    pq.write_table(pa.concat_tables([rows, others]), path)
+    assert record(tmp_path, "--episodes", "1") == 2
+    assert "name one of them" in capsys.readouterr().err
+    assert record(tmp_path, "--episodes", "1", "--model", "other") == 0
+    assert len(load(tmp_path, monkeypatch)) == 1
 
 
 def test_wrong_names_and_flags_are_refused_in_one_line(profile, tmp_path, capsys):

@@ -20,6 +20,7 @@ from envs.requests.directive import DEFAULT_CATALOGUE
 from experiments.cli import main
 from experiments.study import job as job_module
 from experiments.study import pool
+from experiments.study.ablate import SHIPPED, read_question
 from experiments.study.data import Data, folds_of
 from experiments.study.job import (
     RESULT,
@@ -314,3 +315,13 @@ def test_cross_validation_of_an_explored_share_trains_on_the_other_prompts_too(d
     assert cross_validated(data, tmp_path, *flags)["requests"] == len(judged.requests)
     hashes = load_bundle(next((tmp_path / "cv/policy/seed-1/fold-0").iterdir())).prompt_hashes
     assert len(hashes) == int((folds_of(profile, 2) != 0).sum())
+
+
+def test_no_shipped_ablation_shows_the_forecast_by_accident():
+    shown = set()
+    for file in sorted(SHIPPED.glob("*.yaml")):
+        for name, variant in read_question(file).variants.items():
+            hidden = PpoConfig(**{"without": PpoConfig().without, **variant.ppo}).without
+            if not {"forecast", "carbon"} & set(hidden):
+                shown.add((file.stem, name))
+    assert {file for file, _ in shown} == {"forecast"}

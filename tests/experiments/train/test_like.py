@@ -75,6 +75,8 @@ def test_a_training_prompt_has_the_features_and_the_reward_of_the_training(folde
     theirs.reset(seeds)
     first = world.reset(seeds[:256])
     lanes = theirs._observe()[:256]
+    # The trainer hides the forecast in the network, `like` in the observation.
+    lanes[:, bundle.featurizer.groups["forecast"]] = 0
     assert np.allclose(first, lanes)
     actions = np.arange(CONFIG.lanes) % 3
     assert np.allclose(world.step(actions[:256]).rewards, theirs.step(actions).rewards[:256])
@@ -171,6 +173,16 @@ def test_a_bundle_from_a_checkpoint_has_the_problem_of_the_bundle_that_it_is_lik
     )
     assert original.unwrapped.world.reward == converted.unwrapped.world.reward
     assert np.array_equal(original.reset(seed=1)[0], converted.reset(seed=1)[0])
+    # What the training hid is hidden in both environments, and from the converted policy.
+    bundle = load_bundle(folder / "converted")
+    forecast = bundle.featurizer.groups["forecast"]
+    observations = np.stack([converted.step(1)[0] for _ in range(20)])
+    assert not observations[:, forecast].any()
+    seen = observations.copy()
+    seen[:, forecast] = np.random.default_rng(0).random((20, 1))
+    assert np.array_equal(
+        bundle.policy.probabilities(seen), bundle.policy.probabilities(observations)
+    )
     # Nothing is claimed of the floors that the converted policy keeps.
     assert "floors" not in load_bundle(folder / "converted").manifest
 

@@ -1,0 +1,25 @@
+"""The policy network in NumPy."""
+
+import numpy as np
+import pytest
+
+from agents.policy.network import Policy
+
+
+@pytest.mark.parametrize("clip", [5.0, float("inf")])
+def test_a_blind_policy_acts_as_if_the_hidden_features_were_0(clip):
+    rng = np.random.default_rng(0)
+
+    def tensor(*shape):
+        return rng.normal(size=shape).astype(np.float32)
+
+    layers = (tensor(8, 6), tensor(8)), (tensor(3, 8), tensor(3))
+    # A mean of 9 deviations is clipped.
+    policy = Policy(np.array([0, 1, -1, 9, 2, 0], np.float32), abs(tensor(6)) + 1, layers, clip)
+    seen = tensor(50, 6)
+    zeroed = seen.copy()
+    zeroed[:, [1, 3]] = 0
+    blind = policy.blind_to((1, 3))
+    assert blind.probabilities(seen) == pytest.approx(policy.probabilities(zeroed), abs=1e-5)
+    assert blind.scale[[1, 3]].tolist() == [0, 0]
+    assert not np.allclose(policy.probabilities(seen), policy.probabilities(zeroed), atol=0.05)
