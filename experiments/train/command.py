@@ -97,7 +97,7 @@ class Train(Settings):
         description="stop after this many updates without a better policy; 0 never stops early",
     )
     learning_rate: float = Field(
-        PpoConfig.learning_rate, gt=0, description="initial learning rate of Adam on the replay"
+        PpoConfig.learning_rate, gt=0, description="initial learning rate of AdamW on the replay"
     )
     live_learning_rate: float = Field(
         PpoConfig.live_learning_rate, gt=0, description="initial learning rate on the live server"
