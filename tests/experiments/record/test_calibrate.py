@@ -16,7 +16,8 @@ from experiments.bench.gpu.runs import LENGTHS, Cell, questions_of
 from experiments.cli import main
 from experiments.record.calibrate import idle_watts, levels_of
 from experiments.record.metering import Question, metered, play
-from tests.serving.hooks import hook
+from serving.ledger.estimate import Work, operator_rates
+from tests.serving.hooks import config as hook_config
 from tests.serving.upstream import Upstream, served
 
 
@@ -51,9 +52,10 @@ def test_a_calibrated_server_yields_coefficients_for_estimates_and_simulation(
     fitted = read_coefficients(tmp_path / "out" / "coefficients.json")
     assert dict(zip(KINDS, fitted.joules, strict=True)) == pytest.approx(calibration["joules"])
     assert (tmp_path / "out" / "calibration.png").stat().st_size > 10_000
-    # The estimator reads the file: in a larger batch, each request has a smaller share of a pass.
-    rate = hook(tmp_path, coefficients=tmp_path / "out/coefficients.json")._completer._calibrated
-    assert rate.cost(20, 50, together=8)[0] < rate.cost(20, 50, together=1)[0]
+    # The hook reads the file: in a larger batch, each request has a smaller share of a pass.
+    rates = operator_rates(hook_config(tmp_path, coefficients=tmp_path / "out/coefficients.json"))
+    together, alone = (rates.estimate(Work(20, 50, requests, "none")) for requests in (8, 1))
+    assert together.joules < alone.joules
     # The simulator reads it too.
     lengths = lambda: (20, 30)  # noqa: E731
     simulated = simulate(fitted, lambda _: 4, lengths, 5.0, np.random.default_rng(0))

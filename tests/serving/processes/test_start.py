@@ -63,7 +63,7 @@ def test_a_wrong_intensity_is_refused_at_a_first_start_and_not_steered_at_a_rest
     ledger = f"sqlite:///{folder}/ledger.db"
     wrong = {
         "days ago: give a current trace": hours(days_ago=60),
-        "holds several zones; name one of X, Y with --zone": hours() + hours(zone="Y"),
+        "holds several zones; name one of X, Y as the zone (--zone)": hours() + hours(zone="Y"),
         "give grams per kWh (1 kg/kWh = 1000 g/kWh)": hours(values=(0.2, 0.3)),
     }
     for message, rows in wrong.items():
