@@ -13,43 +13,35 @@ import gymnasium
 from envs.errors import ConfigError
 from envs.llama2 import Llama2Env, Llama2VectorEnv
 from envs.problem.arguments import LiveArguments, ReplayArguments
-from envs.problem.checks import known_names
 from envs.world import MAX_EPISODE_STEPS
 from envs.worlds import live_world, replay_world
 
 
 def make_live(render_mode: str | None = None, **arguments: Any) -> Llama2Env:
     """Return the scalar live environment; the arguments are `LiveArguments`."""
-    known_names(LiveArguments, arguments)
-    return Llama2Env(live_world(**arguments, lanes=1, max_episode_steps=None), render_mode)
+    return Llama2Env(live_world(LiveArguments.of(arguments), max_episode_steps=None), render_mode)
 
 
 def make_live_vector(
     num_envs: int, max_episode_steps: int | None = MAX_EPISODE_STEPS, **arguments: Any
 ) -> Llama2VectorEnv:
     """Return the vector live environment; the arguments are `LiveArguments`."""
-    known_names(LiveArguments, arguments)
-    lanes = _lanes(num_envs)
-    return Llama2VectorEnv(
-        live_world(**arguments, lanes=lanes, max_episode_steps=max_episode_steps)
-    )
+    given, lanes = LiveArguments.of(arguments), _lanes(num_envs)
+    return Llama2VectorEnv(live_world(given, lanes=lanes, max_episode_steps=max_episode_steps))
 
 
 def make_replay(render_mode: str | None = None, **arguments: Any) -> Llama2Env:
     """Return the scalar replay environment; the arguments are `ReplayArguments`."""
-    known_names(ReplayArguments, arguments)
-    return Llama2Env(replay_world(**arguments, lanes=1, max_episode_steps=None), render_mode)
+    given = ReplayArguments.of(arguments)
+    return Llama2Env(replay_world(given, max_episode_steps=None), render_mode)
 
 
 def make_replay_vector(
     num_envs: int, max_episode_steps: int | None = MAX_EPISODE_STEPS, **arguments: Any
 ) -> Llama2VectorEnv:
     """Return the vector replay environment; the arguments are `ReplayArguments`."""
-    known_names(ReplayArguments, arguments)
-    lanes = _lanes(num_envs)
-    return Llama2VectorEnv(
-        replay_world(**arguments, lanes=lanes, max_episode_steps=max_episode_steps)
-    )
+    given, lanes = ReplayArguments.of(arguments), _lanes(num_envs)
+    return Llama2VectorEnv(replay_world(given, lanes=lanes, max_episode_steps=max_episode_steps))
 
 
 def _lanes(num_envs: int) -> int:

@@ -1,8 +1,6 @@
 """Worlds from plain arguments: `live_world` and `replay_world`, which the environments wrap."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -40,33 +38,30 @@ CALIBRATION_REQUESTS = 8
 
 
 def live_world(
-    upstream: str,
+    given: LiveArguments,
     *,
     lanes: int = 1,
     max_episode_steps: int | None = MAX_EPISODE_STEPS,
-    **arguments: Any,
 ) -> World:
     """Return a world that sends its requests to a live server.
 
     Args:
-        upstream: URL of an OpenAI-compatible server on this machine.
+        given: the environment's arguments.
         lanes: number of requests in flight together.
         max_episode_steps: requests per lane in an episode; None for no end.
-        arguments: those of `LiveArguments`.
 
     Raises:
         UpstreamError, MeterError: the server or its meter cannot be reached.
-        ConfigError: an argument is of a wrong kind or out of range.
+        ConfigError: the arguments contradict each other or the server.
     """
-    given = LiveArguments(upstream=upstream, **arguments)
     steps = episode_steps(max_episode_steps)
     trace = given.trace()
     workload = tuple(given.requests or generate_requests(50, seed=0))
     problem = _problem_before_requests(given, trace, workload)
     directives = (problem.catalogue if problem else given.catalogue) or DEFAULT_CATALOGUE
-    client = Upstream(upstream, given.model).open()
+    client = Upstream(given.upstream, given.model).open()
     try:
-        meter = given.meter or choose_meter(upstream)
+        meter = given.meter or choose_meter(given.upstream)
         backend = LiveBackend(client, meter, directives, workload)
         if problem is None:
             problem = Problem(Featurizer(_tasks(workload)), _calibrated(backend, trace, given))
@@ -153,24 +148,21 @@ def _calibrated(backend: LiveBackend, trace: IntensityTrace, given: LiveArgument
 
 
 def replay_world(
-    profile: Profile | Path | str,
+    given: ReplayArguments,
     *,
     lanes: int = 1,
     max_episode_steps: int | None = MAX_EPISODE_STEPS,
-    **arguments: Any,
 ) -> World:
     """Return a world that replays a profile.
 
     Args:
-        profile: the profile, or the path of its Parquet file.
+        given: the environment's arguments.
         lanes: number of independent streams of requests.
         max_episode_steps: requests per lane in an episode; None for no end.
-        arguments: those of `ReplayArguments`.
 
     Raises:
-        ConfigError: an argument is of a wrong kind or out of range.
+        ConfigError: the arguments contradict each other or the profile.
     """
-    given = ReplayArguments(profile=profile, **arguments)
     steps = episode_steps(max_episode_steps)
     trace = given.trace()
     mix = given.mix

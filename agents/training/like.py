@@ -63,7 +63,7 @@ def replay_like(
             f"like {folder}: the bundle was trained on another profile; give the --outcomes of its "
             "training"
         )
-    reward = origin.reward(trace)
+    problem = origin.problem(trace)
     if split == "held_out":
         # Live training prompts are not new either.
         seen, tasks = bundle.prompt_hashes, bundle.featurizer.tasks
@@ -75,20 +75,11 @@ def replay_like(
                 f"like {folder}, split 'held_out': the bundle was trained on every prompt of the "
                 "profile; train it with --hold-out"
             )
-        return Problem(
-            bundle.featurizer, reward, others, tag_share=TAG_SHARE, hidden=hidden_features(bundle)
-        )
+        return replace(problem, replayed=others)
     prepared = _prepared(origin, prompts, trace)
     outcomes = replace(prepared.expected.outcomes, energy_method="predicted")
     expected = replace(prepared.expected, outcomes=outcomes)
-    return Problem(
-        bundle.featurizer,
-        reward,
-        expected,
-        prepared.parts,
-        TAG_SHARE,
-        hidden=hidden_features(bundle),
-    )
+    return replace(problem, replayed=expected, parts=prepared.parts)
 
 
 def live_like(folder: Path, trace: IntensityTrace) -> Problem:
@@ -98,19 +89,13 @@ def live_like(folder: Path, trace: IntensityTrace) -> Problem:
     """
     origin = _Origin.of(folder)
     origin.check(trace)
-    reward = origin.reward(trace)
-    if reward.quality != "correct":
+    problem = origin.problem(trace)
+    if problem.reward.quality != "correct":
         raise ConfigError(
-            f"like {folder}: the bundle keeps {reward.quality}, which live answers do not have, "
-            "because no judge compares them"
+            f"like {folder}: the bundle keeps {problem.reward.quality}, which live answers do not "
+            "have, because no judge compares them"
         )
-    return Problem(
-        origin.bundle.featurizer,
-        reward,
-        tag_share=TAG_SHARE,
-        catalogue=origin.bundle.catalogue,
-        hidden=hidden_features(origin.bundle),
-    )
+    return problem
 
 
 # The last prepared profile, by the bundle's version: several environments of one problem are common
@@ -165,7 +150,17 @@ class _Origin:
                 "training"
             )
 
-    def reward(self, trace: IntensityTrace) -> Reward:
+    def problem(self, trace: IntensityTrace) -> Problem:
+        """Return the problem of the training, without outcomes to replay."""
+        return Problem(
+            self.bundle.featurizer,
+            self._reward(trace),
+            tag_share=TAG_SHARE,
+            catalogue=self.bundle.catalogue,
+            hidden=hidden_features(self.bundle),
+        )
+
+    def _reward(self, trace: IntensityTrace) -> Reward:
         """Return the reward of the training, with its multipliers at the end."""
         reward = Reward(
             **{name: self.fields[name] for name in REWARD},

@@ -1,8 +1,9 @@
 """The arguments of the environments, checked when they are given."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
+from typing import Any, Self
 
 from envs.carbon.csv_traces import chosen_trace
 from envs.carbon.intensity import IntensityTrace
@@ -42,6 +43,17 @@ class Arguments(Constraints):
         super().__post_init__()
         choice("reward_mode", self.reward_mode, REWARD_MODES)
         text_or_none("zone", self.zone)
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """Return the arguments; raise ConfigError if one is unknown, missing or wrong."""
+        known = {field.name: field for field in fields(cls)}
+        if unknown := [name for name in given if name not in known]:
+            raise ConfigError(f"no argument {unknown[0]!r}; the arguments are {', '.join(known)}")
+        for name, field in known.items():
+            if field.default is MISSING and name not in given:
+                raise ConfigError(f"argument {name!r} is missing; see help({cls.__name__})")
+        return cls(**given)
 
     def trace(self) -> IntensityTrace:
         """Read the carbon intensity."""

@@ -1,8 +1,7 @@
 """Checks of an environment's plain arguments, each with a clear error."""
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,16 +54,6 @@ def text_or_none(argument: str, value: Any) -> None:
     """Raise ConfigError unless the value is text or None."""
     if not isinstance(value, str | None):
         raise ConfigError(f"{argument} {value!r}: give a name, or None")
-
-
-def known_names(arguments: type[Any], given: Mapping[str, Any]) -> None:
-    """Raise ConfigError if an argument is given that a dataclass lacks, or none that it needs."""
-    known = {field.name: field for field in fields(arguments)}
-    if unknown := [each for each in given if each not in known]:
-        raise ConfigError(f"no argument {unknown[0]!r}; the arguments are {', '.join(known)}")
-    for each, field in known.items():
-        if field.default is MISSING and each not in given:
-            raise ConfigError(f"argument {each!r} is missing; see help({arguments.__name__})")
 
 
 def choice(name: str, value: Any, choices: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 from agents.training.sb3 import Lanes
 from envs.errors import ConfigError
+from envs.problem.arguments import ReplayArguments
 from envs.requests.mix import Mix, mix_from_job_counts
 from envs.requests.request import Request
 from envs.requests.workload import generate_requests
@@ -153,7 +154,7 @@ def test_a_mix_sets_the_tasks_of_each_hour(profile):
 
 
 def test_a_world_refuses_a_step_after_the_end_of_an_episode(profile):
-    world: World = replay_world(profile, max_episode_steps=1)
+    world: World = replay_world(ReplayArguments(profile=profile), max_episode_steps=1)
     world.reset(seed=0)
     world.step(np.array([0]))
     with pytest.raises(ValueError, match="reset"):
@@ -161,7 +162,7 @@ def test_a_world_refuses_a_step_after_the_end_of_an_episode(profile):
 
 
 def test_an_action_outside_the_catalogue_is_refused(profile):
-    world: World = replay_world(profile)
+    world: World = replay_world(ReplayArguments(profile=profile))
     world.reset(seed=0)
     with pytest.raises(ValueError, match=r"0\.\.2"):
         world.step(np.array([3]))

@@ -17,6 +17,7 @@ from agents.policy.vec_normalize import read_normalisation
 from agents.training.sb3 import Lanes, Normaliser
 from envs.errors import DataError
 from envs.llama2 import Llama2VectorEnv
+from envs.problem.arguments import ReplayArguments
 from envs.requests.workload import generate_requests
 from envs.worlds import replay_world
 from experiments.cli import main
@@ -34,13 +35,14 @@ def profile(tmp_path):
 
 
 def trained(profile, algorithm=PPO, **policy):
-    lanes = Lanes(Llama2VectorEnv(replay_world(profile, lanes=8)), infos=False)
+    world = replay_world(ReplayArguments(profile=profile), lanes=8)
+    lanes = Lanes(Llama2VectorEnv(world), infos=False)
     model = algorithm("MlpPolicy", lanes, n_steps=8, device="cpu", seed=0, policy_kwargs=policy)
     return model.learn(128)
 
 
 def observations(profile, count=10_000):
-    world = replay_world(profile, lanes=1000)
+    world = replay_world(ReplayArguments(profile=profile), lanes=1000)
     return np.concatenate([world.reset(seed=1000 * i) for i in range(count // 1000)])
 
 
@@ -76,7 +78,7 @@ def test_an_sb3_checkpoint_becomes_a_bundle_with_the_same_probabilities(
 
 
 def test_a_normalised_policy_keeps_its_normaliser(profile, tmp_path):
-    width = len(replay_world(profile).featurizer.names)
+    width = len(replay_world(ReplayArguments(profile=profile)).featurizer.names)
     rng = np.random.default_rng(0)
     numbers = {"mean": rng.normal(size=width), "scale": rng.uniform(size=width)}
     model = trained(
@@ -93,7 +95,8 @@ def test_a_normalised_policy_keeps_its_normaliser(profile, tmp_path):
 @pytest.fixture
 def normalised(profile, tmp_path):
     """A policy that was trained behind VecNormalize, saved with it as own.zip and norm.pkl."""
-    lanes = Lanes(Llama2VectorEnv(replay_world(profile, lanes=8)), infos=False)
+    world = replay_world(ReplayArguments(profile=profile), lanes=8)
+    lanes = Lanes(Llama2VectorEnv(world), infos=False)
     around = VecNormalize(lanes, gamma=0.0, clip_obs=4.0)
     model = PPO("MlpPolicy", around, n_steps=8, device="cpu", seed=7, gamma=0.0).learn(512)
     model.save(tmp_path / "own.zip")

@@ -11,6 +11,7 @@ from envs.carbon.csv_traces import synthetic_day
 from envs.errors import ConfigError
 from envs.llama2 import Llama2VectorEnv
 from envs.outcomes.limits import Limit
+from envs.problem.arguments import ReplayArguments
 from envs.requests.directive import DEFAULT_CATALOGUE
 from envs.requests.workload import generate_requests
 from envs.world import moment_on, request_parts
@@ -89,7 +90,7 @@ def test_training_leaves_no_folder_in_the_temporary_directory(tmp_path, monkeypa
 
 def test_the_bundle_decides_as_the_sb3_model_does(tmp_path):
     profile = made.profile(tmp_path, generate_requests(10, seed=0), lambda r, d: 1.0)
-    world = replay_world(profile, lanes=8)
+    world = replay_world(ReplayArguments(profile=profile), lanes=8)
     lanes = Lanes(Llama2VectorEnv(world))
     rng = np.random.default_rng(0)
     width = len(world.featurizer.names)
@@ -124,7 +125,8 @@ def test_the_bundle_decides_as_the_sb3_model_does(tmp_path):
 
 def test_lanes_report_truncation_as_sb3_expects(tmp_path):
     profile = made.profile(tmp_path, generate_requests(4, seed=0), lambda r, d: 1.0)
-    env = Llama2VectorEnv(replay_world(profile, lanes=3, max_episode_steps=2))
+    given = ReplayArguments(profile=profile)
+    env = Llama2VectorEnv(replay_world(given, lanes=3, max_episode_steps=2))
     lanes = Lanes(env)
     lanes.seed(4)
     lanes.reset()
@@ -138,7 +140,8 @@ def test_lanes_report_truncation_as_sb3_expects(tmp_path):
 
 def test_lanes_without_infos_report_no_truncation(tmp_path):
     profile = made.profile(tmp_path, generate_requests(4, seed=0), lambda r, d: 1.0)
-    env = Llama2VectorEnv(replay_world(profile, lanes=3, max_episode_steps=1))
+    given = ReplayArguments(profile=profile)
+    env = Llama2VectorEnv(replay_world(given, lanes=3, max_episode_steps=1))
     lanes = Lanes(env, infos=False)
     lanes.reset()
     _, _, done, infos = lanes.step(np.zeros(3, dtype=int))

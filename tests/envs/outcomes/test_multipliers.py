@@ -12,6 +12,7 @@ from envs.outcomes.multipliers import default_multipliers
 from envs.outcomes.outcome import Outcomes
 from envs.outcomes.profile import Profile
 from envs.outcomes.reward import reward_from_profile
+from envs.problem.arguments import ReplayArguments
 from envs.requests.mix import Mix
 from envs.requests.request import Request
 from envs.requests.workload import generate_requests
@@ -119,7 +120,10 @@ def test_a_task_of_dirty_hours_has_a_higher_price(tmp_path):
     shares = np.full((len(dirty), 4), 0.3)
     shares[:, 0] = np.where(dirty, 0.1, 0.0)
     mix = Mix(profile.tasks, shares / shares.sum(axis=1, keepdims=True))
-    plain, mixed = (replay_world(profile, mix=each).reward.multipliers for each in (None, mix))
+    plain, mixed = (
+        replay_world(ReplayArguments(profile=profile, mix=each)).reward.multipliers
+        for each in (None, mix)
+    )
     assert plain["arithmetic"] == pytest.approx(plain["choice"])
     dirtier = trace.g_per_kwh[dirty].mean() / trace.g_per_kwh.mean()
     assert mixed["arithmetic"] / plain["arithmetic"] == pytest.approx(dirtier, rel=0.1)
@@ -129,6 +133,6 @@ def test_a_task_of_dirty_hours_has_a_higher_price(tmp_path):
 def test_requests_that_cannot_be_steered_save_nothing(tmp_path):
     kinds = {"free": "What is {n}?", "bound": "Explain {n} in two sentences."}
     profile = made.profile(tmp_path, made.chats(20, kinds), lambda r, d: float(d == "none"))
-    multipliers = replay_world(profile).reward.multipliers
+    multipliers = replay_world(ReplayArguments(profile=profile)).reward.multipliers
     assert multipliers["bound"] == 0
     assert multipliers["free"] > 1
