@@ -5,7 +5,7 @@ drift apart.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from envs.backends.backend import Backend
 from envs.carbon.intensity import IntensityTrace
 from envs.clock import Clock
 from envs.outcomes.outcome import Outcomes
+from envs.outcomes.prices import LATENCY_RANGE, Prices
 from envs.outcomes.reward import Reward
 from envs.requests.features import Featurizer
 from envs.requests.mix import Mix
@@ -108,6 +109,10 @@ class World:
         penalised: whether rewards include the penalties for quality and latency, besides the
             footprint.
         hidden: indices of the features that observations show as 0.
+        price_range: lowest and highest price of quality, of which each lane draws one for each
+            episode (log-uniform), and one of latency within `LATENCY_RANGE` if the reward has
+            limits. None for the reward's own prices.
+        shows_prices: whether observations show the prices; always if they are drawn.
     """
 
     def __init__(  # noqa: PLR0913, the configuration of an environment
@@ -126,6 +131,8 @@ class World:
         parts: Float32Array | None = None,
         penalised: bool = True,
         hidden: Sequence[int] = (),
+        price_range: tuple[float, float] | None = None,
+        shows_prices: bool = False,
     ) -> None:
         self.backend = backend
         self.featurizer = featurizer
@@ -140,6 +147,9 @@ class World:
         self._tag_share = tag_share
         self._penalised = penalised
         self._hidden = list(hidden)
+        self._price_range = price_range
+        self._drawn: Prices | None = None
+        self._shows_prices = shows_prices or price_range is not None
         self._draws = _Draws(self.tasks, mix)
         self._rngs = [np.random.default_rng() for _ in range(lanes)]
         self._chances = np.zeros((3, DRAWN_TOGETHER, lanes))
@@ -163,9 +173,13 @@ class World:
             for lane, lane_seed in enumerate(seeds):
                 if lane_seed is not None:
                     self._rngs[lane] = np.random.default_rng(lane_seed)
-        randoms = np.stack([rng.random(3 * DRAWN_TOGETHER + 1) for rng in self._rngs])
+        # The prices last, so that the same seed draws the same requests with and without them.
+        count = 3 * DRAWN_TOGETHER + 1
+        extra = 0 if self._price_range is None else 2
+        randoms = np.stack([rng.random(count + extra) for rng in self._rngs])
         starts = randoms[:, 0] * len(self.trace.g_per_kwh)
-        self._chances = self._by_step(randoms[:, 1:])
+        self._chances = self._by_step(randoms[:, 1:count])
+        self._drawn = self._prices(randoms[:, count:])
         self._starts = starts * self.trace.step_seconds
         self._clock.restart()
         self._begun, self._count = True, 0
@@ -201,10 +215,8 @@ class World:
         intensity = self.trace.at(self._times)
         outcomes = self.backend.play(rows, actions)
         tagged, tasks = self._tagged.astype(np.bool_), self.tasks[rows]
-        terms = self.reward.terms(tasks, outcomes, intensity, tagged)
-        self._clock.advance()
-        self._count += 1
-        self._draw()
+        terms = self.reward.terms(tasks, outcomes, intensity, tagged, self._drawn)
+        self._next()
         return Step(
             observations=self._observe(),
             rewards=np.sum(list(terms.values()), axis=0) if self._penalised else terms["footprint"],
@@ -218,6 +230,42 @@ class World:
             costs=self.reward.costs(tasks, outcomes, intensity),
             tagged=tagged,
         )
+
+    def rewards_of_each(self) -> Float64Array:
+        """Return the reward that each directive would have now, shape (lanes, n_directives).
+
+        Only a replay knows it: its backend has the outcomes of all directives.
+        """
+        tasks, tagged = self.tasks[self._rows], self._tagged.astype(np.bool_)
+        intensity = self.trace.at(self._times)
+        rewards = np.empty((self.lanes, self.n_directives))
+        for action in range(self.n_directives):
+            outcomes = self.backend.play(self._rows, np.where(self._steerable, action, 0))
+            terms = self.reward.terms(tasks, outcomes, intensity, tagged, self._drawn)
+            rewards[:, action] = np.sum(list(terms.values()), axis=0)
+        return rewards
+
+    def skip(self) -> Float32Array:
+        """Go on to each lane's next request without an answer; begin the next episode at its end.
+
+        Returns:
+            Observations, shape (lanes, n_features).
+        """
+        self._next()
+        return self.reset() if self._over() else self._observe()
+
+    def _next(self) -> None:
+        self._clock.advance()
+        self._count += 1
+        self._draw()
+
+    def _prices(self, randoms: Float64Array) -> Prices | None:
+        """Return each lane's prices of an episode from random numbers of shape (lanes, 2)."""
+        if self._price_range is None:
+            return None
+        quality = _log_uniform(randoms[:, 0], *self._price_range)
+        latency = _log_uniform(randoms[:, 1], *LATENCY_RANGE)
+        return Prices(quality, latency if self.reward.limits else np.zeros(self.lanes))
 
     def _over(self) -> bool:
         return self._max_episode_steps is not None and self._count >= self._max_episode_steps
@@ -252,11 +300,27 @@ class World:
 
     def _observe(self) -> Float32Array:
         moment = moment_on(self.trace, self._times, self.backend.in_flight(self.lanes))
+        if self._shows_prices:
+            prices = self._drawn or self.reward.prices(
+                self.tasks[self._rows], moment.g_per_kwh, self._tagged.astype(np.bool_)
+            )
+            moment = replace(moment, **_logarithms(prices))
         parts = self._parts[self._tagged, self._rows]
         observations = self.featurizer.observe(parts, moment)
         self._steerable = self.featurizer.steerable(observations)
         observations[:, self._hidden] = 0
         return observations
+
+
+def _log_uniform(randoms: Float64Array, low: float, high: float) -> Float64Array:
+    values: Float64Array = low * (high / low) ** randoms
+    return values
+
+
+def _logarithms(prices: Prices) -> dict[str, Float64Array]:
+    """Return the fields of `Moment` that show prices; a price of 0 is shown as the lowest."""
+    quality, latency = (np.log(np.maximum(price, 1e-12)) for price in prices)
+    return {"log_price": quality, "log_latency_price": latency}
 
 
 class _Draws:

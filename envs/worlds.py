@@ -77,6 +77,8 @@ def live_world(
             tag_share=problem.tag_share,
             penalised=given.reward_mode == "penalised",
             hidden=problem.hidden,
+            price_range=given.price_range,
+            shows_prices=given.like is not None,
         )
     except BaseException:
         client.close()
@@ -192,6 +194,8 @@ def replay_world(
         parts=problem.parts,
         penalised=given.reward_mode == "penalised",
         hidden=problem.hidden,
+        price_range=given.price_range,
+        shows_prices=given.like is not None,
     )
 
 

@@ -39,6 +39,10 @@ COMMANDS = {
         "experiments.study.ablate:Ablate",
         "compare variants over seeds: the value of each part",
     ),
+    "frontier": (
+        "experiments.operate.frontier:Frontier",
+        "what each quality floor saves, from a bundle alone",
+    ),
     "explain": ("experiments.operate.explain:Explain", "explain a policy's choices"),
     "link": ("experiments.operate.link:Link", "record the lineage of synced W&B runs"),
     "reproduce": ("experiments.reproduce:REPRODUCTIONS", "reproduce published tables: sprout"),
@@ -46,6 +50,10 @@ COMMANDS = {
     "mode": (
         "experiments.operate.mode:ModeCommand",
         "show or change the hook's mode; kill switch",
+    ),
+    "floor": (
+        "experiments.operate.floor:FloorCommand",
+        "show or change the quality floors, without a training",
     ),
     "reload": (
         "experiments.operate.mode:Reload",

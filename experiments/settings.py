@@ -25,6 +25,7 @@ from pydantic_settings import (
 )
 
 from envs.errors import ConfigError
+from envs.outcomes.stated_floors import ANY_TASK, read_floors
 from envs.yaml_file import read_yaml
 
 
@@ -166,36 +167,27 @@ def floors_by_task(
     """Return the quality floors by task.
 
     Args:
-        floor: value of `--floor`: one ratio of L0's quality for all tasks, or a YAML file of
-            TASK: RATIO lines.
+        floor: value of `--floor`, see `envs.outcomes.stated_floors`.
         tasks: tasks that need a floor.
         others: tasks that may have a floor.
 
     Raises:
         ConfigError: a ratio is not in 0..1, a task has no floor, or a floor names no known task.
     """
-    try:
-        ratios: Any = dict.fromkeys(tasks, float(floor))
-    except ValueError:
-        ratios = read_yaml(Path(floor), "give --floor a ratio or a YAML file of TASK: RATIO lines")
-    if not isinstance(ratios, dict):
-        raise ConfigError(f"--floor {floor}: give TASK: RATIO lines")
-    missing = [task for task in tasks if task not in ratios]
-    if missing:
+    stated = read_floors(floor)
+    default = stated.pop(ANY_TASK, None)
+    missing = [task for task in tasks if task not in stated]
+    if missing and default is None:
         raise ConfigError(
             f"--floor {floor}: no floor for {', '.join(missing)}; give a line TASK: RATIO for each"
         )
     allowed = dict.fromkeys((*tasks, *others))
-    unknown = [str(task) for task in ratios if task not in allowed]
+    unknown = [task for task in stated if task not in allowed]
     if unknown:
         raise ConfigError(
             f"--floor {floor}: no task {unknown[0]!r}; the tasks are {', '.join(allowed)}"
         )
-    floors = {task: ratios[task] for task in tasks}
-    for task, value in floors.items():
-        if not isinstance(value, int | float) or not 0 <= value <= 1:
-            raise ConfigError(f"--floor {floor}: {task} is {value}; give a ratio from 0 to 1")
-    return floors
+    return {task: float(stated.get(task, default)) for task in tasks}  # type: ignore[arg-type]
 
 
 def write_json(path: Path | None, result: Any) -> None:

@@ -7,13 +7,16 @@ import numpy as np
 from agents.methods.method import TRAINED
 from agents.methods.scene import Scene
 from agents.policy.bundle import Bundle
-from envs.arrays import Float64Array
+from agents.policy.pricing import Floors, floors_from
+from envs.arrays import Float32Array, Float64Array
 from envs.errors import BundleError
 
 
 @dataclass(frozen=True)
 class Learned:
     """Returns the probabilities of a bundle's policy, so that evaluation needs no sampling.
+
+    A policy that observes prices is asked to keep the scene's floors, zone by zone.
 
     Attributes:
         bundle: the policy bundle.
@@ -38,9 +41,35 @@ class Learned:
                 f"the bundle has directive {missing[0]!r}, for which the profile has no outcomes; "
                 f"the profile has {', '.join(names)}"
             )
-        featurizer = self.bundle.featurizer
-        observations = scene.observations(featurizer, self.task_tags)
-        chances = self.bundle.policy.allowed(observations, featurizer.steerable(observations))
+        # A policy with fixed prices keeps none but the floors of its training.
+        floors = floors_from({} if self.bundle.front is None else scene.floors, "evaluation")
+        observations, l0_share = self.observations(scene, floors)
+        steerable = self.bundle.featurizer.steerable(observations)
+        chances = self.bundle.policy.allowed(observations, steerable)
+        chances *= 1 - l0_share[:, None]
+        chances[:, 0] += l0_share
         probabilities = np.zeros(scene.scores.shape)
         probabilities[:, [names.index(name) for name in bundle_names]] = chances
         return probabilities
+
+    def observations(self, scene: Scene, floors: Floors) -> tuple[Float32Array, Float64Array]:
+        """Return each request's observation with its price, and its share that is left at L0.
+
+        Shapes (n, n_features) and (n,).
+        """
+        featurizer = self.bundle.featurizer
+        observations = scene.observations(featurizer, self.task_tags)
+        tags = scene.tasks if self.task_tags else np.full(len(scene), None)
+        l0_share = np.zeros(len(scene))
+        for index, trace in enumerate(scene.traces):
+            rows = scene.zone == index
+            if not rows.any():
+                continue
+            points = self.bundle.pricing(trace.zone).points(
+                tags[rows].tolist(), observations[rows], scene.intensity[rows], floors
+            )
+            observations[rows] = featurizer.at_prices(
+                observations[rows], points.log_price, points.log_latency_price
+            )
+            l0_share[rows] = points.l0_share
+        return observations, l0_share

@@ -14,7 +14,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from agents.policy.bundle_files import ENCODER, MANIFEST, TENSORS, sha256_of, verify
+from agents.policy.front import FILE as FRONT
+from agents.policy.front import Front, load_front
 from agents.policy.network import ACTIVATIONS, Policy
+from agents.policy.pricing import Pricing, pricing_of
 from envs.carbon.intensity import Kind
 from envs.errors import BundleError, ConfigError, DataError
 from envs.requests.directive import Catalogue
@@ -22,7 +25,7 @@ from envs.requests.features import Featurizer
 from envs.requests.projection import EncodedProjection, Vectors, WordProjection, word_projection
 from envs.requests.structure import Feature
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 VOCABULARY = "vocabulary.json"
 REQUIRED = (
     *("schema_version", "catalogue", "tasks", "features", "text", "network", "model"),
@@ -38,6 +41,7 @@ class Bundle:
         version: first 12 hexadecimal digits of the manifest's SHA-256.
         catalogue: the directives that the policy chooses from.
         featurizer: turns requests into the policy's observations.
+        front: the policy's quality and costs at every price; None if it was trained elsewhere.
         manifest: contents of manifest.json.
     """
 
@@ -45,7 +49,12 @@ class Bundle:
     policy: Policy
     catalogue: Catalogue
     featurizer: Featurizer
+    front: Front | None
     manifest: Mapping[str, Any]
+
+    def pricing(self, zone: str | None) -> Pricing:
+        """Return the prices for requests in a zone; None if the zone is unknown."""
+        return pricing_of(self.manifest, self.featurizer, self.front, zone)
 
     @property
     def model(self) -> str:
@@ -74,6 +83,7 @@ def save_bundle(
     featurizer: Featurizer,
     model: str,
     extra: Mapping[str, Any],
+    front: Front | None = None,
 ) -> Bundle:
     """Write a bundle into `folder` and return it as loaded from there.
 
@@ -82,6 +92,7 @@ def save_bundle(
         model: name of the served model.
         extra: further manifest fields: floors, multipliers, training configuration, data
             fingerprint, validation metrics, versions, Git commit.
+        front: the policy's front; None if it does not observe prices.
 
     Raises:
         BundleError: the featurizer's text features cannot be stored.
@@ -103,6 +114,10 @@ def save_bundle(
             projection = projection.words
         words = json.dumps(projection.vocabulary, ensure_ascii=False)
         (folder / VOCABULARY).write_text(words, encoding="utf-8")
+    (folder / FRONT).unlink(missing_ok=True)
+    if front is not None:
+        front.save(folder / FRONT)
+        files.append(FRONT)
     tensors = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     # Not by the library's `save_file`, which lets only the owner read the file.
     (folder / TENSORS).write_bytes(save(tensors))
@@ -165,6 +180,7 @@ def load_bundle(folder: Path | str) -> Bundle:
         shapes = [[int(size) for size in shape] for shape in manifest["network"]["shapes"]]
         if any(len(shape) != 2 for shape in shapes):
             raise ValueError(f"network shapes {shapes}: each needs two numbers")
+        front = load_front(folder / FRONT) if FRONT in manifest["files"] else None
     except DataError as error:
         raise BundleError(f"{path}: {error}") from error
     except (AttributeError, KeyError, TypeError, ValueError, SafetensorError) as error:
@@ -174,7 +190,7 @@ def load_bundle(folder: Path | str) -> Bundle:
     policy = _policy(path, tensors, shapes, len(names), len(catalogue))
     policy = replace(policy, **_form(path, manifest["network"]))
     version = hashlib.sha256(raw).hexdigest()[:12]
-    return Bundle(version, policy, catalogue, featurizer, manifest)
+    return Bundle(version, policy, catalogue, featurizer, front, manifest)
 
 
 def _text(

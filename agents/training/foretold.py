@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from agents.policy.network import Policy
 from agents.training.prepared import Prepared
 from agents.training.prompts import PromptSet
 from envs.arrays import Float64Array
@@ -21,10 +20,14 @@ UNTAGGED = ""
 _LEAST_WEIGHT = 1e-9
 
 
-def foretell(policy: Policy, prompts: PromptSet, prepared: Prepared) -> dict[str, Any]:
+def foretell(
+    chances: Float64Array, prompts: PromptSet, prepared: Prepared
+) -> dict[str, Any]:
     """Return a policy's measured costs and qualities, from its profile's own outcomes.
 
     Args:
+        chances: the policy's probabilities, shape (2, n, n_directives): of each prompt without and
+            with its tag.
         prompts: the prompts of `prepared`.
         prepared: the profile, with features that do not know a prompt's own outcomes.
 
@@ -39,7 +42,7 @@ def foretell(policy: Policy, prompts: PromptSet, prepared: Prepared) -> dict[str
         Given the features, it holds whatever the policy chooses. Empty if a server did not count
         the tokens. Null means unknown.
     """
-    chances, profile = prompts.chances(policy), prepared.known
+    profile = prepared.known
     groups = {UNTAGGED: (chances[0], np.ones(len(profile.requests), dtype=np.bool_))}
     groups |= {task: (chances[1], rows) for task, rows in prompts.of_task.items()}
     return {

@@ -12,6 +12,7 @@ from envs.carbon.intensity import IntensityTrace
 from envs.errors import ConfigError
 from envs.outcomes.floors import floor_schedule
 from envs.outcomes.limits import Limit
+from envs.outcomes.objective import Objective
 from envs.outcomes.profile import Profile, fingerprint
 from envs.outcomes.profile_reader import read_profile
 from envs.outcomes.reward import Reward
@@ -21,7 +22,7 @@ from envs.requests.projection import EncodedProjection
 # Fields of the manifest that are the reward's too.
 REWARD = ("footprint_ref_grams", "quality_l0", "floors", "quality")
 # With these, all that says what a policy was trained for.
-FIELDS = (*REWARD, "limits", "multipliers", "intensity", "data")
+FIELDS = (*REWARD, "objective", "limits", "multipliers", "intensity", "data")
 SETTINGS = ("seed", "floor_on", "floor_slack", "without")
 
 
@@ -161,11 +162,12 @@ class _Origin:
         )
 
     def _reward(self, trace: IntensityTrace) -> Reward:
-        """Return the reward of the training, with its multipliers at the end."""
+        """Return the reward of the training, with the prices of its floors."""
         reward = Reward(
             **{name: self.fields[name] for name in REWARD},
             limits={task: Limit(**limit) for task, limit in self.fields["limits"].items()},
             floor_schedule=floor_schedule(trace, self.fields["floor_slack"]),
+            objective=Objective.from_manifest(self.fields["objective"]),
         )
         limited = [name for name in reward.constraints if name not in reward.floors]
         reward.latency_prices = dict.fromkeys(limited, 0.0)

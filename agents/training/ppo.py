@@ -1,32 +1,43 @@
-"""PPO-Lagrangian on stable-baselines3: minimise the footprint subject to quality floors."""
+"""A policy for every floor: a supervised start, PPO (stable-baselines3), then the prices."""
 
 import copy
-import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import Logger
 
+from agents.policy.front import Front
 from agents.policy.network import Policy
+from agents.policy.pricing import Pricing
+from agents.training.callback import AverageCallback, Tracker
 from agents.training.config import TAG_SHARE, PpoConfig
-from agents.training.dual_callback import DualCallback, Tracker
-from agents.training.lagrangian import Constraint, Validation
+from agents.training.fronts import Validation, check_constraints, measure_front, validate
 from agents.training.prepared import prepare
-from agents.training.progress import Best, Progress, load_progress, save_progress
+from agents.training.progress import Progress, load_progress, save_progress
 from agents.training.prompts import PromptSet
-from agents.training.sb3 import Lanes, load_policy, policy_arguments, without_distribution_checks
-from envs.arrays import Float32Array
+from agents.training.sb3 import (
+    Lanes,
+    export_policy,
+    load_policy,
+    policy_arguments,
+    without_distribution_checks,
+)
+from agents.training.supervised import fit_start
+from envs.arrays import Float32Array, Float64Array
 from envs.backends.replay import ReplayBackend
 from envs.carbon.intensity import IntensityTrace
 from envs.clock import SteppedClock
 from envs.llama2 import Llama2VectorEnv
 from envs.outcomes.floors import floor_schedule
 from envs.outcomes.limits import Limit
+from envs.outcomes.objective import make_objective
 from envs.outcomes.profile import Profile, fingerprint
+from envs.money import Tariff
 from envs.requests.features import Featurizer
 from envs.requests.projection import Vectors
 from envs.world import World
@@ -38,30 +49,45 @@ VALUE_STEPS = 65_536
 
 
 @dataclass(frozen=True)
+class Costs:
+    """What the policy's cost is made of.
+
+    Attributes:
+        weights: weight of each of `envs.outcomes.objective.WEIGHTS`.
+        tariff: prices in money; None if money has no weight.
+    """
+
+    weights: Mapping[str, float] = field(default_factory=lambda: {"grams": 1.0})
+    tariff: Tariff | None = None
+
+
+@dataclass(frozen=True)
 class Trained:
     """Result of a training.
 
     Attributes:
-        policy: the policy with the lowest validation footprint among those that kept every
-            floor; if none did, the one that came nearest to keeping them.
+        policy: the policy.
         featurizer: turns requests into this policy's observations.
-        validation: metrics of the policy.
-        multipliers: Lagrange multipliers when the policy was measured.
+        front: quality and costs of the policy at every price.
+        validation: metrics of the policy at the prices of its floors.
+        chances: probabilities of the directives at these prices, shape (2, n, n_directives): for
+            each prompt without and with its tag, in the mean over the zones.
         steps: environment steps in total.
-        floors_kept: whether every floor held in validation, with `safety` added.
-        missed: by how much each floor or limit that was missed was missed, worst first; empty if
-            all were kept.
-        seconds: wall time of PPO, s, including the measurement of the floors.
+        seconds: wall time of supervised start, PPO and the search for prices, s, by name.
     """
 
     policy: Policy
     featurizer: Featurizer
+    front: Front
     validation: Validation
-    multipliers: dict[str, float]
+    chances: Float64Array
     steps: int
-    floors_kept: bool
-    missed: dict[str, float]
-    seconds: float
+    seconds: Mapping[str, float]
+
+    @property
+    def floors_kept(self) -> bool:
+        """Whether every floor and limit held in validation, with `safety` added to floors."""
+        return not self.validation.missed
 
 
 class Trainer:
@@ -75,6 +101,7 @@ class Trainer:
         tracker: receives the metrics of every rollout.
         quality: "correct" or "preference".
         limits: latency limits by task; None for no limits.
+        costs: what the policy's cost is made of.
         checkpoints: folder for checkpoints of the replay; None to write none.
         vectors: text encoder used in addition to words; None for words only.
     """
@@ -88,6 +115,7 @@ class Trainer:
         tracker: Tracker,
         quality: str = "correct",
         limits: Mapping[str, Limit] | None = None,
+        costs: Costs = Costs(),
         checkpoints: Path | None = None,
         vectors: Vectors | None = None,
     ) -> None:
@@ -104,24 +132,24 @@ class Trainer:
             vectors=vectors,
         )
         self.featurizer, self.reward = self.prepared.featurizer, self.prepared.reward
-        self.prompts = PromptSet(self.prepared, trace, config.seed)
         self.reward.floor_schedule = floor_schedule(trace, config.floor_slack)
         self.reward.limits = dict(limits or {})
-        self._constraint = Constraint(self.prompts, self.reward, config)
-        self.reward.multipliers = self._constraint.multipliers
-        self.reward.latency_prices = self._constraint.prices
-        self._dual_callback = DualCallback(
-            self._constraint,
-            self.reward,
+        self.reward.objective = make_objective(
+            costs.weights, costs.tariff, self.prepared.known.outcomes
+        )
+        zones = (trace,) if config.pool_zones else trace.parts or (trace,)
+        self.sets = [PromptSet(self.prepared, zone, config.seed) for zone in zones]
+        check_constraints(self.sets, self.reward, config)
+        self._callback = AverageCallback(
             tracker,
-            patience=config.patience,
             keep=None if checkpoints is None else self._save_checkpoint,
             keep_every=CHECKPOINT_ROLLOUTS,
         )
         self._weights: Mapping[str, Any] | None = None
+        self._policy: Policy | None = None
         self._start_policy: Policy | None = None
         self._resumed: Progress | None = None
-        self._seconds = 0.0
+        self._seconds: dict[str, float] = {}
 
     def resume(self) -> int:
         """Continue from the last checkpoint of the replay; return its environment steps.
@@ -132,10 +160,7 @@ class Trainer:
         assert self._checkpoints is not None
         progress = load_progress(self._checkpoints, self._identity())
         self._resumed = progress
-        self._dual_callback.best = progress.best
-        self._dual_callback.resumed_average = progress.average
-        self._constraint.restore(progress.levels)
-        self.reward.set_multipliers(progress.multipliers)
+        self._callback.resumed_average = progress.average
         return progress.steps
 
     def _identity(self) -> dict[str, Any]:
@@ -147,42 +172,30 @@ class Trainer:
             "text": self.prepared.text_sha256,
             "floors": self.reward.floors,
             "limits": {task: asdict(limit) for task, limit in self.reward.limits.items()},
+            "objective": asdict(self.reward.objective),
             "settings": asdict(self._config),
         }
 
     def _save_checkpoint(self, model: PPO) -> None:
         assert self._checkpoints is not None
-        assert self._dual_callback.best is not None
         progress = Progress(
             steps=model.num_timesteps,
-            levels=dict(self._constraint.levels),
-            multipliers=self.reward.multipliers | self.reward.latency_prices,
-            best=self._dual_callback.best,
             weights=model.policy.state_dict(),
             optimiser=model.policy.optimizer.state_dict(),
-            average=self._dual_callback.average,
+            average=self._callback.average,
             identity=self._identity(),
         )
         save_progress(self._checkpoints, model, progress)
 
-    def start_from(self, policy: Policy, multipliers: Mapping[str, float]) -> None:
+    def start_from(self, policy: Policy) -> None:
         """Continue from a finished policy instead of training on the replay.
 
         A bundle has no value function, so one is fitted on the replay while the policy is frozen.
 
-        Args:
-            policy: the finished policy.
-            multipliers: its Lagrange multipliers by constraint.
-
         Raises:
             ValueError: the policy's network does not have this trainer's shape.
         """
-        self._start_policy = policy
-        self.reward.set_multipliers(multipliers)
-        self._constraint.restore({name: math.log(m) for name, m in multipliers.items() if m > 0})
-        validation = self._constraint.measure(policy)
-        kept = self._constraint.kept(validation)
-        self._dual_callback.best = Best(policy, validation, dict(multipliers), kept)
+        self._start_policy = self._policy = policy
         config = self._config
         model = self._model(self._replay_world(), config.n_steps, config.learning_rate)
         for part in (model.policy.mlp_extractor.policy_net, model.policy.action_net):
@@ -193,7 +206,20 @@ class Trainer:
     def replay(self) -> None:
         """Train on the replayed training prompts."""
         config = self._config
-        self._learn(self._replay_world(), config.replay_steps, config.n_steps, config.learning_rate)
+        if config.start_batches and self._resumed is None:
+            self._start()
+        if config.replay_steps:
+            world = self._replay_world()
+            self._learn(world, config.replay_steps, config.n_steps, config.learning_rate)
+
+    def _start(self) -> None:
+        started = time.perf_counter()
+        world = self._replay_world()
+        model = self._model(world, 1, self._config.start_rate)
+        fit_start(model.policy, world, self._config)
+        self._weights = copy.deepcopy(model.policy.state_dict())
+        self._policy = export_policy(model.policy)
+        self._seconds["start"] = time.perf_counter() - started
 
     def _replay_world(self) -> World:
         config = self._config
@@ -207,6 +233,7 @@ class Trainer:
             lanes=config.lanes,
             tag_share=TAG_SHARE,
             parts=self.prepared.parts,
+            price_range=config.price_range,
         )
 
     def live(self, world: World) -> None:
@@ -215,20 +242,34 @@ class Trainer:
         self._learn(world, config.live_steps, config.live_n_steps, config.live_learning_rate)
 
     def result(self) -> Trained:
-        """Return the best policy so far; raise RuntimeError before any training."""
-        if (best := self._dual_callback.best) is None:
+        """Find the prices of the latest policy; raise RuntimeError before any training."""
+        if (policy := self._policy) is None:
             raise RuntimeError(
                 "Trainer.result: nothing is trained yet; call replay or start_from first"
             )
+        started = time.perf_counter()
+        config = self._config
+        front = measure_front(policy, self.sets, self.reward, config)
+        pricings = [
+            Pricing(
+                self.featurizer,
+                None if config.fixed_price is not None else front,
+                self.reward.floors,
+                dict.fromkeys(self.featurizer.tasks, config.fixed_price or 0.0),
+                prompts.zone,
+            )
+            for prompts in self.sets
+        ]
+        validation, chances = validate(policy, self.sets, pricings, config)
+        self._seconds["prices"] = time.perf_counter() - started
         return Trained(
-            policy=best.policy,
+            policy=policy,
             featurizer=self.featurizer,
-            validation=best.validation,
-            multipliers=best.multipliers,
-            steps=self._dual_callback.steps,
-            floors_kept=best.kept,
-            missed=self._constraint.missed(best.validation),
-            seconds=self._seconds,
+            front=front,
+            validation=validation,
+            chances=chances,
+            steps=self._callback.steps,
+            seconds=dict(self._seconds),
         )
 
     def _model(self, world: World, n_steps: int, rate: float) -> PPO:
@@ -260,7 +301,7 @@ class Trainer:
     def _learn(self, world: World, steps: int, n_steps: int, rate: float) -> None:
         config = self._config
         model = self._model(world, n_steps, rate)
-        self._dual_callback.steps_before += self._dual_callback.num_timesteps
+        self._callback.steps_before += self._callback.num_timesteps
         if (progress := self._resumed) is not None:
             model.policy.load_state_dict(progress.weights)
             model.policy.optimizer.load_state_dict(dict(progress.optimiser))
@@ -270,18 +311,18 @@ class Trainer:
             model.set_random_seed(config.seed + progress.steps)
         started = time.perf_counter()
         with without_distribution_checks():
-            model.learn(
-                steps, callback=self._dual_callback, reset_num_timesteps=self._resumed is None
-            )
+            model.learn(steps, callback=self._callback, reset_num_timesteps=self._resumed is None)
         self._resumed = None
-        self._seconds += time.perf_counter() - started
+        self._seconds["ppo"] = self._seconds.get("ppo", 0.0) + time.perf_counter() - started
         self._weights = copy.deepcopy(model.policy.state_dict())
+        self._policy = self._callback.policy
 
     def _normalisation(self) -> tuple[Float32Array, Float32Array]:
         """Return mean and scale of each feature: the start policy's, or else the profile's."""
         if self._start_policy is not None:
             return self._start_policy.mean, self._start_policy.scale
-        mean, scale = self.prepared.normalisation(self._trace, self._config.seed)
-        for group in self._config.without:
+        config = self._config
+        mean, scale = self.prepared.normalisation(self._trace, config.price_range, config.seed)
+        for group in config.without:
             scale[self.featurizer.groups[group]] = 0
         return mean, scale

@@ -11,6 +11,7 @@ from agents.training.expected import expected_cost, expected_quality
 from agents.training.text import fit_text
 from envs.arrays import Float32Array, Float64Array
 from envs.carbon.intensity import IntensityTrace
+from envs.outcomes.prices import LATENCY_RANGE
 from envs.outcomes.profile import Profile, with_known_quality
 from envs.outcomes.reward import Reward, reward_from_profile
 from envs.requests.features import LOG_ENERGY, Featurizer
@@ -61,12 +62,19 @@ class Prepared:
                 parts[:, column] = self.parts[:, row]
         return parts
 
-    def normalisation(self, trace: IntensityTrace, seed: int) -> tuple[Float32Array, Float32Array]:
-        """Return mean and scale of each feature over all prompts at random hours."""
+    def normalisation(
+        self, trace: IntensityTrace, price_range: tuple[float, float], seed: int
+    ) -> tuple[Float32Array, Float32Array]:
+        """Return mean and scale of each feature over all prompts at random hours and prices."""
         # Prompts without tags are included so that tags vary even if there is only one task.
         parts = np.concatenate(self.parts)
-        times = np.random.default_rng(seed).uniform(trace.start, trace.end, len(parts))
+        rng = np.random.default_rng(seed)
+        times = rng.uniform(trace.start, trace.end, len(parts))
         moment = moment_on(trace, times, np.zeros(len(parts)))
+        moment = replace(moment, log_price=rng.uniform(*np.log(price_range), len(parts)))
+        if self.reward.limits:
+            prices = rng.uniform(*np.log(LATENCY_RANGE), len(parts))
+            moment = replace(moment, log_latency_price=prices)
         return normalisation(self.featurizer.observe(parts, moment))
 
 

@@ -9,7 +9,9 @@ from envs.arrays import BoolArray, Float64Array, Int64Array, StrArray
 from envs.carbon.footprint import EMBODIED_G_PER_SECOND, footprint_grams
 from envs.outcomes.floors import CONSTANT_FLOORS, FloorSchedule
 from envs.outcomes.limits import TAIL, Limit
+from envs.outcomes.objective import Objective
 from envs.outcomes.outcome import Outcomes
+from envs.outcomes.prices import Prices
 from envs.outcomes.profile import Profile
 
 
@@ -40,11 +42,12 @@ def latency_excess(task: str, limit: Limit, seconds: Float64Array) -> dict[str, 
 class Reward:
     """The reward of answered requests:
 
-    reward = -footprint/footprint_ref + lambda_task * (quality/quality_L0_task - floor_task)
+    reward = -cost + lambda_task * (quality/quality_L0_task - floor_task)
     - latency_price * latency overshoot, summed over the task's latency limits, if any
-    (PPO-Lagrangian: Ray et al., "Benchmarking Safe Exploration", 2019, with one Lagrange
-    multiplier per task and constraint). Training changes only the multipliers and the latency
-    prices.
+    (a Lagrangian: Ray et al., "Benchmarking Safe Exploration", 2019, with one Lagrange multiplier
+    per task and constraint). The cost is footprint/footprint_ref, unless `objective` weighs
+    seconds and money too. Training draws the multipliers as `Prices`, and the reward is then
+    multiplied by their `scale`.
 
     Attributes:
         footprint_ref_grams: the mean L0 footprint at mean intensity, gCO2e; a constant, so that
@@ -60,6 +63,7 @@ class Reward:
         limits: task -> latency limits.
         latency_prices: name, as in `latency_excess`, -> Lagrange multiplier >= 0, default 0.
         floor_schedule: how the floors follow the grid's intensity.
+        objective: weights of the costs.
     """
 
     footprint_ref_grams: float
@@ -72,6 +76,7 @@ class Reward:
     limits: dict[str, Limit] = field(default_factory=dict)
     latency_prices: dict[str, float] = field(default_factory=dict)
     floor_schedule: FloorSchedule = CONSTANT_FLOORS
+    objective: Objective = Objective()
 
     @property
     def constraints(self) -> tuple[str, ...]:
@@ -105,6 +110,7 @@ class Reward:
         outcomes: Outcomes,
         intensity_g_per_kwh: Float64Array,
         tagged: BoolArray,
+        prices: Prices | None = None,
     ) -> dict[str, Float64Array]:
         """Return the reward's addends by name, each of shape (n,); their sum is the reward.
 
@@ -113,13 +119,52 @@ class Reward:
             outcomes: outcomes of the n requests.
             intensity_g_per_kwh: carbon intensity for each request, gCO2e/kWh, shape (n,).
             tagged: whether the observation included the task tag, shape (n,).
+            prices: prices that were drawn for the requests; None for those in force.
         """
         bands = self.floor_schedule.band(intensity_g_per_kwh)
-        return {
-            "footprint": -self.grams(outcomes, intensity_g_per_kwh) / self.footprint_ref_grams,
-            "quality": self._quality_term(tasks, getattr(outcomes, self.quality), bands, tagged),
-            "latency": self._latency_term(tasks, outcomes.latency_seconds),
+        drawn = prices is not None
+        prices = prices or self.prices(tasks, intensity_g_per_kwh, tagged)
+        grams = self.grams(outcomes, intensity_g_per_kwh)
+        costs = self.objective.beside_grams(outcomes, self.pue)
+        terms = {
+            "footprint": -self.objective.grams / self.footprint_ref_grams * grams,
+            **{name: -cost for name, cost in costs.items()},
+            "quality": self._quality_term(
+                tasks, getattr(outcomes, self.quality), bands, prices.quality
+            ),
+            "latency": self._latency_term(
+                tasks, outcomes.latency_seconds, prices.latency if drawn else None
+            ),
         }
+        if drawn:
+            scale = prices.scale
+            for term in terms.values():
+                term *= scale
+        return terms
+
+    def prices(
+        self, tasks: StrArray, intensity_g_per_kwh: Float64Array, tagged: BoolArray
+    ) -> Prices:
+        """Return the prices in force; that of a task's latency is the mean over its limits.
+
+        Args:
+            tasks, intensity_g_per_kwh, tagged: see `terms`.
+        """
+        bands = self.floor_schedule.band(intensity_g_per_kwh)
+        quality, latency = np.zeros(len(tasks)), np.zeros(len(tasks))
+        for task, reference in self.quality_l0.items():
+            rows = np.flatnonzero(tasks == task)
+            if reference > 0 and rows.size:
+                names = self.floor_schedule.names(task)
+                prices = np.array([self._prices(name) for name in names])
+                quality[rows] = prices[bands[rows], tagged[rows].astype(np.int64)]
+        for task, limit in self.limits.items():
+            of_limits = [
+                self.latency_prices.get(name, 0.0)
+                for name in latency_excess(task, limit, np.zeros(0))
+            ]
+            latency[tasks == task] = np.mean(of_limits)
+        return Prices(quality, latency)
 
     def costs(
         self, tasks: StrArray, outcomes: Outcomes, intensity_g_per_kwh: Float64Array
@@ -150,12 +195,11 @@ class Reward:
         tasks: StrArray,
         quality: Float64Array,
         bands: Int64Array,
-        tagged: BoolArray,
+        prices: Float64Array,
     ) -> Float64Array:
         term = np.zeros(len(quality))
-        for task, rows, margin in self._margins(tasks, quality, bands):
-            prices = np.array([self._prices(name) for name in self.floor_schedule.names(task)])
-            term[rows] = prices[bands[rows], tagged[rows].astype(np.int64)] * margin
+        for _, rows, margin in self._margins(tasks, quality, bands):
+            term[rows] = prices[rows] * margin
         return term
 
     def _prices(self, name: str) -> tuple[float, float]:
@@ -180,12 +224,15 @@ class Reward:
             margin[np.isnan(margin)] = 0.0
             yield task, rows, margin
 
-    def _latency_term(self, tasks: StrArray, seconds: Float64Array) -> Float64Array:
+    def _latency_term(
+        self, tasks: StrArray, seconds: Float64Array, prices: Float64Array | None
+    ) -> Float64Array:
         term = np.zeros(len(seconds))
         for task, limit in self.limits.items():
             rows = tasks == task
             for name, excess in latency_excess(task, limit, seconds[rows]).items():
-                term[rows] -= self.latency_prices.get(name, 0.0) * excess
+                price = self.latency_prices.get(name, 0.0) if prices is None else prices[rows]
+                term[rows] -= price * excess
         return term
 
 

@@ -10,7 +10,7 @@ from envs.carbon.intensity import IntensityTrace
 from envs.energy.meter import Meter
 from envs.errors import ConfigError
 from envs.outcomes.profile import Profile
-from envs.problem.checks import choice, number, paths, text_or_none
+from envs.problem.checks import choice, number, paths, positive_range, text_or_none
 from envs.problem.constraints import Constraints
 from envs.problem.problem import SPLITS
 from envs.requests.directive import Catalogue
@@ -30,6 +30,9 @@ class Arguments(Constraints):
             number in gCO2e/kWh; None for the shipped synthetic day.
         zone: grid zone; None for the joined hours of all zones.
         reward_mode: one of `REWARD_MODES`.
+        price_range: lowest and highest price of quality. Each episode draws one, and the
+            observation shows it, so that one policy can be learned for all floors
+            (`envs.outcomes.prices`). None for the prices in `multipliers`.
 
     Raises:
         ConfigError: an argument is of a wrong kind or out of range.
@@ -38,11 +41,16 @@ class Arguments(Constraints):
     intensity: Path | str | Sequence[Path | str] | None = None
     zone: str | None = None
     reward_mode: str = "penalised"
+    price_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         choice("reward_mode", self.reward_mode, REWARD_MODES)
         text_or_none("zone", self.zone)
+        if self.price_range is not None:
+            positive_range("price_range", self.price_range)
+            if self.multipliers is not None:
+                raise ConfigError("multipliers: price_range draws the prices; give one of the two")
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:

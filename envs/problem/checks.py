@@ -27,6 +27,17 @@ def number(name: str, value: Any, kind: str, *, most: float = np.inf, above: boo
     return float(value)
 
 
+def positive_range(name: str, value: Any) -> None:
+    """Raise ConfigError unless the value is two finite numbers above 0, the lower one first."""
+    pair = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else []
+    remedy = "two numbers above 0, the lower one first"
+    if len(pair) != 2:
+        raise ConfigError(f"{name} {value!r}: give {remedy}")
+    low, high = (number(name, each, remedy, above=True) for each in pair)
+    if not low < high:
+        raise ConfigError(f"{name} {value!r}: give {remedy}")
+
+
 def path(name: str, value: Any) -> Path:
     """Return a path; raise ConfigError if the value is no path."""
     if not isinstance(value, str | os.PathLike):

@@ -16,6 +16,10 @@ from envs.requests.structure import OWN_LENGTH, STRUCTURE, Feature, read_chat
 
 CONTEXT = (
     Feature("in_flight", "requests", 0, 1024, "requests at the server when this one is sent"),
+    Feature("log_price", "ln(ratio)", -7, 7, "price of the request's quality; 0 if none is shown"),
+    Feature(
+        "log_latency_price", "ln(ratio)", -7, 7, "price of its latency's limits; 0 if none is shown"
+    ),
     Feature("log_intensity", "ln(1+gCO2e/kWh)", 0, 8, "the grid's intensity now"),
     Feature("recent_place", "ratio", 0, 1, "its place in the trailing 24 hours' range"),
     Feature(
@@ -30,8 +34,13 @@ LOG_ENERGY = "log_energy="
 # Unit of intensity in the `spared=` features, gCO2e/kWh.
 SPARED_PER = 100.0
 
+# Prefix of learned features that say how much a request's words resemble those of a task.
+LIKE = "like="
+
+# Group of the prices, which an operator's floors decide.
+PRICE = "price"
 # Groups of features, by their source.
-GROUPS = ("structure", "text", "tags", "load", "carbon")
+GROUPS = ("structure", "text", "tags", "load", PRICE, "carbon")
 # Group of the `spared=` features, which belong to both "text" and "carbon".
 SPARED = "spared"
 # Group of the carbon features that come from a forecast.
@@ -66,8 +75,9 @@ class Featurizer:
         context_start = self._learned.stop + len(tags)
         self._energies = np.array(energies, dtype=np.intp) + len(STRUCTURE)
         self._context = slice(context_start, context_start + len(CONTEXT))
-        # Index of the feature "in_flight".
+        # Index of the feature "in_flight", and indices of the two prices.
         self.load = context_start
+        self.prices = slice(context_start + 1, context_start + 3)
         self._bounds = self.low[:context_start], self.high[:context_start]
         self._context_bounds = self.low[self._context], self.high[self._context]
 
@@ -86,7 +96,8 @@ class Featurizer:
             "text": np.concatenate([indices[self._learned], indices[last:]]),
             "tags": indices[self._learned.stop : first],
             "load": indices[first : first + 1],
-            "carbon": indices[first + 1 :],
+            PRICE: indices[self.prices],
+            "carbon": indices[self.prices.stop :],
             SPARED: indices[last:],
             FORECAST: indices[self.names.index("coming_place")][None],
         }
@@ -140,6 +151,8 @@ class Featurizer:
         angle = 2 * np.pi * (np.asarray(moment.time) % 86400) / 86400
         columns = (
             moment.in_flight,
+            moment.log_price,
+            moment.log_latency_price,
             # A logarithm, like the predicted energies, so that their product is a sum.
             np.log1p(moment.g_per_kwh),
             moment.recent_place,
@@ -180,8 +193,23 @@ class Featurizer:
             g_per_kwh: the other intensities, gCO2e/kWh, shape (n,).
         """
         changed = observations.copy()
-        changed[:, self.names.index("log_intensity")] = np.log1p(g_per_kwh)
+        changed[:, self.prices.stop] = np.log1p(g_per_kwh)
         changed[:, self._context.stop :] = self._spared(observations, g_per_kwh)
+        return changed
+
+    def at_prices(
+        self, observations: Float32Array, log_price: AnyArray, log_latency_price: AnyArray
+    ) -> Float32Array:
+        """Return the observations with other prices, shape (n, n_features).
+
+        Args:
+            log_price, log_latency_price: logarithms of the other prices, shape (n,) or ().
+        """
+        changed = observations.copy()
+        low, high = self.low[self.prices], self.high[self.prices]
+        for column, price in enumerate((log_price, log_latency_price)):
+            clipped = np.clip(price, low[column], high[column])
+            changed[:, self.prices.start + column] = clipped
         return changed
 
     def _spared(self, parts: Float32Array, g_per_kwh: AnyArray) -> Float32Array:

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from agents.policy.bundle import Bundle, load_bundle
+from agents.policy.pricing import Floors
 from envs.carbon.csv_traces import synthetic_day
 from envs.requests.projection import WordProjection
 from experiments.settings import Settings, write_json
@@ -79,7 +80,7 @@ def _microseconds(decider: Decider, grid: Grid, bodies: list[dict[str, Any]]) ->
     durations = []
     for body in bodies:
         started = time.perf_counter()
-        question = DecisionInput(body["messages"], body["task"], 0, None, grid.current())
+        question = DecisionInput(body["messages"], body["task"], 0, Floors(), grid.current())
         decision = decider.decide(question)
         if decision.steerable:
             draw(decision.probabilities, 0.5)

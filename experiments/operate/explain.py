@@ -2,6 +2,7 @@
 
 import base64
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,17 @@ from pydantic_settings import CliPositionalArg
 from rich.console import Console
 from rich.table import Table
 
+from agents.methods.bundle import Learned
 from agents.methods.scene import build_scene
 from agents.policy.bundle import Bundle, load_bundle
 from agents.policy.explain import Tree, contributions, distil, turning_points
-from agents.policy.price import quality_prices
+from agents.policy.pricing import Floor, Floors, floors_from
 from envs.arrays import Float32Array
 from envs.carbon.csv_traces import chosen_trace
 from envs.carbon.intensity import IntensityTrace
 from envs.errors import ConfigError
 from envs.outcomes.profile_reader import read_profile
+from envs.outcomes.stated_floors import ANY_TASK, read_floors
 from envs.requests.features import GROUPS
 from envs.world import moment_on
 from experiments.console import table_console
@@ -42,6 +45,10 @@ class Explain(OnLedger):
     task: str | None = Field(None, description="the request's task tag")
     at: float | None = Field(
         None, ge=0, description="carbon intensity, gCO2e/kWh; default: the trace's mean"
+    )
+    floor: str | None = Field(
+        None,
+        description="floors in place of the policy's own: a ratio, TASK=RATIO,... or a YAML file",
     )
     outcomes: Path | None = Field(None, description="profile whose prompts the tree is fitted to")
     intensity: list[Path] = Field(
@@ -115,21 +122,17 @@ class Explain(OnLedger):
         chat = [{"role": "user", "content": text}]
         level = float(trace.g_per_kwh.mean()) if self.at is None else self.at
         names = bundle.catalogue.names
-        observation = _observation(bundle, chat, self.task, trace, level)
+        floors = Floors()
+        if self.floor is not None:
+            floors = floors_from(read_floors(self.floor), "start")
+        asked = _Asked(bundle, chat, trace, level)
+        observation, price, floor = asked.observation(self.task, floors)
         if not bundle.featurizer.steerable(observation[None])[0]:
             return {"directive": names[0], "reason": "own_length", "intensity_g_per_kwh": level}
         probabilities = bundle.policy.probabilities(observation[None])[0]
         first, second = np.argsort(-probabilities)[:2]
-        tags = (None, *bundle.featurizer.tasks)
         by_tag = {
-            str(tag): names[
-                int(
-                    bundle.policy.probabilities(
-                        _observation(bundle, chat, tag, trace, level)[None]
-                    )[0].argmax()
-                )
-            ]
-            for tag in tags
+            str(tag): asked.likeliest(tag, floors) for tag in (None, *bundle.featurizer.tasks)
         }
         return {
             "directive": names[first],
@@ -140,7 +143,9 @@ class Explain(OnLedger):
             "contributions": contributions(
                 bundle.policy, bundle.featurizer, observation, int(first), int(second)
             ),
-            "price_of_quality": _price(bundle, self.task),
+            "price": price,
+            "floor": None if floor is None else floor.ratio,
+            "by_floor": asked.by_floor(self.task),
             "by_intensity": [
                 {"from_g_per_kwh": threshold, "directive": names[action]}
                 for threshold, action in turning_points(
@@ -154,38 +159,66 @@ class Explain(OnLedger):
         profile = read_profile(outcomes)
         quality = str(bundle.manifest.get("quality", "correct"))
         scene = build_scene(profile, [trace], dict.fromkeys(profile.tasks, 0.0), quality=quality)
+        observations, _ = Learned(bundle).observations(scene, Floors())
         return distil(
             bundle.policy,
             bundle.featurizer,
-            scene.observations(bundle.featurizer, task_tags=True),
+            observations,
             dict(enumerate(bundle.catalogue.names)),
             self.leaves,
         )
 
 
-def _observation(
-    bundle: Bundle, chat: list[Any], task: str | None, trace: IntensityTrace, level: float
-) -> Float32Array:
-    """Return the observation of a chat at noon, with no load, shape (n_features,).
+# Floors at which a request's directive is shown.
+_FLOORS = np.arange(0.5, 1.0001, 0.005)
 
-    Args:
+
+@dataclass(frozen=True)
+class _Asked:
+    """A chat at noon, with no load.
+
+    Attributes:
         level: carbon intensity, gCO2e/kWh, taken to be in the middle of the day's range.
     """
-    noon = np.array([trace.start + 12 * 3600.0])
-    request_features = bundle.featurizer.request(chat, task)[None]
-    at_noon = bundle.featurizer.observe(request_features, moment_on(trace, noon, np.zeros(1)))
-    observation: Float32Array = bundle.featurizer.at_intensity(at_noon, np.array([level]))[0]
-    for name in ("recent_place", "coming_place"):
-        observation[bundle.featurizer.names.index(name)] = 0.5
-    return observation
 
+    bundle: Bundle
+    chat: list[Any]
+    trace: IntensityTrace
+    level: float
 
-def _price(bundle: Bundle, task: str | None) -> dict[str, float]:
-    """Return the price of 1% of L0's quality by task, mgCO2e."""
-    prices = quality_prices(bundle.manifest, tagged=task is not None)
-    return {
-        name: 1000 * grams / 100 for name, grams in prices.items() if task is None or name == task
-    }
+    def observation(
+        self, task: str | None, floors: Floors
+    ) -> tuple[Float32Array, float | None, Floor | None]:
+        """Return the observation, shape (n_features,), the price in it, and the price's floor."""
+        featurizer = self.bundle.featurizer
+        noon = np.array([self.trace.start + 12 * 3600.0])
+        part = featurizer.request(self.chat, task)
+        at_noon = featurizer.observe(part[None], moment_on(self.trace, noon, np.zeros(1)))
+        observations = featurizer.at_intensity(at_noon, np.array([self.level]))
+        for name in ("recent_place", "coming_place"):
+            observations[:, featurizer.names.index(name)] = 0.5
+        pricing = self.bundle.pricing(self.trace.zone)
+        point, floor = pricing.point(task, part, self.level, floors)
+        observations = featurizer.at_prices(observations, *point[:2])
+        priced = pricing.front is not None or pricing.fixed
+        return observations[0], float(np.exp(point.log_price)) if priced else None, floor
+
+    def likeliest(self, task: str | None, floors: Floors) -> str:
+        """Return the name of the most probable directive."""
+        observation, _, _ = self.observation(task, floors)
+        chances = self.bundle.policy.probabilities(observation[None])[0]
+        return self.bundle.catalogue.names[int(chances.argmax())]
+
+    def by_floor(self, task: str | None) -> list[dict[str, Any]]:
+        """Return the most probable directive from each floor on; none if floors change nothing."""
+        if self.bundle.front is None:
+            return []
+        turns: list[dict[str, Any]] = []
+        for floor in _FLOORS.round(3).tolist():
+            name = self.likeliest(task, floors_from({ANY_TASK: floor}, "start"))
+            if not turns or turns[-1]["directive"] != name:
+                turns.append({"from_floor": floor, "directive": name})
+        return turns
 
 
 def show(console: Console, decision: dict[str, Any]) -> None:
@@ -201,8 +234,15 @@ def show(console: Console, decision: dict[str, Any]) -> None:
     for group in sorted(GROUPS, key=lambda g: -abs(decision["contributions"][g])):
         table.add_row(group, f"{decision['contributions'][group]:+.2f}")
     console.print(table)
-    for name, milligrams in decision["price_of_quality"].items():
-        console.print(f"price of 1% of L0's quality, {name}: {milligrams:.3g} mg CO2e")
+    if decision["price"] is not None:
+        floor = decision["floor"]
+        console.print(
+            f"price of quality: {decision['price']:.3g} times the mean cost of a request without a "
+            f"directive{'' if floor is None else f', for a floor of {floor:.4g}'}"
+        )
+    if decision["by_floor"]:
+        turns = [f"from {t['from_floor']:g} {t['directive']}" for t in decision["by_floor"]]
+        console.print(f"by floor: {'; '.join(turns)}")
     ranges = "; ".join(
         f"from {turn['from_g_per_kwh']:.0f} g/kWh {turn['directive']}"
         for turn in decision["by_intensity"]

@@ -8,7 +8,6 @@ import numpy as np
 
 from agents.policy.bundle import Bundle
 from agents.policy.explain import turning_points
-from agents.policy.price import quality_prices
 from envs.arrays import Float32Array
 from envs.requests.features import LOG_ENERGY
 
@@ -68,7 +67,7 @@ def explained(bundle: Bundle, record: Mapping[str, Any], features: Float32Array)
     others = [i for i in np.argsort(-probabilities) if names[i] != "none"]
     compared = chosen if chosen != "none" else names[int(others[0])]
     task, tagged = _task(bundle, record["task"], features)
-    price = _price(bundle, record["task"], features)
+    price = _price(bundle, record, features)
     weighed = _weighed(bundle, features, compared, level, price)
     turns = turning_points(bundle.policy, bundle.featurizer, features)
     ranges = [{"from_g_per_kwh": start, "directive": names[action]} for start, action in turns]
@@ -84,6 +83,9 @@ def explained(bundle: Bundle, record: Mapping[str, Any], features: Float32Array)
         "compared": compared,
         "spared_mg": weighed.spared_mg,
         "quality_price_mg": weighed.price_mg,
+        "price": record.get("price"),
+        "floor": record.get("floor"),
+        "floor_from": record.get("floor_from"),
         "by_intensity": ranges,
     }
     return result | {"text": _sentence(result, weighed)}
@@ -107,7 +109,7 @@ def _sentence(result: Mapping[str, Any], weighed: Weighed) -> str:
             f", {joint} at {level:.0f} gCO2e/kWh {subject} {_spares(spared)} and the quality it "
             f"costs in {_task_words(result)} is priced at {_mg(price)}"
         )
-    for words in _elsewhere(result):
+    for words in [*_elsewhere(result), *_price_words(result)]:
         text += f"; {words}"
     return text if result["applied"] else f"would have been {text} (mode shadow)"
 
@@ -152,6 +154,27 @@ def _elsewhere(result: Mapping[str, Any]) -> list[str]:
     return words or ["it would have been the same at any carbon intensity"]
 
 
+# Who asks for a floor, by `agents.policy.pricing.Floor.origin`.
+_ORIGINS = {
+    "policy": "the policy's training",
+    "start": "the flag or file of the start",
+    "operator": "an operator's setting",
+    "rule": "a rule",
+    "caller": "the caller",
+}
+
+
+def _price_words(result: Mapping[str, Any]) -> list[str]:
+    """Return at what price of quality the policy decided, and for which floor."""
+    if result["price"] is None:
+        return []
+    words = f"the price of quality is {result['price']:.3g}"
+    if result["floor"] is not None:
+        origin = _ORIGINS.get(result["floor_from"], result["floor_from"])
+        words += f", for the floor {result['floor']:.4g} of {origin}"
+    return [words]
+
+
 def _weighed(
     bundle: Bundle, features: Float32Array, directive: str, level: float, price: float | None
 ) -> Weighed:
@@ -185,11 +208,19 @@ def _task(bundle: Bundle, task: str | None, features: Float32Array) -> tuple[str
     return max(like, key=lambda name: like[name], default=None), task in bundle.featurizer.tasks
 
 
-def _price(bundle: Bundle, task: str | None, features: Float32Array) -> float | None:
-    """Return the price of quality for a request, gCO2e per unit of the score; None if unknown."""
-    prices = quality_prices(bundle.manifest, tagged=task in bundle.featurizer.tasks)
+def _price(
+    bundle: Bundle, record: Mapping[str, Any], features: Float32Array
+) -> float | None:
+    """Return the price of quality for a request, gCO2e per unit of the score; None if unknown.
+
+    It is unknown too if the policy's cost is not made of grams alone.
+    """
+    price, grams = record.get("price"), bundle.manifest.get("footprint_ref_grams")
+    objective = bundle.manifest.get("objective") or {}
     quality_l0 = bundle.manifest.get("quality_l0") or {}
-    like = _likeness(bundle, task, features)
-    if not like or any(name not in prices or not quality_l0.get(name) for name in like):
+    like = _likeness(bundle, record["task"], features)
+    if price is None or grams is None or objective.get("grams") != 1.0 or not like:
         return None
-    return float(sum(share * prices[name] / quality_l0[name] for name, share in like.items()))
+    if any(not quality_l0.get(name) for name in like):
+        return None
+    return float(price * grams * sum(share / quality_l0[name] for name, share in like.items()))

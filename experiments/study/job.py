@@ -23,7 +23,7 @@ from experiments.train.job import TrainingJob
 
 RESULT = "result.json"
 # Raise it when a change of the code makes the same inputs train another policy.
-TRAINING_SCHEMA = 1
+TRAINING_SCHEMA = 2
 # Attempts per job: a worker can be killed, and a machine can disappear.
 TRIES = 3
 
@@ -61,8 +61,8 @@ class Job:
         Raises:
             TypeError: `config` has an unknown hyperparameter.
         """
-        settings = {**self.config, "without": tuple(self.config.get("without", ()))}
-        return PpoConfig(**{**settings, "seed": self.seed})
+        listed = {n: tuple(self.config[n]) for n in ("without", "price_range") if n in self.config}
+        return PpoConfig(**{**self.config, **listed, "seed": self.seed})
 
 
 def digest_of(data: Data, job: Job) -> str:

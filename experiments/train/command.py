@@ -11,10 +11,12 @@ from agents.policy.bundle import Bundle, load_encoder
 from agents.policy.bundle_files import sha256_of
 from agents.training.config import PpoConfig
 from agents.training.drift import COSTS
-from agents.training.ppo import Trained
+from agents.training.ppo import Costs, Trained
 from envs.carbon.csv_traces import chosen_trace
 from envs.errors import ConfigError
+from envs.money import SHIPPED, read_tariff
 from envs.outcomes.limits import read_limits
+from envs.outcomes.objective import WEIGHTS
 from envs.outcomes.profile_reader import read_profile
 from envs.requests.directive import read_catalogue
 from envs.upstream import Upstream
@@ -75,10 +77,16 @@ class Train(Settings):
         0.0, ge=0, lt=1, description="share of prompts, by hash, that training never sees"
     )
     seed: int = Field(0, description="random seed of the training")
+    start_batches: int = Field(
+        PpoConfig.start_batches,
+        ge=0,
+        description="batches of 2,048 requests of the supervised start; 0 begins at random",
+    )
     replay_steps: int = Field(
         PpoConfig.replay_steps,
-        ge=1,
-        description="steps on the replay, rounded up to whole updates of 4,096",
+        ge=0,
+        description="PPO's steps on the replay, rounded up to whole updates of 4,096; 0 leaves the "
+        "policy as the supervised start made it",
     )
     live_steps: int = Field(
         PpoConfig.live_steps, ge=0, description="number of requests to the live server"
@@ -91,10 +99,25 @@ class Train(Settings):
         ge=0,
         description="standard errors by which floors and limits must be cleared",
     )
-    patience: int = Field(
-        PpoConfig.patience,
-        ge=0,
-        description="stop after this many updates without a better policy; 0 never stops early",
+    pool_zones: bool = Field(
+        PpoConfig.pool_zones,
+        description="keep floors in the mean over all zones of --intensity, so that one zone may "
+        "make up for another; default: in each zone",
+    )
+    price_range: tuple[float, float] = Field(
+        PpoConfig.price_range,
+        description="lowest and highest price of quality that is learned, LOW,HIGH; a narrow one "
+        "reaches fewer floors",
+    )
+    weights: str = Field(
+        "grams=1",
+        description="what the cost is made of: weights of grams, seconds and money, each relative "
+        "to its mean without a directive, e.g. grams=1,seconds=0.5,money=0.5",
+    )
+    tariff: Path | None = Field(
+        None,
+        description="YAML file of what energy and a device's time cost in money; default the "
+        "shipped one",
     )
     learning_rate: float = Field(
         PpoConfig.learning_rate, gt=0, description="initial learning rate of AdamW on the replay"
@@ -106,12 +129,6 @@ class Train(Settings):
     weight_decay: float = Field(PpoConfig.weight_decay, ge=0, description="weight decay of AdamW")
     hidden: int = Field(PpoConfig.hidden, ge=1, description="width of the two hidden layers")
     epochs: int = Field(PpoConfig.epochs, ge=1, description="passes over each rollout")
-    dual_rate: float = Field(
-        PpoConfig.dual_rate, gt=0, description="step size of the floors' Lagrange multipliers"
-    )
-    dual_damping: float = Field(
-        PpoConfig.dual_damping, ge=0, description="damping of the floors' Lagrange multipliers"
-    )
     resume: bool = Field(False, description="resume from the last checkpoint in --out")
 
     def cli_cmd(self) -> None:
@@ -167,9 +184,24 @@ class Train(Settings):
             config=config,
             quality=self.quality,
             limits=limits,
+            costs=self._costs(),
             vectors=vectors,
             inputs=self._inputs(),
         )
+
+    def _costs(self) -> Costs:
+        try:
+            pairs = [pair.split("=") for pair in self.weights.split(",")]
+            weights = {name.strip(): float(weight) for name, weight in pairs}
+        except ValueError as error:
+            raise ConfigError(
+                f"--weights {self.weights}: give NAME=NUMBER,... with names from "
+                f"{', '.join(WEIGHTS)}"
+            ) from error
+        if self.tariff is not None and not weights.get("money"):
+            raise ConfigError("--tariff: money has no weight; also give it one in --weights")
+        tariff = read_tariff(self.tariff or SHIPPED) if weights.get("money") else None
+        return Costs(weights, tariff)
 
     def _inputs(self) -> dict[str, Any]:
         return {
@@ -188,7 +220,8 @@ class Train(Settings):
             raise ConfigError(
                 "--from continues on a live server: give --upstream and --live-steps above 0"
             )
-        fixed = {"floor", "quality", "latency", "encoder", "resume", *self._hyperparameters()}
+        fixed = {"floor", "quality", "latency", "encoder", "resume", "weights", "tariff"}
+        fixed |= set(self._hyperparameters())
         if conflicts := sorted((fixed - LIVE) & self.model_fields_set):
             flag = conflicts[0].replace("_", "-")
             raise ConfigError(
@@ -212,15 +245,17 @@ def report(bundle: Bundle, trained: Trained) -> None:
         "prompts"
     )
     for task, ratio in trained.validation.ratio_by_task.items():
-        console.print(f"  {task}: quality {ratio:.3f} of L0")
+        price = trained.validation.prices[task]
+        console.print(f"  {task}: quality {ratio:.3f} of L0, at a price of {price:.3g}")
     for name, bound in trained.validation.overshoot_bound.items():
         verdict = "kept" if bound <= 0 else f"missed by {bound:.2f}"
         console.print(f"  latency, {name}: {verdict}")
     if not trained.floors_kept:
-        missed = ", ".join(f"{name} by {size:.3f}" for name, size in trained.missed.items())
+        worst = trained.validation.missed.items()
+        missed = ", ".join(f"{name} by {size:.3f}" for name, size in worst)
         console.print(
-            "[yellow]no checkpoint kept every floor and limit with the required confidence; the "
-            f"nearest one missed {missed}; record more requests, or lower --floor or --confidence"
+            "[yellow]no price keeps every floor and limit with the required confidence; missed: "
+            f"{missed}; record more requests, or lower --floor or --confidence"
         )
     compared = bundle.manifest["live"].get("drift", [])
     moved = [row for row in compared if row["drifted"]]

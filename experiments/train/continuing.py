@@ -6,9 +6,11 @@ from typing import Any
 
 from agents.policy.bundle import load_bundle
 from agents.training.config import PpoConfig
+from agents.training.ppo import Costs
 from envs.carbon.intensity import IntensityTrace
 from envs.errors import ConfigError
 from envs.outcomes.limits import Limit
+from envs.outcomes.objective import WEIGHTS, Objective
 from envs.outcomes.profile import Profile, fingerprint
 from envs.requests.directive import Catalogue
 from envs.requests.projection import EncodedProjection
@@ -37,12 +39,12 @@ def continuing(
     try:
         same_profile = manifest["data"]["fingerprint"] == fingerprint(profile)
         same_hours = manifest["intensity"]["sha256"] == trace.sha256
-        settings = {**manifest["training"], "without": tuple(manifest["training"]["without"])}
-        config = PpoConfig(**{**settings, **changed})
+        settings = manifest["training"]
+        tuples = {name: tuple(settings[name]) for name in ("without", "price_range")}
+        config = PpoConfig(**{**settings, **tuples, **changed})
         limits = {task: Limit(**limit) for task, limit in manifest["limits"].items()}
         floors, quality = dict(manifest["floors"]), manifest["quality"]
-        # The trainer reads these later; a bundle without them is refused here.
-        _ = manifest["multipliers"]
+        objective = Objective.from_manifest(manifest["objective"])
     except (KeyError, TypeError) as error:
         raise ConfigError(
             f"--from {folder}: manifest.json has no usable {error}; give a bundle of `sprout train`"
@@ -72,6 +74,7 @@ def continuing(
         config=config,
         quality=quality,
         limits=limits,
+        costs=Costs({name: getattr(objective, name) for name in WEIGHTS}, objective.tariff),
         start=bundle,
         vectors=vectors,
     )

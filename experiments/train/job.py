@@ -14,7 +14,7 @@ from agents.policy.bundle_files import MANIFEST
 from agents.training.config import TAG_SHARE, PpoConfig
 from agents.training.drift import measure_drift
 from agents.training.foretold import foretell
-from agents.training.ppo import Trained, Trainer
+from agents.training.ppo import Costs, Trained, Trainer
 from agents.training.rates import fit_rates
 from envs.backends.live import LiveBackend, Recording
 from envs.carbon.intensity import IntensityTrace, iso
@@ -48,6 +48,7 @@ class TrainingJob:
         config: hyperparameters.
         quality: "correct" or "preference": the quality that the floors apply to.
         limits: latency limits by task; empty means none.
+        costs: what the policy's cost is made of.
         start: bundle trained on the same profile from which training continues without a
             replay; None trains a new policy on the replay.
         vectors: text embeddings that the features use in addition to words; None uses words
@@ -63,6 +64,7 @@ class TrainingJob:
     config: PpoConfig
     quality: str = "correct"
     limits: Mapping[str, Limit] = field(default_factory=dict)
+    costs: Costs = Costs()
     start: Bundle | None = None
     vectors: Vectors | None = None
     inputs: Mapping[str, Any] = field(default_factory=dict)
@@ -102,6 +104,7 @@ class TrainingJob:
                 tracker=tracker,
                 quality=self.quality,
                 limits=self.limits,
+                costs=self.costs,
                 checkpoints=out / CHECKPOINT,
                 vectors=self.vectors,
             )
@@ -110,7 +113,7 @@ class TrainingJob:
             if self.start is None:
                 trainer.replay()
             else:
-                trainer.start_from(self.start.policy, self.start.manifest["multipliers"])
+                trainer.start_from(self.start.policy)
             if backend is not None:
                 live = self._live(trainer, backend)
         trained = trainer.result()
@@ -121,6 +124,7 @@ class TrainingJob:
             trained.featurizer,
             self.profile.model,
             self._manifest(trainer, trained) | {"live": live},
+            trained.front,
         )
         run.summarise({"floors_kept": trained.floors_kept, **figures(trained)})
         run.table("by_task", TASK_COLUMNS, by_task(trained, self.catalogue.names))
@@ -165,6 +169,7 @@ class TrainingJob:
                 lanes=self.config.live_lanes,
                 tag_share=TAG_SHARE,
                 parts=trainer.prepared.parts_of(backend.requests),
+                price_range=self.config.price_range,
             )
         )
         requests, actions, outcomes = recording.played()
@@ -185,7 +190,8 @@ class TrainingJob:
             "quality": self.quality,
             "floors": trainer.reward.floors,
             "limits": {task: asdict(limit) for task, limit in self.limits.items()},
-            "multipliers": trained.multipliers,
+            "multipliers": trained.validation.prices,
+            "objective": asdict(trainer.reward.objective),
             "footprint_ref_grams": trainer.reward.footprint_ref_grams,
             "quality_l0": trainer.reward.quality_l0,
             "training": asdict(self.config),
@@ -203,7 +209,7 @@ class TrainingJob:
                 "models": self.profile.answer_models,
                 "fingerprints": self.profile.fingerprints,
             },
-            "foretold": foretell(trained.policy, trainer.prompts, trainer.prepared),
+            "foretold": foretell(trained.chances, trainer.sets[0], trainer.prepared),
             "energy": {
                 "l0_joules": float(trainer.prepared.known.outcomes.energy_joules[:, 0].mean()),
                 "method": self.profile.outcomes.energy_method,

@@ -11,7 +11,7 @@ from envs.carbon.intensity import IntensityTrace
 from envs.outcomes.profile import Profile, fingerprint
 
 VERSIONED = ("numpy", "torch", "stable-baselines3", "gymnasium", "transformers", "safetensors")
-TASK_COLUMNS = ("task", "quality_ratio", "lower_bound", "multiplier", "directive_share")
+TASK_COLUMNS = ("task", "quality_ratio", "lower_bound", "price", "directive_share")
 
 
 def inputs(profile: Profile, trace: IntensityTrace) -> dict[str, str]:
@@ -24,14 +24,14 @@ def inputs(profile: Profile, trace: IntensityTrace) -> dict[str, str]:
 
 
 def by_task(trained: Trained, directives: Sequence[str]) -> list[list[Any]]:
-    """Return each task's quality ratio, bound, multiplier and directive shares (`TASK_COLUMNS`)."""
+    """Return each task's quality ratio, bound, price and directive shares (`TASK_COLUMNS`)."""
     validation = trained.validation
     return [
         [
             task,
             ratio,
             validation.bound_by_task[task],
-            trained.multipliers[task],
+            validation.prices[task],
             ", ".join(
                 f"{name} {share:.3f}"
                 for name, share in zip(directives, validation.share_by_task[task], strict=True)
@@ -42,22 +42,23 @@ def by_task(trained: Trained, directives: Sequence[str]) -> list[list[Any]]:
 
 
 def figures(trained: Trained) -> dict[str, Any]:
-    """Return the policy's figures on the validation prompts.
+    """Return the policy's figures on the training prompts' own verdicts, at its floors' prices.
 
     `objective` is one number for a sweep to minimise: the footprint relative to L0, or, if a
     floor or limit was missed, 1 plus the size of the largest miss.
     """
     validation = trained.validation
-    objective = validation.grams_ratio if trained.floors_kept else 1 - validation.worst_margin
+    objective = validation.grams_ratio
+    if validation.missed:
+        objective = 1 + max(validation.missed.values())
     return {
         "grams_ratio": validation.grams_ratio,
         "quality_ratio_by_task": validation.ratio_by_task,
         "directive_share": list(validation.share),
-        "latency_overshoot": validation.overshoot,
         "latency_overshoot_bound": validation.overshoot_bound,
-        "worst_margin": validation.worst_margin,
         "objective": objective,
-        "missed": trained.missed,
+        "missed": validation.missed,
+        "seconds": dict(trained.seconds),
     }
 
 

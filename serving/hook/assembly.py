@@ -24,6 +24,7 @@ from serving.hook.grid import Grid, UnknownGrid
 from serving.hook.policies import Policies
 from serving.settings.control import LocalControl
 from serving.settings.hook import HookConfig
+from serving.settings.rules import check_tasks
 from serving.telemetry.log import log_internal_error
 from serving.telemetry.metrics import Metrics
 from serving.telemetry.traces import Traces
@@ -85,6 +86,9 @@ def make_hook(config: HookConfig, runtime: Path | None = None, *, first: bool = 
     traces = Traces(config.otlp) if config.otlp is not None else None
     policies = Policies(config.folders, grid.kind, config.directive_place, config.explore)
     hook = Hook(config, policies, grid, control, memory, Metrics(), traces)
+    if first:
+        tasks = [task for decider in policies.loaded for task in decider.bundle.featurizer.tasks]
+        check_tasks(list(hook.floors.at_start), frozenset(tasks), f"--floor {config.floor}")
     hook.publish_metrics()
     return hook
 

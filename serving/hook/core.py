@@ -15,6 +15,7 @@ from serving.hook.answer import Answer
 from serving.hook.completion import Completer
 from serving.hook.conversation import ConversationMemory
 from serving.hook.deadline import TooLateError
+from serving.settings.floors import HookFloors
 from serving.hook.grid import Grid, UnknownGrid
 from serving.hook.headers import answer_headers
 from serving.hook.outcome import AnswerOutcome, Usage
@@ -44,6 +45,7 @@ class Hook:
         traces: exporter of OpenTelemetry spans; None exports none.
         refusals: models whose servers refuse directives.
         suspensions: models that are not steered, because their policy does not fit them.
+        floors: the quality floors in force.
     """
 
     def __init__(
@@ -66,7 +68,10 @@ class Hook:
         self.suspensions = Suspensions(config.state)
         self._not_steered: dict[str, str] = {}
         self._step: str | None = None
-        self._steering = Steering(config, policies, grid, memory, self.refusals, self.suspensions)
+        self.floors = HookFloors(config.floor)
+        self._steering = Steering(
+            config, policies, grid, memory, self.refusals, self.suspensions, self.floors
+        )
         self._completer = Completer(config, policies, metrics)
         self._in_flight = InFlight(config.state)
 
@@ -181,6 +186,10 @@ class Hook:
         except (SproutError, OSError) as error:
             log_internal_error(f"carbon intensity not read; the last one stays in use: {error}")
         self._refresh_policies(force=reload or self.control.now.reloads != reloads)
+        try:
+            self.floors.refresh()
+        except SproutError as error:
+            log_internal_error(f"floors not read; the last ones stay in force: {error}")
         self.suspensions.refresh()
         self._log_not_steered()
         self._log_step()

@@ -1,11 +1,13 @@
 """A loaded policy bundle that decides single requests."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from agents.policy.bundle import Bundle
+from agents.policy.pricing import Floor, Floors, Pricing
 from envs.arrays import Float32Array
 from envs.requests.directive import Message
 from envs.requests.features import CONTEXT
@@ -21,16 +23,17 @@ class DecisionInput(NamedTuple):
         messages: the request's content as chat messages.
         task: the request's task tag; None if the caller sent none.
         in_flight: number of other requests at the server.
-        floor: least quality, relative to L0 (no directive), that the caller or a rule demands;
-            None if neither does.
+        floors: floors in force.
         grid: the carbon intensity now.
+        demanded: whether a rule or the caller asks for a floor, so that nothing is explored.
     """
 
     messages: Sequence[Message]
     task: str | None
     in_flight: int
-    floor: float | None
+    floors: Floors
     grid: GridState
+    demanded: bool = False
 
 
 class Decision(NamedTuple):
@@ -40,11 +43,16 @@ class Decision(NamedTuple):
         observation: the policy's input, shape (n_features,).
         steerable: False if the request itself states how long its answer must be.
         probabilities: probability of each directive.
+        price: price of quality that the policy observed, in mean L0 costs per unit of L0's
+            quality; None if it observes no prices.
+        floor: the floor that the price is for; None if the request's task has none.
     """
 
     observation: Float32Array
     steerable: bool
     probabilities: list[float]
+    price: float | None
+    floor: Floor | None
 
 
 class Decider:
@@ -66,12 +74,12 @@ class Decider:
     def __init__(self, bundle: Bundle, explore: float = 0.0) -> None:
         self.bundle = bundle
         self._explore = explore
-        floors = bundle.manifest.get("floors")
-        self._floors = dict(floors) if isinstance(floors, dict) else {}
+        self._pricing: dict[str, Pricing] = {}
         self._grid: GridState | None = None
         self._context = np.zeros(0, dtype=np.float32)
         self._g_per_kwh = 0.0
         self._most_load = CONTEXT[0].high
+        self._price_bounds = [(f.low, f.high) for f in CONTEXT[1:3]]
         self.rates = manifest_rates(bundle.manifest)
         # Text encoders take milliseconds.
         self.slow = isinstance(bundle.featurizer.text, EncodedProjection)
@@ -83,14 +91,6 @@ class Decider:
             KeyError, TypeError, ValueError: the messages are not a chat, or the policy gave no
                 probabilities.
         """
-        observation = self._observe(question)
-        return Decision(
-            observation,
-            bool(self.bundle.featurizer.steerable(observation)),
-            self._probabilities(observation, question.task, question.floor),
-        )
-
-    def _observe(self, question: DecisionInput) -> Float32Array:
         featurizer, grid = self.bundle.featurizer, question.grid
         part = featurizer.request(question.messages, question.task)
         if grid is not self._grid:
@@ -99,35 +99,47 @@ class Decider:
             self._g_per_kwh = float(grid.moment.g_per_kwh[0])
         observation = featurizer.join_one(part, self._context, self._g_per_kwh)
         observation[featurizer.load] = min(question.in_flight, self._most_load)
-        return observation
+        pricing = self.pricing(grid.reading.zone)
+        point, floor = pricing.point(question.task, part, self._g_per_kwh, question.floors)
+        observation[featurizer.prices] = [
+            min(max(price, low), high)
+            for price, (low, high) in zip(point[:2], self._price_bounds, strict=True)
+        ]
+        return Decision(
+            observation,
+            bool(featurizer.steerable(observation)),
+            self._probabilities(observation, point.l0_share, explored=not question.demanded),
+            math.exp(point.log_price) if pricing.front is not None or pricing.fixed else None,
+            floor,
+        )
+
+    def pricing(self, zone: str) -> Pricing:
+        """Return the prices for requests in a zone."""
+        if zone not in self._pricing:
+            self._pricing[zone] = self.bundle.pricing(zone)
+        return self._pricing[zone]
 
     def _probabilities(
-        self, observation: Float32Array, task: str | None, floor: float | None
+        self, observation: Float32Array, l0_share: float, *, explored: bool
     ) -> list[float]:
-        """Probability of each directive.
+        """Return the probability of each directive.
 
-        If `floor` is above the floor f that the policy was trained to keep, the policy is mixed
-        with L0 until the mean quality reaches `floor`. With weight w on L0 (quality 1) and
-        1 - w on the policy (quality f), the mean is w + (1 - w) f.
+        Args:
+            l0_share: share of requests that must be left at L0, because the policy alone does not
+                reach the floor. With weight w on L0 (quality 1) and 1 - w on the policy (quality
+                f), the mean is w + (1 - w) f.
+            explored: whether a share is spread evenly over all directives.
         """
         probabilities = self.bundle.policy.probabilities_of(observation)
         if not sum(probabilities) > 0:
             raise ValueError("the policy gave no probabilities")
-        if floor is not None and floor > (kept := self.kept_floor(task)):
-            weight = (floor - kept) / (1 - kept)
-            probabilities = [(1 - weight) * p for p in probabilities]
-            probabilities[0] += weight
-        elif self._explore:
-            # Not with a floor that a caller or a rule demands.
+        if l0_share:
+            probabilities = [(1 - l0_share) * p for p in probabilities]
+            probabilities[0] += l0_share
+        if self._explore and explored:
             share = self._explore / len(probabilities)
             probabilities = [(1 - self._explore) * p + share for p in probabilities]
         return probabilities
-
-    def kept_floor(self, task: str | None) -> float:
-        """Return the floor that the policy was trained to keep: the task's own, else the lowest."""
-        if task in self._floors:
-            return float(self._floors[task])
-        return float(min(self._floors.values(), default=0.0))
 
 
 def draw(probabilities: Sequence[float], uniform: float) -> int:

@@ -9,8 +9,9 @@ from serving.apis.api import INEXACT_INTEGER, count_characters, opening, parse_b
 from serving.apis.routes import APIS
 from serving.hook.conversation import DAY_SECONDS, ConversationMemory, Lottery, StickyChoice
 from serving.hook.deadline import DeadlineRunner
-from serving.hook.decider import Decider, DecisionInput, draw
+from serving.hook.decider import Decider, Decision, DecisionInput, draw
 from serving.hook.description import describe, describe_intensity, matching_rule
+from serving.settings.floors import HookFloors
 from serving.hook.grid import Grid, GridState, UnknownGrid
 from serving.hook.plan import FailedOpenError, NotSteeredError, Plan
 from serving.hook.policies import Policies
@@ -54,6 +55,7 @@ class Steering:
         memory: ConversationMemory,
         refusals: Refusals,
         suspensions: Suspensions,
+        floors: HookFloors,
     ) -> None:
         self.config = config
         self.policies = policies
@@ -61,6 +63,7 @@ class Steering:
         self._memory = memory
         self._refusals = refusals
         self._suspensions = suspensions
+        self._floors = floors
         self._caller = frozenset(config.caller_headers)
         self._runner = DeadlineRunner(config.deadline)
 
@@ -171,14 +174,17 @@ class Steering:
         ):
             self._memory.put(lottery.key, None)
             raise NotSteeredError("not_canary")
+        caller = context.headers.get("x-sprout-floor") if "floor" in self._caller else None
+        floors = self._floors.in_force(control, rule, caller)
+        demanded = caller is not None or (rule is not None and rule.floor is not None)
         question = DecisionInput(
-            context.messages, record.task, record.in_flight, self._floor(context), context.grid
+            context.messages, record.task, record.in_flight, floors, context.grid, demanded
         )
         # Also for held-out and later turns: the record keeps the observation of every request.
         decision = await self._runner.run(decider, question)
         if not decision.steerable:
             raise NotSteeredError("own_length")
-        record.features = base64.b64encode(decision.observation.tobytes()).decode()
+        _describe_decision(record, decision)
         record.lottery, record.hold_out_ratio = True, control.hold_out_ratio
         version_mark = int(decider.bundle.version[:4], 16)
         if lottery.hold_out < control.hold_out_ratio:
@@ -193,7 +199,7 @@ class Steering:
             record.probability = decision.probabilities[_L0] if chance is None else chance
             self._memory.put_held_out(lottery.key, record.probability, version_mark)
             return _L0
-        if not record.opening and question.floor is None:
+        if not record.opening and not demanded:
             remembered = self._memory.get(lottery.key, version_mark)
             if remembered and remembered.action < len(decider.bundle.catalogue):
                 record.probability, record.reason = remembered.probability, "sticky"
@@ -202,25 +208,19 @@ class Steering:
             # then agree unless the grid or the load has changed since.
             question = question._replace(messages=opening(context.messages))
             decision = await self._runner.run(decider, question)
-            record.features = base64.b64encode(decision.observation.tobytes()).decode()
+            _describe_decision(record, decision)
         action = draw(decision.probabilities, lottery.directive)
         record.probability, record.reason = decision.probabilities[action], "policy"
         self._memory.put(lottery.key, StickyChoice(action, record.probability, version_mark))
         return action
 
-    def _floor(self, context: _Context) -> float | None:
-        """Return the highest floor that a rule or the caller demands; None if neither does."""
-        rule, floors = context.rule, []
-        if rule is not None and rule.floor is not None:
-            floors.append(rule.floor)
-        header = context.headers.get("x-sprout-floor")
-        if "floor" in self._caller and header is not None:
-            try:
-                floors.append(min(1.0, max(0.0, float(header))))
-            except ValueError:
-                # The caller wanted a floor, but the value is unreadable: use the highest.
-                floors.append(1.0)
-        return max(floors, default=None)
+
+def _describe_decision(record: Record, decision: Decision) -> None:
+    """Note what the policy observed: features, price, and the floor that the price is for."""
+    record.features = base64.b64encode(decision.observation.tobytes()).decode()
+    record.price = decision.price
+    if decision.floor is not None:
+        record.floor, record.floor_from = decision.floor
 
 
 def _apply_forced(record: Record, directive: str, names: Sequence[str]) -> int:

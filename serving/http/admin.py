@@ -31,7 +31,7 @@ from serving.savings.estimate import read_savings
 from serving.savings.period import read_period
 from serving.settings.control import SETTABLE, Control
 from serving.settings.kill_switch import KillState
-from serving.settings.rules import check_names, check_rules
+from serving.settings.rules import check_names, check_rules, check_tasks
 from serving.telemetry.metrics import CONTENT_TYPE, render_workers
 
 TOKEN_VARIABLE = "SPROUT_ADMIN_TOKEN"  # noqa: S105
@@ -158,6 +158,9 @@ class Admin:
         if "rules" in changes:
             known = await asyncio.to_thread(known_names, self._keeper.ledger)
             check_names(changes["rules"], known, "given")
+        if "floors" in changes:
+            known = await asyncio.to_thread(known_names, self._keeper.ledger)
+            check_tasks(list(changes["floors"]), known.tasks, "floors")
         if len(changes) > 0:
             return await self._set_control(**changes)
         return self._shown(self._keeper.settings.control.stored)

@@ -142,9 +142,16 @@ class Readiness:
             # None if the upstream lists no models, so that this is not known.
             "served": None if models is None else _lists(models, bundle.model),
             "floors_kept": validation.get("floors_kept"),
-            "worst_margin": validation.get("worst_margin"),
             "missed": validation.get("missed") or {},
+            "floors": self._floors(bundle),
         }
+
+    def _floors(self, bundle: Any) -> dict[str, float]:
+        """Return the floor of each task that has one, without those of rules and callers."""
+        in_force = self._hook.floors.in_force(self._hook.control.now, None, None)
+        trained = bundle.manifest.get("floors") or {}
+        floors = {task: in_force.of(task, trained) for task in bundle.featurizer.tasks}
+        return {task: floor.ratio for task, floor in floors.items() if floor is not None}
 
 
 def _lists(models: list[str], model: str) -> bool:
@@ -173,8 +180,7 @@ def _problems(state: dict[str, Any]) -> list[str]:
                 "does not list (--on-model-change warn)"
             )
         if bundle["floors_kept"] is False:
-            worst = {"a floor": -bundle["worst_margin"]}
-            missed = [f"{n} by {size:.3f}" for n, size in (bundle["missed"] or worst).items()]
+            missed = [f"{n} by {size:.3f}" for n, size in bundle["missed"].items()]
             shown = ", ".join(missed[:_MOST_SHOWN])
             more = f" and {len(missed) - _MOST_SHOWN} more" if len(missed) > _MOST_SHOWN else ""
             problems.append(
@@ -222,8 +228,8 @@ def lines(state: dict[str, Any]) -> list[str]:
         listed = "lists no models" if models is None else f"serves {', '.join(models) or 'nothing'}"
         shown.append(f"upstream ({upstream['for']}): {upstream['problem'] or listed}")
     for bundle in state["bundles"]:
-        margin = bundle["worst_margin"]
-        floors = "" if margin is None else f", worst margin to a floor in training {margin:+.3f}"
+        floors = ", ".join(f"{task} {floor:g}" for task, floor in bundle["floors"].items())
+        floors = f", floors {floors}" if floors else ""
         shown.append(f"bundle {bundle['version']} for {bundle['model']}{floors}")
     if (intensity := state["carbon_intensity"]) is not None:
         shown.append(

@@ -53,6 +53,10 @@ class Record:
             "refuses_directives" (the model's server did so before), "off", or the failure that
             left the request unchanged.
         policy_version: version of the policy bundle; None if no policy applied.
+        floor: least quality that the price is for; None if the request's task has none.
+        floor_from: who asks for it (`agents.policy.pricing.Floor`).
+        price: price of quality that the policy observed, in mean L0 costs per unit of L0's
+            quality; None if it observed none.
         features: the policy's observation, little-endian float32 in base64; None if the policy
             was not asked.
         characters: length of the request's messages, characters.
@@ -101,6 +105,9 @@ class Record:
     probability: float = 1.0
     reason: str = "off"
     policy_version: str | None = None
+    floor: float | None = None
+    floor_from: str | None = None
+    price: float | None = None
     features: str | None = None
     characters: int = 0
     streamed: bool = False

@@ -16,7 +16,7 @@ from serving.settings.rules import Mode, Ratio, Rule
 
 FILE = "control.json"
 # Fields of `Control` that an operator may change.
-SETTABLE = frozenset(("mode", "canary_ratio", "canary_tasks", "hold_out_ratio", "rules"))
+SETTABLE = frozenset(("mode", "canary_ratio", "canary_tasks", "hold_out_ratio", "floors", "rules"))
 
 
 class Control(BaseModel):
@@ -29,6 +29,8 @@ class Control(BaseModel):
         canary_ratio: share of conversations that are steered in mode "canary".
         canary_tasks: tasks whose requests are all steered in mode "canary".
         hold_out_ratio: share of conversations kept at L0, against which savings are measured.
+        floors: least quality relative to L0, by task; "*" stands for all others. They take the
+            place of the policy's own.
         rules: the operators' rules; the first one that matches a request applies.
         salt: key of the lottery's hashes, the same for all replicas; never shown to clients.
         reloads: number of times that an operator asked to reload the bundles.
@@ -44,6 +46,7 @@ class Control(BaseModel):
     canary_ratio: Ratio = 0.05
     canary_tasks: tuple[str, ...] = ()
     hold_out_ratio: Ratio = 0.05
+    floors: dict[str, Ratio] = {}
     rules: tuple[Rule, ...] = ()
     salt: str = Field(default_factory=lambda: secrets.token_hex(16), pattern="^[0-9a-f]{32}$")
     reloads: int = 0

@@ -111,6 +111,12 @@ class HookConfig(MeterFlags):
         description="share of the steered conversations whose directive is drawn evenly from all, "
         "so that logs can judge other policies; it costs quality",
     )
+    floor: str | None = Field(
+        None,
+        description="least quality relative to L0 in place of the policy's own: a ratio, "
+        "TASK=RATIO,... or a YAML file of TASK: RATIO, which is read again when it changes; "
+        "operators override it with `sprout floor`",
+    )
     rules: Path | None = Field(
         None, description="YAML file of operators' rules, used at the first start"
     )

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from envs.errors import ConfigError
+from envs.outcomes.stated_floors import ANY_TASK
 from envs.yaml_file import read_yaml
 
 Mode = Literal["off", "shadow", "canary", "on"]
@@ -182,6 +183,12 @@ def unknown_tasks(tasks: Sequence[str], known: frozenset[str]) -> list[str]:
 def _hint(name: str, names: frozenset[str]) -> str:
     similar = get_close_matches(name, names, n=1)
     return f"did you mean {similar[0]!r}?" if similar else f"known: {', '.join(sorted(names))}."
+
+
+def check_tasks(tasks: Sequence[str], known: frozenset[str], source: str) -> None:
+    """Raise ConfigError if a floor is for a task that nobody knows; "*" stands for all others."""
+    if unknown := [task for task in tasks if known and task not in (*known, ANY_TASK)]:
+        raise ConfigError(f"{source}: nobody knows task {unknown[0]!r}; {_hint(unknown[0], known)}")
 
 
 def check_names(

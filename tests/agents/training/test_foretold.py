@@ -32,7 +32,8 @@ def told(tmp_path):
     parts = parts_by_tag(featurizer, profile.requests)
     reward = reward_from_profile(profile, 300.0, {})
     prepared = Prepared(profile, profile, featurizer, parts, reward, "correct")
-    return foretell(policy, PromptSet(prepared, synthetic_day(), 0), prepared)
+    prompts = PromptSet(prepared, synthetic_day(), 0)
+    return foretell(prompts.chances(policy), prompts, prepared)
 
 
 def test_costs_and_qualities_are_those_of_the_requests_that_get_the_directive(told):

@@ -4,6 +4,7 @@ import torch
 from stable_baselines3 import PPO
 
 from agents.policy.bundle import save_bundle
+from agents.policy.pricing import Floors, Pricing
 from agents.training.config import PpoConfig
 from agents.training.ppo import Trainer
 from agents.training.sb3 import Lanes, Normaliser, export_policy
@@ -32,7 +33,19 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-def test_ppo_learns_the_obvious_policy_on_two_kinds(tmp_path):
+@pytest.mark.parametrize(
+    ("start_batches", "replay_steps", "changed"),
+    [
+        (150, 0, {}),
+        (150, 0, {"start_loss": "reward"}),
+        (0, 150_000, {"learning_rate": 3e-3}),
+        (150, 8_192, {}),
+    ],
+    ids=["supervised", "offline policy gradient", "ppo alone", "both"],
+)
+def test_each_stage_learns_the_obvious_policy_on_two_kinds(
+    tmp_path, start_batches, replay_steps, changed
+):
     # Short answers cost "proof" all its quality and "lookup" none: L0 and L2 are best.
     requests = made.chats(
         60, {"lookup": "What is item {n}?", "proof": "Explain why {n} is so. Show all steps."}
@@ -43,7 +56,9 @@ def test_ppo_learns_the_obvious_policy_on_two_kinds(tmp_path):
     tracker = MemoryTracker()
     trace = synthetic_day()
     floors = {"lookup": 0.95, "proof": 0.95}
-    config = PpoConfig(replay_steps=100_000, confidence=0.0, safety=0.0, seed=1)
+    config = PpoConfig(
+        start_batches=start_batches, replay_steps=replay_steps, confidence=0.0, seed=1, **changed
+    )
     trainer = Trainer(profile, trace, floors, config, tracker)
     trainer.replay()
     trained = trainer.result()
@@ -53,11 +68,17 @@ def test_ppo_learns_the_obvious_policy_on_two_kinds(tmp_path):
         40, {"lookup": "What is item {n}?", "proof": "Explain why {n} is so. Show all steps."}, 9
     )
     judged = made.profile(tmp_path, fresh, lambda r, d: float(r.task == "lookup" or d == "none"))
+    featurizer = trained.featurizer
     count = len(fresh)
     times = np.linspace(trace.start, trace.end - 1, count)
-    parts = request_parts(trained.featurizer, judged.requests)
+    parts = request_parts(featurizer, judged.requests)
+    observations = featurizer.observe(parts, moment_on(trace, times, np.zeros(count)))
+    pricing = Pricing(featurizer, trained.front, floors, zone=trace.zone)
+    points = pricing.points(
+        [r.task for r in judged.requests], observations, trace.at(times), Floors()
+    )
     chance = trained.policy.probabilities(
-        trained.featurizer.observe(parts, moment_on(trace, times, np.zeros(count)))
+        featurizer.at_prices(observations, points.log_price, points.log_latency_price)
     )
     tasks = np.array([request.task for request in fresh])
     quality = (judged.outcomes.correct * chance).sum(axis=1)
@@ -72,9 +93,11 @@ def test_ppo_learns_the_obvious_policy_on_two_kinds(tmp_path):
     )
     assert saved >= 0.95 * best
     assert min(ratios) >= 0.94
-    steps, figures = tracker.rows[-1]
-    assert steps == trained.steps >= 100_000
-    assert {"reward/footprint", "multiplier/proof", "validation/quality/lookup"} <= set(figures)
+    assert trained.steps >= replay_steps
+    if replay_steps:
+        steps, figures = tracker.rows[-1]
+        assert steps == trained.steps
+        assert {"reward/footprint", "reward/quality", "train/entropy_loss"} <= set(figures)
 
 
 def test_training_leaves_no_folder_in_the_temporary_directory(tmp_path, monkeypatch):
@@ -82,7 +105,7 @@ def test_training_leaves_no_folder_in_the_temporary_directory(tmp_path, monkeypa
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
-    config = PpoConfig(replay_steps=256, lanes=32, n_steps=4)
+    config = PpoConfig(start_batches=2, replay_steps=256, lanes=32, n_steps=4)
     Trainer(profile, synthetic_day(), {"recall": 0.5}, config, MemoryTracker()).replay()
     # (torch keeps one cache there, the same for every run.)
     assert not list(temporary.glob("SB3*"))
@@ -173,7 +196,7 @@ def test_a_latency_limit_overrules_the_directive_that_emits_least(tmp_path):
     profile = made.profile(tmp_path, requests, lambda r, d: 1.0)
     profile.outcomes.latency_seconds[profile.rows_of("lookup"), 2] = 1.0
     floors = {"lookup": 0.9, "proof": 0.9}
-    config = PpoConfig(replay_steps=100_000)
+    config = PpoConfig(replay_steps=20_000)
     for limits, least, most in (({}, 0.9, 1.0), ({"lookup": Limit(mean_seconds=0.2)}, 0.0, 0.21)):
         trainer = Trainer(profile, synthetic_day(), floors, config, MemoryTracker(), limits=limits)
         trainer.replay()
@@ -182,3 +205,49 @@ def test_a_latency_limit_overrules_the_directive_that_emits_least(tmp_path):
         assert trained.floors_kept
         assert least <= shares @ profile.outcomes.latency_seconds[0] <= most
         assert trained.validation.share_by_task["proof"][2] > 0.9
+
+
+def test_one_policy_serves_every_floor(tmp_path):
+    # Half of the prompts lose their quality under any directive, and nothing tells which.
+    requests = made.chats(200, {"lookup": "What is item {n}?"})
+    lost = {request.request_id for request in requests[::2]}
+    profile = made.profile(
+        tmp_path, requests, lambda r, d: float(d == "none" or r.request_id not in lost)
+    )
+    trace, floors = synthetic_day(), {"lookup": 0.9}
+    config = PpoConfig(start_batches=200, replay_steps=0, confidence=0.0)
+    trainer = Trainer(profile, trace, floors, config, MemoryTracker())
+    trainer.replay()
+    trained = trainer.result()
+    savings = []
+    for floor in (0.6, 0.8, 0.9, 0.97):
+        point = trained.front.point(trace.zone, "lookup", floor)
+        figures = trained.front.figures(trace.zone, "lookup", point)
+        assert figures["quality"] == pytest.approx(floor, abs=0.01)
+        savings.append(1 - figures["grams_ratio"])
+    assert savings == sorted(savings, reverse=True)
+    # The dirtiest hours come first, so more is saved than by answering the same share briefly.
+    assert savings[1] > (1 - 0.8) / 0.5 * (1 - 2 / 50)
+
+
+def test_the_supervised_start_imitates_the_best_directive_at_every_price(tmp_path):
+    requests = made.chats(
+        60, {"lookup": "What is item {n}?", "proof": "Explain why {n} is so. Show all steps."}
+    )
+    keeps = {"none": 1.0, "brief": 0.8, "very_brief": 0.4}
+    profile = made.profile(
+        tmp_path, requests, lambda r, d: 1.0 if r.task == "lookup" else keeps[d]
+    )
+    config = PpoConfig(start_batches=200, replay_steps=0)
+    trainer = Trainer(profile, synthetic_day(), {"lookup": 0.9}, config, MemoryTracker())
+    trainer.replay()
+    policy = trainer.result().policy
+    world = trainer._replay_world()
+    observations = world.reset(list(range(world.lanes)))
+    chosen = policy.probabilities(observations)
+    rewards = world.rewards_of_each()
+    regret = rewards.max(axis=1) - (chosen * rewards).sum(axis=1)
+    assert regret.mean() < 0.01
+    # L0 and the cheapest directive alone are far from it: the price decides.
+    for action in range(3):
+        assert (rewards.max(axis=1) - rewards[:, action]).mean() > 0.03

@@ -1,0 +1,247 @@
+"""The search for prices after training: the front of a policy, and what it means at its floors."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from agents.policy.front import COSTS, Curve, Front
+from agents.policy.network import Policy
+from agents.policy.pricing import Floors, Points, Pricing
+from agents.training.config import PpoConfig
+from agents.training.prompts import Group, PromptSet
+from envs.arrays import Float64Array
+from envs.errors import ConfigError
+from envs.outcomes.prices import LATENCY_RANGE
+from envs.outcomes.reward import Reward
+
+# Prices of quality and of latency at which a front is measured.
+PRICES = 65
+LATENCY_PRICES = 6
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A policy's expected metrics at its floors' prices, from the prompts' measured outcomes.
+
+    Attributes:
+        grams_ratio: footprint relative to always using L0.
+        ratio_by_task: quality relative to L0, the worst of the zones. Keys: the task for requests
+            that show their task's tag, `envs.outcomes.reward.untagged_name` for requests that do
+            not. If floors depend on the grid's intensity, each intensity band has its own key
+            (`envs.outcomes.floors.FloorSchedule.names`).
+        bound_by_task: lower bounds on these ratios, at the configured confidence.
+        prices: price of quality of each constraint, the highest of the zones, and price of
+            latency of each latency limit.
+        share: mean probability of each directive.
+        share_by_task: the same by constraint, with the keys of `ratio_by_task`.
+        overshoot_bound: upper bounds on the mean excess over each latency limit; a limit is kept
+            if its bound is at most 0.
+        missed: how far each floor or limit is missed at the configured confidence, worst first;
+            empty if all are kept.
+    """
+
+    grams_ratio: float
+    ratio_by_task: dict[str, float]
+    bound_by_task: dict[str, float]
+    prices: dict[str, float]
+    share: tuple[float, ...]
+    share_by_task: dict[str, list[float]]
+    overshoot_bound: dict[str, float]
+    missed: dict[str, float]
+
+
+def check_constraints(sets: Sequence[PromptSet], reward: Reward, config: PpoConfig) -> None:
+    """Check that floors can be measured and that limits can be kept.
+
+    Raises:
+        ConfigError: a floor or a limit cannot be checked or cannot be kept by any policy.
+    """
+    for prompts in sets:
+        for group in prompts.groups(together=config.floor_on == "all"):
+            if group.floor > 0 and not prompts.scores[group.judged, 0].sum() > 0:
+                raise ConfigError(
+                    f"task {group.task!r}: the floor cannot be checked, because none of its "
+                    "prompts is answered correctly under L0; record more requests per task"
+                )
+            for name, excess in prompts.overshoot(group, None, config.confidence).items():
+                if excess > 0:
+                    raise ConfigError(
+                        f"latency limit {name}: no choice of directives keeps it with a margin of "
+                        f"{config.confidence:g} standard errors (the fastest choice exceeds it by "
+                        f"{excess:.2f}); raise the limit, record more requests, or lower the "
+                        "confidence"
+                    )
+
+
+def measure_front(
+    policy: Policy, sets: Sequence[PromptSet], reward: Reward, config: PpoConfig
+) -> Front:
+    """Return the front of a policy that observes prices.
+
+    The prompts' own verdicts are used. The policy has not seen them: neither its features nor its
+    rewards contain a prompt's own outcome (cross-fitting).
+
+    Args:
+        sets: the prompts in each zone; the floors hold in each of them.
+        reward: supplies floors, limits and the floors' schedule.
+        config: supplies the range of prices, confidence and safety.
+    """
+    prices = np.geomspace(*config.price_range, PRICES)
+    levels = np.array([LATENCY_RANGE[0]])
+    if reward.limits:
+        levels = np.geomspace(*LATENCY_RANGE, LATENCY_PRICES)
+    front = Front(
+        prices,
+        levels,
+        config.confidence,
+        config.safety,
+        {
+            prompts.zone: _curves(policy, prompts, prices, levels, config)
+            for prompts in sets
+        },
+        reward.floor_schedule,
+    )
+    return front
+
+
+def _curves(
+    policy: Policy,
+    prompts: PromptSet,
+    prices: Float64Array,
+    levels: Float64Array,
+    config: PpoConfig,
+) -> dict[str, Curve]:
+    groups = prompts.groups(together=config.floor_on == "all")
+    shape = len(levels), len(prices)
+    measured = {group.name: _Measured(shape) for group in groups}
+    log_levels = np.log(levels) if len(levels) > 1 else np.zeros(1)
+    for row, log_level in enumerate(log_levels):
+        for column, log_price in enumerate(np.log(prices)):
+            chance = prompts.at(policy, float(log_price), float(log_level))
+            for group in groups:
+                excess = prompts.overshoot(group, chance, config.confidence)
+                measured[group.name].add(row, column, prompts, group, chance, excess)
+    return {group.name: measured[group.name].curve(group) for group in groups}
+
+
+class _Measured:
+    """A curve that is being measured, price by price."""
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        self._arrays = {
+            name: np.zeros(shape)
+            for name in ("quality", "quality_error", "grams_error", "overshoot", *COSTS)
+        }
+        self._l0: dict[str, float] = {}
+        self._limited = False
+
+    def add(
+        self,
+        row: int,
+        column: int,
+        prompts: PromptSet,
+        group: Group,
+        chance: Float64Array,
+        excess: dict[str, float],
+    ) -> None:
+        """Measure the group at one pair of prices."""
+        place = row, column
+        arrays = self._arrays
+        arrays["quality"][place], arrays["quality_error"][place] = prompts.ratio(group, chance)
+        means, self._l0, arrays["grams_error"][place] = prompts.means(group, chance)
+        for name, mean in means.items():
+            arrays[name][place] = mean
+        if excess:
+            self._limited = True
+            arrays["overshoot"][place] = max(excess.values())
+
+    def curve(self, group: Group) -> Curve:
+        """Return the measured curve."""
+        arrays = self._arrays
+        return Curve(
+            arrays["quality"],
+            arrays["quality_error"],
+            arrays["grams_error"],
+            {name: arrays[name] for name in COSTS},
+            self._l0,
+            arrays["overshoot"] if self._limited else None,
+            int(group.rows.sum()),
+        )
+
+
+def points_of(pricing: Pricing, prompts: PromptSet, config: PpoConfig) -> Points:
+    """Return the prices of a zone's prompts at the floors of the training."""
+    count = len(prompts.observations)
+    if config.fixed_price is not None:
+        log_price = np.log(max(config.fixed_price, config.price_range[0]))
+        return Points(np.full(count, log_price), np.zeros(count), np.zeros(count))
+    return pricing.points(
+        prompts.tags, prompts.observations, prompts.intensity.ravel(), Floors()
+    )
+
+
+def validate(
+    policy: Policy, sets: Sequence[PromptSet], pricings: Sequence[Pricing], config: PpoConfig
+) -> tuple[Validation, Float64Array]:
+    """Return a policy's metrics at its floors' prices, and its mean probabilities over the zones.
+
+    The probabilities have the shape (2, n, n_directives), as those of `PromptSet.chances`.
+
+    Args:
+        sets: the prompts in each zone.
+        pricings: prices in each zone.
+    """
+    ratios: dict[str, float] = {}
+    bounds: dict[str, float] = {}
+    prices: dict[str, float] = {}
+    overshoots: dict[str, float] = {}
+    missed: dict[str, float] = {}
+    shares: dict[str, list[list[float]]] = {}
+    chances = []
+    grams = base = 0.0
+    for prompts, pricing in zip(sets, pricings, strict=True):
+        points = points_of(pricing, prompts, config)
+        chance = prompts.chances(policy, points)
+        chances.append(chance)
+        grams += float((prompts.costs["grams"] * chance).sum())
+        base += float(prompts.costs["grams"][:, :, 0].sum())
+        log_prices = points.log_price.reshape(2, -1)
+        log_latency = points.log_latency_price.reshape(2, -1)
+        for group in prompts.groups(together=config.floor_on == "all"):
+            tag, rows = int(group.tagged), group.rows
+            ratio, error = prompts.ratio(group, chance)
+            bound = ratio - config.confidence * error
+            if bound <= bounds.get(group.name, np.inf):
+                ratios[group.name], bounds[group.name] = ratio, bound
+            price = float(np.exp(np.median(log_prices[tag, rows])))
+            prices[group.name] = max(price, prices.get(group.name, 0.0))
+            shares.setdefault(group.name, []).append(chance[tag, rows].mean(axis=0).tolist())
+            # A lookup between two measured prices misses a floor by a rounding error at most.
+            _note(missed, group.name, group.floor + config.safety - bound)
+            for name, over in prompts.overshoot(group, chance, config.confidence).items():
+                overshoots[name] = max(over, overshoots.get(name, -np.inf))
+                latency = float(np.exp(np.median(log_latency[tag, rows])))
+                prices[name] = max(latency, prices.get(name, 0.0))
+                _note(missed, name, over)
+    mean: Float64Array = np.mean(chances, axis=0)
+    validation = Validation(
+        grams / base if base > 0 else 1.0,
+        ratios,
+        bounds,
+        prices,
+        tuple(float(x) for x in mean.mean(axis=(0, 1))),
+        {name: np.mean(of_zones, axis=0).tolist() for name, of_zones in shares.items()},
+        overshoots,
+        dict(sorted(missed.items(), key=lambda item: -item[1])),
+    )
+    return validation, mean
+
+
+# A floor that is missed by less is kept: prices are interpolated between those measured.
+TOLERANCE = 0.002
+
+
+def _note(missed: dict[str, float], name: str, size: float) -> None:
+    if size > TOLERANCE:
+        missed[name] = max(size, missed.get(name, 0.0))
