@@ -66,6 +66,8 @@ class Llama2Env(gymnasium.Env[Float32Array, np.int64]):
     | turns | count | 0 | 32 | messages of the chat |
     | system | 0/1 | 0 | 1 | the caller sent a system text |
     | in_flight | requests | 0 | 1024 | requests at the server when this one is sent |
+    | log_price | ln(ratio) | -7 | 7 | price of the request's quality; 0 if none is shown |
+    | log_latency_price | ln(ratio) | -7 | 7 | price of its latency's limits; 0 if none is shown |
     | log_intensity | ln(1+gCO2e/kWh) | 0 | 8 | the grid's intensity now |
     | recent_place | ratio | 0 | 1 | its place in the trailing 24 hours' range |
     | coming_place | ratio | 0 | 1 | share of the next 24 hours that are cleaner (looks ahead) |
@@ -77,7 +79,9 @@ class Llama2Env(gymnasium.Env[Float32Array, np.int64]):
     L0 footprint), `quality` (the task's multiplier times the margin of quality over the
     floor, both relative to L0; under the default multipliers no task is better off breaking its
     floor), and `latency` (0 unless a task has a limit). See
-    `envs.outcomes.reward`.
+    `envs.outcomes.reward`. With `price_range` the multipliers are drawn for each episode
+    (log-uniform), shown as `log_price`, and the reward is divided by 1 + the price; so one policy
+    can learn every floor.
 
     With `reward_mode="footprint"` the reward is the footprint's term alone, and the constraints are
     left to the algorithm: `info["costs"]` holds the cost of each (a floor's: the floor less the
@@ -95,8 +99,8 @@ class Llama2Env(gymnasium.Env[Float32Array, np.int64]):
     ## Arguments
     `world`: the backend (live or replay), workload, trace, clock and reward.
     `gymnasium.make("envs.registration:sprout/Llama2Live-v0", upstream=URL)` builds the
-    world from keyword arguments: quality, floors, multipliers, `like` (a policy bundle whose
-    problem this is), the split of the prompts, and others;
+    world from keyword arguments: quality, floors, multipliers, `price_range`, `like` (a policy
+    bundle whose problem this is), the split of the prompts, and others;
     `envs.problem.arguments` lists them.
 
     ## Version History

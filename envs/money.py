@@ -58,7 +58,9 @@ def read_tariff(path: Path = SHIPPED) -> Tariff:
     rows = read_yaml(path, REMEDY)
     known = {"currency", *ENTRIES}
     if not isinstance(rows, Mapping) or set(rows) != known:
-        raise DataError(path, f"does not have exactly the entries {', '.join(sorted(known))}", REMEDY)
+        raise DataError(
+            path, f"does not have exactly the entries {', '.join(sorted(known))}", REMEDY
+        )
     currency = rows["currency"]
     if not isinstance(currency, str) or len(currency) != 3 or not currency.isupper():
         raise DataError(path, f"currency is {currency!r}", "give an ISO 4217 code, such as USD")
@@ -75,5 +77,7 @@ def _price(path: Path, entry: str, field: str, row: Any) -> float:
         raise DataError(path, f"{entry}.{field} is {price!r}", "give a price of 0 or more")
     for text in ("source", "date"):
         if not str(row[text] or "").strip():
-            raise DataError(path, f"{entry}.{text} is missing", "say where the price is from, and when")
+            raise DataError(
+                path, f"{entry}.{text} is missing", "say where the price is from, and when"
+            )
     return float(price)

@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from envs.arrays import AnyArray, BoolArray, Float32Array, Float64Array, Int64Array, StrArray
+from envs.arrays import AnyArray, BoolArray, Float32Array, Float64Array, Int64Array
 from envs.backends.backend import Backend
 from envs.carbon.intensity import IntensityTrace
 from envs.clock import Clock
 from envs.outcomes.outcome import Outcomes
-from envs.outcomes.prices import LATENCY_RANGE, Prices
+from envs.outcomes.prices import Prices, draw_prices
 from envs.outcomes.reward import Reward
+from envs.requests.draws import Draws
 from envs.requests.features import Featurizer
 from envs.requests.mix import Mix
 from envs.requests.moment import Moment
@@ -110,8 +111,8 @@ class World:
             footprint.
         hidden: indices of the features that observations show as 0.
         price_range: lowest and highest price of quality, of which each lane draws one for each
-            episode (log-uniform), and one of latency within `LATENCY_RANGE` if the reward has
-            limits. None for the reward's own prices.
+            episode (log-uniform), and a price of latency if the reward has limits
+            (`envs.outcomes.prices`). None for the reward's own prices.
         shows_prices: whether observations show the prices; always if they are drawn.
     """
 
@@ -150,7 +151,7 @@ class World:
         self._price_range = price_range
         self._drawn: Prices | None = None
         self._shows_prices = shows_prices or price_range is not None
-        self._draws = _Draws(self.tasks, mix)
+        self._draws = Draws(self.tasks, mix)
         self._rngs = [np.random.default_rng() for _ in range(lanes)]
         self._chances = np.zeros((3, DRAWN_TOGETHER, lanes))
         self._starts = np.zeros(lanes)
@@ -179,7 +180,9 @@ class World:
         randoms = np.stack([rng.random(count + extra) for rng in self._rngs])
         starts = randoms[:, 0] * len(self.trace.g_per_kwh)
         self._chances = self._by_step(randoms[:, 1:count])
-        self._drawn = self._prices(randoms[:, count:])
+        if self._price_range is not None:
+            limited = bool(self.reward.limits)
+            self._drawn = draw_prices(randoms[:, count:], self._price_range, limited=limited)
         self._starts = starts * self.trace.step_seconds
         self._clock.restart()
         self._begun, self._count = True, 0
@@ -259,14 +262,6 @@ class World:
         self._count += 1
         self._draw()
 
-    def _prices(self, randoms: Float64Array) -> Prices | None:
-        """Return each lane's prices of an episode from random numbers of shape (lanes, 2)."""
-        if self._price_range is None:
-            return None
-        quality = _log_uniform(randoms[:, 0], *self._price_range)
-        latency = _log_uniform(randoms[:, 1], *LATENCY_RANGE)
-        return Prices(quality, latency if self.reward.limits else np.zeros(self.lanes))
-
     def _over(self) -> bool:
         return self._max_episode_steps is not None and self._count >= self._max_episode_steps
 
@@ -304,47 +299,10 @@ class World:
             prices = self._drawn or self.reward.prices(
                 self.tasks[self._rows], moment.g_per_kwh, self._tagged.astype(np.bool_)
             )
-            moment = replace(moment, **_logarithms(prices))
+            log_price, log_latency_price = prices.logarithms
+            moment = replace(moment, log_price=log_price, log_latency_price=log_latency_price)
         parts = self._parts[self._tagged, self._rows]
         observations = self.featurizer.observe(parts, moment)
         self._steerable = self.featurizer.steerable(observations)
         observations[:, self._hidden] = 0
         return observations
-
-
-def _log_uniform(randoms: Float64Array, low: float, high: float) -> Float64Array:
-    values: Float64Array = low * (high / low) ** randoms
-    return values
-
-
-def _logarithms(prices: Prices) -> dict[str, Float64Array]:
-    """Return the fields of `Moment` that show prices; a price of 0 is shown as the lowest."""
-    quality, latency = (np.log(np.maximum(price, 1e-12)) for price in prices)
-    return {"log_price": quality, "log_latency_price": latency}
-
-
-class _Draws:
-    """Maps uniform random numbers to requests, equally likely or by a mix of tasks."""
-
-    def __init__(self, tasks: StrArray, mix: Mix | None) -> None:
-        names, counts = np.unique(tasks, return_counts=True)
-        self._order = np.argsort(tasks, kind="stable")
-        self._counts = counts
-        self._firsts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-        self._mix = None if mix is None else mix.aligned([str(name) for name in names])
-
-    def rows(
-        self, task_chance: Float64Array, prompt_chance: Float64Array, hours: Int64Array
-    ) -> Int64Array:
-        """Return the index of n requests, for random numbers in 0..1 and hours of the trace.
-
-        Every array has shape (n,).
-        """
-        if self._mix is None:
-            return (prompt_chance * len(self._order)).astype(np.int64)
-        edges = np.cumsum(self._mix.at(hours), axis=1)
-        edges /= edges[:, -1:]
-        task = (task_chance[:, None] >= edges).sum(axis=1)
-        offset = (prompt_chance * self._counts[task]).astype(np.int64)
-        rows: Int64Array = self._order[self._firsts[task] + offset]
-        return rows

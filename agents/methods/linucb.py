@@ -32,6 +32,8 @@ class LinUCB:
         batch: requests between updates; in the first batch all directives are equally frequent.
         rate: change of a multiplier per unit of shortfall.
         first_multiplier: multiplier of every task at the start.
+        confidence: number of standard errors by which a task's quality so far must clear its
+            floor.
         seed: seed of the bandit and of the first batch.
     """
 
@@ -39,6 +41,7 @@ class LinUCB:
     batch: int = 64
     rate: float = 1.0
     first_multiplier: float = 2.0
+    confidence: float = 0.0
     seed: int = 0
     knows = ONLINE
 
@@ -65,7 +68,7 @@ class LinUCB:
             rewards = progress.rewards(rows, actions[rows])
             learn = bandit.fit if start == 0 else bandit.partial_fit
             learn(actions[rows].tolist(), rewards.tolist(), contexts[rows])
-            progress.price(self.rate)
+            progress.price(self.rate, self.confidence)
         one_hot: Float64Array = np.eye(width)[actions]
         return one_hot
 
@@ -86,6 +89,7 @@ class _Progress:
         self._multipliers = np.full(count, multiplier)
         # Number of requests and total quality by task: of all choices, and of L0 choices.
         self._played, self._earned = np.zeros(count), np.zeros(count)
+        self._squares = np.zeros(count)
         self._played_l0, self._earned_l0 = np.zeros(count), np.zeros(count)
         self._grams_l0 = 0.0
 
@@ -95,6 +99,7 @@ class _Progress:
         is_l0 = actions == 0
         np.add.at(self._played, task, 1)
         np.add.at(self._earned, task, scores)
+        np.add.at(self._squares, task, scores**2)
         np.add.at(self._played_l0, task, is_l0)
         np.add.at(self._earned_l0, task, scores * is_l0)
         self._grams_l0 += float(self._scene.grams[rows[is_l0], 0].sum())
@@ -107,9 +112,12 @@ class _Progress:
         rewards: Float64Array = self._multipliers[task] * (ratio - self._floors[task]) - grams
         return rewards
 
-    def price(self, rate: float) -> None:
+    def price(self, rate: float, confidence: float) -> None:
         """Dual update: move the multipliers by the shortfall of quality so far."""
-        ratio = self._earned / np.maximum(self._played, 1) / self._quality_at_l0()
+        played = np.maximum(self._played, 1)
+        mean = self._earned / played
+        error = np.sqrt(np.maximum(self._squares / played - mean**2, 0) / played)
+        ratio = (mean - confidence * error) / self._quality_at_l0()
         shortfall = (self._floors - ratio) * (self._played > 0)
         self._multipliers = np.maximum(0, self._multipliers + rate * shortfall)
 

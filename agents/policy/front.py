@@ -124,7 +124,7 @@ class Front:
         Raises:
             KeyError: the front has no such constraint.
         """
-        if zone not in self.zones:
+        if zone is None or zone not in self.zones:
             return max(self.point(known, name, floor) for known in self.zones)
         curve = self.zones[zone][name]
         points = [
@@ -267,4 +267,3 @@ def _array(values: Sequence[Any]) -> Float64Array:
     if not array.size or not np.isfinite(array).all():
         raise ValueError("an array is empty, or holds NaN or infinity")
     return array
-

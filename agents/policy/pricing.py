@@ -106,7 +106,7 @@ class Pricing:
         """
         band = 0
         if self.front is not None and self.front.schedule.edges:
-            band = int(self.front.schedule.band(np.float64(g_per_kwh)))
+            band = int(self.front.schedule.band(np.array([g_per_kwh]))[0])
         if task in self.featurizer.tasks:
             return self._point(str(task), True, band, floors)
         # Without a tag, the dearest of the tasks that it may belong to: no floor suffers.
@@ -178,7 +178,9 @@ class Pricing:
     def _resembled_by_row(self, parts: Float32Array) -> BoolArray:
         """Return whether each request may belong to each task, shape (n, tasks)."""
         names = self.featurizer.names
-        columns = [names.index(LIKE + task) for task in self.featurizer.tasks if LIKE + task in names]
+        columns = [
+            names.index(LIKE + task) for task in self.featurizer.tasks if LIKE + task in names
+        ]
         if not columns or len(columns) != len(self.featurizer.tasks):
             return np.ones((len(parts), len(self.featurizer.tasks)), dtype=np.bool_)
         scores: AnyArray = parts[:, columns]

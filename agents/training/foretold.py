@@ -20,9 +20,7 @@ UNTAGGED = ""
 _LEAST_WEIGHT = 1e-9
 
 
-def foretell(
-    chances: Float64Array, prompts: PromptSet, prepared: Prepared
-) -> dict[str, Any]:
+def foretell(chances: Float64Array, prompts: PromptSet, prepared: Prepared) -> dict[str, Any]:
     """Return a policy's measured costs and qualities, from its profile's own outcomes.
 
     Args:

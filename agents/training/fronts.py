@@ -96,10 +96,7 @@ def measure_front(
         levels,
         config.confidence,
         config.safety,
-        {
-            prompts.zone: _curves(policy, prompts, prices, levels, config)
-            for prompts in sets
-        },
+        {prompts.zone: _curves(policy, prompts, prices, levels, config) for prompts in sets},
         reward.floor_schedule,
     )
     return front
@@ -176,9 +173,7 @@ def points_of(pricing: Pricing, prompts: PromptSet, config: PpoConfig) -> Points
     if config.fixed_price is not None:
         log_price = np.log(max(config.fixed_price, config.price_range[0]))
         return Points(np.full(count, log_price), np.zeros(count), np.zeros(count))
-    return pricing.points(
-        prompts.tags, prompts.observations, prompts.intensity.ravel(), Floors()
-    )
+    return pricing.points(prompts.tags, prompts.observations, prompts.intensity.ravel(), Floors())
 
 
 def validate(

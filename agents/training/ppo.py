@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import Logger
 
@@ -27,17 +26,17 @@ from agents.training.sb3 import (
     policy_arguments,
     without_distribution_checks,
 )
-from agents.training.supervised import fit_start
+from agents.training.supervised import Losses, fit_start
 from envs.arrays import Float32Array, Float64Array
 from envs.backends.replay import ReplayBackend
 from envs.carbon.intensity import IntensityTrace
 from envs.clock import SteppedClock
 from envs.llama2 import Llama2VectorEnv
+from envs.money import Tariff
 from envs.outcomes.floors import floor_schedule
 from envs.outcomes.limits import Limit
 from envs.outcomes.objective import make_objective
 from envs.outcomes.profile import Profile, fingerprint
-from envs.money import Tariff
 from envs.requests.features import Featurizer
 from envs.requests.projection import Vectors
 from envs.world import World
@@ -74,6 +73,7 @@ class Trained:
             each prompt without and with its tag, in the mean over the zones.
         steps: environment steps in total.
         seconds: wall time of supervised start, PPO and the search for prices, s, by name.
+        start: losses of the supervised start; None if there was none.
     """
 
     policy: Policy
@@ -83,6 +83,7 @@ class Trained:
     chances: Float64Array
     steps: int
     seconds: Mapping[str, float]
+    start: Losses | None
 
     @property
     def floors_kept(self) -> bool:
@@ -150,6 +151,7 @@ class Trainer:
         self._start_policy: Policy | None = None
         self._resumed: Progress | None = None
         self._seconds: dict[str, float] = {}
+        self._losses: Losses | None = None
 
     def resume(self) -> int:
         """Continue from the last checkpoint of the replay; return its environment steps.
@@ -216,7 +218,7 @@ class Trainer:
         started = time.perf_counter()
         world = self._replay_world()
         model = self._model(world, 1, self._config.start_rate)
-        fit_start(model.policy, world, self._config)
+        self._losses = fit_start(model.policy, world, self._config)
         self._weights = copy.deepcopy(model.policy.state_dict())
         self._policy = export_policy(model.policy)
         self._seconds["start"] = time.perf_counter() - started
@@ -270,6 +272,7 @@ class Trainer:
             chances=chances,
             steps=self._callback.steps,
             seconds=dict(self._seconds),
+            start=self._losses,
         )
 
     def _model(self, world: World, n_steps: int, rate: float) -> PPO:

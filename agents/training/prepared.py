@@ -11,7 +11,7 @@ from agents.training.expected import expected_cost, expected_quality
 from agents.training.text import fit_text
 from envs.arrays import Float32Array, Float64Array
 from envs.carbon.intensity import IntensityTrace
-from envs.outcomes.prices import LATENCY_RANGE
+from envs.outcomes.prices import draw_prices
 from envs.outcomes.profile import Profile, with_known_quality
 from envs.outcomes.reward import Reward, reward_from_profile
 from envs.requests.features import LOG_ENERGY, Featurizer
@@ -71,10 +71,10 @@ class Prepared:
         rng = np.random.default_rng(seed)
         times = rng.uniform(trace.start, trace.end, len(parts))
         moment = moment_on(trace, times, np.zeros(len(parts)))
-        moment = replace(moment, log_price=rng.uniform(*np.log(price_range), len(parts)))
-        if self.reward.limits:
-            prices = rng.uniform(*np.log(LATENCY_RANGE), len(parts))
-            moment = replace(moment, log_latency_price=prices)
+        randoms = rng.random((len(parts), 2))
+        prices = draw_prices(randoms, price_range, limited=bool(self.reward.limits))
+        log_price, log_latency_price = prices.logarithms
+        moment = replace(moment, log_price=log_price, log_latency_price=log_latency_price)
         return normalisation(self.featurizer.observe(parts, moment))
 
 

@@ -72,7 +72,7 @@ class PromptSet:
         self._steerable = featurizer.steerable(self.observations)
         self.intensity: Float64Array = np.stack([trace.at(time) for time in times])
         outcomes = profile.outcomes
-        shape = self.intensity.shape + (self.scores.shape[1],)
+        shape = (*self.intensity.shape, self.scores.shape[1])
         self.costs = {
             "grams": footprint_grams(
                 outcomes.energy_joules, outcomes.device_seconds, self.intensity[:, :, None]

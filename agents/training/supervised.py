@@ -67,11 +67,10 @@ def fit_start(policy: ActorCriticPolicy, world: World, config: PpoConfig) -> Los
         expected = (chance.detach() * rewards).sum(dim=1)
         value_loss = functional.mse_loss(value, expected)
         optimiser.zero_grad()
-        (loss + VALUE_WEIGHT * value_loss).backward()
+        (loss + VALUE_WEIGHT * value_loss).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
-        losses.append((loss.detach(), value_loss.detach()))
+        losses.append((float(loss.detach()), float(value_loss.detach())))
         observations = world.skip()
-    last = losses[-max(1, len(losses) // 10) :]
-    policy_loss, value_loss = (float(torch.stack(each).mean()) for each in zip(*last, strict=True))
-    return Losses(policy_loss, value_loss)
+    last = torch.tensor(losses[-max(1, len(losses) // 10) :])
+    return Losses(*last.mean(dim=0).tolist())

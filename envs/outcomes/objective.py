@@ -49,6 +49,9 @@ class Objective:
         return cls(**{**fields, "tariff": None if tariff is None else Tariff(**tariff)})
 
 
+GRAMS_ALONE = Objective()
+
+
 def make_objective(
     weights: Mapping[str, float], tariff: Tariff | None, outcomes: Outcomes
 ) -> Objective:

@@ -7,6 +7,8 @@ of the trade-off: from the least cost at the lowest price of quality to L0's qua
 
 from typing import NamedTuple
 
+import numpy as np
+
 from envs.arrays import Float64Array
 
 # Prices of quality from "always the least cost" to "always the best quality".
@@ -30,3 +32,29 @@ class Prices(NamedTuple):
         """
         scale: Float64Array = 1 / (1 + self.quality + self.latency)
         return scale
+
+    @property
+    def logarithms(self) -> tuple[Float64Array, Float64Array]:
+        """Logarithms of both prices; that of 0 is a large negative number."""
+        quality, latency = (np.log(np.maximum(price, 1e-12)) for price in self)
+        return quality, latency
+
+
+def draw_prices(
+    randoms: Float64Array, price_range: tuple[float, float], *, limited: bool
+) -> Prices:
+    """Return log-uniform prices for n requests.
+
+    Args:
+        randoms: uniform random numbers, shape (n, 2).
+        price_range: lowest and highest price of quality.
+        limited: whether there are latency limits; without them the price of latency is 0.
+    """
+    quality = _log_uniform(randoms[:, 0], *price_range)
+    latency = _log_uniform(randoms[:, 1], *LATENCY_RANGE)
+    return Prices(quality, latency if limited else np.zeros(len(randoms)))
+
+
+def _log_uniform(randoms: Float64Array, low: float, high: float) -> Float64Array:
+    values: Float64Array = low * (high / low) ** randoms
+    return values

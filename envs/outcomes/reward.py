@@ -9,7 +9,7 @@ from envs.arrays import BoolArray, Float64Array, Int64Array, StrArray
 from envs.carbon.footprint import EMBODIED_G_PER_SECOND, footprint_grams
 from envs.outcomes.floors import CONSTANT_FLOORS, FloorSchedule
 from envs.outcomes.limits import TAIL, Limit
-from envs.outcomes.objective import Objective
+from envs.outcomes.objective import GRAMS_ALONE, Objective
 from envs.outcomes.outcome import Outcomes
 from envs.outcomes.prices import Prices
 from envs.outcomes.profile import Profile
@@ -76,7 +76,7 @@ class Reward:
     limits: dict[str, Limit] = field(default_factory=dict)
     latency_prices: dict[str, float] = field(default_factory=dict)
     floor_schedule: FloorSchedule = CONSTANT_FLOORS
-    objective: Objective = Objective()
+    objective: Objective = GRAMS_ALONE
 
     @property
     def constraints(self) -> tuple[str, ...]:

@@ -198,7 +198,10 @@ class Featurizer:
         return changed
 
     def at_prices(
-        self, observations: Float32Array, log_price: AnyArray, log_latency_price: AnyArray
+        self,
+        observations: Float32Array,
+        log_price: AnyArray | float,
+        log_latency_price: AnyArray | float,
     ) -> Float32Array:
         """Return the observations with other prices, shape (n, n_features).
 

@@ -33,7 +33,7 @@ class TrainBench(Settings):
     """
 
     outcomes: Path | None = Field(None, description="profile to train on; default a generated one")
-    steps: int = Field(1_000_000, ge=4096, description="environment steps of our training")
+    steps: int = Field(PpoConfig.replay_steps, ge=4096, description="environment steps of our PPO")
     peer_steps: int = Field(16_384, ge=2048, description="environment steps of the peer")
     repeats: int = Field(3, ge=1, description="runs of each training, alternating")
     json_path: Path | None = Field(
@@ -64,7 +64,7 @@ class TrainBench(Settings):
             f"{len(profile.requests):,} requests to a bundle, {self.steps:,} steps: "
             f"{statistics.median(seconds):.1f} s ({min(seconds):.1f} to {max(seconds):.1f} in "
             f"{self.repeats} runs)\n"
-            f"PPO with floors checked: {statistics.median(rates):,.0f} steps/s "
+            f"PPO: {statistics.median(rates):,.0f} steps/s "
             f"({min(rates):,.0f} to {max(rates):,.0f})\n"
             f"PPO of stable-baselines3 by default, {SCALARS} scalar environments: "
             f"{statistics.median(peers):,.0f} steps/s\n"
@@ -81,7 +81,7 @@ class TrainBench(Settings):
         with tempfile.TemporaryDirectory() as folder:
             _, trained = job.run(Path(folder), NullRun())
         elapsed = time.perf_counter() - started
-        return {"seconds": elapsed, "rate": trained.steps / trained.seconds}
+        return {"seconds": elapsed, "rate": trained.steps / trained.seconds["ppo"]}
 
     def _peer(self, profile: Profile) -> float:
         """Train stable-baselines3's PPO with its defaults; return steps per second."""

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+from scipy.stats import norm
 
 from agents.methods.scene import Scene
 from envs.arrays import Float64Array, StrArray
@@ -30,6 +31,8 @@ class Cell:
         ratio: quality relative to L0 on the same requests, with its 95% interval.
         floor: least permitted ratio.
         requests: number of requests.
+        highest: upper bound on the ratio that holds for all cells of the method together, with a
+            probability of 95 % (Bonferroni).
     """
 
     task: str
@@ -38,6 +41,7 @@ class Cell:
     ratio: Interval
     floor: float
     requests: int
+    highest: float
 
     @property
     def margin(self) -> float:
@@ -49,11 +53,25 @@ class Cell:
         """True if the whole interval lies below the floor."""
         return self.ratio.high < self.floor
 
+    @property
+    def missed_for_sure(self) -> bool:
+        """True if `highest` lies below the floor, so that looking at many cells is no excuse."""
+        return self.highest < self.floor
+
     def to_json(self) -> dict[str, Any]:
         """Return the cell as JSON-ready values."""
         place = {"task": self.task, "zone": self.zone, "month": self.month}
         ratio = {"ratio": self.ratio.value, "ci95": [self.ratio.low, self.ratio.high]}
-        return place | ratio | {"floor": self.floor, "missed": self.missed, "n": self.requests}
+        return (
+            place
+            | ratio
+            | {
+                "floor": self.floor,
+                "missed": self.missed,
+                "highest": self.highest,
+                "n": self.requests,
+            }
+        )
 
 
 def quality_cells(repeats: Sequence[Repeat], name: str, *, by_month: bool = False) -> list[Cell]:
@@ -87,26 +105,31 @@ def quality_cells(repeats: Sequence[Repeat], name: str, *, by_month: bool = Fals
             residuals = (kept[rows] - ratio * base[rows]) / total / len(repeats)
             for prompt, residual in zip(prompts[rows], residuals, strict=True):
                 by_prompt[prompt] = by_prompt.get(prompt, 0.0) + float(residual)
-    cells = [
-        Cell(
-            key[0],
-            key[1],
-            key[2] or None,
-            _interval(np.array(values), np.array(list(influences[key].values()))),
-            repeats[0].scene.floors[key[0]],
-            counts[key] // len(values),
+    together = float(norm.ppf(1 - 0.05 / max(1, len(ratios))))
+    cells = []
+    for key, values in ratios.items():
+        ratio = float(np.mean(values))
+        error = _error(np.array(values), np.array(list(influences[key].values())))
+        cells.append(
+            Cell(
+                key[0],
+                key[1],
+                key[2] or None,
+                Interval(ratio, ratio - Z95 * error, ratio + Z95 * error),
+                repeats[0].scene.floors[key[0]],
+                counts[key] // len(values),
+                ratio + together * error,
+            )
         )
-        for key, values in ratios.items()
-    ]
     return sorted(cells, key=lambda cell: (round(cell.margin, 9), cell.task, cell.zone))
 
 
-def _interval(ratios: Float64Array, influences: Float64Array) -> Interval:
+def _error(ratios: Float64Array, influences: Float64Array) -> float:
+    """Return the standard error of a cell's mean ratio, over prompts and over repetitions."""
     variance = float((influences**2).sum())
     if len(ratios) >= FEWEST_RUNS:
         variance += float(ratios.var(ddof=1)) / len(ratios)
-    value, width = float(ratios.mean()), Z95 * float(np.sqrt(variance))
-    return Interval(value, value - width, value + width)
+    return float(np.sqrt(variance))
 
 
 def _groups(scene: Scene, by_month: bool) -> list[tuple[_Key, Any]]:

@@ -4,7 +4,7 @@ Shapes: n requests, D directives, B resamples.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -58,6 +58,8 @@ class Figures:
             too; the worst first.
         chances: probability of each directive for each request in the first repetition, shape
             (n, D).
+        paired: excess and saving of each repetition, with their values over the resamples, which
+            all methods share.
     """
 
     knows: str
@@ -73,6 +75,21 @@ class Figures:
     cells: list[Cell]
     month_cells: list[Cell]
     chances: Float64Array
+    paired: dict[str, list[BootstrapFigure]] = field(repr=False)
+
+    def difference(self, measure: str, other: "Figures") -> Interval:
+        """Return this method's excess or saving less another one's, with its paired interval.
+
+        Args:
+            measure: "excess" or "saving".
+            other: figures on the same repetitions.
+        """
+        return average_repeats(
+            [
+                BootstrapFigure(ours.value - theirs.value, ours.draws - theirs.draws)
+                for ours, theirs in zip(self.paired[measure], other.paired[measure], strict=True)
+            ]
+        ).interval
 
 
 def judge(scene: Scene, methods: Mapping[str, Method], resamples: int = 2000) -> dict[str, Figures]:
@@ -171,6 +188,10 @@ def _figures(name: str, repeats: Sequence[Repeat], samples: Sequence[_Sampled]) 
         quality_cells(repeats, name),
         quality_cells(repeats, name, by_month=True),
         first.chances[name],
+        {
+            "excess": [sample.excess_pct for sample in samples],
+            "saving": [sample.saving_pct for sample in samples],
+        },
     )
 
 

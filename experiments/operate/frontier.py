@@ -152,7 +152,7 @@ class _Task:
         front = bundle.front
         assert front is not None
         own = bundle.pricing(zone).trained.get(task)
-        floors = {floor: "" for floor in SHOWN}
+        floors = dict.fromkeys(SHOWN, "")
         if own is not None:
             floors[own] = "policy"
         if (floor := asked.of(task, {})) is not None:
@@ -184,9 +184,7 @@ class _Task:
         return view
 
 
-def _row(
-    front: Front, zone: str, name: str, floor: float, origin: str, tariff: Tariff
-) -> Row:
+def _row(front: Front, zone: str, name: str, floor: float, origin: str, tariff: Tariff) -> Row:
     point = front.point(zone, name, floor)
     figures = front.figures(zone, name, point)
     saving, spread = 100 * (1 - figures["grams_ratio"]), 100 * Z95 * figures["grams_error"]
@@ -227,7 +225,11 @@ def _what_if(tasks: list[_Task], front: Front, zone: str, *, tagged: bool) -> li
         if own is None or asked is None:
             continue
         curve = front.zones[zone][task.name if tagged else untagged_name(task.name)]
-        for name, grams in (("policy", own.grams), ("asked", asked.grams), ("l0", curve.l0["grams"])):
+        for name, grams in (
+            ("policy", own.grams),
+            ("asked", asked.grams),
+            ("l0", curve.l0["grams"]),
+        ):
             totals[name] += curve.requests * grams
         if asked is not own:
             lines.append(
@@ -267,7 +269,9 @@ def draw(front: Front, zone: str, tasks: list[_Task], path: Path, *, tagged: boo
     axes.axhline(1, color="0.7", linewidth=0.8)
     axes.set_xlabel(f"carbon saved against no directive, %, zone {zone}")
     axes.set_ylabel("quality relative to no directive (band: 95 %)")
-    axes.set_title("dot: the policy's own floor; diamond: the floor that was asked about", fontsize=9)
+    axes.set_title(
+        "dot: the policy's own floor; diamond: the floor that was asked about", fontsize=9
+    )
     axes.legend()
     figure.savefig(path, dpi=120)
     plt.close(figure)

@@ -208,9 +208,7 @@ def _task(bundle: Bundle, task: str | None, features: Float32Array) -> tuple[str
     return max(like, key=lambda name: like[name], default=None), task in bundle.featurizer.tasks
 
 
-def _price(
-    bundle: Bundle, record: Mapping[str, Any], features: Float32Array
-) -> float | None:
+def _price(bundle: Bundle, record: Mapping[str, Any], features: Float32Array) -> float | None:
     """Return the price of quality for a request, gCO2e per unit of the score; None if unknown.
 
     It is unknown too if the policy's cost is not made of grams alone.

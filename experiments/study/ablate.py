@@ -86,7 +86,8 @@ class Ablate(Study):
                 name,
                 seed,
                 seed % self.folds,
-                {"replay_steps": self.replay_steps} | variant.ppo,
+                {"start_batches": self.start_batches, "replay_steps": self.replay_steps}
+                | variant.ppo,
                 tuple(variant.directives),
                 variant.train_share,
                 variant.live,

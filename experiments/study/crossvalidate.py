@@ -11,6 +11,7 @@ from pydantic import Field
 from agents.methods import METHODS, make_method
 from agents.methods.bundle import Learned
 from agents.methods.direct import Direct
+from agents.methods.linucb import LinUCB
 from agents.methods.method import TRAINED, Method
 from agents.methods.scene import Scene
 from agents.policy.bundle import load_bundle
@@ -29,11 +30,16 @@ from experiments.settings import write_json
 from experiments.study.data import Data, fold_of, folds_of
 from experiments.study.job import Job, folder_of
 from experiments.study.pool import train_all
-from experiments.study.results import page, zone_savings
+from experiments.study.results import differences, page, zone_savings
 from experiments.study.settings import Study
 
 TAGGED, UNTAGGED = "policy", "policy_untagged"
-BASELINES = "co2_opt,sprout_lp,per_task_lp,hourly_task_lp,known_cost_lp,direct,clairvoyant"
+# Stages and rivals of the training, by the hyperparameters that make them.
+STAGES: dict[str, dict[str, Any]] = {
+    "supervised": {"replay_steps": 0},
+    "policy_gradient": {"replay_steps": 0, "start_loss": "reward"},
+}
+BASELINES = "co2_opt,sprout_lp,per_task_lp,hourly_task_lp,known_cost_lp,linucb,direct,clairvoyant"
 
 
 class CrossValidate(Study):
@@ -48,10 +54,18 @@ class CrossValidate(Study):
         ["file"], description="task mixes to evaluate under, as in sprout evaluate"
     )
     methods: str = Field(BASELINES, description="baselines to compare with, comma-separated")
+    stages: str = Field(
+        ",".join(STAGES),
+        description="what else to train: supervised (the network before PPO's first step), "
+        "policy_gradient (the same network, trained off-line on the expected reward)",
+    )
     seeds: int = Field(10, ge=1, description="trainings of each fold")
     first_seed: int = Field(0, ge=0, description="the first seed; the others follow it")
     confidence: float = Field(
         PpoConfig.confidence, ge=0, description="standard errors by which floors must be cleared"
+    )
+    price_range: tuple[float, float] | None = Field(
+        None, description="lowest and highest price of quality to learn; default as sprout train"
     )
     explored: float = Field(
         0.0,
@@ -70,9 +84,17 @@ class CrossValidate(Study):
         known = known_tasks(profile, self.quality)
         mixes = {text: read_named_mix(text, profile, known, self.hours) for text in self.mix}
         baselines = self._baselines(data, profile)
-        config = {"replay_steps": self.replay_steps, "confidence": self.confidence}
+        config: dict[str, Any] = {
+            "start_batches": self.start_batches,
+            "replay_steps": self.replay_steps,
+            "confidence": self.confidence,
+        }
+        if self.price_range is not None:
+            config["price_range"] = list(self.price_range)
+        stages: dict[str, dict[str, Any]] = {TAGGED: {}} | self._stages()
         jobs = [
-            Job("policy", seed, fold, config)
+            Job(variant, seed, fold, config | changes)
+            for variant, changes in stages.items()
             for seed in range(self.first_seed, self.first_seed + self.seeds)
             for fold in range(self.folds)
         ]
@@ -84,7 +106,11 @@ class CrossValidate(Study):
             repeats = [
                 self._chosen(
                     self.scene(judged_profile, data, seed, mix),
-                    {job.fold: self.out / folder_of(data, job) for job in jobs if job.seed == seed},
+                    {
+                        (job.variant, job.fold): self.out / folder_of(data, job)
+                        for job in jobs
+                        if job.seed == seed
+                    },
                     baselines,
                 )
                 for seed in dict.fromkeys(job.seed for job in jobs)
@@ -98,12 +124,27 @@ class CrossValidate(Study):
             console.print(table(scene, figures), "", means_table(profile.tokens_method, figures))
             cells = zone_savings(repeats)
             pages.append(page(Path(text).stem, scene, figures, cells, self.seeds, data.held_out))
+            paired = "\n".join(differences(TAGGED, figures))
+            print(paired)
+            pages.append(paired)
         (self.out / "results.md").write_text("\n".join(pages), encoding="utf-8")
         print(f"page: {self.out / 'results.md'}")
         write_json(self.json_path, self._document(results))
 
+    def _stages(self) -> dict[str, dict[str, Any]]:
+        names = [name.strip() for name in self.stages.split(",") if name.strip()]
+        if unknown := [name for name in names if name not in STAGES]:
+            raise ConfigError(
+                f"--stages: no stage {unknown[0]!r}; give names from {', '.join(STAGES)}"
+            )
+        return {name: STAGES[name] for name in names}
+
     def _baselines(self, data: Data, profile: Profile) -> dict[str, Method]:
-        """Return the baselines; `direct` learns from the same prompts and hours as the policies."""
+        """Return the baselines.
+
+        `direct` learns from the same prompts and hours as the policies; it and `linucb` clear the
+        floors with the same confidence.
+        """
         names = [name.strip() for name in self.methods.split(",") if name.strip()]
         unknown = [name for name in names if name not in METHODS]
         if unknown:
@@ -117,15 +158,26 @@ class CrossValidate(Study):
             profile.select(known),
             data.trace(),
         )
-        return {name: direct if name == "direct" else make_method(name) for name in names}
+        fair: dict[str, Method] = {
+            "direct": direct,
+            "linucb": LinUCB(confidence=self.confidence),
+        }
+        return {name: fair.get(name) or make_method(name) for name in names}
 
     def _chosen(
-        self, scene: Scene, folders: Mapping[int, Path], baselines: Mapping[str, Method]
+        self,
+        scene: Scene,
+        folders: Mapping[tuple[str, int], Path],
+        baselines: Mapping[str, Method],
     ) -> Repeat:
+        by_variant: dict[str, dict[int, Path]] = {}
+        for (variant, fold), folder in folders.items():
+            by_variant.setdefault(variant, {})[fold] = folder
         policies = {
-            TAGGED: CrossFittedBundles(folders, self.folds, task_tags=True),
-            UNTAGGED: CrossFittedBundles(folders, self.folds, task_tags=False),
+            variant: CrossFittedBundles(by_fold, self.folds, task_tags=True)
+            for variant, by_fold in reversed(by_variant.items())
         }
+        policies[UNTAGGED] = CrossFittedBundles(by_variant[TAGGED], self.folds, task_tags=False)
         return choose(scene, {**baselines, **policies})
 
     def _document(
@@ -137,7 +189,17 @@ class CrossValidate(Study):
             "seeds": list(range(self.first_seed, self.first_seed + self.seeds)),
             "mixes": {
                 text: document(repeats[0].scene, figures, text, [])
-                | {"cells": [asdict(cell) for cell in zone_savings(repeats)]}
+                | {
+                    "cells": [asdict(cell) for cell in zone_savings(repeats)],
+                    "policy_less": {
+                        other: {
+                            measure: figures[TAGGED].difference(measure, result).to_json()
+                            for measure in ("excess", "saving")
+                        }
+                        for other, result in figures.items()
+                        if other != TAGGED
+                    },
+                }
                 for text, (repeats, figures) in results.items()
             },
         }

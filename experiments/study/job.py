@@ -61,8 +61,11 @@ class Job:
         Raises:
             TypeError: `config` has an unknown hyperparameter.
         """
-        listed = {n: tuple(self.config[n]) for n in ("without", "price_range") if n in self.config}
-        return PpoConfig(**{**self.config, **listed, "seed": self.seed})
+        settings: dict[str, Any] = {**self.config, "seed": self.seed}
+        for name in ("without", "price_range"):
+            if name in settings:
+                settings[name] = tuple(settings[name])
+        return PpoConfig(**settings)
 
 
 def digest_of(data: Data, job: Job) -> str:

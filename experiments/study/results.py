@@ -116,8 +116,9 @@ def _cells(figures: Mapping[str, Figures]) -> list[str]:
     """Return the table of each method's worst tasks in a zone, and its missed floors."""
     lines = [
         "",
-        "| method | worst task in a zone | and the next | floors missed, by zone | and by month |",
-        "|---|---|---|---|---|",
+        "| method | worst task in a zone | and the next | floors missed, by zone | and by month "
+        "| for sure, by zone |",
+        "|---|---|---|---|---|---|",
     ]
     for name, result in figures.items():
         worst = [
@@ -128,8 +129,28 @@ def _cells(figures: Mapping[str, Figures]) -> list[str]:
             f"{sum(cell.missed for cell in cells)} of {len(cells)}"
             for cells in (result.cells, result.month_cells)
         ]
+        missed.append(str(sum(cell.missed_for_sure for cell in result.cells)))
         lines.append(f"| {name} | {' | '.join([*worst, *[''] * (2 - len(worst)), *missed])} |")
-    lines += ["", "A floor counts as missed if the whole interval lies below it."]
+    lines += [
+        "",
+        "A floor counts as missed if the whole interval lies below it, and as missed for sure if "
+        "the upper bound that holds for all tasks and zones together does (95 %, Bonferroni).",
+    ]
+    return lines
+
+
+def differences(name: str, figures: Mapping[str, Figures]) -> list[str]:
+    """Return a table of a method's excess and saving less those of each other method, paired."""
+    lines = [
+        "",
+        f"| {name} less | excess, points | carbon saved, points |",
+        "|---|---|---|",
+    ]
+    for other, result in figures.items():
+        if other != name:
+            ours = figures[name]
+            values = [ours.difference(measure, result) for measure in ("excess", "saving")]
+            lines.append(f"| {other} | {' | '.join(value.text(1, '+') for value in values)} |")
     return lines
 
 

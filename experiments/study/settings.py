@@ -48,7 +48,12 @@ class Study(Settings):
         [], description="zones that are only judged on, and never trained on"
     )
     folds: int = Field(5, ge=2, description="number of folds into which the prompts are divided")
-    replay_steps: int = Field(PpoConfig.replay_steps, ge=1, description="steps of each training")
+    start_batches: int = Field(
+        PpoConfig.start_batches, ge=0, description="batches of each training's supervised start"
+    )
+    replay_steps: int = Field(
+        PpoConfig.replay_steps, ge=0, description="PPO's steps of each training"
+    )
     workers: int = Field(
         default_factory=lambda: os.cpu_count() or 1,
         ge=1,

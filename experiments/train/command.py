@@ -119,6 +119,11 @@ class Train(Settings):
         description="YAML file of what energy and a device's time cost in money; default the "
         "shipped one",
     )
+    start_temperature: float = Field(
+        PpoConfig.start_temperature,
+        gt=0,
+        description="how far the supervised start softens the best directives",
+    )
     learning_rate: float = Field(
         PpoConfig.learning_rate, gt=0, description="initial learning rate of AdamW on the replay"
     )

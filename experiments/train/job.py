@@ -64,7 +64,7 @@ class TrainingJob:
     config: PpoConfig
     quality: str = "correct"
     limits: Mapping[str, Limit] = field(default_factory=dict)
-    costs: Costs = Costs()
+    costs: Costs = field(default_factory=Costs)
     start: Bundle | None = None
     vectors: Vectors | None = None
     inputs: Mapping[str, Any] = field(default_factory=dict)

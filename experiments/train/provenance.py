@@ -3,6 +3,7 @@
 import importlib.metadata
 import subprocess
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def figures(trained: Trained) -> dict[str, Any]:
         "objective": objective,
         "missed": validation.missed,
         "seconds": dict(trained.seconds),
+        "start": None if trained.start is None else asdict(trained.start),
     }
 
 

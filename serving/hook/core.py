@@ -15,7 +15,6 @@ from serving.hook.answer import Answer
 from serving.hook.completion import Completer
 from serving.hook.conversation import ConversationMemory
 from serving.hook.deadline import TooLateError
-from serving.settings.floors import HookFloors
 from serving.hook.grid import Grid, UnknownGrid
 from serving.hook.headers import answer_headers
 from serving.hook.outcome import AnswerOutcome, Usage
@@ -26,6 +25,7 @@ from serving.hook.steering import Steering
 from serving.ledger.in_flight import InFlight
 from serving.ledger.record import Amendment, Record, new_id
 from serving.settings.control import LocalControl
+from serving.settings.floors import HookFloors
 from serving.settings.hook import HookConfig
 from serving.settings.suspensions import Suspensions
 from serving.telemetry.log import log, log_internal_error

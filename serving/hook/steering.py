@@ -11,13 +11,13 @@ from serving.hook.conversation import DAY_SECONDS, ConversationMemory, Lottery, 
 from serving.hook.deadline import DeadlineRunner
 from serving.hook.decider import Decider, Decision, DecisionInput, draw
 from serving.hook.description import describe, describe_intensity, matching_rule
-from serving.settings.floors import HookFloors
 from serving.hook.grid import Grid, GridState, UnknownGrid
 from serving.hook.plan import FailedOpenError, NotSteeredError, Plan
 from serving.hook.policies import Policies
 from serving.hook.refusals import Refusals
 from serving.ledger.record import Record
 from serving.settings.control import Control
+from serving.settings.floors import HookFloors
 from serving.settings.hook import HookConfig
 from serving.settings.rules import Rule
 from serving.settings.suspensions import Suspensions

@@ -21,7 +21,7 @@ TRAINED = {"faq": 0.95, "legal": 0.95}
 
 def rising(start):
     quality = np.linspace(start, 1.0, len(PRICES))[None]
-    costs = {name: quality for name in COSTS}
+    costs = dict.fromkeys(COSTS, quality)
     return Curve(quality, 0 * quality, 0 * quality, costs, dict.fromkeys(COSTS, 1.0), None, 9)
 
 
@@ -46,7 +46,10 @@ def part(**likes):
     return values
 
 
-def price(pricing, task, floors=Floors(), g_per_kwh=100.0, **likes):
+OWN = Floors()
+
+
+def price(pricing, task, floors=OWN, g_per_kwh=100.0, **likes):
     point, floor = pricing.point(task, part(**likes), g_per_kwh, floors)
     return point.log_price, floor
 

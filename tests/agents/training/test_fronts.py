@@ -132,7 +132,7 @@ def test_tagged_and_untagged_requests_have_a_price_each(profile):
 
 
 def test_one_floor_for_all_lets_a_task_make_up_for_another(profile):
-    sets, reward, featurizer = prompts(profile)
+    sets, _, featurizer = prompts(profile)
     mixed = policy(featurizer, (20, 0, 0), [("task=recall", 2, 50)])
     for together, expected in ((False, (1, 0)), (True, (0.5, 0.5))):
         groups = {g.name: g for g in sets.groups(together=together)}

@@ -235,9 +235,7 @@ def test_the_supervised_start_imitates_the_best_directive_at_every_price(tmp_pat
         60, {"lookup": "What is item {n}?", "proof": "Explain why {n} is so. Show all steps."}
     )
     keeps = {"none": 1.0, "brief": 0.8, "very_brief": 0.4}
-    profile = made.profile(
-        tmp_path, requests, lambda r, d: 1.0 if r.task == "lookup" else keeps[d]
-    )
+    profile = made.profile(tmp_path, requests, lambda r, d: 1.0 if r.task == "lookup" else keeps[d])
     config = PpoConfig(start_batches=200, replay_steps=0)
     trainer = Trainer(profile, synthetic_day(), {"lookup": 0.9}, config, MemoryTracker())
     trainer.replay()
