@@ -1,4 +1,4 @@
-"""What energy and a device's time cost in money, from one file with sources and dates."""
+"""Prices of energy and of a device's time in money, from one file with sources and dates."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

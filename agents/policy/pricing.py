@@ -9,7 +9,7 @@ import numpy as np
 
 from agents.policy.front import Front, Point
 from envs.arrays import AnyArray, BoolArray, Float32Array, Float64Array
-from envs.outcomes.reward import untagged_name
+from envs.outcomes.floors import untagged_name
 from envs.outcomes.stated_floors import ANY_TASK
 from envs.requests.features import LIKE, Featurizer
 

@@ -1,4 +1,4 @@
-"""What happens after each rollout of PPO: the running average, metrics, and checkpoints."""
+"""The steps after each rollout of PPO: the running average, metrics, and checkpoints."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol

@@ -49,7 +49,7 @@ VALUE_STEPS = 65_536
 
 @dataclass(frozen=True)
 class Costs:
-    """What the policy's cost is made of.
+    """Parts of the policy's cost.
 
     Attributes:
         weights: weight of each of `envs.outcomes.objective.WEIGHTS`.
@@ -87,7 +87,7 @@ class Trained:
 
     @property
     def floors_kept(self) -> bool:
-        """Whether every floor and limit held in validation, with `safety` added to floors."""
+        """True if every floor and limit held in validation, with `safety` added to floors."""
         return not self.validation.missed
 
 
@@ -102,7 +102,7 @@ class Trainer:
         tracker: receives the metrics of every rollout.
         quality: "correct" or "preference".
         limits: latency limits by task; None for no limits.
-        costs: what the policy's cost is made of.
+        costs: parts of the policy's cost.
         checkpoints: folder for checkpoints of the replay; None to write none.
         vectors: text encoder used in addition to words; None for words only.
     """

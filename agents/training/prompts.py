@@ -11,7 +11,8 @@ from agents.training.prepared import Prepared
 from envs.arrays import AnyArray, BoolArray, Float64Array
 from envs.carbon.footprint import footprint_grams
 from envs.carbon.intensity import IntensityTrace
-from envs.outcomes.reward import latency_excess, untagged_name
+from envs.outcomes.floors import untagged_name
+from envs.outcomes.reward import latency_excess
 from envs.world import moment_on
 
 

@@ -11,6 +11,11 @@ from envs.errors import ConfigError
 BANDS = ("clean", "middling", "dirty")
 
 
+def untagged_name(task: str) -> str:
+    """Return the name of a task's constraint for requests without a task tag."""
+    return f"{task} (untagged)"
+
+
 @dataclass(frozen=True)
 class FloorSchedule:
     """Lowers floors with the grid's intensity I: floor * (1 - slack * place(I)).

@@ -7,17 +7,12 @@ import numpy as np
 
 from envs.arrays import BoolArray, Float64Array, Int64Array, StrArray
 from envs.carbon.footprint import EMBODIED_G_PER_SECOND, footprint_grams
-from envs.outcomes.floors import CONSTANT_FLOORS, FloorSchedule
+from envs.outcomes.floors import CONSTANT_FLOORS, FloorSchedule, untagged_name
 from envs.outcomes.limits import TAIL, Limit
 from envs.outcomes.objective import GRAMS_ALONE, Objective
 from envs.outcomes.outcome import Outcomes
 from envs.outcomes.prices import Prices
 from envs.outcomes.profile import Profile
-
-
-def untagged_name(task: str) -> str:
-    """Return the name of a task's constraint for requests without a task tag."""
-    return f"{task} (untagged)"
 
 
 def latency_excess(task: str, limit: Limit, seconds: Float64Array) -> dict[str, Float64Array]:

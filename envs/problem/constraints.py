@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from envs.errors import ConfigError
+from envs.outcomes.floors import untagged_name
 from envs.outcomes.outcome import QUALITIES
-from envs.outcomes.reward import Reward, untagged_name
+from envs.outcomes.reward import Reward
 from envs.problem.checks import choice, number, path
 
 DEFAULT_FLOOR = 0.95

@@ -13,7 +13,7 @@ from agents.policy.front import Front
 from agents.policy.pricing import Floors, floors_from
 from envs.errors import ConfigError
 from envs.money import JOULES_PER_KWH, SHIPPED, Tariff, read_tariff
-from envs.outcomes.reward import untagged_name
+from envs.outcomes.floors import untagged_name
 from envs.outcomes.stated_floors import ANY_TASK, read_floors
 from experiments.console import table_console
 from experiments.settings import Settings, write_json
@@ -109,7 +109,7 @@ class Frontier(Settings):
 
 @dataclass(frozen=True)
 class Row:
-    """What one floor means for a task; costs are means per request.
+    """Figures of a task at one floor; costs are means per request.
 
     Attributes:
         floor: least quality relative to L0.

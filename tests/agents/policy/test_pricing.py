@@ -7,8 +7,7 @@ import pytest
 
 from agents.policy.front import COSTS, Curve, Front
 from agents.policy.pricing import Floor, Floors, Pricing, floors_from, pricing_of
-from envs.outcomes.floors import FloorSchedule
-from envs.outcomes.reward import untagged_name
+from envs.outcomes.floors import FloorSchedule, untagged_name
 from envs.requests.features import Featurizer
 from envs.requests.structure import Feature
 

@@ -13,9 +13,9 @@ from agents.training.prepared import Prepared
 from agents.training.prompts import PromptSet
 from envs.carbon.csv_traces import synthetic_day
 from envs.errors import ConfigError
-from envs.outcomes.floors import BANDS, floor_schedule
+from envs.outcomes.floors import BANDS, floor_schedule, untagged_name
 from envs.outcomes.limits import Limit
-from envs.outcomes.reward import reward_from_profile, untagged_name
+from envs.outcomes.reward import reward_from_profile
 from envs.requests.features import Featurizer
 from envs.requests.workload import generate_requests
 from envs.world import parts_by_tag

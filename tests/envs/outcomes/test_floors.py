@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 
 from envs.carbon.intensity import IntensityTrace
 from envs.errors import ConfigError
-from envs.outcomes.floors import BANDS, CONSTANT_FLOORS, floor_schedule
+from envs.outcomes.floors import BANDS, CONSTANT_FLOORS, floor_schedule, untagged_name
 from envs.outcomes.outcome import Outcomes
-from envs.outcomes.reward import Reward, untagged_name
+from envs.outcomes.reward import Reward
 
 
 def trace(values):

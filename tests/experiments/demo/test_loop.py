@@ -16,8 +16,8 @@ from envs.backends.live import LiveBackend
 from envs.carbon.csv_traces import synthetic_day
 from envs.energy.meters.choose import choose_meter
 from envs.errors import ConfigError, UpstreamError
+from envs.outcomes.floors import untagged_name
 from envs.outcomes.profile_reader import read_profile
-from envs.outcomes.reward import untagged_name
 from envs.requests.directive import DEFAULT_CATALOGUE
 from envs.requests.workload import generate_requests
 from envs.upstream import Upstream
