@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from agents.policy.bundle import Bundle, save_bundle
+from agents.policy.front import COSTS, Curve, Front
 from agents.policy.network import Policy
+from envs.outcomes.floors import untagged_name
 from envs.outcomes.profile import Profile, write_profile
 from envs.outcomes.profile_reader import read_profile
 from envs.requests.directive import DEFAULT_CATALOGUE, Catalogue
@@ -77,15 +79,53 @@ def bundle(
     catalogue: Catalogue = DEFAULT_CATALOGUE,
     tasks: tuple[str, ...] = ("arithmetic",),
     extra: Mapping[str, Any] | None = None,
+    weights: Mapping[tuple[int, str], float] | None = None,
+    front: Front | None = None,
 ) -> Bundle:
-    """Save and return a bundle whose policy ignores the observation and follows `logits`."""
+    """Save and return a bundle whose policy follows `logits` and the weights of some features.
+
+    Args:
+        weights: by index of a directive and name of a feature.
+    """
     featurizer = Featurizer(tasks)
     width = len(featurizer.names)
     weight = np.zeros((len(logits), width), dtype=np.float32)
+    for (directive, feature), value in (weights or {}).items():
+        weight[directive, featurizer.names.index(feature)] = value
     policy = Policy(
         np.zeros(width, dtype=np.float32),
         np.ones(width, dtype=np.float32),
         ((weight, np.array(logits, dtype=np.float32)),),
     )
     manifest = {"energy": {"joules_per_completion_token": 2.0}} | dict(extra or {})
-    return save_bundle(folder, policy, catalogue, featurizer, model, manifest)
+    return save_bundle(folder, policy, catalogue, featurizer, model, manifest, front)
+
+
+# Quality relative to L0 that a very brief answer keeps, by task of `priced_bundle`.
+KEPT = {"faq": 0.9, "legal": 0.5}
+
+
+def priced_bundle(folder: Path, floor: float = 0.95, zone: str = "SYNTHETIC") -> Bundle:
+    """Save and return a bundle whose policy answers very briefly unless the price is high.
+
+    At price p it chooses L0 with odds p^2 to 1. Its front is that of tasks whose very brief
+    answers keep `KEPT`.
+    """
+    prices = np.geomspace(0.02, 100, 65)
+    of_l0 = prices**2 / (1 + prices**2)
+    curves = {}
+    for task, kept in KEPT.items():
+        quality = (of_l0 + (1 - of_l0) * kept)[None]
+        cost = (of_l0 + (1 - of_l0) * TOKENS["very_brief"] / TOKENS["none"])[None]
+        for name in (task, untagged_name(task)):
+            costs = {n: TOKENS["none"] * cost for n in COSTS}
+            l0 = dict.fromkeys(COSTS, float(TOKENS["none"]))
+            curves[name] = Curve(quality, 0 * quality, 0 * quality + 0.01, costs, l0, None, 100)
+    return bundle(
+        folder,
+        (0.0, -50.0, 0.0),
+        tasks=tuple(KEPT),
+        extra={"floors": dict.fromkeys(KEPT, floor), "quality_l0": dict.fromkeys(KEPT, 0.8)},
+        weights={(0, "log_price"): 2.0},
+        front=Front(prices, np.array([0.01]), 1.0, 0.0, {zone: curves}),
+    )

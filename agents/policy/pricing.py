@@ -111,7 +111,7 @@ class Pricing:
             return self._point(str(task), True, band, floors)
         # Without a tag, the dearest of the tasks that it may belong to: no floor suffers.
         points = [self._point(task, False, band, floors) for task in self._resembled(part)]
-        return max(points, key=lambda pair: pair[0].log_price, default=(Point(0.0), None))
+        return max(points, key=lambda pair: _dearness(pair[0]), default=(Point(0.0), None))
 
     def points(
         self,
@@ -142,8 +142,9 @@ class Pricing:
                     rows = (of_task if shown else ~tagged & resembled[:, index]) & (bands == band)
                     if rows.any():
                         point, _ = self._point(task, shown, int(band), floors)
-                        dearer = rows & (result[0] < point.log_price)
-                        result[:, dearer] = np.array(point[:3])[:, None]
+                        price, share = _dearness(point)
+                        dearer = (result[0] < price) | ((result[0] == price) & (result[2] < share))
+                        result[:, rows & dearer] = np.array(point[:3])[:, None]
         return Points(*result)
 
     def _point(
@@ -186,6 +187,11 @@ class Pricing:
         scores: AnyArray = parts[:, columns]
         resembled: BoolArray = scores >= np.minimum(RESEMBLANCE, scores.max(axis=1, keepdims=True))
         return resembled
+
+
+def _dearness(point: Point) -> tuple[float, float]:
+    """Return a key by which the point that keeps more quality is the greater one."""
+    return point.log_price, point.l0_share
 
 
 def pricing_of(

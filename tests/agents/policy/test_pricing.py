@@ -116,6 +116,9 @@ def test_a_policy_without_a_front_keeps_its_floors_and_mixes_l0_in_for_higher_on
     assert price(pricing, None, faq=0.9)[0] == pytest.approx(np.log(3.0))
     point, _ = pricing.point("faq", part(), 100.0, floors_from({"*": 0.99}, "start"))
     assert point.l0_share == pytest.approx((0.99 - 0.95) / (1 - 0.95))
+    both = part(faq=0.5, legal=0.5)
+    untagged, _ = pricing.point(None, both, 100.0, floors_from({"*": 0.99}, "start"))
+    assert untagged.l0_share == point.l0_share
     lower, _ = pricing.point("faq", part(), 100.0, floors_from({"*": 0.5}, "start"))
     assert lower.l0_share == 0
 

@@ -173,7 +173,7 @@ def test_the_hold_out_keeps_a_share_of_conversations_at_l0(tmp_path):
 
 @pytest.mark.parametrize("forgotten", [False, True])
 def test_a_conversation_has_one_propensity_also_if_it_is_held_out(tmp_path, monkeypatch, forgotten):
-    def by_turns(self, observation, task, floor):
+    def by_turns(self, observation, l0_share, explored):
         of_none = 0.2 if observation[self.bundle.featurizer.names.index("turns")] < 2 else 0.7
         return [of_none, 0.9 - of_none, 0.1]
 
@@ -355,9 +355,3 @@ def test_a_decision_is_timed(tmp_path):
     record = plan(hook(tmp_path))
     assert before <= record.time <= time.time()
     assert 0 < record.decision_seconds <= record.seconds
-
-
-def test_a_decider_keeps_the_lowest_floor_for_unknown_tasks(tmp_path):
-    bundle = made.bundle(tmp_path, extra={"floors": {"a": 0.9, "b": 0.8}})
-    decider = Decider(bundle)
-    assert [decider.kept_floor(t) for t in ("a", "b", "c", None)] == [0.9, 0.8, 0.8, 0.8]
