@@ -9,6 +9,7 @@ import numpy as np
 from agents.policy.bundle import Bundle, save_bundle
 from agents.policy.front import COSTS, Curve, Front
 from agents.policy.network import Policy
+from agents.training.config import PpoConfig
 from envs.outcomes.floors import untagged_name
 from envs.outcomes.profile import Profile, write_profile
 from envs.outcomes.profile_reader import read_profile
@@ -52,6 +53,11 @@ def rows(
         for r in requests
         for name, tokens in TOKENS.items()
     ]
+
+
+def quick(**changed: Any) -> PpoConfig:
+    """Return hyperparameters of a training that takes seconds."""
+    return PpoConfig(**({"start_batches": 20, "replay_steps": 4096} | changed))
 
 
 def profile(
@@ -118,7 +124,7 @@ def priced_bundle(folder: Path, floor: float = 0.95, zone: str = "SYNTHETIC") ->
         quality = (of_l0 + (1 - of_l0) * kept)[None]
         cost = (of_l0 + (1 - of_l0) * TOKENS["very_brief"] / TOKENS["none"])[None]
         for name in (task, untagged_name(task)):
-            costs = {n: TOKENS["none"] * cost for n in COSTS}
+            costs = dict.fromkeys(COSTS, TOKENS["none"] * cost)
             l0 = dict.fromkeys(COSTS, float(TOKENS["none"]))
             curves[name] = Curve(quality, 0 * quality, 0 * quality + 0.01, costs, l0, None, 100)
     return bundle(

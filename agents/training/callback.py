@@ -21,6 +21,8 @@ class Tracker(Protocol):
 
 # Decay of the running average of the weights: share of the previous average after a rollout.
 AVERAGE_DECAY = 0.95
+# Rollouts between measurements of the policy on the prompts' own verdicts.
+PROBE_ROLLOUTS = 20
 
 
 class AverageCallback(BaseCallback):
@@ -31,6 +33,7 @@ class AverageCallback(BaseCallback):
 
     Args:
         tracker: receives the metrics of every rollout.
+        probe: measures the averaged policy every `PROBE_ROLLOUTS` rollouts, for the tracker.
         keep: called every `keep_every` rollouts with the model, to write a checkpoint; None to
             write none.
         keep_every: rollouts between checkpoints; 0 writes none.
@@ -39,12 +42,14 @@ class AverageCallback(BaseCallback):
     def __init__(
         self,
         tracker: Tracker,
+        probe: Callable[[Policy], Mapping[str, float]],
         *,
         keep: Callable[[PPO], None] | None = None,
         keep_every: int = 0,
     ) -> None:
         super().__init__()
         self._tracker = tracker
+        self._probe = probe
         self._keep = keep
         self._keep_every = keep_every
         self._rollouts = 0
@@ -84,20 +89,25 @@ class AverageCallback(BaseCallback):
         figures = {f"reward/{name}": float(values.mean()) for name, values in terms.items()}
         losses = self.model.logger.name_to_value
         figures |= {name: float(value) for name, value in losses.items() if "train/" in name}
+        if not self._rollouts % PROBE_ROLLOUTS:
+            figures |= self._probe(self.policy)
         self._tracker.log(figures, self.steps)
 
     def _on_rollout_start(self) -> None:
-        if not self._rollouts:
-            self._rollouts = 1
-            return
-        self._average.update_parameters(self.model.policy)
+        if self._rollouts:
+            self._after_update()
         self._rollouts += 1
-        if self._keep is not None and self._keep_every and not self._rollouts % self._keep_every:
-            assert isinstance(self.model, PPO)
-            self._keep(self.model)
 
     def _on_training_end(self) -> None:
+        self._after_update()
+
+    def _after_update(self) -> None:
+        """Average the weights that the last rollout's update has changed; write a checkpoint."""
         self._average.update_parameters(self.model.policy)
+        due = self._keep_every and not self._rollouts % self._keep_every
+        if self._keep is not None and due:
+            assert isinstance(self.model, PPO)
+            self._keep(self.model)
 
 
 def _running(average: Tensor, latest: Tensor, count: Tensor | int) -> Tensor:

@@ -18,6 +18,8 @@ from envs.outcomes.reward import Reward
 # Prices of quality and of latency at which a front is measured.
 PRICES = 65
 LATENCY_PRICES = 6
+# Prices at which a training is measured while it goes on.
+PROBED = (1.0, 3.0, 10.0)
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,20 @@ class _Measured:
             arrays["overshoot"] if self._limited else None,
             int(group.rows.sum()),
         )
+
+
+def probe(policy: Policy, prompts: PromptSet) -> dict[str, float]:
+    """Return footprint and quality relative to L0 at `PROBED` prices, by name, for a tracker."""
+    figures = {}
+    for price in PROBED:
+        chance = prompts.at(policy, float(np.log(price)), 0.0)
+        grams, scores = prompts.costs["grams"], prompts.scores[prompts.known]
+        quality = (scores * chance[:, prompts.known]).sum() / (2 * scores[:, 0].sum())
+        figures[f"validation/grams/price {price:g}"] = float(
+            (grams * chance).sum() / grams[:, :, 0].sum()
+        )
+        figures[f"validation/quality/price {price:g}"] = float(quality)
+    return figures
 
 
 def points_of(pricing: Pricing, prompts: PromptSet, config: PpoConfig) -> Points:

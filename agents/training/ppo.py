@@ -15,7 +15,13 @@ from agents.policy.network import Policy
 from agents.policy.pricing import Pricing
 from agents.training.callback import AverageCallback, Tracker
 from agents.training.config import TAG_SHARE, PpoConfig
-from agents.training.fronts import Validation, check_constraints, measure_front, validate
+from agents.training.fronts import (
+    Validation,
+    check_constraints,
+    measure_front,
+    probe,
+    validate,
+)
 from agents.training.prepared import prepare
 from agents.training.progress import Progress, load_progress, save_progress
 from agents.training.prompts import PromptSet
@@ -143,6 +149,7 @@ class Trainer:
         check_constraints(self.sets, self.reward, config)
         self._callback = AverageCallback(
             tracker,
+            lambda policy: probe(policy, self.sets[0]),
             keep=None if checkpoints is None else self._save_checkpoint,
             keep_every=CHECKPOINT_ROLLOUTS,
         )

@@ -253,8 +253,7 @@ class _ProgressTracker:
 
     def log(self, figures: Mapping[str, float], step: int) -> None:
         self._run.log(figures, step)
-        saved = 100 * (1 - figures["validation/grams_ratio"])
-        self._progress.update(self._bar, completed=step, description=f"train, saving {saved:.0f}%")
+        self._progress.update(self._bar, completed=step)
 
 
 def _hashes(profile: Profile) -> set[str]:

@@ -98,6 +98,9 @@ def test_each_stage_learns_the_obvious_policy_on_two_kinds(
         steps, figures = tracker.rows[-1]
         assert steps == trained.steps
         assert {"reward/footprint", "reward/quality", "train/entropy_loss"} <= set(figures)
+    if replay_steps > 100_000:
+        probed = [row for _, row in tracker.rows if "validation/grams/price 3" in row]
+        assert probed[-1]["validation/quality/price 10"] > 0.95
 
 
 def test_training_leaves_no_folder_in_the_temporary_directory(tmp_path, monkeypatch):

@@ -11,7 +11,6 @@ import psutil
 import pytest
 
 from agents.policy.bundle import load_bundle
-from agents.training.config import PpoConfig
 from envs.backends.live import LiveBackend
 from envs.carbon.csv_traces import synthetic_day
 from envs.energy.meters.choose import choose_meter
@@ -27,6 +26,7 @@ from experiments.hook_process import start_hook
 from experiments.record.profile import record
 from experiments.tracking import NullRun, tracked
 from experiments.train.job import TrainingJob
+from tests import made
 
 FLOORS = dict.fromkeys(("arithmetic", "choice", "recall", "sequence"), 0.95)
 
@@ -58,7 +58,7 @@ def profile(profile_file):
 @pytest.fixture(scope="module")
 def trained(upstream, profile, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bundle")
-    config = PpoConfig(replay_steps=60_000, live_steps=256)
+    config = made.quick(start_batches=200, replay_steps=20_480, live_steps=256)
     job = TrainingJob(profile, DEFAULT_CATALOGUE, synthetic_day(), FLOORS, config)
     bundle, _ = job.run(folder, NullRun(), upstream)
     return folder, bundle

@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from agents.policy.bundle import load_bundle
-from agents.training.config import PpoConfig
 from envs.carbon.csv_traces import synthetic_day
 from envs.requests.directive import DEFAULT_CATALOGUE
 from envs.requests.workload import generate_requests
@@ -70,9 +69,7 @@ def test_without_a_policy_every_allowed_directive_is_equally_likely(profile, tmp
 
 def test_with_a_policy_its_probabilities_are_the_propensities(profile, tmp_path, monkeypatch):
     floors = dict.fromkeys(profile.tasks, 0.9)
-    job = TrainingJob(
-        profile, DEFAULT_CATALOGUE, synthetic_day(), floors, PpoConfig(replay_steps=4_096)
-    )
+    job = TrainingJob(profile, DEFAULT_CATALOGUE, synthetic_day(), floors, made.quick())
     job.run(tmp_path / "bundle", NullRun())
     assert record(tmp_path, "--policy", str(tmp_path / "bundle"), "--episodes", "5") == 0
     policy = load_bundle(tmp_path / "bundle").policy

@@ -72,7 +72,10 @@ def finished(data, tmp_path_factory):
 
 
 def jobs(count, steps=4096):
-    return [Job("v", seed, seed % 2, {"replay_steps": steps}) for seed in range(count)]
+    return [
+        Job("v", seed, seed % 2, {"start_batches": 5, "replay_steps": steps})
+        for seed in range(count)
+    ]
 
 
 def test_a_job_never_trains_on_the_prompts_of_its_fold(data):
@@ -132,7 +135,7 @@ def test_the_run_of_a_killed_worker_is_tried_again_and_finished_runs_are_kept(
 
 @pytest.mark.long
 def test_a_refused_job_is_named_in_the_error_and_the_other_jobs_are_finished(data, tmp_path):
-    refused_job = Job("bad", 0, 0, {"replay_steps": 4096}, train_share=0.001)
+    refused_job = Job("bad", 0, 0, {"start_batches": 5, "replay_steps": 4096}, train_share=0.001)
     with pytest.raises(
         ConfigError,
         match=r"1 of 2 trainings failed, first bad/seed-0/fold-0: .*no prompts are left",
@@ -173,7 +176,7 @@ OTHER_DATA = {
 OTHER_JOB = {
     "seed": {"seed": 2},
     "fold": {"fold": 1},
-    "settings": {"config": {"replay_steps": 8192}},
+    "settings": {"config": {"start_batches": 5, "replay_steps": 8192}},
     "directives": {"directives": ("none", "brief")},
     "train_share": {"train_share": 0.5},
     "live": {"live": True},

@@ -32,7 +32,7 @@ def profile(tmp_path):
 
 
 def test_training_without_a_server_writes_a_bundle(profile, tmp_path):
-    config = PpoConfig(replay_steps=2_000)
+    config = made.quick(replay_steps=2_000)
     job = TrainingJob(profile, DEFAULT_CATALOGUE, synthetic_day(), FLOORS, config)
     bundle, trained = job.run(tmp_path / "bundle", NullRun())
     assert bundle.manifest["live"] == {}
@@ -46,7 +46,7 @@ def test_the_manifest_names_every_input(profile, tmp_path):
         write_trace(tmp_path / "traces" / f"{zone}.csv", zone)
     flags = ["--outcomes", str(tmp_path / "profile.parquet"), "--out", str(tmp_path / "bundle")]
     flags += ["--intensity", str(tmp_path / "traces"), "--hold-out", "0.2", "--seed", "5"]
-    assert main(["train", *flags, "--replay-steps", "2000"]) == 0
+    assert main(["train", *flags, "--replay-steps", "2000", "--start-batches", "5"]) == 0
     manifest = load_bundle(tmp_path / "bundle").manifest
     traces = manifest["intensity"]["traces"]
     assert [(trace["zone"], trace["source"]) for trace in traces] == [
@@ -64,7 +64,7 @@ def test_the_manifest_names_every_input(profile, tmp_path):
 
 def test_live_training_on_tasks_without_references_is_refused_before_the_replay(tmp_path):
     # A replay of this length would exceed the test's timeout.
-    config = PpoConfig(replay_steps=10**9)
+    config = PpoConfig(start_batches=10**6)
     unreferenced = [replace(request, reference=None) for request in made.chats(30, KINDS)]
     profile = made.profile(tmp_path, unreferenced, lambda r, d: 1.0)
     job = TrainingJob(profile, DEFAULT_CATALOGUE, synthetic_day(), FLOORS, config)
@@ -75,7 +75,7 @@ def test_live_training_on_tasks_without_references_is_refused_before_the_replay(
 def test_tasks_without_a_generator_continue_live_with_the_requests_of_the_profile(
     profile, tmp_path, llama
 ):
-    config = PpoConfig(replay_steps=4_096, live_steps=64)
+    config = made.quick(replay_steps=4_096, live_steps=64)
     job = TrainingJob(profile, DEFAULT_CATALOGUE, synthetic_day(), FLOORS, config)
     with Upstream(llama.url, llama.model) as upstream:
         bundle, trained = job.run(tmp_path / "bundle", NullRun(), upstream)
@@ -98,7 +98,7 @@ def test_live_requests_are_new_for_a_task_with_a_generator(tmp_path):
 
 
 def curve(tracker):
-    return [(step, figures["validation/grams_ratio"]) for step, figures in tracker.rows]
+    return [(step, figures["reward/footprint"]) for step, figures in tracker.rows]
 
 
 class Recording(NullRun):
@@ -111,7 +111,7 @@ class Recording(NullRun):
 
 def test_a_resumed_training_continues_from_its_checkpoint(profile, tmp_path, monkeypatch):
     monkeypatch.setattr(ppo, "CHECKPOINT_ROLLOUTS", 2)
-    config = PpoConfig(replay_steps=40_960)
+    config = made.quick(replay_steps=40_960)
     job = TrainingJob(profile, DEFAULT_CATALOGUE, synthetic_day(), FLOORS, config)
 
     class Stopped(Recording):
@@ -130,32 +130,24 @@ def test_a_resumed_training_continues_from_its_checkpoint(profile, tmp_path, mon
     uninterrupted = Recording()
     job.run(tmp_path / "other", uninterrupted)
     # The resumed policy keeps what it learned: its footprint is not the untrained policy's.
-    assert curve(tracker)[0][1] == pytest.approx(curve(uninterrupted)[4][1], abs=0.1)
+    assert curve(tracker)[0][1] == pytest.approx(curve(uninterrupted)[4][1], rel=0.2)
 
 
 def test_a_missing_foreign_or_damaged_checkpoint_is_refused(profile, tmp_path, monkeypatch):
     monkeypatch.setattr(ppo, "CHECKPOINT_ROLLOUTS", 1)
     trace = synthetic_day()
-    first = TrainingJob(profile, DEFAULT_CATALOGUE, trace, FLOORS, PpoConfig(replay_steps=4096))
+    first = TrainingJob(profile, DEFAULT_CATALOGUE, trace, FLOORS, made.quick(replay_steps=4096))
     with pytest.raises(DataError, match="no checkpoint"):
         first.run(tmp_path / "bundle", NullRun(), resume=True)
     first.run(tmp_path / "bundle", NullRun())
     other = TrainingJob(
-        profile, DEFAULT_CATALOGUE, trace, dict.fromkeys(KINDS, 0.5), PpoConfig(replay_steps=4096)
+        profile, DEFAULT_CATALOGUE, trace, dict.fromkeys(KINDS, 0.5), made.quick(replay_steps=4096)
     )
     with pytest.raises(DataError, match="its floors is"):
         other.run(tmp_path / "bundle", NullRun(), resume=True)
-    (tmp_path / "bundle/checkpoint/best.safetensors").write_bytes(b"x")
+    (tmp_path / "bundle/checkpoint/average.pt").write_bytes(b"x")
     with pytest.raises(DataError, match="damaged"):
         first.run(tmp_path / "bundle", NullRun(), resume=True)
-
-
-@pytest.mark.long
-def test_patience_stops_a_training_that_no_longer_improves(profile, tmp_path):
-    config = PpoConfig(replay_steps=4_000_000, patience=1)
-    job = TrainingJob(profile, DEFAULT_CATALOGUE, synthetic_day(), FLOORS, config)
-    _, trained = job.run(tmp_path / "bundle", NullRun())
-    assert trained.steps < 4_000_000
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +155,7 @@ def finished_folder(tmp_path_factory):
     """Folder with a profile and the bundle trained on it; tests only read it."""
     folder = tmp_path_factory.mktemp("finished")
     profile = made.profile(folder, made.chats(30, KINDS), lambda r, d: 1.0)
-    config = PpoConfig(replay_steps=20_480)
+    config = made.quick(replay_steps=20_480)
     TrainingJob(profile, DEFAULT_CATALOGUE, synthetic_day(), FLOORS, config).run(
         folder / "bundle", NullRun()
     )
@@ -179,7 +171,7 @@ def train(*arguments):
     return main(["train", *map(str, arguments)])
 
 
-def test_a_continued_bundle_starts_with_its_policy_and_multipliers(
+def test_a_continued_bundle_starts_with_its_policy_and_front(
     profile, finished, finished_folder, tmp_path
 ):
     job = continuing(finished_folder / "bundle", profile, DEFAULT_CATALOGUE, synthetic_day(), {})
@@ -187,14 +179,14 @@ def test_a_continued_bundle_starts_with_its_policy_and_multipliers(
     bundle, trained = job.run(tmp_path / "again", NullRun())
     # Nothing is learned without a server, so policy and training record are unchanged.
     assert trained.policy.layers[0][0] == pytest.approx(finished.policy.layers[0][0])
-    assert trained.multipliers == finished.manifest["multipliers"]
+    assert trained.validation.prices == pytest.approx(finished.manifest["multipliers"])
     assert bundle.manifest["continues"] == finished.version
     assert bundle.manifest["training"] == finished.manifest["training"]
 
 
 def test_learning_values_leaves_the_policy_unchanged(profile, finished):
     trainer = ppo.Trainer(profile, synthetic_day(), FLOORS, PpoConfig(), Recording())
-    trainer.start_from(finished.policy, finished.manifest["multipliers"])
+    trainer.start_from(finished.policy)
     after = trainer.result().policy
     for (weight, bias), (old_weight, old_bias) in zip(
         after.layers, finished.policy.layers, strict=True
@@ -236,7 +228,7 @@ def test_continuing_a_bundle_that_train_did_not_write_is_refused(profile, tmp_pa
 
 def test_live_training_for_a_quality_that_live_answers_lack_is_refused(profile, tmp_path):
     judged = profile.with_quality("preference", profile.outcomes.correct)
-    config = PpoConfig(replay_steps=10**9)
+    config = PpoConfig(start_batches=10**6)
     job = TrainingJob(
         judged, DEFAULT_CATALOGUE, synthetic_day(), FLOORS, config, quality="preference"
     )
@@ -246,16 +238,57 @@ def test_live_training_for_a_quality_that_live_answers_lack_is_refused(profile, 
 
 def test_hyperparameter_flags_reach_the_trained_bundle(profile, tmp_path):
     flags = ["--outcomes", tmp_path / "profile.parquet", "--out", tmp_path / "small"]
-    flags += ["--replay-steps", 4096, "--hidden", 8, "--learning-rate", 0.001, "--entropy", 0]
+    flags += [
+        "--replay-steps",
+        4096,
+        "--start-batches",
+        5,
+        "--hidden",
+        8,
+        "--learning-rate",
+        0.001,
+        "--entropy",
+        0,
+    ]
     assert train(*flags) == 0
     manifest = load_bundle(tmp_path / "small").manifest
     assert manifest["network"]["shapes"][0][0] == 8
     assert manifest["training"]["learning_rate"] == 0.001
 
 
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (["--weights", "grams=1,hope=2"], "no cost 'hope'"),
+        (["--weights", "grams"], "--weights grams: give NAME=NUMBER"),
+        (["--weights", "grams=0"], "not all 0"),
+        (["--weights", "grams=-1"], "numbers of 0 or more"),
+        (["--tariff", "tariff.yaml"], "--tariff: money has no weight"),
+        (["--weights", "money=1", "--tariff", "none.yaml"], "none.yaml"),
+        (["--price-range", "[2,1]"], "price_range (2.0, 1.0)"),
+    ],
+)
+def test_a_wrong_objective_is_refused(flags, problem, profile, tmp_path, capsys):
+    paths = ["--outcomes", tmp_path / "profile.parquet", "--out", tmp_path / "wrong"]
+    assert train(*paths, "--start-batches", 5, "--replay-steps", 0, *flags) == 2
+    assert problem in capsys.readouterr().err
+
+
+def test_the_weights_of_grams_seconds_and_money_are_part_of_the_bundle(profile, tmp_path):
+    paths = ["--outcomes", tmp_path / "profile.parquet", "--out", tmp_path / "weighed"]
+    flags = ["--weights", "grams=2,seconds=1,money=1", "--start-batches", 5, "--replay-steps", 0]
+    assert train(*paths, *flags) == 0
+    objective = load_bundle(tmp_path / "weighed").manifest["objective"]
+    assert [objective[name] for name in ("grams", "seconds", "money")] == [0.5, 0.25, 0.25]
+    assert objective["tariff"]["currency"] == "USD"
+    assert set(objective["tariff"]["sources"]) == {"electricity", "device"}
+    job = continuing(tmp_path / "weighed", profile, DEFAULT_CATALOGUE, synthetic_day(), {})
+    assert dict(job.costs.weights) == {"grams": 0.5, "seconds": 0.25, "money": 0.25}
+
+
 def test_an_encoder_is_saved_in_the_bundle_and_used_when_it_continues(profile, tmp_path):
     paths = ["--outcomes", tmp_path / "profile.parquet", "--out", tmp_path / "read"]
-    assert train(*paths, "--replay-steps", 4096, "--encoder", EMBEDDED) == 0
+    assert train(*paths, "--replay-steps", 4096, "--start-batches", 5, "--encoder", EMBEDDED) == 0
     bundle = load_bundle(tmp_path / "read")
     assert isinstance(bundle.featurizer.text, EncodedProjection)
     job = continuing(tmp_path / "read", profile, DEFAULT_CATALOGUE, synthetic_day(), {})
