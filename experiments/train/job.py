@@ -126,7 +126,8 @@ class TrainingJob:
             self._manifest(trainer, trained) | {"live": live},
             trained.front,
         )
-        run.summarise({"floors_kept": trained.floors_kept, **figures(trained)})
+        seconds = {f"seconds/{name}": value for name, value in trained.seconds.items()}
+        run.summarise({"floors_kept": trained.floors_kept, **figures(trained), **seconds})
         run.table("by_task", TASK_COLUMNS, by_task(trained, self.catalogue.names))
         if drift := live.get("drift"):
             run.table("drift", list(drift[0]), [list(row.values()) for row in drift])

@@ -59,7 +59,6 @@ def figures(trained: Trained) -> dict[str, Any]:
         "latency_overshoot_bound": validation.overshoot_bound,
         "objective": objective,
         "missed": validation.missed,
-        "seconds": dict(trained.seconds),
         "start": None if trained.start is None else asdict(trained.start),
     }
 

@@ -86,21 +86,24 @@ def test_an_offline_run_holds_its_configuration_curves_and_artifact(tmp_path, of
     write_trace(tmp_path / "trace.csv")
     out = tmp_path / "policy"
     command = ["train", "--outcomes", str(tmp_path / "profile.parquet"), "--out", str(out)]
-    command += ["--replay-steps", "8192", "--intensity", str(tmp_path / "trace.csv")]
+    command += ["--start-batches", "5", "--replay-steps", "81920"]
+    command += ["--intensity", str(tmp_path / "trace.csv")]
     assert main(command) == 0
 
     run, config, history, artifacts = read_back(out / "tracking")
     assert run.run_group == "train"
     assert config["seed"] == 0
     assert len(config["inputs"]["profile_sha256"]) == 64
-    curves = [row for row in history if "validation/grams_ratio" in row]
-    assert [row["_step"] for row in curves] == [4096, 8192]
-    expected_figures = {"reward/footprint", "multiplier/proof", "violation/proof", "share/lookup/2"}
-    assert expected_figures <= set(curves[0])
+    curves = [row for row in history if "reward/footprint" in row]
+    assert [row["_step"] for row in curves] == list(range(4096, 81921, 4096))
+    assert {"reward/quality", "train/value_loss"} <= set(curves[-1])
+    probed = [row for row in history if "validation/quality/price 3" in row]
+    assert [row["_step"] for row in probed] == [81920]
     (artifact,) = [a for a in artifacts if a.type == "policy"]
     assert artifact.name == "policy-bundle"
     artifact_sizes = {entry.path: entry.size for entry in artifact.manifest.contents}
-    assert set(artifact_sizes) == {"manifest.json", "policy.safetensors", "vocabulary.json"}
+    files = {"manifest.json", "policy.safetensors", "vocabulary.json", "front.json"}
+    assert set(artifact_sizes) == files
     assert artifact_sizes["manifest.json"] == (out / "manifest.json").stat().st_size
     assert json.loads(artifact.metadata)["profile_sha256"] == config["inputs"]["profile_sha256"]
     assert any(key.startswith("by_task") for row in history for key in row)

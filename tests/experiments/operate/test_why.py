@@ -17,12 +17,13 @@ from envs.requests.structure import Feature
 from experiments.operate.explain import Explain
 from experiments.operate.why import REASONS, explained
 from experiments.settings import run_command
+from serving.hook.assembly import make_hook
 from serving.hook.outcome import ReportedAnswer, Usage
 from serving.ledger.database import Ledger
 from serving.ledger.record import Amendment
 from serving.telemetry.metrics import FAIL_OPEN
 from tests import made
-from tests.serving.hooks import CHAT, hook, keeper
+from tests.serving.hooks import CHAT, config, hook, keeper
 
 TEXT = tuple(
     Feature(name, "", -8, 8, "")
@@ -39,7 +40,7 @@ MANIFEST = {
     "energy": {"l0_joules": 36_000.0},
     "footprint_ref_grams": 1.0,
     "tasks": ["faq", "proof"],
-    "multipliers": {"faq": 2.0, "proof": 8.0, "faq (untagged)": 4.0, "proof (untagged)": 6.0},
+    "objective": {"grams": 1.0},
     "quality_l0": {"faq": 0.8, "proof": 0.8},
 }
 
@@ -73,6 +74,9 @@ def explain(level, directive, task="faq", manifest=None, **values):
         "probability": 1.0,
         "task": task,
         "intensity_g_per_kwh": level,
+        "price": 2.0,
+        "floor": 0.97,
+        "floor_from": "operator",
     }
     return explained(bundle(manifest), record | values, features)
 
@@ -86,7 +90,10 @@ def test_what_a_directive_spares_is_weighed_against_the_price_of_its_quality():
         "brief, because at 400 gCO2e/kWh it spares 2,000 mg and the quality it costs in task faq "
         "is priced at 1,000 mg; below 24"
     )
-    assert result["text"].endswith("gCO2e/kWh it would have been none")
+    assert "gCO2e/kWh it would have been none" in result["text"]
+    assert result["text"].endswith(
+        "the price of quality is 2, for the floor 0.97 of an operator's setting"
+    )
 
 
 def test_l0_is_weighed_against_the_directive_in_its_place():
@@ -99,9 +106,10 @@ def test_a_choice_against_the_prices_is_not_said_to_be_because_of_them():
     assert "although at 230 gCO2e/kWh brief spares" in explain(230.0, "none")["text"]
 
 
-def test_without_a_tag_the_tasks_that_it_looks_like_set_the_price():
-    result = explain(400.0, "brief", task=None)
-    assert result["quality_price_mg"] == pytest.approx((0.25 * 4 + 0.75 * 6) * 500)
+def test_without_a_tag_the_tasks_that_it_looks_like_are_what_quality_is_relative_to():
+    manifest = MANIFEST | {"quality_l0": {"faq": 0.8, "proof": 0.4}}
+    result = explain(400.0, "brief", task=None, manifest=manifest, price=3.0)
+    assert result["quality_price_mg"] == pytest.approx(3000 * (0.25 / 0.8 + 0.75 / 0.4) * 0.4)
     assert "in what looks like task proof" in result["text"]
 
 
@@ -114,10 +122,50 @@ def test_a_draw_against_the_odds_and_shadow_are_said():
     assert shadow.endswith("(mode shadow)")
 
 
-@pytest.mark.parametrize("missing", ["energy", "multipliers", "quality_l0", "footprint_ref_grams"])
-def test_an_unknown_cost_is_said_to_be_unknown(missing):
-    manifest = {name: value for name, value in MANIFEST.items() if name != missing}
-    text = explain(400.0, "brief", manifest=manifest)["text"]
+def test_a_decision_of_the_ledger_names_its_price_and_floor(tmp_path, capsys):
+    made.priced_bundle(tmp_path / "bundle")
+    made_hook = make_hook(config(tmp_path, floor="faq=0.98"))
+    plan = asyncio.run(made_hook.plan("/v1/chat/completions", CHAT, {"x-sprout-task": "faq"}))
+    answer = ReportedAnswer(plan.started, 200, 0.1, Usage(1, 2, "reported"))
+    made_hook.finish(plan, answer, "completed")
+    ledger_keeper = keeper(made_hook)
+    ledger_keeper.step()
+    ledger_keeper.close()
+    flags = ["--decision", plan.record.decision_id, "--ledger", made_hook.config.ledger_url]
+    run_command(Explain, "explain", [str(tmp_path / "bundle"), *flags])
+    text = capsys.readouterr().out
+    price = f"the price of quality is {plan.record.price:.3g}"
+    assert f"{price}, for the floor 0.98 of the flag or file of the start" in " ".join(text.split())
+
+
+def test_a_request_is_explained_with_the_floors_that_would_change_its_directive(tmp_path, capsys):
+    made.priced_bundle(tmp_path / "bundle")
+    out = tmp_path / "why.json"
+    prices = []
+    for floor in ("0.6", "0.99"):
+        flags = ["--request", "What is 7?", "--task", "legal", "--floor", floor]
+        run_command(Explain, "explain", [str(tmp_path / "bundle"), *flags, "--json", str(out)])
+        decision = json.loads(out.read_text())["decision"]
+        assert decision["floor"] == float(floor)
+        prices.append(decision["price"])
+        assert [turn["directive"] for turn in decision["by_floor"]] == ["very_brief", "none"]
+    assert prices[0] < prices[1]
+    # Half of the quality is kept by very brief answers, so L0 is likelier from 3/4 on.
+    assert decision["by_floor"][1]["from_floor"] == pytest.approx(0.75, abs=0.01)
+    assert "by floor: from 0.5 very_brief; from 0.75" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changed", "price"),
+    [
+        *(({name: None}, 2.0) for name in ("energy", "quality_l0", "footprint_ref_grams")),
+        ({}, None),
+        # Seconds or money count too, so that the price is not one in grams alone.
+        ({"objective": {"grams": 0.5, "seconds": 0.5}}, 2.0),
+    ],
+)
+def test_an_unknown_cost_is_said_to_be_unknown(changed, price):
+    text = explain(400.0, "brief", manifest=MANIFEST | changed, price=price)["text"]
     assert "the policy's training does not tell the cost" in text
     assert "mg" not in text
 
