@@ -155,6 +155,7 @@ class Trainer:
         )
         self._weights: Mapping[str, Any] | None = None
         self._policy: Policy | None = None
+        self._supervised: Policy | None = None
         self._start_policy: Policy | None = None
         self._resumed: Progress | None = None
         self._seconds: dict[str, float] = {}
@@ -227,7 +228,7 @@ class Trainer:
         model = self._model(world, 1, self._config.start_rate)
         self._losses = fit_start(model.policy, world, self._config)
         self._weights = copy.deepcopy(model.policy.state_dict())
-        self._policy = export_policy(model.policy)
+        self._policy = self._supervised = export_policy(model.policy)
         self._seconds["start"] = time.perf_counter() - started
 
     def _replay_world(self) -> World:
@@ -252,10 +253,15 @@ class Trainer:
 
     def result(self) -> Trained:
         """Find the prices of the latest policy; raise RuntimeError before any training."""
-        if (policy := self._policy) is None:
-            raise RuntimeError(
-                "Trainer.result: nothing is trained yet; call replay or start_from first"
-            )
+        return self._found(self._policy)
+
+    def start_result(self) -> Trained:
+        """Find the prices of the policy before PPO's first step; raise RuntimeError without one."""
+        return self._found(self._supervised)
+
+    def _found(self, policy: Policy | None) -> Trained:
+        if policy is None:
+            raise RuntimeError("Trainer: nothing is trained yet; call replay or start_from first")
         started = time.perf_counter()
         config = self._config
         front = measure_front(policy, self.sets, self.reward, config)

@@ -32,13 +32,11 @@ from experiments.study.job import Job, folder_of
 from experiments.study.pool import train_all
 from experiments.study.results import differences, page, zone_savings
 from experiments.study.settings import Study
+from experiments.train.job import START
 
 TAGGED, UNTAGGED = "policy", "policy_untagged"
-# Stages and rivals of the training, by the hyperparameters that make them.
-STAGES: dict[str, dict[str, Any]] = {
-    "supervised": {"replay_steps": 0},
-    "policy_gradient": {"replay_steps": 0, "start_loss": "reward"},
-}
+# The network before PPO's first step, and the same network trained off-line on expected rewards.
+SUPERVISED, GRADIENT = "supervised", "policy_gradient"
 BASELINES = "co2_opt,sprout_lp,per_task_lp,hourly_task_lp,known_cost_lp,linucb,direct,clairvoyant"
 
 
@@ -54,10 +52,8 @@ class CrossValidate(Study):
         ["file"], description="task mixes to evaluate under, as in sprout evaluate"
     )
     methods: str = Field(BASELINES, description="baselines to compare with, comma-separated")
-    stages: str = Field(
-        ",".join(STAGES),
-        description="what else to train: supervised (the network before PPO's first step), "
-        "policy_gradient (the same network, trained off-line on the expected reward)",
+    gradient: bool = Field(
+        True, description="also train the same network off-line by policy gradient"
     )
     seeds: int = Field(10, ge=1, description="trainings of each fold")
     first_seed: int = Field(0, ge=0, description="the first seed; the others follow it")
@@ -91,10 +87,12 @@ class CrossValidate(Study):
         }
         if self.price_range is not None:
             config["price_range"] = list(self.price_range)
-        stages: dict[str, dict[str, Any]] = {TAGGED: {}} | self._stages()
+        variants: dict[str, dict[str, Any]] = {TAGGED: {}}
+        if self.gradient:
+            variants[GRADIENT] = {"replay_steps": 0, "start_loss": "reward"}
         jobs = [
             Job(variant, seed, fold, config | changes)
-            for variant, changes in stages.items()
+            for variant, changes in variants.items()
             for seed in range(self.first_seed, self.first_seed + self.seeds)
             for fold in range(self.folds)
         ]
@@ -131,14 +129,6 @@ class CrossValidate(Study):
         print(f"page: {self.out / 'results.md'}")
         write_json(self.json_path, self._document(results))
 
-    def _stages(self) -> dict[str, dict[str, Any]]:
-        names = [name.strip() for name in self.stages.split(",") if name.strip()]
-        if unknown := [name for name in names if name not in STAGES]:
-            raise ConfigError(
-                f"--stages: no stage {unknown[0]!r}; give names from {', '.join(STAGES)}"
-            )
-        return {name: STAGES[name] for name in names}
-
     def _baselines(self, data: Data, profile: Profile) -> dict[str, Method]:
         """Return the baselines.
 
@@ -173,9 +163,13 @@ class CrossValidate(Study):
         by_variant: dict[str, dict[int, Path]] = {}
         for (variant, fold), folder in folders.items():
             by_variant.setdefault(variant, {})[fold] = folder
+        if self.start_batches:
+            starts = {fold: folder / START for fold, folder in by_variant[TAGGED].items()}
+            by_variant[SUPERVISED] = starts
         policies = {
-            variant: CrossFittedBundles(by_fold, self.folds, task_tags=True)
-            for variant, by_fold in reversed(by_variant.items())
+            variant: CrossFittedBundles(by_variant[variant], self.folds, task_tags=True)
+            for variant in (GRADIENT, SUPERVISED, TAGGED)
+            if variant in by_variant
         }
         policies[UNTAGGED] = CrossFittedBundles(by_variant[TAGGED], self.folds, task_tags=False)
         return choose(scene, {**baselines, **policies})

@@ -126,6 +126,7 @@ def run(data: Data, job: Job, folder: Path) -> None:
         data.floors,
         job.ppo(),
         data.quality,
+        keep_start=True,
         inputs={
             "outcomes_sha256": data.digests["outcomes"],
             "held_out_fold": job.fold,

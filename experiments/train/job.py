@@ -33,6 +33,8 @@ from experiments.train.provenance import TASK_COLUMNS, by_task, commit, figures,
 
 LIVE_CLOCK_SPEED = 3600.0
 CHECKPOINT = "checkpoint"
+# Folder of the policy before PPO's first step, in the bundle's.
+START = "start"
 ALGORITHM = "PPO-Lagrangian (stable-baselines3)"
 
 
@@ -53,6 +55,7 @@ class TrainingJob:
             replay; None trains a new policy on the replay.
         vectors: text embeddings that the features use in addition to words; None uses words
             only.
+        keep_start: whether the policy before PPO's first step is kept too, as a bundle in `START`.
         inputs: where the data are from, for the manifest: file, digest and held-out share of the
             profile; JSON-ready.
     """
@@ -67,6 +70,7 @@ class TrainingJob:
     costs: Costs = field(default_factory=Costs)
     start: Bundle | None = None
     vectors: Vectors | None = None
+    keep_start: bool = False
     inputs: Mapping[str, Any] = field(default_factory=dict)
 
     def run(
@@ -117,15 +121,9 @@ class TrainingJob:
             if backend is not None:
                 live = self._live(trainer, backend)
         trained = trainer.result()
-        bundle = save_bundle(
-            out,
-            trained.policy,
-            self.catalogue,
-            trained.featurizer,
-            self.profile.model,
-            self._manifest(trainer, trained) | {"live": live},
-            trained.front,
-        )
+        bundle = self._save(out, trainer, trained, live)
+        if self.keep_start and self.config.start_batches:
+            self._save(out / START, trainer, trainer.start_result(), {})
         seconds = {f"seconds/{name}": value for name, value in trained.seconds.items()}
         run.summarise({"floors_kept": trained.floors_kept, **figures(trained), **seconds})
         run.table("by_task", TASK_COLUMNS, by_task(trained, self.catalogue.names))
@@ -135,6 +133,19 @@ class TrainingJob:
         metadata = inputs(self.profile, self.trace) | {"digest": bundle.version}
         run.artifact("policy-bundle", "policy", files, metadata)
         return bundle, trained
+
+    def _save(
+        self, folder: Path, trainer: Trainer, trained: Trained, live: Mapping[str, Any]
+    ) -> Bundle:
+        return save_bundle(
+            folder,
+            trained.policy,
+            self.catalogue,
+            trained.featurizer,
+            self.profile.model,
+            self._manifest(trainer, trained) | {"live": live},
+            trained.front,
+        )
 
     def _live_backend(self, upstream: Upstream) -> LiveBackend:
         """Return a backend that sends new requests of the profile's tasks to the live server.
