@@ -291,7 +291,8 @@ def cross_validated(data, tmp_path, *flags):
 def test_cross_validation_evaluates_each_prompt_with_policies_that_were_not_trained_on_it(
     data, tmp_path
 ):
-    result = cross_validated(data, tmp_path, "--seeds", "1", "--replay-steps", "60000")
+    flags = ("--seeds", "1", "--start-batches", "200", "--replay-steps", "8192")
+    result = cross_validated(data, tmp_path, *flags)
     assert result["requests"] == 80
     policy = result["methods"]["policy"]
     # Prompts of a task are alike, so no policy beats the best mix per task; half can be saved.
@@ -307,12 +308,22 @@ def test_cross_validation_evaluates_each_prompt_with_policies_that_were_not_trai
     savings = cell["saving_pct"]
     assert savings["policy"] == pytest.approx(policy["carbon_saving_pct"], abs=1e-6)
     assert savings["base"] == 0
+    # The stages of the training, and what PPO adds to each, paired.
+    for stage in ("supervised", "policy_gradient"):
+        assert result["methods"][stage]["carbon_saving_pct"] > 40
+        difference = result["policy_less"][stage]["saving"]
+        expected = savings["policy"] - savings[stage]
+        assert difference["value"] == pytest.approx(expected, abs=1e-6)
+        low, high = difference["ci95"]
+        assert low <= difference["value"] <= high
+    assert "| policy less | excess, points |" in (tmp_path / "cv/results.md").read_text()
     assert "| X | 0 |" in (tmp_path / "cv/results.md").read_text()
 
 
 @pytest.mark.long
 def test_cross_validation_of_an_explored_share_trains_on_the_other_prompts_too(data, tmp_path):
-    flags = ("--seeds", "2", "--replay-steps", "4096", "--explored", "0.5")
+    flags = ("--seeds", "2", "--start-batches", "5", "--replay-steps", "4096")
+    flags += ("--explored", "0.5", "--no-gradient")
     profile = read_profile(data.outcomes)
     judged, _ = profile.split(0.5, "exploration")
     assert cross_validated(data, tmp_path, *flags)["requests"] == len(judged.requests)
