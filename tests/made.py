@@ -111,17 +111,23 @@ def bundle(
 KEPT = {"faq": 0.9, "legal": 0.5}
 
 
-def priced_bundle(folder: Path, floor: float = 0.95, zone: str = "SYNTHETIC") -> Bundle:
+def priced_bundle(
+    folder: Path,
+    floor: float = 0.95,
+    zone: str = "SYNTHETIC",
+    kept: Mapping[str, float] | None = None,
+) -> Bundle:
     """Save and return a bundle whose policy answers very briefly unless the price is high.
 
     At price p it chooses L0 with odds p^2 to 1. Its front is that of tasks whose very brief
-    answers keep `KEPT`.
+    answers keep the quality in `kept` (default `KEPT`).
     """
+    kept = KEPT if kept is None else kept
     prices = np.geomspace(0.02, 100, 65)
     of_l0 = prices**2 / (1 + prices**2)
     curves = {}
-    for task, kept in KEPT.items():
-        quality = (of_l0 + (1 - of_l0) * kept)[None]
+    for task, worth in kept.items():
+        quality = (of_l0 + (1 - of_l0) * worth)[None]
         cost = (of_l0 + (1 - of_l0) * TOKENS["very_brief"] / TOKENS["none"])[None]
         for name in (task, untagged_name(task)):
             costs = dict.fromkeys(COSTS, TOKENS["none"] * cost)
@@ -130,8 +136,8 @@ def priced_bundle(folder: Path, floor: float = 0.95, zone: str = "SYNTHETIC") ->
     return bundle(
         folder,
         (0.0, -50.0, 0.0),
-        tasks=tuple(KEPT),
-        extra={"floors": dict.fromkeys(KEPT, floor), "quality_l0": dict.fromkeys(KEPT, 0.8)},
+        tasks=tuple(kept),
+        extra={"floors": dict.fromkeys(kept, floor), "quality_l0": dict.fromkeys(kept, 0.8)},
         weights={(0, "log_price"): 2.0},
         front=Front(prices, np.array([0.01]), 1.0, 0.0, {zone: curves}),
     )

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from agents.methods import METHODS, direct, make_method
 from agents.methods.bundle import Learned
 from agents.methods.direct import Direct
+from agents.methods.linucb import LinUCB
 from agents.methods.method import ORACLE
 from agents.methods.scene import Scene, Windows, build_scene
 from envs.carbon.footprint import footprint_grams
@@ -322,3 +323,27 @@ def test_a_scene_without_known_quality_is_refused():
     recorded = profile()
     with pytest.raises(ConfigError, match="preference"):
         build_scene(recorded, [trace([1.0])], {}, quality="preference")
+
+
+def test_linucb_keeps_more_quality_if_it_must_clear_floors_with_confidence():
+    scene = make_scene(0.95, count=700)
+    kept = []
+    for confidence in (0.0, 3.0):
+        chance = LinUCB(confidence=confidence).choose(scene)
+        kept.append(float((scene.scores * chance).sum() / scene.scores[:, 0].sum()))
+    assert kept[1] > kept[0]
+
+
+@pytest.mark.parametrize("task_tags", [True, False])
+def test_one_bundle_is_evaluated_at_the_floors_of_the_scene(tmp_path, task_tags):
+    kept = {"easy": 0.9, "hard": 0.5}
+    learned = Learned(made.priced_bundle(tmp_path, zone="X", kept=kept), task_tags)
+    for floor in (0.7, 0.95):
+        scene = make_scene(floor)
+        chance = learned.choose(scene)
+        for task, quality in kept.items():
+            # The share of L0 at which the front reaches the floor; without tags, and with nothing
+            # that tells the tasks apart, the one that the dearest task needs.
+            share = {name: max(0.0, (floor - q) / (1 - q)) for name, q in kept.items()}
+            needed = share[task] if task_tags else max(share.values())
+            assert chance[scene.tasks == task, 0] == pytest.approx(needed, abs=0.02), quality

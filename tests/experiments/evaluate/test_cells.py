@@ -56,6 +56,9 @@ def test_the_zone_with_the_worst_answers_comes_first(scene):
     pooled = scene.scores[hard][:, :1].sum() - brief.sum()
     assert pooled / hard.sum() == pytest.approx(5 / 6, abs=0.01)
     assert sum(cell.requests for cell in found) == len(scene)
+    # A loss of a third is sure however many cells one looks at; a bound for all of them is higher.
+    assert (worst.missed_for_sure, good.missed_for_sure) == (True, False)
+    assert worst.highest > worst.ratio.high
 
 
 def test_a_month_is_not_hidden_by_the_others(scene):
