@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -173,20 +174,24 @@ class Pricing:
         return Point(_logarithm(price), _logarithm(latency), share)
 
     def _resembled(self, part: Float32Array) -> list[str]:
-        row = self._resembled_by_row(part[None])[0]
+        row = self._resembled_by_row(part[None])[0].tolist()
         return [task for task, like in zip(self.featurizer.tasks, row, strict=True) if like]
 
     def _resembled_by_row(self, parts: Float32Array) -> BoolArray:
         """Return whether each request may belong to each task, shape (n, tasks)."""
-        names = self.featurizer.names
-        columns = [
-            names.index(LIKE + task) for task in self.featurizer.tasks if LIKE + task in names
-        ]
-        if not columns or len(columns) != len(self.featurizer.tasks):
+        if self._likes is None:
             return np.ones((len(parts), len(self.featurizer.tasks)), dtype=np.bool_)
-        scores: AnyArray = parts[:, columns]
+        scores: AnyArray = parts[:, self._likes]
         resembled: BoolArray = scores >= np.minimum(RESEMBLANCE, scores.max(axis=1, keepdims=True))
         return resembled
+
+    @cached_property
+    def _likes(self) -> list[int] | None:
+        """Index of each task's feature of resemblance; None if there are none."""
+        index_of = {name: index for index, name in enumerate(self.featurizer.names)}
+        indices = [index_of.get(LIKE + task) for task in self.featurizer.tasks]
+        known = [index for index in indices if index is not None]
+        return known if known and len(known) == len(indices) else None
 
 
 def _dearness(point: Point) -> tuple[float, float]:
