@@ -1,4 +1,4 @@
-"""What a floor saves, from a bundle alone; and the command that sets floors."""
+"""Savings of each floor, from a bundle alone; and the command that sets floors."""
 
 import json
 from contextlib import closing
