@@ -37,8 +37,8 @@ def one_thread():
     ("start_batches", "replay_steps", "changed"),
     [
         (150, 0, {}),
-        (150, 0, {"start_loss": "reward"}),
-        (0, 150_000, {"learning_rate": 3e-3}),
+        pytest.param(150, 0, {"start_loss": "reward"}, marks=pytest.mark.long),
+        pytest.param(0, 150_000, {"learning_rate": 3e-3}, marks=pytest.mark.long),
         (150, 8_192, {}),
     ],
     ids=["supervised", "offline policy gradient", "ppo alone", "both"],

@@ -7,6 +7,7 @@ import pytest
 
 from experiments.cli import main
 from serving.ledger.database import Ledger
+from serving.settings.control import Control
 from tests import made
 
 
@@ -21,7 +22,8 @@ def bundle(tmp_path):
     return made.priced_bundle(tmp_path / "bundle")
 
 
-def test_each_floor_has_the_saving_that_its_quality_leaves(bundle, tmp_path, capsys):
+def test_each_floor_has_the_saving_that_its_quality_leaves(bundle, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     status, result = frontier(tmp_path)
     assert status == 0
     for task, kept in made.KEPT.items():
@@ -73,6 +75,7 @@ def test_floors_are_set_shown_and_cleared_on_the_ledger(tmp_path, capsys):
     url = f"sqlite:///{tmp_path / 'ledger.db'}"
     with closing(Ledger(url)) as ledger:
         ledger.migrate()
+        ledger.control(Control())
         ledger.keep_policy("v", {"tasks": ["faq", "legal"], "catalogue": [], "model": "m"})
 
     def floors(*flags):
