@@ -60,7 +60,11 @@ def check_watts(
 
 
 def check_outcomes(
-    source: str, tokens: Float64Array, joules: Float64Array, seconds: Float64Array
+    source: str,
+    tokens: Float64Array,
+    joules: Float64Array,
+    seconds: Float64Array,
+    least_watts: float = LEAST_WATTS,
 ) -> None:
     """Check requests by their median J per token and median power.
 
@@ -70,6 +74,8 @@ def check_outcomes(
         tokens: generated tokens, shape (n,).
         joules: J, shape (n,).
         seconds: latency, s, shape (n,).
+        least_watts: least power; 0 for shares of a server's joules and for estimates, which have
+            no least power: on a busy machine a request waits without using energy.
 
     Raises:
         UnitError: the energies or latencies must be in another unit.
@@ -80,7 +86,8 @@ def check_outcomes(
     per_token = joules[with_energy] / np.maximum(1.0, tokens[with_energy])
     check_joules_per_token(float(np.median(per_token)), source)
     if (timed := with_energy & (seconds > 0)).any():
-        check_watts(float(np.median(joules[timed] / seconds[timed])), 1.0, source)
+        watts = float(np.median(joules[timed] / seconds[timed]))
+        check_watts(watts, 1.0, source, least_watts)
 
 
 def warn_watts(joules: float, seconds: float, source: str) -> None:

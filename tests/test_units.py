@@ -48,6 +48,20 @@ def test_a_profile_in_kwh_is_refused(tmp_path):
         read_profile(profile(tmp_path, KWH))
 
 
+def test_a_profile_of_a_machine_that_was_too_busy_to_answer_soon_is_read(tmp_path):
+    # 10 J in 1,000 s: an estimate by tokens does not grow while the request waits.
+    path = tmp_path / "slow.parquet"
+    requests = [Request(f"r{i}", "t", ({"role": "user", "content": f"q{i}"},)) for i in range(4)]
+    for method, fits in (("estimated", True), ("measured", False)):
+        rows = made.rows(requests, lambda *_: 1.0, latency_seconds=1e3, energy_method=method)
+        write_profile(path, rows)
+        if fits:
+            assert len(read_profile(path).requests) == 4
+        else:
+            with pytest.raises(UnitError, match=HINT):
+                read_profile(path)
+
+
 def test_the_environment_refuses_a_profile_in_kwh(tmp_path):
     name = f"{envs.registration.__name__}:sprout/Llama2Replay-v0"
     with pytest.raises(UnitError, match=HINT):

@@ -108,6 +108,12 @@ class Policy:
         first = weight, bias + weight[:, index] @ at_zero
         return replace(self, scale=scale, layers=(first, *self.layers[1:]))
 
+    def sharpened(self, factor: float) -> "Policy":
+        """Return a policy whose log-odds are multiplied by a factor above 0."""
+        weight, bias = self.layers[-1]
+        last = weight * np.float32(factor), bias * np.float32(factor)
+        return replace(self, layers=(*self.layers[:-1], last))
+
     def arrays(self) -> dict[str, Float32Array]:
         """Return the tensors by name, as the policy bundle stores them."""
         named = {"mean": self.mean, "scale": self.scale}

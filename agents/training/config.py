@@ -39,6 +39,8 @@ class PpoConfig:
         learning_rate, live_learning_rate: initial learning rate of AdamW; decays linearly to 0.
         entropy: coefficient of the entropy bonus, which keeps the policy exploring directives.
         weight_decay: AdamW's weight decay, against memorising prompts.
+        sharpness: factor on the trained policy's log-odds. Training needs chance to explore; the
+            policy that is kept should choose the better directive even if it is only a bit better.
         hidden: width of each of the two tanh layers.
         price_range: lowest and highest price of quality that training draws and that floors are
             looked up in (`envs.outcomes.prices`).
@@ -60,7 +62,7 @@ class PpoConfig:
         seed: seed of the start, of PPO, of the sampled hours and of the cross-fitted trees.
     """
 
-    start_batches: int = 1500
+    start_batches: int = 1000
     start_rate: float = 3e-3
     start_temperature: float = 0.003
     start_loss: str = "choice"
@@ -72,10 +74,11 @@ class PpoConfig:
     live_n_steps: int = 4
     batch: int = 1024
     epochs: int = 4
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     live_learning_rate: float = 1e-4
-    entropy: float = 0.0003
+    entropy: float = 0.001
     weight_decay: float = 0.1
+    sharpness: float = 5.0
     hidden: int = 64
     price_range: tuple[float, float] = QUALITY_RANGE
     fixed_price: float | None = None
@@ -100,6 +103,8 @@ class PpoConfig:
         ):
             if value not in known:
                 raise ConfigError(f"{name} {value!r} is unknown; give one of {', '.join(known)}")
+        if not 0 < self.sharpness < float("inf"):
+            raise ConfigError(f"sharpness {self.sharpness}: give a number above 0")
         low, high = self.price_range
         if not 0 < low < high:
             raise ConfigError(

@@ -205,7 +205,8 @@ class Trainer:
         Raises:
             ValueError: the policy's network does not have this trainer's shape.
         """
-        self._start_policy = self._policy = policy
+        self._policy = policy.sharpened(1 / self._config.sharpness)
+        self._start_policy = self._policy
         config = self._config
         model = self._model(self._replay_world(), config.n_steps, config.learning_rate)
         for part in (model.policy.mlp_extractor.policy_net, model.policy.action_net):
@@ -264,6 +265,7 @@ class Trainer:
             raise RuntimeError("Trainer: nothing is trained yet; call replay or start_from first")
         started = time.perf_counter()
         config = self._config
+        policy = policy.sharpened(config.sharpness)
         front = measure_front(policy, self.sets, self.reward, config)
         pricings = [
             Pricing(

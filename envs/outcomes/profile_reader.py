@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from envs.errors import DataError
 from envs.outcomes.outcome import ARRAYS, QUALITIES, Outcomes
 from envs.outcomes.profile import COSTS, SCHEMA, Profile
-from envs.plausible import check_outcomes
+from envs.plausible import LEAST_WATTS, check_outcomes
 from envs.requests.request import Request
 
 TEXTS = ("request_id", "task", "model", "directive")
@@ -263,14 +263,17 @@ def _assemble(path: Path | str, columns: Columns, names: tuple[str, ...]) -> Pro
             f"every request needs {', '.join(names)}",
         )
     arrays = {name: np.array(columns[name])[row_at] for name in ARRAYS}
+    energy_methods = {method or "unlabelled" for method in columns["energy_method"]}
+    shared = energy_methods <= {"attributed", "estimated"}
     for column, name in enumerate(names):
         check_outcomes(
-            f"{path}: energy_joules of {name!r}", *(arrays[c][:, column] for c in COSTS[1:])
+            f"{path}: energy_joules of {name!r}",
+            *(arrays[c][:, column] for c in COSTS[1:]),
+            least_watts=0.0 if shared else LEAST_WATTS,
         )
     responses = None
     if None not in columns["response"]:
         responses = tuple(tuple(columns["response"][i] for i in cells) for cells in row_at)
-    energy_methods = {method or "unlabelled" for method in columns["energy_method"]}
     tokens_methods = {method or "counted" for method in columns["tokens_method"]}
     outcomes = Outcomes(
         **arrays, energy_method="/".join(sorted(energy_methods)), responses=responses

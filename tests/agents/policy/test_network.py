@@ -23,3 +23,14 @@ def test_a_blind_policy_acts_as_if_the_hidden_features_were_0(clip):
     assert blind.probabilities(seen) == pytest.approx(policy.probabilities(zeroed), abs=1e-5)
     assert blind.scale[[1, 3]].tolist() == [0, 0]
     assert not np.allclose(policy.probabilities(seen), policy.probabilities(zeroed), atol=0.05)
+
+
+def test_a_sharpened_policy_has_its_log_odds_multiplied():
+    layers = ((np.array([[1.0], [0.0], [-1.0]], np.float32), np.zeros(3, np.float32)),)
+    policy = Policy(np.zeros(1, np.float32), np.ones(1, np.float32), layers)
+    plain, sharp = (
+        p.probabilities(np.ones((1, 1), np.float32))[0] for p in (policy, policy.sharpened(5))
+    )
+    assert np.log(plain[0] / plain[1]) == pytest.approx(1)
+    assert np.log(sharp[0] / sharp[1]) == pytest.approx(5)
+    assert policy.sharpened(5).sharpened(1 / 5).layers[0][0] == pytest.approx(layers[0][0])

@@ -201,6 +201,7 @@ def test_zones_have_prices_of_their_own_unless_they_are_pooled(profile):
         {"start_loss": "regret"},
         {"price_range": (2.0, 1.0)},
         {"price_range": (0.0, 1.0)},
+        {"sharpness": 0.0},
     ],
 )
 def test_an_unknown_choice_is_refused(wrong):
