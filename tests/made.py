@@ -123,7 +123,7 @@ def priced_bundle(
     answers keep the quality in `kept` (default `KEPT`).
     """
     kept = KEPT if kept is None else kept
-    prices = np.geomspace(0.02, 100, 65)
+    prices = np.geomspace(0.02, 100, 1025)
     of_l0 = prices**2 / (1 + prices**2)
     curves = {}
     for task, worth in kept.items():

@@ -112,8 +112,9 @@ class Front:
     def point(self, zone: str | None, name: str, floor: float) -> Point:
         """Return the cheapest point that keeps a floor with the asked confidence.
 
-        Its price is the lowest from which on every higher price keeps the floor too. If the task
-        has latency limits, the least price of latency is chosen under which they hold as well.
+        Its price is the lowest measured one from which on every higher one keeps the floor too. No
+        price between two is taken, since the policy may change much there. If the task has latency
+        limits, the least price of latency is chosen under which they hold as well.
 
         Args:
             zone: the zone; for one that was not measured, the highest price of all zones is
@@ -140,7 +141,7 @@ class Front:
         return points[int(np.argmin(excess))]._replace(limits_kept=False)
 
     def figures(self, zone: str, name: str, point: Point) -> dict[str, float]:
-        """Return what a point means for one request, interpolated between the measured prices.
+        """Return what a point means for one request.
 
         Returns:
             `quality` and `grams_ratio` relative to L0, `quality_error` and `grams_error` (their
@@ -184,12 +185,7 @@ class Front:
             highest = reached[-1]
             share = (floor - highest) / (1 - highest) if highest < 1 else 0.0
             return Point(self.log_prices[-1], latency, min(1.0, share))
-        price = self.log_prices[place]
-        if place and reached[place] > reached[place - 1]:
-            below = self.log_prices[place - 1]
-            part = (floor - reached[place - 1]) / (reached[place] - reached[place - 1])
-            price = below + part * (price - below)
-        return Point(price, latency)
+        return Point(self.log_prices[place], latency)
 
     def _bounds(self, zone: str, name: str) -> list[list[float]]:
         """Return, by latency price, the quality that each price and every higher one reaches."""
@@ -203,7 +199,7 @@ class Front:
 
     def _at(self, values: Float64Array, point: Point) -> float:
         level = self.log_latency_prices.index(point.log_latency_price)
-        return float(np.interp(point.log_price, self.log_prices, values[level]))
+        return float(values[level][self.log_prices.index(point.log_price)])
 
     def save(self, path: Path) -> None:
         """Write the front as JSON."""

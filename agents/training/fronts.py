@@ -16,7 +16,7 @@ from envs.outcomes.prices import LATENCY_RANGE
 from envs.outcomes.reward import Reward
 
 # Prices of quality and of latency at which a front is measured.
-PRICES = 65
+PRICES = 129
 LATENCY_PRICES = 6
 # Prices at which a training is measured while it goes on.
 PROBED = (1.0, 3.0, 10.0)
@@ -228,7 +228,6 @@ def validate(
             price = float(np.exp(np.median(log_prices[tag, rows])))
             prices[group.name] = max(price, prices.get(group.name, 0.0))
             shares.setdefault(group.name, []).append(chance[tag, rows].mean(axis=0).tolist())
-            # A lookup between two measured prices misses a floor by a rounding error at most.
             _note(missed, group.name, group.floor + config.safety - bound)
             for name, over in prompts.overshoot(group, chance, config.confidence).items():
                 overshoots[name] = max(over, overshoots.get(name, -np.inf))
@@ -249,7 +248,8 @@ def validate(
     return validation, mean
 
 
-# A floor that is missed by less is kept: prices are interpolated between those measured.
+# A floor that is missed by less is kept: of untagged requests of a task, some get the higher price
+# of a task that they resemble too, and the front is measured with one price for all.
 TOLERANCE = 0.002
 
 

@@ -266,11 +266,9 @@ def _assemble(path: Path | str, columns: Columns, names: tuple[str, ...]) -> Pro
     energy_methods = {method or "unlabelled" for method in columns["energy_method"]}
     shared = energy_methods <= {"attributed", "estimated"}
     for column, name in enumerate(names):
-        check_outcomes(
-            f"{path}: energy_joules of {name!r}",
-            *(arrays[c][:, column] for c in COSTS[1:]),
-            least_watts=0.0 if shared else LEAST_WATTS,
-        )
+        tokens, joules, seconds = (arrays[cost][:, column] for cost in COSTS[1:])
+        least_watts = 0.0 if shared else LEAST_WATTS
+        check_outcomes(f"{path}: energy_joules of {name!r}", tokens, joules, seconds, least_watts)
     responses = None
     if None not in columns["response"]:
         responses = tuple(tuple(columns["response"][i] for i in cells) for cells in row_at)

@@ -14,7 +14,7 @@ from envs.requests.structure import Feature
 TASKS = ("faq", "legal")
 LIKE = tuple(Feature(f"like={task}", "0..1", -1, 2, "") for task in TASKS)
 FEATURIZER = Featurizer(TASKS, SimpleNamespace(features=LIKE))
-PRICES = np.geomspace(0.1, 10, 21)
+PRICES = np.geomspace(0.1, 10, 401)
 TRAINED = {"faq": 0.95, "legal": 0.95}
 
 

@@ -94,9 +94,9 @@ def test_at_the_prices_that_were_found_each_floor_is_just_kept(profile):
     _, found = measured(profile, (0, 0, 0), by_price())
     assert not found.missed
     for task, floor in FLOORS.items():
-        assert found.bound_by_task[task] == pytest.approx(floor, abs=0.003)
+        assert floor <= found.bound_by_task[task] < floor + 0.03
         # Nothing tells the tasks of untagged requests apart, so all keep the highest floor.
-        assert found.bound_by_task[untagged_name(task)] == pytest.approx(0.9, abs=0.003)
+        assert 0.9 <= found.bound_by_task[untagged_name(task)] < 0.93
     # Without a floor, the least cost.
     assert found.prices["choice"] == pytest.approx(PpoConfig.price_range[0])
     assert found.prices["arithmetic"] > found.prices["recall"]
@@ -118,7 +118,7 @@ def test_the_floor_is_kept_with_the_asked_confidence(profile):
     for confidence in (0.0, 2.0):
         _, found = measured(profile, (0, 0, -50), weights, confidence=confidence)
         ratios[confidence] = found.ratio_by_task["arithmetic"]
-    assert ratios[0.0] == pytest.approx(0.9, abs=0.003)
+    assert 0.9 <= ratios[0.0] < 0.91
     assert ratios[2.0] > 0.92
     scores[:, 1] = 0.5
 
@@ -185,7 +185,7 @@ def test_zones_have_prices_of_their_own_unless_they_are_pooled(profile):
     dirty, _, _ = prompts(profile, trace=dirtier)
     # The dirtier the grid, the briefer the answers.
     weights = [*by_price(), ("log_intensity", 2, 1.5)]
-    chosen = policy(featurizer, (0, 0, -8), weights)
+    chosen = policy(featurizer, (0, -50, -8), weights)
     front = measure_front(chosen, [sets, dirty], reward, PpoConfig())
     prices = {z: front.point(z, "arithmetic", 0.9).log_price for z in ("SYNTHETIC", "DIRTY")}
     assert prices["DIRTY"] > prices["SYNTHETIC"]

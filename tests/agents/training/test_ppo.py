@@ -222,15 +222,16 @@ def test_one_policy_serves_every_floor(tmp_path):
     trainer = Trainer(profile, trace, floors, config, MemoryTracker())
     trainer.replay()
     trained = trainer.result()
-    savings = []
+    savings, qualities = [], []
     for floor in (0.6, 0.8, 0.9, 0.97):
         point = trained.front.point(trace.zone, "lookup", floor)
         figures = trained.front.figures(trace.zone, "lookup", point)
-        assert figures["quality"] == pytest.approx(floor, abs=0.01)
+        assert floor <= figures["quality"] < floor + 0.04
         savings.append(1 - figures["grams_ratio"])
+        qualities.append(figures["quality"])
     assert savings == sorted(savings, reverse=True)
     # The dirtiest hours come first, so more is saved than by answering the same share briefly.
-    assert savings[1] > (1 - 0.8) / 0.5 * (1 - 2 / 50)
+    assert savings[1] > (1 - qualities[1]) / 0.5 * (1 - 2 / 50)
 
 
 def test_the_supervised_start_imitates_the_best_directive_at_every_price(tmp_path):
