@@ -57,7 +57,7 @@ def rows(
 
 def quick(**changed: Any) -> PpoConfig:
     """Return hyperparameters of a training that takes seconds."""
-    return PpoConfig(**({"start_batches": 20, "replay_steps": 4096} | changed))
+    return PpoConfig(**({"start_batches": 20, "replay_steps": 4096, "lanes": 512} | changed))
 
 
 def profile(

@@ -1,6 +1,6 @@
 """The search for prices after training: the front of a policy, and what it means at its floors."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,7 @@ from agents.policy.front import COSTS, Curve, Front
 from agents.policy.network import Policy
 from agents.policy.pricing import Floors, Points, Pricing
 from agents.training.config import PpoConfig
-from agents.training.prompts import Group, PromptSet
+from agents.training.prompts import Group, Measured, PromptSet
 from envs.arrays import Float64Array
 from envs.errors import ConfigError
 from envs.outcomes.prices import LATENCY_RANGE
@@ -66,7 +66,7 @@ def check_constraints(sets: Sequence[PromptSet], reward: Reward, config: PpoConf
                     f"task {group.task!r}: the floor cannot be checked, because none of its "
                     "prompts is answered correctly under L0; record more requests per task"
                 )
-            for name, excess in prompts.overshoot(group, None, config.confidence).items():
+            for name, excess in prompts.least_overshoot(group, config.confidence).items():
                 if excess > 0:
                     raise ConfigError(
                         f"latency limit {name}: no choice of directives keeps it with a margin of "
@@ -112,61 +112,40 @@ def _curves(
     config: PpoConfig,
 ) -> dict[str, Curve]:
     groups = prompts.groups(together=config.floor_on == "all")
-    shape = len(levels), len(prices)
-    measured = {group.name: _Measured(shape) for group in groups}
     log_levels = np.log(levels) if len(levels) > 1 else np.zeros(1)
-    for row, log_level in enumerate(log_levels):
-        for column, log_price in enumerate(np.log(prices)):
-            chance = prompts.at(policy, float(log_price), float(log_level))
-            for group in groups:
-                excess = prompts.overshoot(group, chance, config.confidence)
-                measured[group.name].add(row, column, prompts, group, chance, excess)
-    return {group.name: measured[group.name].curve(group) for group in groups}
+    measured = [
+        [
+            prompts.measure(
+                groups,
+                prompts.at(policy, float(log_price), float(log_level)),
+                config.confidence,
+            )
+            for log_price in np.log(prices)
+        ]
+        for log_level in log_levels
+    ]
+    return {
+        group.name: _curve([[row[index] for row in level] for level in measured], group)
+        for index, group in enumerate(groups)
+    }
 
 
-class _Measured:
-    """A curve that is being measured, price by price."""
+def _curve(measured: list[list[Measured]], group: Group) -> Curve:
+    """Return a group's curve from its figures by price of latency and price of quality."""
 
-    def __init__(self, shape: tuple[int, int]) -> None:
-        self._arrays = {
-            name: np.zeros(shape)
-            for name in ("quality", "quality_error", "grams_error", "overshoot", *COSTS)
-        }
-        self._l0: dict[str, float] = {}
-        self._limited = False
+    def array(pick: Callable[[Measured], float]) -> Float64Array:
+        return np.array([[pick(each) for each in level] for level in measured])
 
-    def add(
-        self,
-        row: int,
-        column: int,
-        prompts: PromptSet,
-        group: Group,
-        chance: Float64Array,
-        excess: dict[str, float],
-    ) -> None:
-        """Measure the group at one pair of prices."""
-        place = row, column
-        arrays = self._arrays
-        arrays["quality"][place], arrays["quality_error"][place] = prompts.ratio(group, chance)
-        means, self._l0, arrays["grams_error"][place] = prompts.means(group, chance)
-        for name, mean in means.items():
-            arrays[name][place] = mean
-        if excess:
-            self._limited = True
-            arrays["overshoot"][place] = max(excess.values())
-
-    def curve(self, group: Group) -> Curve:
-        """Return the measured curve."""
-        arrays = self._arrays
-        return Curve(
-            arrays["quality"],
-            arrays["quality_error"],
-            arrays["grams_error"],
-            {name: arrays[name] for name in COSTS},
-            self._l0,
-            arrays["overshoot"] if self._limited else None,
-            int(group.rows.sum()),
-        )
+    limited = bool(measured[0][0].overshoot)
+    return Curve(
+        array(lambda each: each.quality),
+        array(lambda each: each.quality_error),
+        array(lambda each: each.grams_error),
+        {name: array(lambda each, name=name: each.costs[name]) for name in COSTS},  # type: ignore[misc]
+        measured[0][0].l0,
+        array(lambda each: max(each.overshoot.values())) if limited else None,
+        int(group.rows.sum()),
+    )
 
 
 def probe(policy: Policy, prompts: PromptSet) -> dict[str, float]:
@@ -219,17 +198,18 @@ def validate(
         base += float(prompts.costs["grams"][:, :, 0].sum())
         log_prices = points.log_price.reshape(2, -1)
         log_latency = points.log_latency_price.reshape(2, -1)
-        for group in prompts.groups(together=config.floor_on == "all"):
+        groups = prompts.groups(together=config.floor_on == "all")
+        found = prompts.measure(groups, chance, config.confidence)
+        for group, measured in zip(groups, found, strict=True):
             tag, rows = int(group.tagged), group.rows
-            ratio, error = prompts.ratio(group, chance)
-            bound = ratio - config.confidence * error
+            bound = measured.quality - config.confidence * measured.quality_error
             if bound <= bounds.get(group.name, np.inf):
-                ratios[group.name], bounds[group.name] = ratio, bound
+                ratios[group.name], bounds[group.name] = measured.quality, bound
             price = float(np.exp(np.median(log_prices[tag, rows])))
             prices[group.name] = max(price, prices.get(group.name, 0.0))
             shares.setdefault(group.name, []).append(chance[tag, rows].mean(axis=0).tolist())
             _note(missed, group.name, group.floor + config.safety - bound)
-            for name, over in prompts.overshoot(group, chance, config.confidence).items():
+            for name, over in measured.overshoot.items():
                 overshoots[name] = max(over, overshoots.get(name, -np.inf))
                 latency = float(np.exp(np.median(log_latency[tag, rows])))
                 prices[name] = max(latency, prices.get(name, 0.0))

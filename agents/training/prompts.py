@@ -37,6 +37,24 @@ class Group(NamedTuple):
     judged: BoolArray
 
 
+class Measured(NamedTuple):
+    """Expected figures of a group.
+
+    Attributes:
+        quality, quality_error: quality relative to L0, and its standard error.
+        costs, l0: mean of each cost per request, and the same under L0.
+        grams_error: standard error of the footprint relative to L0.
+        overshoot: upper bound on the mean excess over each latency limit of its task.
+    """
+
+    quality: float
+    quality_error: float
+    costs: dict[str, float]
+    l0: dict[str, float]
+    grams_error: float
+    overshoot: dict[str, float]
+
+
 class PromptSet:
     """A profile's n prompts spread over a zone's hours, each without and with its task's tag.
 
@@ -46,6 +64,7 @@ class PromptSet:
         zone: name of the zone.
         scores: quality of each prompt under each directive, shape (n, n_directives); NaN if
             unknown.
+        known: mask of the prompts whose quality is known under every directive, shape (n,).
         of_task: mask of each task's prompts, shape (n,).
         observations: shape (2 n, n_features), with a price of 1.
         intensity: grid intensity at each prompt's hour, gCO2e/kWh, shape (2, n).
@@ -58,9 +77,16 @@ class PromptSet:
         self.scores = profile.quality(prepared.quality)
         self._reward = prepared.reward
         self._featurizer = featurizer
-        self._outcomes = profile.outcomes
+        # Excess over each limit, by task and limit, shape (n, n_directives); 0 for other tasks.
+        self._excess = {
+            (task, name): np.where(profile.rows_of(task)[:, None], excess, 0.0)
+            for task, limit in prepared.reward.limits.items()
+            for name, excess in latency_excess(
+                task, limit, profile.outcomes.latency_seconds
+            ).items()
+        }
         self.of_task = {task: profile.rows_of(task) for task in profile.tasks}
-        self.known = ~np.isnan(self.scores).any(axis=1)
+        self.known = np.asarray(~np.isnan(self.scores).any(axis=1), dtype=np.bool_)
         count = len(self.scores)
         rng = np.random.default_rng(seed)
         times = [trace.spread(count, rng) for _ in parts]
@@ -145,67 +171,80 @@ class PromptSet:
         prices = np.full(count, log_price), np.full(count, log_latency_price)
         return self.chances(policy, Points(*prices, np.zeros(count)))
 
-    def ratio(self, group: Group, chance: Float64Array) -> tuple[float, float]:
-        """Return expected quality relative to L0 and its standard error (delta method).
+    def measure(
+        self, groups: Sequence[Group], chance: Float64Array, confidence: float
+    ) -> list[Measured]:
+        """Return the expected quality and costs of each group.
 
         Args:
             chance: probabilities from `chances`, shape (2, n, n_directives).
+            confidence: number of standard errors of the bounds on latencies.
         """
-        rows = group.judged
-        expected = (self.scores[rows] * chance[int(group.tagged), rows]).sum(axis=1)
-        return _ratio(expected, self.scores[rows, 0])
+        base_quality = np.where(self.known, self.scores[:, 0], 0.0)
+        quality = np.where(self.known[:, None], self.scores, 0.0)
+        sums = []
+        for tag in (0, 1):
+            of_tag = chance[tag]
+            expected = (quality * of_tag).sum(axis=1)
+            costs = [(self.costs[name][tag] * of_tag).sum(axis=1) for name in self.costs]
+            l0 = [self.costs[name][tag][:, 0] for name in self.costs]
+            over = [(excess * of_tag).sum(axis=1) for excess in self._excess.values()]
+            judged = [expected, base_quality, *_products(expected, base_quality)]
+            others = [*costs, *l0, *_products(costs[0], l0[0]), *over, *(o**2 for o in over)]
+            sums.append((np.array(judged), np.array(others)))
+        return [self._measured(group, *sums[int(group.tagged)], confidence) for group in groups]
 
-    def means(
-        self, group: Group, chance: Float64Array
-    ) -> tuple[dict[str, float], dict[str, float], float]:
-        """Return each of `costs` per request, the same under L0, and the error of the grams' ratio.
-
-        Args:
-            chance: as in `ratio`.
-        """
-        tag, rows = int(group.tagged), group.rows
-        of_group = chance[tag, rows]
-        means, base = {}, {}
-        for name, table in self.costs.items():
-            means[name] = float((table[tag, rows] * of_group).sum(axis=1).mean())
-            base[name] = float(table[tag, rows, 0].mean())
-        grams = self.costs["grams"][tag, rows]
-        _, error = _ratio((grams * of_group).sum(axis=1), grams[:, 0])
-        return means, base, error
-
-    def overshoot(
-        self, group: Group, chance: Float64Array | None, confidence: float
-    ) -> dict[str, float]:
-        """Return upper bounds on the mean excess over each latency limit of the group's task.
-
-        Args:
-            chance: as in `ratio`; None for each prompt's fastest directive.
-            confidence: number of standard errors.
-        """
-        limit = self._reward.limits.get(group.task)
-        if limit is None:
-            return {}
-        rows = group.rows
+    def _measured(
+        self, group: Group, judged: Float64Array, others: Float64Array, confidence: float
+    ) -> Measured:
+        top, bottom, *squares = judged[:, group.judged].sum(axis=1)
+        quality, error = _ratio(top, bottom, squares)
+        totals, count = others[:, group.rows].sum(axis=1), max(1, int(group.rows.sum()))
+        width, limits = len(self.costs), len(self._excess)
+        costs, l0 = totals[:width] / count, totals[width : 2 * width] / count
+        grams = totals[2 * width : 2 * width + 3]
+        over, over_squares = totals[2 * width + 3 :].reshape(2, limits) / count
         bounds = {}
-        seconds = self._outcomes.latency_seconds[rows]
-        for name, excess in latency_excess(group.task, limit, seconds).items():
-            values: AnyArray = excess.min(axis=1)
-            if chance is not None:
-                values = (excess * chance[int(group.tagged), rows]).sum(axis=1)
-            bounds[name] = float(values.mean() + confidence * values.std() / np.sqrt(len(values)))
+        for index, (task, name) in enumerate(self._excess):
+            if task == group.task:
+                spread = float(np.sqrt(max(0.0, over_squares[index] - over[index] ** 2) / count))
+                bounds[name] = float(over[index]) + confidence * spread
+        return Measured(
+            quality,
+            error,
+            dict(zip(self.costs, costs.tolist(), strict=True)),
+            dict(zip(self.costs, l0.tolist(), strict=True)),
+            _ratio(totals[0], totals[width], grams)[1],
+            bounds,
+        )
+
+    def least_overshoot(self, group: Group, confidence: float) -> dict[str, float]:
+        """Return upper bounds on the excess if each prompt takes its fastest directive."""
+        bounds = {}
+        for (task, name), excess in self._excess.items():
+            if task == group.task:
+                least: AnyArray = excess[group.rows].min(axis=1)
+                error = float(least.std() / np.sqrt(len(least)))
+                bounds[name] = float(least.mean()) + confidence * error
         return bounds
 
 
-def _ratio(values: Float64Array, reference: Float64Array) -> tuple[float, float]:
-    """Return the ratio of two means and its standard error; 1 and 0 if the reference is 0."""
-    total = float(reference.sum())
-    if not total > 0:
+def _products(values: Float64Array, reference: Float64Array) -> tuple[Float64Array, ...]:
+    """Return the products whose sums give the standard error of a ratio."""
+    return values**2, values * reference, reference**2
+
+
+def _ratio(total: float, reference: float, products: Sequence[float]) -> tuple[float, float]:
+    """Return the ratio of two sums and its standard error (delta method).
+
+    1 and 0 if the reference is 0.
+
+    Args:
+        products: sums of `_products`.
+    """
+    if not reference > 0:
         return 1.0, 0.0
-    ratio = float(values.sum()) / total
-    spread = float((values - ratio * reference).std())
-    return ratio, spread * float(np.sqrt(len(values))) / total
-
-
-def prompt_sets(prepared: Prepared, trace: IntensityTrace, seed: int) -> Sequence[PromptSet]:
-    """Return the profile's prompts in each zone of a trace."""
-    return [PromptSet(prepared, part, seed) for part in trace.parts or (trace,)]
+    ratio = float(total) / float(reference)
+    squares, mixed, reference_squares = products
+    residuals = squares - 2 * ratio * mixed + ratio**2 * reference_squares
+    return ratio, float(np.sqrt(max(0.0, residuals))) / float(reference)

@@ -35,6 +35,7 @@ def policy(featurizer, logits, weights=()):
         np.zeros(width, np.float32),
         np.ones(width, np.float32),
         ((weight, np.array(logits, np.float32)),),
+        clip=float("inf"),
     )
 
 
@@ -135,9 +136,8 @@ def test_one_floor_for_all_lets_a_task_make_up_for_another(profile):
     sets, _, featurizer = prompts(profile)
     mixed = policy(featurizer, (20, 0, 0), [("task=recall", 2, 50)])
     for together, expected in ((False, (1, 0)), (True, (0.5, 0.5))):
-        groups = {g.name: g for g in sets.groups(together=together)}
-        chance = sets.chances(mixed)
-        ratios = [sets.ratio(groups[task], chance)[0] for task in FLOORS]
+        groups = [g for g in sets.groups(together=together) if g.name in FLOORS]
+        ratios = [found.quality for found in sets.measure(groups, sets.chances(mixed), 1.0)]
         assert ratios == pytest.approx(expected)
 
 
@@ -207,3 +207,24 @@ def test_zones_have_prices_of_their_own_unless_they_are_pooled(profile):
 def test_an_unknown_choice_is_refused(wrong):
     with pytest.raises(ConfigError, match=r"one of|above 0"):
         PpoConfig(**wrong)
+
+
+def test_a_groups_errors_are_those_of_the_delta_method(profile):
+    sets, _, featurizer = prompts(profile, limits={"recall": Limit(mean_seconds=0.2)})
+    sets.scores[:, 1] = np.random.default_rng(1).uniform(0, 1, len(sets.scores))
+    group = next(g for g in sets.groups(together=False) if g.name == "recall")
+    chance = sets.chances(policy(featurizer, (0.3, 0.2, 0)))
+    (found,) = sets.measure([group], chance, 2.0)
+    of_group = chance[1, group.rows]
+    expected, base = (sets.scores[group.rows] * of_group).sum(axis=1), sets.scores[group.rows, 0]
+    ratio = expected.sum() / base.sum()
+    error = (expected - ratio * base).std() * np.sqrt(len(base)) / base.sum()
+    assert (found.quality, found.quality_error) == pytest.approx((ratio, error))
+    grams = sets.costs["grams"][1, group.rows]
+    spent = (grams * of_group).sum(axis=1)
+    residuals = spent - spent.sum() / grams[:, 0].sum() * grams[:, 0]
+    assert found.grams_error == pytest.approx(np.sqrt((residuals**2).sum()) / grams[:, 0].sum())
+    seconds = (profile.outcomes.latency_seconds[group.rows] / 0.2 - 1) * of_group
+    excess = seconds.sum(axis=1)
+    bound = excess.mean() + 2 * excess.std() / np.sqrt(len(excess))
+    assert found.overshoot == pytest.approx({"recall mean": bound})

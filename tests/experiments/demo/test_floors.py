@@ -34,7 +34,7 @@ def bundle(llama, tmp_path_factory):
         requests = [r for r in generate_requests(50, seed=1) if r.task == TASK]
         backend = LiveBackend(upstream, choose_meter(llama.url), DEFAULT_CATALOGUE, requests)
         profile = record(backend, DEFAULT_CATALOGUE, llama.model, folder / "profile.parquet")
-    config = made.quick(start_batches=200, replay_steps=0, live_steps=0)
+    config = made.quick(start_batches=300, replay_steps=0, live_steps=0)
     job = TrainingJob(profile, DEFAULT_CATALOGUE, synthetic_day(), {TASK: 0.7}, config)
     job.run(folder / "bundle", NullRun())
     return folder / "bundle"

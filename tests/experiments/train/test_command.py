@@ -111,7 +111,7 @@ class Recording(NullRun):
 
 def test_a_resumed_training_continues_from_its_checkpoint(profile, tmp_path, monkeypatch):
     monkeypatch.setattr(ppo, "CHECKPOINT_ROLLOUTS", 2)
-    config = made.quick(replay_steps=40_960)
+    config = made.quick(replay_steps=40_960, lanes=2048)
     job = TrainingJob(profile, DEFAULT_CATALOGUE, synthetic_day(), FLOORS, config)
 
     class Stopped(Recording):
