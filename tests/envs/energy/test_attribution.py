@@ -114,6 +114,7 @@ def test_the_median_error_at_32_requests_at_once_is_below_a_tenth(trials, name):
     assert max(abs(trial.off) for trial in trials[name]) < 1e-6
 
 
+@pytest.mark.long
 def test_95_percent_intervals_hold_the_truth_about_as_often(trials):
     coverage = [trial.held.mean() for runs in trials.values() for trial in runs]
     assert 0.93 <= np.mean(coverage) <= 0.97

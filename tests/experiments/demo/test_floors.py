@@ -152,16 +152,8 @@ def by_header(serve, tmp_path):
         return low, service.measure(**{"x-sprout-floor": str(HIGH)}), service.ledger
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        by_setting,
-        *(
-            pytest.param(way, marks=pytest.mark.long)
-            for way in (by_flag, by_file, by_rule, by_header)
-        ),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("change", [by_setting, by_flag, by_file, by_rule, by_header])
 def test_a_floor_that_is_raised_makes_answers_longer_and_better(
     change, serve, bundle, tmp_path, capsys
 ):

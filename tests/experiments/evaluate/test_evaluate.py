@@ -184,6 +184,7 @@ def test_requests_of_a_task_with_a_share_of_zero_are_left_out(tmp_path, files):
     assert list(easy_only["floors"]) == ["easy"]
 
 
+@pytest.mark.long
 def test_random_mixes_depend_on_their_seed_only(tmp_path, files):
     outcomes, x, _ = files
     jobs = tmp_path / "jobs.csv"

@@ -8,9 +8,17 @@ import numpy as np
 import pytest
 
 from experiments.statistics import Interval, mean_of_runs
+from experiments.study import tidy
 from experiments.study.data import Data
 from experiments.study.page import write_page
 from experiments.study.tidy import MEASURES, Row, aggregated
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    """Leave the bootstrap of the interquartile mean short: no test here is about its ends."""
+    monkeypatch.setattr(tidy, "RESAMPLES", 100)
+
 
 DATA = Data(Path("p"), (), None, None, (), {}, "correct", 5, "test")
 

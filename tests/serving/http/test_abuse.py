@@ -232,6 +232,7 @@ def test_decide_and_outcome_answer_any_body_with_json(fuzzed, path, raw):
     assert json.loads(sent)
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_number_of_requests(fuzzed):
     app = SproutMiddleware(_echo, fuzzed)
 
