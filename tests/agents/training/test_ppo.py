@@ -39,7 +39,7 @@ def one_thread():
         (200, 0, {}),
         pytest.param(150, 0, {"start_loss": "reward"}, marks=pytest.mark.long),
         pytest.param(0, 150_000, {"learning_rate": 3e-3, "lanes": 2048}, marks=pytest.mark.long),
-        (200, 8_192, {}),
+        pytest.param(200, 8_192, {}, marks=pytest.mark.long),
     ],
     ids=["supervised", "offline policy gradient", "ppo alone", "both"],
 )

@@ -85,6 +85,7 @@ def test_each_request_gets_a_span_below_the_callers_own(upstream, collector, tmp
     assert CHAT["messages"][0]["content"] not in [*first_attributes.values()]
 
 
+@pytest.mark.long
 def test_requests_are_served_while_the_collector_is_away(upstream, folder):
     with serving(upstream.url, folder, "--otlp", "http://127.0.0.1:9/v1/traces") as server:
         assert {server.chosen() for _ in range(20)} == {"very_brief"}
