@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from envs.arrays import Float64Array
+from envs.carbon.footprint import JOULES_PER_KWH
+from envs.carbon.intensity import HOUR_SECONDS
 from envs.errors import DataError
 from envs.yaml_file import read_yaml
 
 SHIPPED = Path(__file__).resolve().parent / "data" / "tariff.yaml"
-JOULES_PER_KWH = 3.6e6
-SECONDS_PER_HOUR = 3600.0
 ENTRIES = {"electricity": "per_kwh", "device": "per_hour"}
 REMEDY = (
     "give currency: CODE; electricity: {per_kwh, source, date}; device: {per_hour, source, date}"
@@ -45,7 +45,7 @@ class Tariff:
             pue: power usage effectiveness of the data centre.
         """
         electricity = self.per_kwh * pue / JOULES_PER_KWH * energy_joules
-        money: Float64Array = electricity + self.per_device_hour / SECONDS_PER_HOUR * device_seconds
+        money: Float64Array = electricity + self.per_device_hour / HOUR_SECONDS * device_seconds
         return money
 
 

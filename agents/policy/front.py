@@ -19,8 +19,6 @@ from envs.arrays import Float64Array
 from envs.outcomes.floors import CONSTANT_FLOORS, FloorSchedule
 
 FILE = "front.json"
-# Name of the only zone if the constraints hold for all zones together.
-POOLED = "all zones"
 COSTS = ("grams", "joules", "device_seconds", "latency_seconds", "completion_tokens")
 DIGITS = 6
 
@@ -38,6 +36,11 @@ class Point(NamedTuple):
     log_latency_price: float = 0.0
     l0_share: float = 0.0
     limits_kept: bool = True
+
+    @property
+    def dearness(self) -> tuple[float, float]:
+        """Key by which the point that keeps more quality is the greater one."""
+        return self.log_price, self.l0_share
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,8 @@ class Front:
             KeyError: the front has no such constraint.
         """
         if zone is None or zone not in self.zones:
-            return max(self.point(known, name, floor) for known in self.zones)
+            points = [self.point(known, name, floor) for known in self.zones]
+            return max(points, key=lambda point: point.dearness)
         curve = self.zones[zone][name]
         points = [
             self._point(zone, name, level, floor + self.safety)

@@ -112,7 +112,7 @@ class Pricing:
             return self._point(str(task), True, band, floors)
         # Without a tag, the dearest of the tasks that it may belong to: no floor suffers.
         points = [self._point(task, False, band, floors) for task in self._resembled(part)]
-        return max(points, key=lambda pair: _dearness(pair[0]), default=(Point(0.0), None))
+        return max(points, key=lambda pair: pair[0].dearness, default=(Point(0.0), None))
 
     def points(
         self,
@@ -143,7 +143,7 @@ class Pricing:
                     rows = (of_task if shown else ~tagged & resembled[:, index]) & (bands == band)
                     if rows.any():
                         point, _ = self._point(task, shown, int(band), floors)
-                        price, share = _dearness(point)
+                        price, share = point.dearness
                         dearer = (result[0] < price) | ((result[0] == price) & (result[2] < share))
                         result[:, rows & dearer] = np.array(point[:3])[:, None]
         return Points(*result)
@@ -192,11 +192,6 @@ class Pricing:
         indices = [index_of.get(LIKE + task) for task in self.featurizer.tasks]
         known = [index for index in indices if index is not None]
         return known if known and len(known) == len(indices) else None
-
-
-def _dearness(point: Point) -> tuple[float, float]:
-    """Return a key by which the point that keeps more quality is the greater one."""
-    return point.log_price, point.l0_share
 
 
 def pricing_of(

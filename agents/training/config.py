@@ -110,3 +110,7 @@ class PpoConfig:
             raise ConfigError(
                 f"price_range {self.price_range}: give two prices above 0, the lower one first"
             )
+        if self.fixed_price is not None and not low <= self.fixed_price <= high:
+            raise ConfigError(
+                f"fixed_price {self.fixed_price}: give a price within {low:g} to {high:g}"
+            )

@@ -7,7 +7,7 @@ import numpy as np
 
 from agents.policy.front import COSTS, Curve, Front
 from agents.policy.network import Policy
-from agents.policy.pricing import Floors, Points, Pricing
+from agents.policy.pricing import Floors, Pricing
 from agents.training.config import PpoConfig
 from agents.training.prompts import Group, Measured, PromptSet
 from envs.arrays import Float64Array
@@ -29,7 +29,7 @@ class Validation:
     Attributes:
         grams_ratio: footprint relative to always using L0.
         ratio_by_task: quality relative to L0, the worst of the zones. Keys: the task for requests
-            that show their task's tag, `envs.outcomes.reward.untagged_name` for requests that do
+            that show their task's tag, `envs.outcomes.floors.untagged_name` for requests that do
             not. If floors depend on the grid's intensity, each intensity band has its own key
             (`envs.outcomes.floors.FloorSchedule.names`).
         bound_by_task: lower bounds on these ratios, at the configured confidence.
@@ -93,7 +93,7 @@ def measure_front(
     levels = np.array([LATENCY_RANGE[0]])
     if reward.limits:
         levels = np.geomspace(*LATENCY_RANGE, LATENCY_PRICES)
-    front = Front(
+    return Front(
         prices,
         levels,
         config.confidence,
@@ -101,7 +101,6 @@ def measure_front(
         {prompts.zone: _curves(policy, prompts, prices, levels, config) for prompts in sets},
         reward.floor_schedule,
     )
-    return front
 
 
 def _curves(
@@ -162,15 +161,6 @@ def probe(policy: Policy, prompts: PromptSet) -> dict[str, float]:
     return figures
 
 
-def points_of(pricing: Pricing, prompts: PromptSet, config: PpoConfig) -> Points:
-    """Return the prices of a zone's prompts at the floors of the training."""
-    count = len(prompts.observations)
-    if config.fixed_price is not None:
-        log_price = np.log(max(config.fixed_price, config.price_range[0]))
-        return Points(np.full(count, log_price), np.zeros(count), np.zeros(count))
-    return pricing.points(prompts.tags, prompts.observations, prompts.intensity.ravel(), Floors())
-
-
 def validate(
     policy: Policy, sets: Sequence[PromptSet], pricings: Sequence[Pricing], config: PpoConfig
 ) -> tuple[Validation, Float64Array]:
@@ -191,7 +181,8 @@ def validate(
     chances = []
     grams = base = 0.0
     for prompts, pricing in zip(sets, pricings, strict=True):
-        points = points_of(pricing, prompts, config)
+        intensity = prompts.intensity.ravel()
+        points = pricing.points(prompts.tags, prompts.observations, intensity, Floors())
         chance = prompts.chances(policy, points)
         chances.append(chance)
         grams += float((prompts.costs["grams"] * chance).sum())

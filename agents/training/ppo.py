@@ -12,7 +12,7 @@ from stable_baselines3.common.logger import Logger
 
 from agents.policy.front import Front
 from agents.policy.network import Policy
-from agents.policy.pricing import Pricing
+from agents.policy.pricing import pricing_of
 from agents.training.callback import AverageCallback, Tracker
 from agents.training.config import TAG_SHARE, PpoConfig
 from agents.training.fronts import (
@@ -267,16 +267,9 @@ class Trainer:
         config = self._config
         policy = policy.sharpened(config.sharpness)
         front = measure_front(policy, self.sets, self.reward, config)
-        pricings = [
-            Pricing(
-                self.featurizer,
-                None if config.fixed_price is not None else front,
-                self.reward.floors,
-                dict.fromkeys(self.featurizer.tasks, config.fixed_price or 0.0),
-                prompts.zone,
-            )
-            for prompts in self.sets
-        ]
+        # As the bundle's manifest will say it.
+        said = {"floors": self.reward.floors, "training": asdict(config)}
+        pricings = [pricing_of(said, self.featurizer, front, prompts.zone) for prompts in self.sets]
         validation, chances = validate(policy, self.sets, pricings, config)
         self._seconds["prices"] = time.perf_counter() - started
         return Trained(

@@ -14,8 +14,8 @@ REMEDY = "a ratio of L0's quality, TASK=RATIO,... or a YAML file of TASK: RATIO 
 
 def floors_file(text: str) -> Path | None:
     """Return the file that a statement of floors names; None if it states them itself."""
-    is_number = text.replace(".", "", 1).strip().isdecimal()
-    return None if is_number or ("=" in text and not Path(text).exists()) else Path(text)
+    is_ratio = isinstance(_number(text), float)
+    return None if is_ratio or ("=" in text and not Path(text).exists()) else Path(text)
 
 
 def read_floors(text: str, flag: str = "--floor") -> dict[str, float]:

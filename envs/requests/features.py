@@ -193,7 +193,7 @@ class Featurizer:
             g_per_kwh: the other intensities, gCO2e/kWh, shape (n,).
         """
         changed = observations.copy()
-        changed[:, self.prices.stop] = np.log1p(g_per_kwh)
+        changed[:, self.names.index("log_intensity")] = np.log1p(g_per_kwh)
         changed[:, self._context.stop :] = self._spared(observations, g_per_kwh)
         return changed
 

@@ -9,10 +9,11 @@ from pydantic_settings import CliPositionalArg
 from rich.table import Table
 
 from agents.policy.bundle import Bundle, load_bundle
-from agents.policy.front import Front
+from agents.policy.front import Curve, Front
 from agents.policy.pricing import Floors, floors_from
+from envs.carbon.footprint import JOULES_PER_KWH
 from envs.errors import ConfigError
-from envs.money import JOULES_PER_KWH, SHIPPED, Tariff, read_tariff
+from envs.money import SHIPPED, Tariff, read_tariff
 from envs.outcomes.floors import untagged_name
 from envs.outcomes.stated_floors import ANY_TASK, read_floors
 from experiments.console import table_console
@@ -59,10 +60,10 @@ class Frontier(Settings):
         for task in tasks:
             console.print(task.table(zone, tariff.currency))
         if self.floor is not None:
-            for line in _what_if(tasks, front, zone, tagged=self.task_tags):
+            for line in _what_if(tasks):
                 console.print(line)
         if self.out is not None:
-            draw(front, zone, tasks, self.out, tagged=self.task_tags)
+            draw(zone, tasks, self.out)
             print(f"picture: {self.out}")
         write_json(
             self.json_path,
@@ -143,12 +144,14 @@ class Row:
 @dataclass(frozen=True)
 class _Task:
     name: str
+    curve: Curve
     rows: list[Row]
 
     @classmethod
     def of(
         cls, task: str, bundle: Bundle, zone: str, asked: Floors, tariff: Tariff, *, tagged: bool
     ) -> "_Task":
+        """Return a task's figures at the floors of the table."""
         front = bundle.front
         assert front is not None
         own = bundle.pricing(zone).trained.get(task)
@@ -159,7 +162,7 @@ class _Task:
             floors[floor.ratio] = "asked" if floor.ratio != own else "policy"
         name = task if tagged else untagged_name(task)
         rows = [_row(front, zone, name, floor, floors[floor], tariff) for floor in sorted(floors)]
-        return cls(task, rows)
+        return cls(task, front.zones[zone][name], rows)
 
     def table(self, zone: str, currency: str) -> Table:
         """Return the task's floors as a table."""
@@ -211,7 +214,7 @@ def _tasks(front: Front, zone: str, bundle: Bundle) -> list[str]:
     return [task for task in bundle.featurizer.tasks if task in front.zones[zone]]
 
 
-def _what_if(tasks: list[_Task], front: Front, zone: str, *, tagged: bool) -> list[str]:
+def _what_if(tasks: list[_Task]) -> list[str]:
     """Return what the asked floors change against the policy's own, by task and in all.
 
     All is the profile's mix of tasks.
@@ -224,13 +227,9 @@ def _what_if(tasks: list[_Task], front: Front, zone: str, *, tagged: bool) -> li
         asked = by_origin.get("asked", own)
         if own is None or asked is None:
             continue
-        curve = front.zones[zone][task.name if tagged else untagged_name(task.name)]
-        for name, grams in (
-            ("policy", own.grams),
-            ("asked", asked.grams),
-            ("l0", curve.l0["grams"]),
-        ):
-            totals[name] += curve.requests * grams
+        of_task = {"policy": own.grams, "asked": asked.grams, "l0": task.curve.l0["grams"]}
+        for name, grams in of_task.items():
+            totals[name] += task.curve.requests * grams
         if asked is not own:
             lines.append(
                 f"{task.name}: a floor of {asked.floor:g} in place of {own.floor:g} saves "
@@ -247,7 +246,7 @@ def _what_if(tasks: list[_Task], front: Front, zone: str, *, tagged: bool) -> li
     return lines
 
 
-def draw(front: Front, zone: str, tasks: list[_Task], path: Path, *, tagged: bool) -> None:
+def draw(zone: str, tasks: list[_Task], path: Path) -> None:
     """Draw each task's quality against its saving, with the policy's own floor as a dot."""
     import matplotlib
 
@@ -256,7 +255,7 @@ def draw(front: Front, zone: str, tasks: list[_Task], path: Path, *, tagged: boo
 
     figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     for index, task in enumerate(tasks):
-        curve = front.zones[zone][task.name if tagged else untagged_name(task.name)]
+        curve = task.curve
         saving = 100 * (1 - curve.costs["grams"][0] / curve.l0["grams"])
         quality, error = curve.quality[0], Z95 * curve.quality_error[0]
         colour = f"C{index % 10}"

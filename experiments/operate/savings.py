@@ -5,11 +5,10 @@ from typing import Any
 
 from pydantic import Field
 
+from envs.carbon.footprint import JOULES_PER_KWH
 from experiments.operate.on_ledger import OverPeriod
 from experiments.settings import write_json
 from serving.savings.estimate import SETTLE_SECONDS, read_savings
-
-_JOULES_PER_KWH = 3.6e6
 
 
 class Savings(OverPeriod):
@@ -87,7 +86,7 @@ def _totals(savings: dict[str, Any]) -> list[str]:
     parts = []
     for measure, unit, divisor in (
         ("grams", "gCO2e", 1.0),
-        ("energy_joules", "kWh", _JOULES_PER_KWH),
+        ("energy_joules", "kWh", JOULES_PER_KWH),
         ("completion_tokens", "tokens", 1.0),
     ):
         low, high = (bound / divisor for bound in savings[measure]["total_ci95"])

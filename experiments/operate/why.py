@@ -9,9 +9,9 @@ import numpy as np
 from agents.policy.bundle import Bundle
 from agents.policy.explain import turning_points
 from envs.arrays import Float32Array
+from envs.carbon.footprint import JOULES_PER_KWH
 from envs.requests.features import LOG_ENERGY
 
-_JOULES_PER_KWH = 3.6e6
 _MG = 1000.0
 # What the reasons of the ledger mean, for requests that no policy decided.
 REASONS = {
@@ -184,7 +184,7 @@ def _weighed(
     spared = None
     if joules is not None and energy[0] is not None and energy[1] is not None:
         ratio = float(np.exp(energy[0]) - np.exp(energy[1]))
-        spared = _MG * ratio * joules / _JOULES_PER_KWH * level
+        spared = _MG * ratio * joules / JOULES_PER_KWH * level
     quality = [values.get(f"quality={name}") for name in ("none", directive)]
     priced = None
     if price is not None and quality[0] is not None and quality[1] is not None:

@@ -163,7 +163,7 @@ class CrossValidate(Study):
         by_variant: dict[str, dict[int, Path]] = {}
         for (variant, fold), folder in folders.items():
             by_variant.setdefault(variant, {})[fold] = folder
-        if self.start_batches:
+        if self.start_batches and self.replay_steps:
             starts = {fold: folder / START for fold, folder in by_variant[TAGGED].items()}
             by_variant[SUPERVISED] = starts
         policies = {

@@ -122,7 +122,7 @@ class TrainingJob:
                 live = self._live(trainer, backend)
         trained = trainer.result()
         bundle = self._save(out, trainer, trained, live)
-        if self.keep_start and self.config.start_batches:
+        if self.keep_start and self.config.start_batches and self.config.replay_steps:
             self._save(out / START, trainer, trainer.start_result(), {})
         seconds = {f"seconds/{name}": value for name, value in trained.seconds.items()}
         run.summarise({"floors_kept": trained.floors_kept, **figures(trained), **seconds})

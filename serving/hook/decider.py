@@ -79,7 +79,9 @@ class Decider:
         self._context = np.zeros(0, dtype=np.float32)
         self._g_per_kwh = 0.0
         self._most_load = CONTEXT[0].high
-        self._price_bounds = [(f.low, f.high) for f in CONTEXT[1:3]]
+        featurizer = bundle.featurizer
+        lowest, highest = featurizer.low[featurizer.prices], featurizer.high[featurizer.prices]
+        self._price_bounds = list(zip(lowest.tolist(), highest.tolist(), strict=True))
         self.rates = manifest_rates(bundle.manifest)
         # Text encoders take milliseconds.
         self.slow = isinstance(bundle.featurizer.text, EncodedProjection)
