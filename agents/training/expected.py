@@ -16,6 +16,8 @@ from envs.arrays import BoolArray, Float32Array, Float64Array, Int64Array, StrAr
 TREES = 100
 # Fewest prompts per leaf, so that a leaf averages over enough verdicts.
 LEAST_PROMPTS = 16
+# Standard errors by which a prediction must have proved true before it counts.
+CAUTION = 2.0
 
 
 def expected_cost(log_costs: Float64Array, costs: Float64Array, tasks: StrArray) -> Float64Array:
@@ -96,14 +98,15 @@ def shrinkage(predicted: Float64Array, actual: Float64Array) -> float:
     """Return the shrinkage factor of a prediction, from 0 (ignore) to 1 (keep in full).
 
     The factor is the slope of the measured on the predicted values (stacking with one predictor;
-    Wolpert, 1992), minus the slope's standard error, so that chance correlations are ignored.
+    Wolpert, 1992), minus `CAUTION` of the slope's standard errors, so that chance correlations are
+    ignored.
 
     Args:
         predicted: predicted values, shape (n,).
         actual: measured values, shape (n,).
     """
     slope, error = _line(predicted, actual)
-    return float(np.clip(slope - error, 0.0, 1.0))
+    return float(np.clip(slope - CAUTION * error, 0.0, 1.0))
 
 
 def _by_line(length: Float64Array, differences: Float64Array, folds: Int64Array) -> Float64Array:

@@ -61,7 +61,7 @@ def check_constraints(sets: Sequence[PromptSet], reward: Reward, config: PpoConf
     """
     for prompts in sets:
         for group in prompts.groups(together=config.floor_on == "all"):
-            if group.floor > 0 and not prompts.scores[group.judged, 0].sum() > 0:
+            if group.floor > 0 and not prompts.scores[group.judged.any(axis=0), 0].sum() > 0:
                 raise ConfigError(
                     f"task {group.task!r}: the floor cannot be checked, because none of its "
                     "prompts is answered correctly under L0; record more requests per task"
@@ -153,9 +153,10 @@ def probe(policy: Policy, prompts: PromptSet) -> dict[str, float]:
     for price in PROBED:
         chance = prompts.at(policy, float(np.log(price)), 0.0)
         grams, scores = prompts.costs["grams"], prompts.scores[prompts.known]
-        quality = (scores * chance[:, prompts.known]).sum() / (2 * scores[:, 0].sum())
+        mean = chance.mean(axis=(0, 1))
+        quality = (scores * mean[prompts.known]).sum() / scores[:, 0].sum()
         figures[f"validation/grams/price {price:g}"] = float(
-            (grams * chance).sum() / grams[:, :, 0].sum()
+            (grams * chance).sum() / grams[..., 0].sum()
         )
         figures[f"validation/quality/price {price:g}"] = float(quality)
     return figures
@@ -166,7 +167,7 @@ def validate(
 ) -> tuple[Validation, Float64Array]:
     """Return a policy's metrics at its floors' prices, and its mean probabilities over the zones.
 
-    The probabilities have the shape (2, n, n_directives), as those of `PromptSet.chances`.
+    The probabilities are the means over the zones' hours, shape (2, n, n_directives).
 
     Args:
         sets: the prompts in each zone.
@@ -184,11 +185,11 @@ def validate(
         intensity = prompts.intensity.ravel()
         points = pricing.points(prompts.tags, prompts.observations, intensity, Floors())
         chance = prompts.chances(policy, points)
-        chances.append(chance)
+        chances.append(chance.mean(axis=1))
         grams += float((prompts.costs["grams"] * chance).sum())
-        base += float(prompts.costs["grams"][:, :, 0].sum())
-        log_prices = points.log_price.reshape(2, -1)
-        log_latency = points.log_latency_price.reshape(2, -1)
+        base += float(prompts.costs["grams"][..., 0].sum())
+        log_prices = points.log_price.reshape(chance.shape[:-1])
+        log_latency = points.log_latency_price.reshape(chance.shape[:-1])
         groups = prompts.groups(together=config.floor_on == "all")
         found = prompts.measure(groups, chance, config.confidence)
         for group, measured in zip(groups, found, strict=True):

@@ -15,6 +15,10 @@ from envs.outcomes.floors import untagged_name
 from envs.outcomes.reward import latency_excess
 from envs.world import moment_on
 
+# Hours of the zone at which each prompt is measured. One would add the luck of which prompts meet
+# a dirty grid; beyond four, the choice of the prompts is nearly all that is left to luck.
+HOURS = 4
+
 
 class Group(NamedTuple):
     """The requests of one constraint: a task, with or without its tag, in one intensity band.
@@ -24,9 +28,9 @@ class Group(NamedTuple):
         task: task of the requests.
         tagged: whether the requests show their task's tag.
         floor: least quality relative to L0.
-        rows: mask of its prompts, shape (n,).
-        judged: mask of the prompts whose verdicts count for the floor, shape (n,): those of `rows`
-            with a known quality, or those of all tasks if they share one floor.
+        rows: mask of its requests, shape (HOURS, n).
+        judged: mask of the requests whose verdicts count for the floor, shape (HOURS, n): those of
+            `rows` with a known quality, or those of all tasks if they share one floor.
     """
 
     name: str
@@ -56,7 +60,7 @@ class Measured(NamedTuple):
 
 
 class PromptSet:
-    """A profile's n prompts spread over a zone's hours, each without and with its task's tag.
+    """A profile's n prompts, each sent at `HOURS` of a zone's hours, without and with its tag.
 
     In arrays whose first axis has length 2, index 0 is without tags and index 1 with tags.
 
@@ -66,9 +70,9 @@ class PromptSet:
             unknown.
         known: mask of the prompts whose quality is known under every directive, shape (n,).
         of_task: mask of each task's prompts, shape (n,).
-        observations: shape (2 n, n_features), with a price of 1.
-        intensity: grid intensity at each prompt's hour, gCO2e/kWh, shape (2, n).
-        costs: mean costs by name (`agents.policy.front.COSTS`), shape (2, n, n_directives) each.
+        observations: shape (2 HOURS n, n_features), with a price of 1.
+        intensity: grid intensity at each request's hour, gCO2e/kWh, shape (2, HOURS, n).
+        costs: costs by name (`agents.policy.front.COSTS`), shape (2, HOURS, n, n_directives) each.
     """
 
     def __init__(self, prepared: Prepared, trace: IntensityTrace, seed: int) -> None:
@@ -89,20 +93,21 @@ class PromptSet:
         self.known = np.asarray(~np.isnan(self.scores).any(axis=1), dtype=np.bool_)
         count = len(self.scores)
         rng = np.random.default_rng(seed)
-        times = [trace.spread(count, rng) for _ in parts]
+        times = np.stack([[trace.spread(count, rng) for _ in range(HOURS)] for _ in parts])
         self.observations = np.concatenate(
             [
                 featurizer.observe(part, moment_on(trace, time, np.zeros(count)))
-                for part, time in zip(parts, times, strict=True)
+                for part, of_part in zip(parts, times, strict=True)
+                for time in of_part
             ]
         )
         self._steerable = featurizer.steerable(self.observations)
-        self.intensity: Float64Array = np.stack([trace.at(time) for time in times])
+        self.intensity: Float64Array = trace.at(times)
         outcomes = profile.outcomes
         shape = (*self.intensity.shape, self.scores.shape[1])
         self.costs = {
             "grams": footprint_grams(
-                outcomes.energy_joules, outcomes.device_seconds, self.intensity[:, :, None]
+                outcomes.energy_joules, outcomes.device_seconds, self.intensity[..., None]
             ),
             "joules": np.broadcast_to(outcomes.energy_joules, shape),
             "device_seconds": np.broadcast_to(outcomes.device_seconds, shape),
@@ -112,11 +117,11 @@ class PromptSet:
 
     @property
     def tags(self) -> list[str | None]:
-        """The tag that each observation shows, length 2 n."""
+        """The tag that each observation shows, length 2 HOURS n."""
         tags = np.empty(len(self.scores), dtype=object)
         for task, rows in self.of_task.items():
             tags[rows] = task
-        return [None] * len(tags) + tags.tolist()
+        return [None] * (HOURS * len(tags)) + tags.tolist() * HOURS
 
     def groups(self, *, together: bool) -> list[Group]:
         """Return the requests of each constraint; a task without a floor has one of 0.
@@ -148,11 +153,11 @@ class PromptSet:
         return groups
 
     def chances(self, policy: Policy, points: Points | None = None) -> Float64Array:
-        """Return the probability of each directive, shape (2, n, n_directives).
+        """Return the probability of each directive, shape (2, HOURS, n, n_directives).
 
         Args:
-            points: prices of the 2 n observations, and the share of each that is left at L0; None
-                to leave the prices as they are.
+            points: prices of the observations, and the share of each that is left at L0; None to
+                leave the prices as they are.
         """
         observations = self.observations
         if points is not None:
@@ -177,44 +182,44 @@ class PromptSet:
         """Return the expected quality and costs of each group.
 
         Args:
-            chance: probabilities from `chances`, shape (2, n, n_directives).
+            chance: probabilities from `chances`, shape (2, HOURS, n, n_directives).
             confidence: number of standard errors of the bounds on latencies.
         """
         base_quality = np.where(self.known, self.scores[:, 0], 0.0)
         quality = np.where(self.known[:, None], self.scores, 0.0)
-        sums = []
-        for tag in (0, 1):
-            of_tag = chance[tag]
-            expected = (quality * of_tag).sum(axis=1)
-            costs = [(self.costs[name][tag] * of_tag).sum(axis=1) for name in self.costs]
-            l0 = [self.costs[name][tag][:, 0] for name in self.costs]
-            over = [(excess * of_tag).sum(axis=1) for excess in self._excess.values()]
-            judged = [expected, base_quality, *_products(expected, base_quality)]
-            others = [*costs, *l0, *_products(costs[0], l0[0]), *over, *(o**2 for o in over)]
-            sums.append((np.array(judged), np.array(others)))
-        return [self._measured(group, *sums[int(group.tagged)], confidence) for group in groups]
+        values = []
+        for of_tag, tag in zip(chance, (0, 1), strict=True):
+            costs = [(self.costs[name][tag] * of_tag).sum(axis=-1) for name in self.costs]
+            l0 = [self.costs[name][tag][..., 0] for name in self.costs]
+            over = [(excess * of_tag).sum(axis=-1) for excess in self._excess.values()]
+            qualities = (quality * of_tag).sum(axis=-1), np.broadcast_to(base_quality, l0[0].shape)
+            values.append((np.stack(qualities), np.stack([*costs, *l0, *over])))
+        return [self._measured(group, *values[int(group.tagged)], confidence) for group in groups]
 
     def _measured(
-        self, group: Group, judged: Float64Array, others: Float64Array, confidence: float
+        self, group: Group, qualities: Float64Array, others: Float64Array, confidence: float
     ) -> Measured:
-        top, bottom, *squares = judged[:, group.judged].sum(axis=1)
-        quality, error = _ratio(top, bottom, squares)
-        totals, count = others[:, group.rows].sum(axis=1), max(1, int(group.rows.sum()))
-        width, limits = len(self.costs), len(self._excess)
-        costs, l0 = totals[:width] / count, totals[width : 2 * width] / count
-        grams = totals[2 * width : 2 * width + 3]
-        over, over_squares = totals[2 * width + 3 :].reshape(2, limits) / count
+        """Return a group's figures. Each prompt's requests count as one, with their sum.
+
+        Args:
+            qualities: expected quality, and that under L0, shape (2, HOURS, n).
+            others: the costs, those under L0, and the excess over limits, shape (k, HOURS, n).
+        """
+        quality, error = _ratio(*_by_prompt(qualities, group.judged))
+        by_prompt = _by_prompt(others, group.rows)
+        requests, width = group.rows.sum(axis=0)[group.rows.any(axis=0)], len(self.costs)
+        costs, l0 = np.split(by_prompt[: 2 * width].sum(axis=1) / max(1, requests.sum()), 2)
         bounds = {}
-        for index, (task, name) in enumerate(self._excess):
+        for (task, name), over in zip(self._excess, by_prompt[2 * width :], strict=True):
             if task == group.task:
-                spread = float(np.sqrt(max(0.0, over_squares[index] - over[index] ** 2) / count))
-                bounds[name] = float(over[index]) + confidence * spread
+                mean, error_of_mean = _ratio(over, requests)
+                bounds[name] = mean + confidence * error_of_mean
         return Measured(
             quality,
             error,
             dict(zip(self.costs, costs.tolist(), strict=True)),
             dict(zip(self.costs, l0.tolist(), strict=True)),
-            _ratio(totals[0], totals[width], grams)[1],
+            _ratio(by_prompt[0], by_prompt[width])[1],
             bounds,
         )
 
@@ -223,28 +228,34 @@ class PromptSet:
         bounds = {}
         for (task, name), excess in self._excess.items():
             if task == group.task:
-                least: AnyArray = excess[group.rows].min(axis=1)
+                least: AnyArray = excess[group.rows.any(axis=0)].min(axis=1)
                 error = float(least.std() / np.sqrt(len(least)))
                 bounds[name] = float(least.mean()) + confidence * error
         return bounds
 
 
-def _products(values: Float64Array, reference: Float64Array) -> tuple[Float64Array, ...]:
-    """Return the products whose sums give the standard error of a ratio."""
-    return values**2, values * reference, reference**2
+def _by_prompt(values: Float64Array, rows: BoolArray) -> Float64Array:
+    """Return the sums over each prompt's requests of a group, shape (k, prompts of the group).
+
+    Args:
+        values: shape (k, HOURS, n).
+        rows: mask of the group's requests, shape (HOURS, n).
+    """
+    prompts = rows.any(axis=0)
+    sums: Float64Array = (values[:, :, prompts] * rows[:, prompts]).sum(axis=1)
+    return sums
 
 
-def _ratio(total: float, reference: float, products: Sequence[float]) -> tuple[float, float]:
-    """Return the ratio of two sums and its standard error (delta method).
+def _ratio(values: Float64Array, reference: AnyArray) -> tuple[float, float]:
+    """Return the ratio of two sums over prompts and its standard error (delta method).
 
     1 and 0 if the reference is 0.
 
     Args:
-        products: sums of `_products`.
+        values, reference: one value a prompt, shape (prompts,).
     """
-    if not reference > 0:
+    total = float(reference.sum())
+    if not total > 0:
         return 1.0, 0.0
-    ratio = float(total) / float(reference)
-    squares, mixed, reference_squares = products
-    residuals = squares - 2 * ratio * mixed + ratio**2 * reference_squares
-    return ratio, float(np.sqrt(max(0.0, residuals))) / float(reference)
+    ratio = float(values.sum()) / total
+    return ratio, float(np.sqrt(((values - ratio * reference) ** 2).sum())) / total

@@ -33,7 +33,7 @@ def told(tmp_path):
     reward = reward_from_profile(profile, 300.0, {})
     prepared = Prepared(profile, profile, featurizer, parts, reward, "correct")
     prompts = PromptSet(prepared, synthetic_day(), 0)
-    return foretell(prompts.chances(policy), prompts, prepared)
+    return foretell(prompts.chances(policy).mean(axis=1), prompts, prepared)
 
 
 def test_costs_and_qualities_are_those_of_the_requests_that_get_the_directive(told):

@@ -215,16 +215,20 @@ def test_a_groups_errors_are_those_of_the_delta_method(profile):
     group = next(g for g in sets.groups(together=False) if g.name == "recall")
     chance = sets.chances(policy(featurizer, (0.3, 0.2, 0)))
     (found,) = sets.measure([group], chance, 2.0)
-    of_group = chance[1, group.rows]
-    expected, base = (sets.scores[group.rows] * of_group).sum(axis=1), sets.scores[group.rows, 0]
+    # Each prompt is measured at several hours, which are not independent of one another.
+    rows = group.rows.all(axis=0)
+    assert (group.rows == rows).all()
+    of_group = chance[1][:, rows]
+    expected = (sets.scores[rows] * of_group).sum(axis=-1).mean(axis=0)
+    base = sets.scores[rows, 0]
     ratio = expected.sum() / base.sum()
     error = (expected - ratio * base).std() * np.sqrt(len(base)) / base.sum()
     assert (found.quality, found.quality_error) == pytest.approx((ratio, error))
-    grams = sets.costs["grams"][1, group.rows]
-    spent = (grams * of_group).sum(axis=1)
-    residuals = spent - spent.sum() / grams[:, 0].sum() * grams[:, 0]
-    assert found.grams_error == pytest.approx(np.sqrt((residuals**2).sum()) / grams[:, 0].sum())
-    seconds = (profile.outcomes.latency_seconds[group.rows] / 0.2 - 1) * of_group
-    excess = seconds.sum(axis=1)
+    grams = sets.costs["grams"][1][:, rows]
+    spent, l0 = (grams * of_group).sum(axis=(0, -1)), grams[..., 0].sum(axis=0)
+    residuals = spent - spent.sum() / l0.sum() * l0
+    assert found.grams_error == pytest.approx(np.sqrt((residuals**2).sum()) / l0.sum())
+    seconds = (profile.outcomes.latency_seconds[rows] / 0.2 - 1) * of_group
+    excess = seconds.sum(axis=-1).mean(axis=0)
     bound = excess.mean() + 2 * excess.std() / np.sqrt(len(excess))
     assert found.overshoot == pytest.approx({"recall mean": bound})

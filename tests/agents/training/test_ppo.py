@@ -69,7 +69,7 @@ def test_each_stage_learns_the_obvious_policy_on_two_kinds(
     assert trained.floors_kept
 
     fresh = made.chats(
-        40, {"lookup": "What is item {n}?", "proof": "Explain why {n} is so. Show all steps."}, 9
+        200, {"lookup": "What is item {n}?", "proof": "Explain why {n} is so. Show all steps."}, 9
     )
     judged = made.profile(tmp_path, fresh, lambda r, d: float(r.task == "lookup" or d == "none"))
     featurizer = trained.featurizer
