@@ -34,7 +34,8 @@ class Direct:
         confidence: number of standard errors by which the training prompts must clear a floor.
         profile: the training prompts, all of whose qualities are known; must hold the judged ones
             too. None for those of the scene.
-        trace: hours at which the training prompts are priced; None for those of the scene.
+        trace: training hours, of which each training prompt is priced at several
+            (`IntensityTrace.spread_each`); None for the hours of the scene.
     """
 
     fold_of: Callable[[Request], int] = fold_of
@@ -63,7 +64,7 @@ class Direct:
                 rows = judged & (predictions.folds == fold)[places]
                 if not rows.any() or not train.any():
                     continue
-                known = _split(predictions.inner[fold][train], intensity[train])
+                known = _split(predictions.inner[fold][train], intensity[:, train])
                 price = self._price(*known, scores[train], floor)
                 if price is not None:
                     quality, grams = _split(predictions.outer[places[rows]], scene.intensity[rows])
@@ -77,16 +78,18 @@ class Direct:
         """Return the lowest price such that it and every higher one clears the floor.
 
         Args:
-            quality, grams: predictions for the training prompts of a task, shape (n, D).
+            quality: predicted for the n training prompts of a task, shape (n, D).
+            grams: the same at H hours each, shape (H, n, D).
             scores: their measured qualities, shape (n, D).
         """
-        prices = candidate_prices(grams, quality)
+        width = quality.shape[1]
+        prices = candidate_prices(grams.reshape(-1, width), np.tile(quality, (len(grams), 1)))
         tried = np.linspace(0, len(prices) - 1, min(len(prices), MOST_PRICES)).astype(np.int64)
         reference = float(scores[:, 0].sum())
         lowest = None
         for price in prices[tried][::-1]:
-            choice = (grams - price * quality).argmin(axis=1)
-            expected = scores[np.arange(len(choice)), choice]
+            choice = (grams - price * quality).argmin(axis=-1)
+            expected = scores[np.arange(len(scores)), choice].mean(axis=0)
             ratio = float(expected.sum()) / reference if reference else 0.0
             residuals = expected - ratio * scores[:, 0]
             error = float(np.sqrt(residuals @ residuals)) / reference if reference else 0.0
@@ -102,15 +105,20 @@ class Direct:
         return self._last[1]
 
     def _training_intensity(self, scene: Scene, places: Int64Array, count: int) -> Float64Array:
-        """Return the intensity at the hour of each training prompt, gCO2e/kWh, shape (count,)."""
+        """Return the intensity at the hours of each training prompt, gCO2e/kWh, (H, count)."""
         if self.trace is None:
-            intensity = np.zeros(count)
-            intensity[places] = scene.intensity
+            intensity = np.zeros((1, count))
+            intensity[0, places] = scene.intensity
             return intensity
-        return self.trace.at(self.trace.spread(count, np.random.default_rng(0)))
+        return self.trace.at(self.trace.spread_each(count, np.random.default_rng(0)))
 
 
 def _split(predicted: Float64Array, intensity: Float64Array) -> tuple[Float64Array, Float64Array]:
-    """Return predicted quality and footprint (gCO2e), each of shape (n, D)."""
+    """Return predicted quality, shape (n, D), and footprint (gCO2e), with the hours' shape first.
+
+    Args:
+        predicted: of n requests, shape (n, 3 D).
+        intensity: at their hours, gCO2e/kWh, shape (..., n).
+    """
     quality, energy, seconds = np.split(predicted, 3, axis=1)
-    return quality, footprint_grams(energy, seconds, intensity[:, None])
+    return quality, footprint_grams(energy, seconds, intensity[..., None])

@@ -1,14 +1,14 @@
 """Inference of a policy: a small network in NumPy, without torch."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from envs.arrays import BoolArray, Float32Array, Float64Array
+from envs.arrays import AnyArray, BoolArray, Float32Array, Float64Array
 
 # Normalised observations are clipped to this range, so that no outlier saturates the network.
 CLIP = 5.0
@@ -46,14 +46,44 @@ class Policy:
         Args:
             observations: shape (n, n_features).
         """
-        hidden = (observations - self.mean) * self.scale
+        weight, bias = self.layers[0]
+        return self._outputs(self._normalised(observations) @ weight.T + bias)
+
+    def sweep(
+        self, observations: Float32Array, features: Sequence[int], values: AnyArray
+    ) -> Iterator[Float64Array]:
+        """Yield `probabilities` with some features set to other values, the same in all rows.
+
+        Twice as fast as `probabilities` on changed observations: only the last layers are
+        computed anew.
+
+        Args:
+            observations: shape (n, n_features).
+            features: indices of the features.
+            values: shape (k, len(features)).
+        """
+        index = list(features)
+        weight, bias = self.layers[0]
+        others = self._normalised(observations)
+        others[:, index] = 0
+        sums = others @ weight.T + bias
+        rows = np.zeros((len(values), len(self.mean)), dtype=np.float32)
+        rows[:, index] = values
+        for row in self._normalised(rows)[:, index]:
+            yield self._outputs(sums + weight[:, index] @ row)
+
+    def _normalised(self, observations: Float32Array) -> Float32Array:
+        result = (observations - self.mean) * self.scale
         if self.clip < np.inf:
-            hidden = np.minimum(np.maximum(hidden, -self.clip), self.clip)
+            result = np.minimum(np.maximum(result, -self.clip), self.clip)
+        return result
+
+    def _outputs(self, sums: Float32Array) -> Float64Array:
+        """Return the probabilities from the first layer's outputs before their activation."""
         active = ACTIVATIONS[self.activation]
-        for weight, bias in self.layers[:-1]:
-            hidden = active(hidden @ weight.T + bias)
-        weight, bias = self.layers[-1]
-        logits = (hidden @ weight.T + bias).astype(np.float64)
+        for weight, bias in self.layers[1:]:
+            sums = active(sums) @ weight.T + bias
+        logits = sums.astype(np.float64)
         logits -= logits.max(axis=1, keepdims=True)
         odds = np.exp(logits)
         result: Float64Array = odds / odds.sum(axis=1, keepdims=True)

@@ -112,17 +112,13 @@ def _curves(
 ) -> dict[str, Curve]:
     groups = prompts.groups(together=config.floor_on == "all")
     log_levels = np.log(levels) if len(levels) > 1 else np.zeros(1)
-    measured = [
-        [
-            prompts.measure(
-                groups,
-                prompts.at(policy, float(log_price), float(log_level)),
-                config.confidence,
-            )
-            for log_price in np.log(prices)
-        ]
-        for log_level in log_levels
+    pairs = [(price, level) for level in log_levels.tolist() for price in np.log(prices).tolist()]
+    found = [
+        prompts.measure(groups, chance, config.confidence)
+        for chance in prompts.sweep(policy, pairs)
     ]
+    count = len(prices)
+    measured = [found[count * level : count * (level + 1)] for level in range(len(levels))]
     return {
         group.name: _curve([[row[index] for row in level] for level in measured], group)
         for index, group in enumerate(groups)
@@ -150,8 +146,8 @@ def _curve(measured: list[list[Measured]], group: Group) -> Curve:
 def probe(policy: Policy, prompts: PromptSet) -> dict[str, float]:
     """Return footprint and quality relative to L0 at `PROBED` prices, by name, for a tracker."""
     figures = {}
-    for price in PROBED:
-        chance = prompts.at(policy, float(np.log(price)), 0.0)
+    pairs = [(float(np.log(price)), 0.0) for price in PROBED]
+    for price, chance in zip(PROBED, prompts.sweep(policy, pairs), strict=True):
         grams, scores = prompts.costs["grams"], prompts.scores[prompts.known]
         mean = chance.mean(axis=(0, 1))
         quality = (scores * mean[prompts.known]).sum() / scores[:, 0].sum()

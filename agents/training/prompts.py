@@ -1,6 +1,6 @@
 """A profile's prompts in one zone, prepared to evaluate policies on their measured outcomes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,14 +10,10 @@ from agents.policy.pricing import Points
 from agents.training.prepared import Prepared
 from envs.arrays import AnyArray, BoolArray, Float64Array
 from envs.carbon.footprint import footprint_grams
-from envs.carbon.intensity import IntensityTrace
+from envs.carbon.intensity import HOURS, IntensityTrace
 from envs.outcomes.floors import untagged_name
 from envs.outcomes.reward import latency_excess
 from envs.world import moment_on
-
-# Hours of the zone at which each prompt is measured. One would add the luck of which prompts meet
-# a dirty grid; beyond four, the choice of the prompts is nearly all that is left to luck.
-HOURS = 4
 
 
 class Group(NamedTuple):
@@ -93,7 +89,7 @@ class PromptSet:
         self.known = np.asarray(~np.isnan(self.scores).any(axis=1), dtype=np.bool_)
         count = len(self.scores)
         rng = np.random.default_rng(seed)
-        times = np.stack([[trace.spread(count, rng) for _ in range(HOURS)] for _ in parts])
+        times = np.stack([trace.spread_each(count, rng) for _ in parts])
         self.observations = np.concatenate(
             [
                 featurizer.observe(part, moment_on(trace, time, np.zeros(count)))
@@ -170,11 +166,20 @@ class PromptSet:
             chance[:, 0] += points.l0_share
         return chance.reshape(*self.intensity.shape, -1)
 
-    def at(self, policy: Policy, log_price: float, log_latency_price: float) -> Float64Array:
-        """Return `chances` with the same prices for all requests."""
-        count = len(self.observations)
-        prices = np.full(count, log_price), np.full(count, log_latency_price)
-        return self.chances(policy, Points(*prices, np.zeros(count)))
+    def sweep(
+        self, policy: Policy, log_prices: Sequence[tuple[float, float]]
+    ) -> Iterator[Float64Array]:
+        """Yield `chances` at prices that are the same for all requests.
+
+        Args:
+            log_prices: the logarithms of pairs of prices, of quality and of latency.
+        """
+        columns = self._featurizer.prices
+        low, high = self._featurizer.low[columns], self._featurizer.high[columns]
+        index = range(columns.start, columns.stop)
+        for chance in policy.sweep(self.observations, index, np.clip(log_prices, low, high)):
+            chance[~self._steerable] = np.eye(1, chance.shape[1])
+            yield chance.reshape(*self.intensity.shape, -1)
 
     def measure(
         self, groups: Sequence[Group], chance: Float64Array, confidence: float
@@ -189,10 +194,10 @@ class PromptSet:
         quality = np.where(self.known[:, None], self.scores, 0.0)
         values = []
         for of_tag, tag in zip(chance, (0, 1), strict=True):
-            costs = [(self.costs[name][tag] * of_tag).sum(axis=-1) for name in self.costs]
+            costs = [_expected(self.costs[name][tag], of_tag) for name in self.costs]
             l0 = [self.costs[name][tag][..., 0] for name in self.costs]
-            over = [(excess * of_tag).sum(axis=-1) for excess in self._excess.values()]
-            qualities = (quality * of_tag).sum(axis=-1), np.broadcast_to(base_quality, l0[0].shape)
+            over = [_expected(excess, of_tag) for excess in self._excess.values()]
+            qualities = _expected(quality, of_tag), np.broadcast_to(base_quality, l0[0].shape)
             values.append((np.stack(qualities), np.stack([*costs, *l0, *over])))
         return [self._measured(group, *values[int(group.tagged)], confidence) for group in groups]
 
@@ -232,6 +237,12 @@ class PromptSet:
                 error = float(least.std() / np.sqrt(len(least)))
                 bounds[name] = float(least.mean()) + confidence * error
         return bounds
+
+
+def _expected(values: Float64Array, chance: Float64Array) -> Float64Array:
+    """Return the expectation over the directives, the last axis."""
+    expected: Float64Array = np.einsum("...d,...d->...", values, chance)
+    return expected
 
 
 def _by_prompt(values: Float64Array, rows: BoolArray) -> Float64Array:

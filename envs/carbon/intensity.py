@@ -21,6 +21,9 @@ RECENT_HOURS = 24
 # An intensity is also placed among this many hours to come, if there is a forecast.
 COMING_HOURS = 24
 UNKNOWN_PLACE = 0.5
+# Hours at which each prompt of a profile is measured. With one, it would be luck which prompts
+# meet a dirty grid; beyond four, nearly all that is left to luck is which prompts there are.
+HOURS = 4
 
 # Origin of a reading, the best first; each step is used only if those before it fail.
 Step = Literal["live", "forecast", "last_known", "yearly_mean", "constant"]
@@ -203,6 +206,10 @@ class IntensityTrace:
         steps = np.linspace(0, len(self.g_per_kwh), count, endpoint=False).astype(np.int64)
         times: Float64Array = self.start + self.step_seconds * rng.permutation(steps)
         return times
+
+    def spread_each(self, count: int, rng: np.random.Generator) -> Float64Array:
+        """Return `HOURS` times, as from `spread`, for each of `count` prompts, (HOURS, count)."""
+        return np.stack([self.spread(count, rng) for _ in range(HOURS)])
 
     def at(self, times: Float64Array) -> Float64Array:
         """Return the intensity at each time (Unix seconds), gCO2e/kWh."""
