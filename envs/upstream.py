@@ -1,6 +1,7 @@
 """A client of the upstream LLM server: OpenAI-compatible chat, many requests at once."""
 
 import asyncio
+import atexit
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -64,12 +65,15 @@ class Upstream:
         """Start the client's background thread and HTTP session."""
         self._portal = self._portal_context.__enter__()
         self._portal.call(self._connect)
+        # A program that ends without `close` would wait for the thread forever.
+        atexit.register(self.close)
         return self
 
     def close(self) -> None:
         """End the thread and the session. A second call has no effect."""
         if self._portal is None or self._session is None:
             return
+        atexit.unregister(self.close)
         self._portal.call(self._session.close)
         self._portal_context.__exit__(None, None, None)
         self._portal = self._session = None

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -67,3 +69,19 @@ def test_a_refusal_and_an_absent_server_are_named_in_the_error(fake, monkeypatch
 def test_a_server_that_lists_no_model_needs_the_model_flag(fake):
     with Upstream(fake.url) as upstream, pytest.raises(UpstreamError, match="--model"):
         upstream.chat([{"messages": []}])
+
+
+def test_a_program_that_fails_without_closing_the_client_ends_with_its_own_error(fake):
+    program = (
+        "import sys\n"
+        "from envs.upstream import Upstream\n"
+        "upstream = Upstream(sys.argv[1], 'made').open()\n"
+        "cycle = [upstream]\n"
+        "cycle.append(cycle)\n"
+        "raise RuntimeError('of the program')\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, fake.url], capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == 1
+    assert "RuntimeError: of the program" in ended.stderr
