@@ -62,6 +62,11 @@ class AverageCallback(BaseCallback):
         return self._average.state_dict()
 
     @property
+    def weights(self) -> Mapping[str, Any]:
+        """The averaged weights of the policy and its value function."""
+        return self._average.module.state_dict()
+
+    @property
     def policy(self) -> Policy:
         """The policy with the averaged weights."""
         return export_policy(self._average.module)  # type: ignore[arg-type]

@@ -325,7 +325,7 @@ class Trainer:
             model.learn(steps, callback=self._callback, reset_num_timesteps=self._resumed is None)
         self._resumed = None
         self._seconds["ppo"] = self._seconds.get("ppo", 0.0) + time.perf_counter() - started
-        self._weights = copy.deepcopy(model.policy.state_dict())
+        self._weights = copy.deepcopy(self._callback.weights)
         self._policy = self._callback.policy
 
     def _normalisation(self) -> tuple[Float32Array, Float32Array]:

@@ -117,6 +117,7 @@ class Row:
         origin: "policy" for its own floor, "asked" for one of --floor, or "".
         price: price of quality.
         l0_share: share of requests left at L0 because no price reaches the floor.
+        limits_kept: False if the task's latency limits cannot be kept together with the floor.
         quality, quality_ci95: quality relative to L0 that the training's verdicts show.
         saving_pct, saving_ci95: footprint saved relative to always L0, %.
         grams: footprint, gCO2e.
@@ -130,6 +131,7 @@ class Row:
     origin: str
     price: float
     l0_share: float
+    limits_kept: bool
     quality: float
     quality_ci95: tuple[float, float]
     saving_pct: float
@@ -181,7 +183,7 @@ class _Task:
                 f"{row.saving_pct:.1f} [{row.saving_ci95[0]:.1f}, {row.saving_ci95[1]:.1f}]",
                 f"{row.quality:.3f} [{row.quality_ci95[0]:.3f}, {row.quality_ci95[1]:.3f}]",
                 f"{row.tokens:.0f}",
-                f"{row.seconds:.2f}",
+                f"{row.seconds:.2f}{'' if row.limits_kept else ', over its limit'}",
                 f"{_THOUSAND * row.money:.3g}, {_THOUSAND * row.kwh:.3g}",
             )
         return view
@@ -198,6 +200,7 @@ def _row(front: Front, zone: str, name: str, floor: float, origin: str, tariff: 
         origin,
         math.exp(point.log_price),
         point.l0_share,
+        point.limits_kept,
         quality,
         (quality - error, quality + error),
         saving,

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import closing
+from dataclasses import replace
 
 import pytest
 
@@ -63,6 +64,20 @@ def test_a_floor_that_is_asked_about_is_compared_with_the_policys_own(bundle, tm
 def test_what_the_front_does_not_have_is_refused(bundle, tmp_path, capsys, flags, problem):
     assert frontier(tmp_path, *flags)[0] == 2
     assert problem in capsys.readouterr().err
+
+
+def test_a_floor_that_breaks_a_latency_limit_is_marked(bundle, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    # The limit allows as much latency as a floor of .95 needs.
+    curve = bundle.front.zones["SYNTHETIC"]["legal"]
+    curve = replace(curve, overshoot=curve.quality - 0.96)
+    front = replace(bundle.front, zones={"SYNTHETIC": {"legal": curve}})
+    made.bundle(tmp_path / "bundle", tasks=("legal",), extra={"floors": {}}, front=front)
+    _, result = frontier(tmp_path)
+    kept = {row["floor"]: row["limits_kept"] for row in result["tasks"]["legal"]}
+    assert kept[0.95]
+    assert not kept[0.97]
+    assert "over its limit" in capsys.readouterr().out
 
 
 def test_a_policy_without_a_front_is_refused(tmp_path, capsys):
