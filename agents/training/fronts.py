@@ -1,6 +1,8 @@
 """The search for prices after training: the front of a policy, and what it means at its floors."""
 
-from collections.abc import Callable, Sequence
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +17,13 @@ from envs.errors import ConfigError
 from envs.outcomes.prices import LATENCY_RANGE
 from envs.outcomes.reward import Reward
 
-# Prices of quality and of latency at which a front is measured.
-PRICES = 129
+# Prices of quality at which a front is measured first, and prices of latency.
+PRICES = 33
 LATENCY_PRICES = 6
+# Between two prices a further one is measured where a quality moves by more than this, unless they
+# are closer than this ratio: a floor takes a measured price, so a wide step keeps too much.
+STEP = 0.005
+CLOSEST = 1.02
 # Prices at which a training is measured while it goes on.
 PROBED = (1.0, 3.0, 10.0)
 
@@ -89,40 +95,78 @@ def measure_front(
         reward: supplies floors, limits and the floors' schedule.
         config: supplies the range of prices, confidence and safety.
     """
-    prices = np.geomspace(*config.price_range, PRICES)
     levels = np.array([LATENCY_RANGE[0]])
     if reward.limits:
         levels = np.geomspace(*LATENCY_RANGE, LATENCY_PRICES)
+    together = config.floor_on == "all"
+    groups = {prompts.zone: prompts.groups(together=together) for prompts in sets}
+    found: dict[float, _AtPrice] = {}
+    missing = np.geomspace(*config.price_range, PRICES).tolist()
+    while missing:
+        found |= _measured(policy, sets, groups, missing, levels, config.confidence)
+        missing = [
+            math.sqrt(low * high)
+            for low, high in itertools.pairwise(sorted(found))
+            if high / low > CLOSEST and _step(found[low], found[high]) > STEP
+        ]
+    at_prices = [found[price] for price in sorted(found)]
+    zones = {
+        zone: {
+            group.name: _curve(
+                [
+                    [at_price[zone][level][index] for at_price in at_prices]
+                    for level in range(len(levels))
+                ],
+                group,
+            )
+            for index, group in enumerate(of_zone)
+        }
+        for zone, of_zone in groups.items()
+    }
     return Front(
-        prices,
+        np.array(sorted(found)),
         levels,
         config.confidence,
         config.safety,
-        {prompts.zone: _curves(policy, prompts, prices, levels, config) for prompts in sets},
+        zones,
         reward.floor_schedule,
     )
 
 
-def _curves(
+# Figures at one price of quality: by zone, price of latency and group.
+_AtPrice = dict[str, list[list[Measured]]]
+
+
+def _measured(
     policy: Policy,
-    prompts: PromptSet,
-    prices: Float64Array,
+    sets: Sequence[PromptSet],
+    groups: Mapping[str, Sequence[Group]],
+    prices: Sequence[float],
     levels: Float64Array,
-    config: PpoConfig,
-) -> dict[str, Curve]:
-    groups = prompts.groups(together=config.floor_on == "all")
-    log_levels = np.log(levels) if len(levels) > 1 else np.zeros(1)
-    pairs = [(price, level) for level in log_levels.tolist() for price in np.log(prices).tolist()]
-    found = [
-        prompts.measure(groups, chance, config.confidence)
-        for chance in prompts.sweep(policy, pairs)
-    ]
-    count = len(prices)
-    measured = [found[count * level : count * (level + 1)] for level in range(len(levels))]
-    return {
-        group.name: _curve([[row[index] for row in level] for level in measured], group)
-        for index, group in enumerate(groups)
-    }
+    confidence: float,
+) -> dict[float, _AtPrice]:
+    """Return the figures of all groups at each price of quality."""
+    log_levels = np.log(levels).tolist() if len(levels) > 1 else [0.0]
+    pairs = [(math.log(price), level) for price in prices for level in log_levels]
+    found: dict[float, _AtPrice] = {price: {} for price in prices}
+    for prompts in sets:
+        each = [
+            prompts.measure(groups[prompts.zone], chance, confidence)
+            for chance in prompts.sweep(policy, pairs)
+        ]
+        for index, price in enumerate(prices):
+            found[price][prompts.zone] = each[index * len(levels) : (index + 1) * len(levels)]
+    return found
+
+
+def _step(low: _AtPrice, high: _AtPrice) -> float:
+    """Return by how much the quality that moves most moves between two prices."""
+    return max(
+        abs(a.quality - b.quality)
+        for zone in low
+        for level in range(len(low[zone]))
+        for a, b in zip(low[zone][level], high[zone][level], strict=True)
+    )
 
 
 def _curve(measured: list[list[Measured]], group: Group) -> Curve:
