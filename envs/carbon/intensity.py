@@ -22,8 +22,8 @@ RECENT_HOURS = 24
 COMING_HOURS = 24
 UNKNOWN_PLACE = 0.5
 # Hours at which each prompt of a profile is measured. With one, it would be luck which prompts
-# meet a dirty grid; beyond four, nearly all that is left to luck is which prompts there are.
-HOURS = 4
+# meet a dirty grid; beyond three, nearly all that is left to luck is which prompts there are.
+HOURS = 3
 
 # Origin of a reading, the best first; each step is used only if those before it fail.
 Step = Literal["live", "forecast", "last_known", "yearly_mean", "constant"]
