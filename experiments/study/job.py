@@ -23,7 +23,7 @@ from experiments.train.job import TrainingJob
 
 RESULT = "result.json"
 # Raise it when a change of the code makes the same inputs train another policy.
-TRAINING_SCHEMA = 2
+TRAINING_SCHEMA = 3
 # Attempts per job: a worker can be killed, and a machine can disappear.
 TRIES = 3
 
