@@ -54,8 +54,7 @@ class Policy:
     ) -> Iterator[Float64Array]:
         """Yield `probabilities` with some features set to other values, the same in all rows.
 
-        Twice as fast as `probabilities` on changed observations: only the last layers are
-        computed anew.
+        Faster than `probabilities` of changed observations: the first layer is computed once.
 
         Args:
             observations: shape (n, n_features).

@@ -27,6 +27,9 @@ CLOSEST = 1.02
 # Prices at which a training is measured while it goes on.
 PROBED = (1.0, 3.0, 10.0)
 
+# Figures at one price of quality: by zone, price of latency and group.
+_AtPrice = dict[str, list[list[Measured]]]
+
 
 @dataclass(frozen=True)
 class Validation:
@@ -131,10 +134,6 @@ def measure_front(
         zones,
         reward.floor_schedule,
     )
-
-
-# Figures at one price of quality: by zone, price of latency and group.
-_AtPrice = dict[str, list[list[Measured]]]
 
 
 def _measured(

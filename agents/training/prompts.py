@@ -213,7 +213,7 @@ class PromptSet:
         quality, error = _ratio(*_by_prompt(qualities, group.judged))
         by_prompt = _by_prompt(others, group.rows)
         requests, width = group.rows.sum(axis=0)[group.rows.any(axis=0)], len(self.costs)
-        costs, l0 = np.split(by_prompt[: 2 * width].sum(axis=1) / max(1, requests.sum()), 2)
+        means = (by_prompt[: 2 * width].sum(axis=1) / max(1, requests.sum())).tolist()
         bounds = {}
         for (task, name), over in zip(self._excess, by_prompt[2 * width :], strict=True):
             if task == group.task:
@@ -222,8 +222,8 @@ class PromptSet:
         return Measured(
             quality,
             error,
-            dict(zip(self.costs, costs.tolist(), strict=True)),
-            dict(zip(self.costs, l0.tolist(), strict=True)),
+            dict(zip(self.costs, means[:width], strict=True)),
+            dict(zip(self.costs, means[width:], strict=True)),
             _ratio(by_prompt[0], by_prompt[width])[1],
             bounds,
         )

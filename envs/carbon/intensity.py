@@ -21,8 +21,8 @@ RECENT_HOURS = 24
 # An intensity is also placed among this many hours to come, if there is a forecast.
 COMING_HOURS = 24
 UNKNOWN_PLACE = 0.5
-# Hours at which each prompt of a profile is measured. With one, it would be luck which prompts
-# meet a dirty grid; beyond three, nearly all that is left to luck is which prompts there are.
+# Hours at which each prompt of a profile is measured. With one, it is luck which prompts meet a
+# dirty grid; three take most of that luck away.
 HOURS = 3
 
 # Origin of a reading, the best first; each step is used only if those before it fail.

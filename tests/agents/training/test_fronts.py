@@ -8,7 +8,7 @@ import pytest
 from agents.policy.network import Policy
 from agents.policy.pricing import Pricing
 from agents.training.config import PpoConfig
-from agents.training.fronts import check_constraints, measure_front, validate
+from agents.training.fronts import CLOSEST, STEP, check_constraints, measure_front, validate
 from agents.training.prepared import Prepared
 from agents.training.prompts import PromptSet
 from envs.carbon.csv_traces import synthetic_day
@@ -89,6 +89,15 @@ def test_the_front_ascends_from_the_least_cost_to_l0(profile):
     assert (np.diff(curve.costs["grams"][0]) >= 0).all()
     assert curve.quality[0, 0] < 0.01
     assert curve.quality[0, -1] > 0.99
+
+
+@pytest.mark.parametrize("sharpness", [2.0, 40.0])
+def test_prices_are_close_where_quality_moves_and_far_apart_elsewhere(profile, sharpness):
+    front, _ = measured(profile, (0, 0, 0), by_price(sharpness))
+    ratios = front.prices[1:] / front.prices[:-1]
+    steps = np.max([abs(np.diff(c.quality[0])) for c in front.zones["SYNTHETIC"].values()], axis=0)
+    assert (ratios[steps > STEP] <= CLOSEST + 1e-9).all()
+    assert ratios[steps < 1e-4].max() > 1.2
 
 
 def test_at_the_prices_that_were_found_each_floor_is_just_kept(profile):

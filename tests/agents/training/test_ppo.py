@@ -214,6 +214,19 @@ def test_a_latency_limit_overrules_the_directive_that_emits_least(tmp_path):
         assert trained.validation.share_by_task["proof"][2] > 0.9
 
 
+def test_a_live_training_that_learns_nothing_keeps_the_policy_of_the_replay(tmp_path):
+    profile = made.profile(tmp_path, generate_requests(8, seed=0), lambda r, d: float(d == "none"))
+    config = PpoConfig(
+        start_batches=5, replay_steps=2048, live_steps=64, lanes=256, live_learning_rate=0.0
+    )
+    trainer = Trainer(profile, synthetic_day(), {}, config, MemoryTracker())
+    trainer.replay()
+    replayed = trainer.result().policy
+    trainer.live(trainer._replay_world())
+    for kept, now in zip(replayed.layers, trainer.result().policy.layers, strict=True):
+        assert now[0] == pytest.approx(kept[0], abs=1e-6)
+
+
 def test_one_policy_serves_every_floor(tmp_path):
     # Half of the prompts lose their quality under any directive, and nothing tells which.
     requests = made.chats(200, {"lookup": "What is item {n}?"})
