@@ -100,7 +100,7 @@ def test_the_same_seed_gives_the_same_bundle_to_the_bit(data, finished, tmp_path
     # processes.
     pool.train_all(data, jobs(1), tmp_path, workers=1)
     a, b = (folder / folder_of(data, jobs(1)[0]) for folder in (finished, tmp_path))
-    for name in ("manifest.json", "policy.safetensors", "vocabulary.json"):
+    for name in ("manifest.json", "policy.safetensors", "vocabulary.json", "front.json"):
         assert (a / name).read_bytes() == (b / name).read_bytes()
 
 

@@ -129,7 +129,8 @@ def two_zones(folder, profile):
         DEFAULT_CATALOGUE,
         chosen_trace([traces], None),
         dict.fromkeys(profile.tasks, 0.5),
-        replace(CONFIG, floor_slack=0.2),
+        # Few prices: each is measured for each zone, band, tag and price of latency.
+        replace(CONFIG, floor_slack=0.2, price_range=(1.0, 3.0)),
         limits={"choice": Limit(mean_seconds=9.0)},
     )
     job.run(folder / "two-zones", NullRun())
