@@ -2,7 +2,7 @@
 
 import base64
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,20 @@ from agents.methods.bundle import Learned
 from agents.methods.scene import build_scene
 from agents.policy.bundle import Bundle, load_bundle
 from agents.policy.explain import Tree, contributions, distil, turning_points
-from agents.policy.pricing import Floor, Floors, floors_from
-from envs.arrays import Float32Array
+from agents.policy.pricing import Floors, floors_from
 from envs.carbon.csv_traces import chosen_trace
 from envs.carbon.intensity import IntensityTrace
 from envs.errors import ConfigError
 from envs.outcomes.profile_reader import read_profile
 from envs.outcomes.stated_floors import ANY_TASK, read_floors
 from envs.requests.features import GROUPS
-from envs.world import moment_on
+from envs.requests.moment import Moment
 from experiments.console import table_console
 from experiments.operate.on_ledger import OnLedger
 from experiments.operate.why import REASONS, explained
 from experiments.settings import write_json
+from serving.hook.decider import Decider, Decision, DecisionInput
+from serving.hook.grid import GridState
 
 
 class Explain(OnLedger):
@@ -126,11 +127,11 @@ class Explain(OnLedger):
         if self.floor is not None:
             floors = floors_from(read_floors(self.floor), "start")
         asked = _Asked(bundle, chat, trace, level)
-        observation, price, floor = asked.observation(self.task, floors)
-        if not bundle.featurizer.steerable(observation[None])[0]:
+        decision = asked.decision(self.task, floors)
+        if not decision.steerable:
             return {"directive": names[0], "reason": "own_length", "intensity_g_per_kwh": level}
-        probabilities = bundle.policy.probabilities(observation[None])[0]
-        first, second = np.argsort(-probabilities)[:2]
+        observation, probabilities = decision.observation, decision.probabilities
+        first, second = np.argsort(probabilities)[::-1][:2]
         by_tag = {
             str(tag): asked.likeliest(tag, floors) for tag in (None, *bundle.featurizer.tasks)
         }
@@ -138,13 +139,13 @@ class Explain(OnLedger):
             "directive": names[first],
             "reason": "policy",
             "intensity_g_per_kwh": level,
-            "probabilities": dict(zip(names, probabilities.tolist(), strict=True)),
+            "probabilities": dict(zip(names, probabilities, strict=True)),
             "against": names[second],
             "contributions": contributions(
                 bundle.policy, bundle.featurizer, observation, int(first), int(second)
             ),
-            "price": price,
-            "floor": None if floor is None else floor.ratio,
+            "price": decision.price,
+            "floor": None if decision.floor is None else decision.floor.ratio,
             "by_floor": asked.by_floor(self.task),
             "by_intensity": [
                 {"from_g_per_kwh": threshold, "directive": names[action]}
@@ -173,45 +174,35 @@ class Explain(OnLedger):
 _FLOORS = np.arange(0.5, 1.0001, 0.005)
 
 
-@dataclass(frozen=True)
 class _Asked:
-    """A chat at noon, with no load.
+    """What the hook decides for a chat at noon, with no load.
 
-    Attributes:
+    Args:
         level: carbon intensity, gCO2e/kWh, taken to be in the middle of the day's range.
     """
 
-    bundle: Bundle
-    chat: list[Any]
-    trace: IntensityTrace
-    level: float
+    def __init__(
+        self, bundle: Bundle, chat: list[Any], trace: IntensityTrace, level: float
+    ) -> None:
+        self._decider, self._chat = Decider(bundle), chat
+        noon = trace.start + 12 * 3600.0
+        half = np.full(1, 0.5)
+        moment = Moment(np.zeros(1), np.array([level]), half, half, np.array([noon]))
+        reading = replace(trace.reading(noon, 0.0), g_per_kwh=level)
+        self._grid = GridState(reading, moment)
 
-    def observation(
-        self, task: str | None, floors: Floors
-    ) -> tuple[Float32Array, float | None, Floor | None]:
-        """Return the observation, shape (n_features,), the price in it, and the price's floor."""
-        featurizer = self.bundle.featurizer
-        noon = np.array([self.trace.start + 12 * 3600.0])
-        part = featurizer.request(self.chat, task)
-        at_noon = featurizer.observe(part[None], moment_on(self.trace, noon, np.zeros(1)))
-        observations = featurizer.at_intensity(at_noon, np.array([self.level]))
-        for name in ("recent_place", "coming_place"):
-            observations[:, featurizer.names.index(name)] = 0.5
-        pricing = self.bundle.pricing(self.trace.zone)
-        point, floor = pricing.point(task, part, self.level, floors)
-        observations = featurizer.at_prices(observations, *point[:2])
-        priced = pricing.front is not None or pricing.fixed
-        return observations[0], float(np.exp(point.log_price)) if priced else None, floor
+    def decision(self, task: str | None, floors: Floors) -> Decision:
+        """Return the decision under a task's tag; None for no tag."""
+        return self._decider.decide(DecisionInput(self._chat, task, 0, floors, self._grid))
 
     def likeliest(self, task: str | None, floors: Floors) -> str:
         """Return the name of the most probable directive."""
-        observation, _, _ = self.observation(task, floors)
-        chances = self.bundle.policy.probabilities(observation[None])[0]
-        return self.bundle.catalogue.names[int(chances.argmax())]
+        chances = self.decision(task, floors).probabilities
+        return self._decider.bundle.catalogue.names[int(np.argmax(chances))]
 
     def by_floor(self, task: str | None) -> list[dict[str, Any]]:
         """Return the most probable directive from each floor on; none if floors change nothing."""
-        if self.bundle.front is None:
+        if self._decider.bundle.front is None:
             return []
         turns: list[dict[str, Any]] = []
         for floor in _FLOORS.round(3).tolist():

@@ -155,6 +155,19 @@ def test_a_request_is_explained_with_the_floors_that_would_change_its_directive(
     assert "by floor: from 0.5 very_brief; from 0.75" in capsys.readouterr().out
 
 
+def test_the_share_that_is_left_at_l0_beyond_the_front_is_in_the_explained_odds(tmp_path):
+    made.priced_bundle(tmp_path / "bundle")
+    out = tmp_path / "why.json"
+    chances = {}
+    # The front reaches 0.99995.
+    for floor in ("0.9999", "1"):
+        flags = ["--request", "What is 7?", "--task", "legal", "--floor", floor]
+        run_command(Explain, "explain", [str(tmp_path / "bundle"), *flags, "--json", str(out)])
+        chances[floor] = json.loads(out.read_text())["decision"]["probabilities"]["none"]
+    assert chances["0.9999"] < 1
+    assert chances["1"] == 1
+
+
 @pytest.mark.parametrize(
     ("changed", "price"),
     [
