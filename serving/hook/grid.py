@@ -12,6 +12,7 @@ from envs.carbon.intensity import CarbonReading, IntensityTrace, Kind, iso
 from envs.errors import SproutError
 from envs.plausible import LEAST_MEAN_G_PER_KWH
 from envs.requests.moment import Moment
+from serving.file_stamp import FileStamp, file_stamp
 from serving.settings.hook import MAX_AGE_SECONDS
 
 # The state of the grid is cached for this time: its features change more slowly.
@@ -85,8 +86,8 @@ class Grid:
         self._load = load
         self._max_age = max_age_seconds
         # None makes the first `refresh` read the file: it may have changed since `view` was read.
-        self._stamp: tuple[int, int] | None = None
-        self._failed_stamp: tuple[int, int] | None = None
+        self._stamp: FileStamp | None = None
+        self._failed_stamp: FileStamp | None = None
         self._broken: str | None = None
         self._state: GridState | None = None
         self._state_time = 0.0
@@ -133,7 +134,7 @@ class Grid:
         Raises:
             SproutError, OSError: the file cannot be read; the old view stays in use.
         """
-        stamp = self._file_stamp()
+        stamp = file_stamp(self._path)
         if self._path is None or self._load is None or stamp in (None, self._stamp):
             return
         try:
@@ -168,13 +169,6 @@ class Grid:
             f"--intensity {self.view.source} ends at {iso(self.view.end)}, {days:.0f} days ago: "
             "give a current trace, a live source, or a number of gCO2e/kWh"
         )
-
-    def _file_stamp(self) -> tuple[int, int] | None:
-        try:
-            stat = self._path.stat() if self._path else None
-        except OSError:
-            return None
-        return (stat.st_mtime_ns, stat.st_size) if stat else None
 
 
 class UnknownGrid:

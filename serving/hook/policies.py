@@ -9,6 +9,7 @@ from agents.policy.bundle_files import MANIFEST
 from envs.carbon.intensity import Kind
 from envs.errors import BundleError
 from envs.requests.directive import Place
+from serving.file_stamp import FileStamp, file_stamp
 from serving.hook.decider import Decider
 
 
@@ -39,7 +40,7 @@ class Policies:
         self._kind = kind
         self._place = place
         self._explore = explore
-        self._stamps: dict[Path, tuple[int, int, int] | None] = {}
+        self._stamps: dict[Path, FileStamp | None] = {}
         self._by_folder: dict[Path, Decider] = {}
         self._by_model: dict[str, Decider] = {}
         self.problems: dict[Path, str] = {}
@@ -65,7 +66,8 @@ class Policies:
         """
         changed = False
         for folder in self._folders:
-            stamp = _stamp(folder)
+            # The manifest suffices: it is written last, in one atomic step.
+            stamp = file_stamp(folder / MANIFEST)
             if stamp == self._stamps.get(folder, ()) and not force:
                 continue
             self._stamps[folder] = stamp
@@ -111,13 +113,3 @@ class Policies:
             f"{folder}: trained on {trained_kind} carbon intensity, but the grid's is "
             f"{self._kind}; train on {self._kind} intensity, or change the intensity source"
         )
-
-
-def _stamp(folder: Path) -> tuple[int, int, int] | None:
-    """Return values that change when a bundle is replaced, or None if there is no bundle."""
-    # The manifest suffices: it is written last, in one atomic step.
-    try:
-        stat = (folder / MANIFEST).stat()
-    except OSError:
-        return None
-    return stat.st_mtime_ns, stat.st_ino, stat.st_size

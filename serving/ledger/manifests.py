@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.policy.bundle_files import MANIFEST
+from serving.file_stamp import FileStamp, file_stamp
 
 Manifest = Mapping[str, Any]
 
@@ -25,7 +26,7 @@ class Manifests:
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self._folders = tuple(folders)
-        self._stamps: dict[Path, tuple[int, int, int]] = {}
+        self._stamps: dict[Path, FileStamp] = {}
         self.by_version: dict[str, Manifest] = {}
         self._by_model: dict[str, Manifest] = {}
 
@@ -33,11 +34,10 @@ class Manifests:
         """Read the manifests that have changed."""
         for folder in self._folders:
             path = folder / MANIFEST
+            stamp = file_stamp(path)
+            if stamp is None or stamp == self._stamps.get(folder):
+                continue
             try:
-                stat = path.stat()
-                stamp = stat.st_mtime_ns, stat.st_size, stat.st_ino
-                if stamp == self._stamps.get(folder):
-                    continue
                 raw = path.read_bytes()
                 manifest = json.loads(raw)
                 model = manifest["model"]

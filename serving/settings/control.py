@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from serving.file_stamp import FileStamp, file_stamp
 from serving.settings.kill_switch import KillState, KillSwitch
 from serving.settings.rules import Mode, Ratio, Rule
 
@@ -84,7 +85,7 @@ class LocalControl:
 
     def __init__(self, folder: Path, initial: Control, kill: KillSwitch) -> None:
         self._path = folder / FILE
-        self._stamp: tuple[int, int] | None = None
+        self._stamp: FileStamp | None = None
         self.initial = self.stored = self.now = initial
         self.kill = kill
         self.refresh()
@@ -105,11 +106,10 @@ class LocalControl:
         self.now = self.stored.model_copy(update={"mode": "off"}) if off else self.stored
 
     def _read(self) -> None:
+        stamp = file_stamp(self._path)
+        if stamp is None or stamp == self._stamp:
+            return
         try:
-            stat = self._path.stat()
-            stamp = stat.st_mtime_ns, stat.st_ino
-            if stamp == self._stamp:
-                return
             self.stored = Control.from_json(self._path.read_bytes())
         except (OSError, ValidationError):
             return

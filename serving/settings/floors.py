@@ -1,10 +1,10 @@
 """The quality floors in force: those of the start, the operators', a rule's and a caller's."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from agents.policy.pricing import Floor, Floors
 from envs.outcomes.stated_floors import ANY_TASK, floors_file, read_floors
+from serving.file_stamp import file_stamp
 from serving.settings.control import Control
 from serving.settings.rules import Rule
 
@@ -26,7 +26,7 @@ class HookFloors:
     def __init__(self, stated: str | None) -> None:
         self._stated = stated
         self._path = None if stated is None else floors_file(stated)
-        self._stamp = _stamp(self._path)
+        self._stamp = file_stamp(self._path)
         self._start: Mapping[str, float] = {} if stated is None else read_floors(stated)
         self._combined: Floors | None = None
         self._operators: Mapping[str, float] = {}
@@ -42,7 +42,7 @@ class HookFloors:
         Raises:
             SproutError: the file is wrong; the last floors stay in force.
         """
-        stamp = _stamp(self._path)
+        stamp = file_stamp(self._path)
         if self._stated is None or stamp in (None, self._stamp):
             return
         self._stamp = stamp
@@ -77,11 +77,3 @@ def _ratio(text: str) -> float:
     except ValueError:
         return 1.0
     return min(1.0, max(0.0, value)) if value == value else 1.0
-
-
-def _stamp(path: Path | None) -> tuple[int, int, int] | None:
-    try:
-        stat = path.stat() if path is not None else None
-    except OSError:
-        return None
-    return (stat.st_mtime_ns, stat.st_ino, stat.st_size) if stat else None

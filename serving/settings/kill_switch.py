@@ -15,6 +15,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from serving.file_stamp import FileStamp, file_stamp
+
 FILE = "off.json"
 
 
@@ -71,22 +73,22 @@ class KillSwitch:
     def __init__(self, folders: Sequence[Path], mounted: Path | None = None) -> None:
         self._paths = [folder / FILE for folder in folders]
         self._mounted = mounted
-        self._stamps: dict[Path, tuple[int, int]] = {}
+        self._stamps: dict[Path, FileStamp] = {}
         self.unwritten: list[Path] = []
-        self._mounted_stamp: tuple[int, int] | None = None
+        self._mounted_stamp: FileStamp | None = None
         self.state = KillState()
         self.refresh()
 
     @property
     def reasons(self) -> list[str]:
         """Why requests are held at "off"; empty if they are not."""
-        present = self._mounted is not None and _stamp(self._mounted) is not None
+        present = file_stamp(self._mounted) is not None
         return [*self.state.active, *([f"file {self._mounted}"] if present else [])]
 
     def refresh(self) -> None:
         """Read the files that have changed. A file that is missing or damaged changes nothing."""
         for path in self._paths:
-            stamp = _stamp(path)
+            stamp = file_stamp(path)
             if stamp is None or stamp == self._stamps.get(path):
                 continue
             with suppress(OSError, ValidationError):
@@ -121,7 +123,7 @@ class KillSwitch:
         Raises:
             OSError: see `merge`.
         """
-        stamp = None if self._mounted is None else _stamp(self._mounted)
+        stamp = file_stamp(self._mounted)
         appeared, self._mounted_stamp = stamp != self._mounted_stamp, stamp
         own = f"file on {socket.gethostname()} "
         if stamp is not None and appeared and not any(n.startswith(own) for n in self.state.active):
@@ -163,11 +165,3 @@ def _locked(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_mtime_ns, stat.st_ino

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from serving.file_stamp import FileStamp, file_stamp
+
 FILE = "suspended.json"
 
 
@@ -44,7 +46,7 @@ class Suspensions:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE
-        self._stamp: tuple[int, int] | None = None
+        self._stamp: FileStamp | None = None
         self._found: Findings = {}
         self.unlisted: dict[str, str] = {}
         self.refresh()
@@ -63,13 +65,9 @@ class Suspensions:
 
     def refresh(self) -> None:
         """Read the file if it has changed."""
-        try:
-            stat = self._path.stat()
-            stamp = stat.st_mtime_ns, stat.st_ino
-            if stamp != self._stamp:
-                self._found, self._stamp = read_findings(self._path.parent), stamp
-        except OSError:
-            return
+        stamp = file_stamp(self._path)
+        if stamp not in (None, self._stamp):
+            self._found, self._stamp = read_findings(self._path.parent), stamp
 
 
 def read_findings(folder: Path) -> Findings:
