@@ -175,7 +175,7 @@ _FLOORS = np.arange(0.5, 1.0001, 0.005)
 
 
 class _Asked:
-    """What the hook decides for a chat at noon, with no load.
+    """The hook's decisions for a chat at noon, with no load.
 
     Args:
         level: carbon intensity, gCO2e/kWh, taken to be in the middle of the day's range.
