@@ -6,6 +6,7 @@ from experiments.bench.directives import DirectivesBench
 from experiments.bench.env import EnvBench
 from experiments.bench.gateway import GatewayBench
 from experiments.bench.gpu.command import GpuBench
+from experiments.bench.guard import GuardBench
 from experiments.bench.loop import LoopBench
 from experiments.bench.savings import SavingsBench
 from experiments.bench.soak import SoakBench
@@ -24,4 +25,5 @@ BENCHES = {
     "gpu": GpuBench,
     "soak": SoakBench,
     "savings": SavingsBench,
+    "guard": GuardBench,
 }

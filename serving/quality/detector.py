@@ -1,0 +1,77 @@
+"""Detectors of a change in quality, with a stated bound on their false alarms.
+
+The evidence of one judged request is the difference d = y - f y0: the quality y of the answer
+under test, less the floor f times the quality y0 of L0's answer to the same request, both in
+0..1. The floor is kept as long as the expectation of d is not below 0.
+
+A mean since the start sees a late fall ever more slowly. So these are Shiryaev-Roberts
+e-detectors (Shin, Ramdas and Rinaldo, 2024, https://doi.org/10.51387/23-NEJSDS51): the sum, over
+all requests at which a change could have begun, of the evidence since then.
+"""
+
+import numpy as np
+
+from envs.arrays import AnyArray, BoolArray, Float64Array
+
+# Shares of the evidence that are bet on the next difference. The best one is about the change
+# over the variance of d, which is unknown, so several are mixed.
+BETS: Float64Array = np.geomspace(0.01, 0.95, 12)
+
+
+class Detector:
+    """Shiryaev-Roberts e-detector over the requests of one stream, or of several side by side.
+
+    As long as nothing has changed, the expected evidence grows by at most 1 a request, whatever the
+    dependence on the past. So, by optional stopping, an alarm within T requests has a probability
+    of at most T / threshold, and a false alarm comes after `threshold` requests or more in the
+    mean. A stream that starts again after each alarm has at most T / threshold false alarms in T
+    requests in the mean.
+
+    A request that is judged with probability p stands for 1 / p requests, and is bet on with
+    p_least / p of each share (inverse-probability weights: Waudby-Smith et al., 2022,
+    https://arxiv.org/abs/2210.10768).
+
+    Args:
+        falls: whether to detect that the expectation of d has fallen below 0; False detects that
+            it has risen above 0.
+        threshold: evidence from which on there is an alarm.
+        least_probability: p_least, the least probability of a request to be judged, above 0.
+        streams: number of streams.
+
+    Attributes:
+        evidence: evidence for a change, shape (streams,).
+    """
+
+    def __init__(
+        self, *, falls: bool, threshold: float, least_probability: float, streams: int = 1
+    ) -> None:
+        self.threshold = threshold
+        self._sign = -1.0 if falls else 1.0
+        self._least = least_probability
+        self._by_bet = np.zeros((streams, len(BETS)))
+
+    @property
+    def evidence(self) -> Float64Array:
+        """The mean over the shares."""
+        mean: Float64Array = self._by_bet.mean(axis=1)
+        return mean
+
+    @property
+    def alarms(self) -> BoolArray:
+        """Whether the evidence has reached the threshold, shape (streams,)."""
+        return np.asarray(self.evidence >= self.threshold, dtype=np.bool_)
+
+    def add(self, differences: AnyArray | float, probability: float) -> None:
+        """Count one judged request of each stream.
+
+        Args:
+            differences: d of each stream, shape (streams,).
+            probability: the request's probability to be judged.
+        """
+        weight = self._sign * self._least / probability
+        gains = 1 + np.multiply.outer(np.atleast_1d(differences) * weight, BETS)
+        self._by_bet = (self._by_bet + 1 / probability) * gains
+
+    def restart(self, streams: BoolArray) -> None:
+        """Forget the evidence of some streams; shape (streams,)."""
+        self._by_bet[streams] = 0.0
