@@ -58,7 +58,7 @@ class Detector:
 
     @property
     def alarms(self) -> BoolArray:
-        """Whether the evidence has reached the threshold, shape (streams,)."""
+        """The streams whose evidence has reached the threshold, shape (streams,)."""
         return np.asarray(self.evidence >= self.threshold, dtype=np.bool_)
 
     def add(self, differences: AnyArray | float, probability: float) -> None:
