@@ -1,6 +1,5 @@
 """`sprout bench guard`: false alarms, and requests until a fall is caught, with known truth."""
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -129,7 +128,7 @@ class GuardBench(Settings):
             detector.add(answers.differences(1.0, self.floor, self.runs, rng), share)
             detector.restart(detector.alarms)
         caught = np.full(self.runs, np.inf)
-        for judged in self._judged(share):
+        for judged in range(1, int(self.horizon * share) + 1):
             detector.add(answers.differences(ratio, self.floor, self.runs, rng), share)
             caught[detector.alarms & np.isinf(caught)] = judged / share
             if not np.isinf(caught).any():
@@ -142,9 +141,6 @@ class GuardBench(Settings):
             "p90": None if np.isinf(p90) else p90,
             "missed": float(np.isinf(caught).mean()),
         }
-
-    def _judged(self, share: float) -> Iterator[int]:
-        return iter(range(1, int(self.horizon * share) + 1))
 
 
 def _requests(value: float | None) -> str:

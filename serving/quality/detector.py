@@ -70,7 +70,9 @@ class Detector:
         """
         weight = self._sign * self._least / probability
         gains = 1 + np.multiply.outer(np.atleast_1d(differences) * weight, BETS)
-        self._by_bet = (self._by_bet + 1 / probability) * gains
+        # A fall may begin after any request, so each adds a beginning without evidence yet. (Before
+        # its own bet, 1 / p could go together with the difference.)
+        self._by_bet = self._by_bet * gains + 1 / probability
 
     def restart(self, streams: BoolArray) -> None:
         """Forget the evidence of some streams; shape (streams,)."""

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.quality.detector import Detector
+from serving.quality.detector import BETS, Detector
 
 FLOOR = 0.95
 
@@ -83,11 +83,10 @@ def test_a_stream_that_starts_again_has_no_evidence_and_leaves_the_others_alone(
 )
 def test_the_evidence_is_the_sum_over_all_possible_beginnings(pairs, probability):
     """A direct computation of the definition."""
-    from serving.quality.detector import BETS
-
     watch = Detector(falls=True, threshold=10.0, least_probability=probability, streams=1)
     for quality, l0 in pairs:
         watch.add(quality - FLOOR * l0, probability)
     gains = np.array([1 - BETS * (quality - FLOOR * l0) for quality, l0 in pairs])
-    expected = sum(gains[start:].prod(axis=0) for start in range(len(pairs))) / probability
+    after = range(1, len(pairs) + 1)
+    expected = sum(gains[start:].prod(axis=0) for start in after) / probability
     assert watch.evidence[0] == pytest.approx(float(np.mean(expected)))
