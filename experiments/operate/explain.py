@@ -188,7 +188,7 @@ class _Asked:
         noon = trace.start + 12 * 3600.0
         half = np.full(1, 0.5)
         moment = Moment(np.zeros(1), np.array([level]), half, half, np.array([noon]))
-        reading = replace(trace.reading(noon, 0.0), g_per_kwh=level)
+        reading = replace(trace.reading(noon), g_per_kwh=level)
         self._grid = GridState(reading, moment)
 
     def decision(self, task: str | None, floors: Floors) -> Decision:

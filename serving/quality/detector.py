@@ -70,8 +70,8 @@ class Detector:
         """
         weight = self._sign * self._least / probability
         gains = 1 + np.multiply.outer(np.atleast_1d(differences) * weight, BETS)
-        # A fall may begin after any request, so each adds a beginning without evidence yet. (Before
-        # its own bet, 1 / p could go together with the difference.)
+        # A change may begin after any request, so each adds a beginning without evidence yet. Added
+        # before the bet, it would break the bound where requests with a low d have a low p.
         self._by_bet = self._by_bet * gains + 1 / probability
 
     def restart(self, streams: BoolArray) -> None:

@@ -28,11 +28,10 @@ class RatioSequence:
 
     Attributes:
         low, high: the interval; `high` is infinite until there is evidence against high ratios.
-        count: judged requests.
     """
 
     def __init__(self, least_probability: float, alpha: float = 0.05) -> None:
-        self.low, self.high, self.count = 0.0, float("inf"), 0
+        self.low, self.high = 0.0, float("inf")
         self._least = least_probability
         self._bound = np.log(2 / alpha)
         self._for_higher = np.zeros((len(RATIOS), len(BETS)))
@@ -52,7 +51,6 @@ class RatioSequence:
             l0: y0, 0..1.
             probability: the request's probability to be judged.
         """
-        self.count += 1
         self._quality += quality / probability
         self._l0 += l0 / probability
         differences = (self._least / probability * (quality - RATIOS * l0))[:, None]
