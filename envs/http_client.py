@@ -47,7 +47,7 @@ class Fetcher:
         self._pool = urllib3.PoolManager(retries=False, maxsize=2)
 
     def get(self, url: str, headers: Mapping[str, str] | None = None) -> bytes:
-        """Return the body of a 200 response; empty for 204.
+        """Return the body of a successful response; empty for 204.
 
         Raises:
             FetchError: no connection, another status, or a response too late or too long.
@@ -55,13 +55,30 @@ class Fetcher:
         return self._request("GET", url, headers)
 
     def patch(self, url: str, content: Any, headers: Mapping[str, str] | None = None) -> bytes:
-        """Send JSON with PATCH; return the body of a 200 response.
+        """Send JSON with PATCH; return the body of a successful response.
 
         Raises:
             FetchError: as for `get`.
         """
+        return self._send("PATCH", url, content, headers)
+
+    def post(self, url: str, content: Any, headers: Mapping[str, str] | None = None) -> bytes:
+        """Send JSON with POST; return the body of a successful response.
+
+        Args:
+            content: JSON-ready values, or bytes to be sent as they are.
+
+        Raises:
+            FetchError: as for `get`.
+        """
+        return self._send("POST", url, content, headers)
+
+    def _send(
+        self, method: str, url: str, content: Any, headers: Mapping[str, str] | None
+    ) -> bytes:
         fields = {"content-type": "application/json", **(headers or {})}
-        return self._request("PATCH", url, fields, json.dumps(content).encode())
+        raw = content if isinstance(content, bytes) else json.dumps(content).encode()
+        return self._request(method, url, fields, raw)
 
     def _request(
         self,
@@ -86,7 +103,7 @@ class Fetcher:
             # The texts of these errors contain the whole URL.
             raise FetchError(f"{safe_url}: {type(error).__name__}") from None
         try:
-            if response.status not in (200, 204):
+            if response.status not in (200, 201, 202, 204):
                 wait_seconds = self._seconds(response.headers.get("retry-after"))
                 raise FetchError(
                     f"{safe_url} answered {response.status}", response.status, wait_seconds

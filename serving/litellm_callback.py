@@ -19,7 +19,7 @@ from typing import Any
 from litellm.integrations.custom_logger import CustomLogger
 
 from serving.apis.facts import LONGEST_NAME
-from serving.hook.assembly import make_embedded_hook
+from serving.embedded import make_embedded_hook
 from serving.hook.core import Hook
 from serving.hook.outcome import ReportedAnswer, Usage
 from serving.hook.plan import Plan

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from serving.apis.routes import APIS
-from serving.hook.assembly import make_embedded_hook
+from serving.embedded import make_embedded_hook
 from serving.hook.core import Hook
 from serving.hook.plan import Plan
 from serving.http.asgi import (

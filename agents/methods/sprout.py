@@ -7,14 +7,10 @@ EMNLP 2024, https://aclanthology.org/2024.emnlp-main.1215.
 import numpy as np
 
 from envs.arrays import Float64Array, Int64Array
+from envs.carbon.clean_hours import is_sprout_hour
 
 # xi of equation (4): fraction of L0's quality that may be lost in the year's dirtiest hour.
 XI = 0.1
-# The evaluator of section 3.4: exponential growth rate of the urgency, 1/h.
-URGENCY_PER_HOUR = 0.029
-# Least and most hours between evaluations.
-GRACE_HOURS = 7
-LIMIT_HOURS = 72
 
 
 def quality_floor(
@@ -34,10 +30,7 @@ def quality_floor(
 def evaluation_hours(intensity: Float64Array) -> list[int]:
     """Return the hours of a window at which the evaluator measures quality again.
 
-    Let a(t) = I(t) exp(0.029 (t - t_last)), where t_last is the previous evaluation. The
-    evaluator fires at a local minimum of `a` (the previous step was not upwards, the current one
-    is not downwards) if the intensity is at most the window's mean (known only in hindsight) and
-    7 hours have passed. It also fires after 72 hours.
+    See `envs.carbon.clean_hours.is_sprout_hour`; the mean is the window's.
 
     Args:
         intensity: intensity of each hour of the window, gCO2e/kWh, shape (hours,).
@@ -46,12 +39,8 @@ def evaluation_hours(intensity: Float64Array) -> list[int]:
     fired: list[int] = []
     last = 0
     for hour in range(2, len(intensity)):
-        urgency = intensity[hour - 2 : hour + 1] * np.exp(
-            URGENCY_PER_HOUR * (np.arange(hour - 2, hour + 1) - last)
-        )
-        trough = urgency[1] <= urgency[0] and urgency[2] >= urgency[1]
-        waited = hour - last
-        if (trough and intensity[hour] <= mean and waited >= GRACE_HOURS) or waited >= LIMIT_HOURS:
+        recent = intensity[hour - 2 : hour + 1].tolist()
+        if is_sprout_hour(recent, mean, hour - last):
             fired.append(hour)
             last = hour
     return fired

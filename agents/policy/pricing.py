@@ -25,7 +25,7 @@ class Floor(NamedTuple):
     Attributes:
         ratio: 0..1.
         origin: "policy" (its training), "start" (a flag or file of the hook), "operator",
-            "rule", "caller" or "evaluation".
+            "rule", "caller", "guard" or "evaluation".
     """
 
     ratio: float
@@ -57,6 +57,12 @@ class Floors:
         if self.least is not None and (floor is None or self.least.ratio > floor.ratio):
             return self.least
         return floor
+
+    def raised(self, least: Floor) -> "Floors":
+        """Return the floors with another one that no task may fall below."""
+        if self.least is not None and self.least.ratio >= least.ratio:
+            return self
+        return Floors(self.by_task, least)
 
 
 def floors_from(ratios: Mapping[str, float], origin: str) -> Floors:
@@ -147,6 +153,24 @@ class Pricing:
                         dearer = (result[0] < price) | ((result[0] == price) & (result[2] < share))
                         result[:, rows & dearer] = np.array(point[:3])[:, None]
         return Points(*result)
+
+    def reaches(self, task: str | None, floor: float) -> bool:
+        """Return whether some price alone keeps a floor, without leaving requests at L0.
+
+        Args:
+            task: a task of the policy; any other value stands for the requests without a tag,
+                which may belong to any task.
+            floor: least quality relative to L0.
+        """
+        if self.front is None:
+            return False
+        tagged = task in self.featurizer.tasks
+        points = [
+            self.front.point(self.zone, name if tagged else untagged_name(name), floor)
+            for each in ([str(task)] if tagged else self.featurizer.tasks)
+            for name in self.front.schedule.names(each)
+        ]
+        return all(point.l0_share == 0 for point in points)
 
     def _point(
         self, task: str, tagged: bool, band: int, floors: Floors

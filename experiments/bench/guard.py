@@ -97,17 +97,16 @@ class GuardBench(Settings):
             self.json_path, {"schema": 1, "settings": settings, "tasks": tasks, "rows": rows}
         )
 
-    def _detector(self, share: float) -> Detector:
+    def _detector(self) -> Detector:
         return Detector(
             falls=True,
             threshold=self.per / self.false_alarms,
-            least_probability=share,
             streams=self.runs,
         )
 
     def _false_alarms(self, answers: Answers, share: float) -> dict[str, Any]:
         rng = np.random.default_rng(self.seed)
-        detector, alarmed = self._detector(share), np.zeros(self.runs, dtype=np.bool_)
+        detector, alarmed = self._detector(), np.zeros(self.runs, dtype=np.bool_)
         for _ in range(int(self.per * share)):
             detector.add(answers.differences(self.floor, self.floor, self.runs, rng), share)
             alarmed |= detector.alarms
@@ -123,7 +122,7 @@ class GuardBench(Settings):
         A cell with a false alarm before the fall begins again, as the guard does after each alarm.
         """
         rng = np.random.default_rng(self.seed)
-        detector = self._detector(share)
+        detector = self._detector()
         for _ in range(int(good * share)):
             detector.add(answers.differences(1.0, self.floor, self.runs, rng), share)
             detector.restart(detector.alarms)

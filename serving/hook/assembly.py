@@ -1,14 +1,10 @@
 """Builds a hook from its settings and refreshes it from a background thread."""
 
-import atexit
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from envs.carbon.constant import ConstantIntensity, stated_intensity
 from envs.carbon.csv_traces import read_trace
@@ -16,12 +12,13 @@ from envs.carbon.intensity import IntensityTrace, Kind, iso
 from envs.carbon.live.choose import make_source
 from envs.carbon.live.outlook import open_outlook, read_outlook
 from envs.clock import WallClock
-from envs.errors import ConfigError, LedgerError, SproutError
+from envs.errors import ConfigError, SproutError
 from serving.apis.fixed_formats import known_fields
 from serving.hook.conversation import ConversationMemory
 from serving.hook.core import Hook
 from serving.hook.grid import Grid, UnknownGrid
 from serving.hook.policies import Policies
+from serving.quality.sampler import Send
 from serving.settings.control import LocalControl
 from serving.settings.hook import HookConfig
 from serving.settings.rules import check_tasks
@@ -30,12 +27,6 @@ from serving.telemetry.metrics import Metrics
 from serving.telemetry.traces import Traces
 
 UPKEEP_SECONDS = 0.5
-
-
-class EnvironmentConfig(HookConfig, BaseSettings):
-    """The hook's settings from SPROUT_* variables, for use without a command line."""
-
-    model_config = SettingsConfigDict(env_prefix="SPROUT_", env_ignore_empty=True)
 
 
 class Upkeep:
@@ -66,7 +57,13 @@ class Upkeep:
                     log_internal_error("upkeep failed; the next round tries again", error)
 
 
-def make_hook(config: HookConfig, runtime: Path | None = None, *, first: bool = True) -> Hook:
+def make_hook(
+    config: HookConfig,
+    runtime: Path | None = None,
+    *,
+    first: bool = True,
+    send: Send | None = None,
+) -> Hook:
     """Build a hook. The caller must call `Hook.refresh` regularly.
 
     Args:
@@ -74,18 +71,21 @@ def make_hook(config: HookConfig, runtime: Path | None = None, *, first: bool = 
             None keeps the memory in this process.
         first: whether this is a first start, which refuses a wrong carbon intensity. A restart
             must not end a service for it: no request is steered then.
+        send: takes the requests whose answers are to be judged; None judges none.
 
     Raises:
         ConfigError, DataError: the settings or the intensity trace are wrong.
     """
     # Reads a file: now, and not during the first request.
     known_fields()
-    grid = _grid(config, first=first)
+    config.check_quality()
+    grid = open_grid(config, first=first)
     control = LocalControl(config.state, config.initial_control(), config.kill_switch(runtime))
     memory = ConversationMemory(None if runtime is None else runtime / "conversations")
     traces = Traces(config.otlp) if config.otlp is not None else None
     policies = Policies(config.folders, grid.kind, config.directive_place, config.explore)
     hook = Hook(config, policies, grid, control, memory, Metrics(), traces)
+    hook.sampler.send = send if config.judges else None
     if first:
         tasks = [task for decider in policies.loaded for task in decider.bundle.featurizer.tasks]
         check_tasks(list(hook.floors.at_start), frozenset(tasks), f"--floor {config.floor}")
@@ -93,7 +93,15 @@ def make_hook(config: HookConfig, runtime: Path | None = None, *, first: bool = 
     return hook
 
 
-def _grid(config: HookConfig, *, first: bool) -> Grid | UnknownGrid:
+def open_grid(config: HookConfig, *, first: bool) -> Grid | UnknownGrid:
+    """Return the grid; at a restart, one that is unknown if its intensity cannot be read.
+
+    Args:
+        first: see `make_hook`.
+
+    Raises:
+        SproutError: at a first start, the intensity is wrong.
+    """
     try:
         grid = make_grid(config)
     except SproutError as error:
@@ -130,46 +138,6 @@ def make_grid(config: HookConfig) -> Grid:
         load=lambda changed: read_trace(changed, trace.zone),
         max_age_seconds=config.intensity_max_age,
     )
-
-
-def make_embedded_hook(config: HookConfig | None = None) -> Hook:
-    """Build a hook inside another server's process, with a background thread that refreshes it.
-
-    Args:
-        config: the settings; None reads SPROUT_* variables.
-
-    Raises:
-        ConfigError: the settings are wrong.
-    """
-    if config is None:
-        try:
-            config = EnvironmentConfig()  # type: ignore[call-arg]
-        except ValueError as error:
-            raise ConfigError(f"SPROUT_* variables: {error}") from error
-    # Imported here because it loads the database's libraries, which the gateway's workers
-    # do not need.
-    from serving.ledger.keeper import Keeper
-
-    config.create_state_folder()
-    keeper = Keeper(
-        config, LocalControl(config.state, config.initial_control(), config.kill_switch())
-    )
-    keeper.step()
-    hook = make_hook(config, first=keeper.settings.first_start)
-    with suppress(LedgerError):
-        keeper.settings.started()
-    upkeep = Upkeep([keeper.step, hook.refresh])
-    # Apart from the other one, which may wait for the database.
-    kill_upkeep = Upkeep([keeper.settings.watch_kill_switch, hook.control.refresh])
-
-    def close() -> None:
-        upkeep.close()
-        kill_upkeep.close()
-        hook.close()
-        keeper.close()
-
-    atexit.register(close)
-    return hook
 
 
 def experiment_clock(start: str | None, speed: float = 1.0) -> Callable[[], float]:

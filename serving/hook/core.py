@@ -21,11 +21,14 @@ from serving.hook.outcome import AnswerOutcome, Usage
 from serving.hook.plan import FailedOpenError, NotSteeredError, Plan
 from serving.hook.policies import Policies
 from serving.hook.refusals import Refusals
-from serving.hook.steering import Steering
+from serving.hook.steering import Restraints, Steering
 from serving.ledger.in_flight import InFlight
 from serving.ledger.record import Amendment, Record, new_id
+from serving.quality.sample import Draft
+from serving.quality.sampler import Sampler
 from serving.settings.control import LocalControl
 from serving.settings.floors import HookFloors
+from serving.settings.guard_levels import GuardLevels
 from serving.settings.hook import HookConfig
 from serving.settings.suspensions import Suspensions
 from serving.telemetry.log import log, log_internal_error
@@ -46,6 +49,8 @@ class Hook:
         refusals: models whose servers refuse directives.
         suspensions: models that are not steered, because their policy does not fit them.
         floors: the quality floors in force.
+        levels: what the guard asks of each task.
+        sampler: draws the requests whose answers are judged.
     """
 
     def __init__(
@@ -69,9 +74,10 @@ class Hook:
         self._not_steered: dict[str, str] = {}
         self._step: str | None = None
         self.floors = HookFloors(config.floor)
-        self._steering = Steering(
-            config, policies, grid, memory, self.refusals, self.suspensions, self.floors
-        )
+        self.levels = GuardLevels(config.state)
+        self.sampler = Sampler(config.sample, self.levels)
+        restraints = Restraints(self.refusals, self.suspensions, self.floors, self.levels)
+        self._steering = Steering(config, policies, grid, memory, restraints, self.sampler)
         self._completer = Completer(config, policies, metrics)
         self._in_flight = InFlight(config.state)
 
@@ -118,6 +124,7 @@ class Hook:
             reason: reason code of the failure.
         """
         plan.steered, plan.decided, plan.directed, plan.usage_added = None, False, False, False
+        plan.sample = None
         self._fail_open(plan.record, reason)
 
     def answer(self, plan: Plan) -> Answer:
@@ -136,7 +143,7 @@ class Hook:
             if estimates and not plan.usage_added
             else None,
             hide_usage=plan.usage_added,
-            keep=self.config.store_prompts,
+            keep=self.config.store_prompts or plan.sample is not None,
         )
 
     def finish(self, plan: Plan, answer: AnswerOutcome, outcome: str) -> None:
@@ -154,9 +161,20 @@ class Hook:
         if isinstance(answer, Answer) and answer.misread:
             self.metrics.fail_open.labels("answer_misread").inc()
         self._completer.complete(plan.record, answer, outcome)
+        if plan.sample is not None:
+            self._sample(plan.sample, plan.record, answer, outcome)
         self._in_flight.end(plan.record.decision_id)
         if self.traces is not None:
             self.traces.ended(plan.record, plan.trace_parent)
+
+    def _sample(self, draft: Draft, record: Record, answer: AnswerOutcome, outcome: str) -> None:
+        """Put a finished request into the sample, if there is an answer to judge."""
+        if outcome != "completed" or answer.status != 200:
+            return
+        try:
+            self.sampler.add(draft, record, answer.text)
+        except Exception as error:
+            log_internal_error("an answer could not be put into the sample", error)
 
     def report(self, reported: Amendment, usage: Usage) -> None:
         """Record the outcome of a request that the caller sent to the model itself."""
@@ -191,6 +209,8 @@ class Hook:
         except SproutError as error:
             log_internal_error(f"floors not read; the last ones stay in force: {error}")
         self.suspensions.refresh()
+        self.levels.refresh()
+        self.sampler.flush()
         self._log_not_steered()
         self._log_step()
         self._in_flight.publish()

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from serving.ledger.record import Record
+from serving.quality.sample import Draft
 
 
 class NotSteeredError(Exception):
@@ -26,6 +27,7 @@ class Plan:
         usage_added: whether the body asks for a usage chunk that the client did not ask for.
         trace_parent: the caller's span (https://www.w3.org/TR/trace-context/); None if unknown.
         directed: whether the steered body has a directive's text or token cap.
+        sample: the request as a part of the sample whose answers are judged; None if it is not.
         finished: whether the outcome is recorded.
     """
 
@@ -36,6 +38,7 @@ class Plan:
     usage_added: bool = False
     trace_parent: str | None = None
     directed: bool = False
+    sample: Draft | None = None
     finished: bool = field(default=False, repr=False)
 
     @property

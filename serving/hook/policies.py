@@ -55,6 +55,11 @@ class Policies:
         """All deciders in use."""
         return tuple(self._by_folder.values())
 
+    def reaches(self, model: str, task: str, zone: str, floor: float) -> bool:
+        """Return whether some price of a model's policy alone keeps a floor; see `Pricing`."""
+        decider = self.for_model(model)
+        return decider is not None and decider.pricing(zone).reaches(task, floor)
+
     def refresh(self, *, force: bool = False) -> bool:
         """Load the bundles that have changed; return whether any was loaded.
 

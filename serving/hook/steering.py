@@ -4,6 +4,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from agents.policy.pricing import Floor
 from envs.requests.directive import Message
 from serving.apis.api import INEXACT_INTEGER, count_characters, opening, parse_body
 from serving.apis.routes import APIS
@@ -16,14 +17,48 @@ from serving.hook.plan import FailedOpenError, NotSteeredError, Plan
 from serving.hook.policies import Policies
 from serving.hook.refusals import Refusals
 from serving.ledger.record import Record
+from serving.quality.sample import Draft
+from serving.quality.sampler import Sampler
 from serving.settings.control import Control
 from serving.settings.floors import HookFloors
+from serving.settings.guard_levels import CellSetting, GuardLevels
 from serving.settings.hook import HookConfig
 from serving.settings.rules import Rule
 from serving.settings.suspensions import Suspensions
 
 STEERING_MODES = ("canary", "on")
 _L0 = 0
+
+
+class Restraints(NamedTuple):
+    """What keeps a policy back.
+
+    Attributes:
+        refusals: models whose servers refuse directives.
+        suspensions: models whose policy does not fit them.
+        floors: the quality floors in force.
+        levels: what the guard asks of each task.
+    """
+
+    refusals: Refusals
+    suspensions: Suspensions
+    floors: HookFloors
+    levels: GuardLevels
+
+
+class _Choice(NamedTuple):
+    """The directive of a request.
+
+    Attributes:
+        action: index of the directive.
+        asked: index of the directive, as the policy chose it for the floor that was asked for; None
+            if no policy chose.
+        floor: that floor; None if the request's task has none.
+    """
+
+    action: int
+    asked: int | None = None
+    floor: Floor | None = None
 
 
 class _Context(NamedTuple):
@@ -53,17 +88,15 @@ class Steering:
         policies: Policies,
         grid: Grid | UnknownGrid,
         memory: ConversationMemory,
-        refusals: Refusals,
-        suspensions: Suspensions,
-        floors: HookFloors,
+        restraints: Restraints,
+        sampler: Sampler,
     ) -> None:
         self.config = config
         self.policies = policies
         self.grid = grid
         self._memory = memory
-        self._refusals = refusals
-        self._suspensions = suspensions
-        self._floors = floors
+        self._refusals, self._suspensions, self._floors, self._levels = restraints
+        self._sampler = sampler
         self._caller = frozenset(config.caller_headers)
         self._runner = DeadlineRunner(config.deadline)
 
@@ -121,9 +154,10 @@ class Steering:
             record.model in self._suspensions or self.grid.problem is not None
         ):
             record.mode = "shadow"
-        action = await self._choose(
+        choice = await self._choose(
             _Context(record, messages, headers, control, rule, grid, lottery), decider
         )
+        action = choice.action
         directive = decider.bundle.catalogue[action]
         record.directive = directive.name
         record.applied = action == 0 or record.mode in STEERING_MODES
@@ -133,6 +167,8 @@ class Steering:
         asks = self.config.ask_usage and record.streamed and record.mode in STEERING_MODES
         if asks and not self._refusals.refuses(record.model, "usage"):
             _ask_usage(plan, body)
+        if choice.asked is not None:
+            plan.sample = self._sampled(record, body, choice, decider, grid)
 
     def _decider(self, record: Record, rule: Rule | None, headers: Mapping[str, str]) -> Decider:
         """Return the policy for this request; raise if it must not be steered."""
@@ -155,11 +191,31 @@ class Steering:
             raise NotSteeredError("refuses_directives")
         return decider
 
-    async def _choose(self, context: _Context, decider: Decider) -> int:
-        """Return the index of the request's directive and fill in the record.
+    def _sampled(
+        self,
+        record: Record,
+        body: Mapping[str, Any],
+        choice: _Choice,
+        decider: Decider,
+        grid: GridState,
+    ) -> Draft | None:
+        """Draw a request for the sample of judged answers; return None if it is not drawn."""
+        task, zone = _cell_task(record, decider), grid.reading.zone
+        probability = self._sampler.draw(record.model or "", task, zone)
+        if probability is None:
+            return None
+        setting, candidate = self._levels.of(record.model or "", task, zone), None
+        moved = setting is not None and setting.level != "asked"
+        if moved or record.mode not in STEERING_MODES:
+            candidate = decider.bundle.catalogue[choice.asked or _L0].name
+        floor = None if choice.floor is None else choice.floor.ratio
+        return Draft(probability, task, zone, floor, candidate, dict(body))
+
+    async def _choose(self, context: _Context, decider: Decider) -> _Choice:
+        """Choose the request's directive and fill in the record.
 
         In this order: a directive that a rule forces, the canary, the request's own length, the
-        hold-out, the conversation's earlier directive, the policy's draw.
+        hold-out, the guard, the conversation's earlier directive, the policy's draw.
 
         Raises:
             NotSteeredError: the canary or the request's own length excludes it.
@@ -167,7 +223,7 @@ class Steering:
         """
         record, rule, control = context.record, context.rule, context.control
         if rule is not None and rule.force is not None:
-            return _apply_forced(record, rule.force, decider.bundle.catalogue.names)
+            return _Choice(_apply_forced(record, rule.force, decider.bundle.catalogue.names))
         lottery = context.lottery
         if record.mode == "canary" and not (
             lottery.canary < control.canary_ratio or record.task in control.canary_tasks
@@ -198,12 +254,17 @@ class Steering:
                     decision = await self._runner.run(decider, question)
             record.probability = decision.probabilities[_L0] if chance is None else chance
             self._memory.put_held_out(lottery.key, record.probability, version_mark)
-            return _L0
+            return _Choice(_L0)
+        cell = record.model or "", _cell_task(record, decider), context.grid.reading.zone
+        guarded = self._levels.of(*cell)
+        if guarded is not None and guarded.level != "asked":
+            return await self._choose_guarded(context, decider, question, decision, guarded)
+        asked = decision.floor
         if not record.opening and not demanded:
             remembered = self._memory.get(lottery.key, version_mark)
             if remembered and remembered.action < len(decider.bundle.catalogue):
                 record.probability, record.reason = remembered.probability, "sticky"
-                return remembered.action
+                return _Choice(remembered.action, remembered.action, asked)
             # Decide from the conversation's opening, as its first turn did. Turns and replicas
             # then agree unless the grid or the load has changed since.
             question = question._replace(messages=opening(context.messages))
@@ -212,7 +273,43 @@ class Steering:
         action = draw(decision.probabilities, lottery.directive)
         record.probability, record.reason = decision.probabilities[action], "policy"
         self._memory.put(lottery.key, StickyChoice(action, record.probability, version_mark))
-        return action
+        return _Choice(action, action, asked)
+
+    async def _choose_guarded(
+        self,
+        context: _Context,
+        decider: Decider,
+        question: DecisionInput,
+        decision: Decision,
+        guarded: CellSetting,
+    ) -> _Choice:
+        """Choose the directive of a request whose cell the guard has moved.
+
+        All turns are decided from their conversation's opening, and none is remembered, so that
+        the guard acts on conversations under way too.
+        """
+        record, uniform = context.record, context.lottery.directive
+        if not record.opening:
+            question = question._replace(messages=opening(context.messages))
+            decision = await self._runner.run(decider, question)
+            _describe_decision(record, decision)
+        asked, floor = draw(decision.probabilities, uniform), decision.floor
+        if guarded.level == "l0" or guarded.floor is None:
+            record.probability, record.reason = 1.0, "guard"
+            return _Choice(_L0, asked, floor)
+        floors = question.floors.raised(Floor(guarded.floor, "guard"))
+        # Nothing is explored where quality has fallen.
+        question = question._replace(floors=floors, demanded=True)
+        decision = await self._runner.run(decider, question)
+        _describe_decision(record, decision)
+        action = draw(decision.probabilities, uniform)
+        record.probability, record.reason = decision.probabilities[action], "policy"
+        return _Choice(action, asked, floor)
+
+
+def _cell_task(record: Record, decider: Decider) -> str:
+    """Return the task of a request's cell: its tag, or nothing if the policy does not know it."""
+    return record.task if record.task in decider.bundle.featurizer.tasks else ""
 
 
 def _describe_decision(record: Record, decision: Decision) -> None:

@@ -19,15 +19,19 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from envs.errors import ConfigError, LedgerError
+from serving.ledger.quality.verdict import Verdict
 from serving.ledger.record import Amendment, Record
 from serving.ledger.replica import Replica
-from serving.ledger.tables import CONTROL, POLICIES, REPLICAS, REQUESTS
+from serving.ledger.tables import CONTROL, POLICIES, REPLICAS, REQUESTS, VERDICTS
 from serving.settings.control import SETTABLE, Control
 from serving.settings.kill_switch import KillState
 
 _AMENDABLE = frozenset(column.name for column in REQUESTS.columns) - {"decision_id"}
-# Returns a record's values in column order.
-_VALUES = attrgetter(*(column.name for column in REQUESTS.columns))
+# The table of each kind of row, and a function that returns a row's values in column order.
+_TABLES: dict[type, tuple[sa.Table, Callable[[Any], Any]]] = {
+    kind: (table, attrgetter(*(column.name for column in table.columns)))
+    for kind, table in ((Record, REQUESTS), (Verdict, VERDICTS))
+}
 # Arguments of a connection: longest waits for the server, and for a network that hangs.
 _LIMITS: dict[str, dict[str, Any]] = {
     "sqlite": {"timeout": 2},
@@ -35,6 +39,7 @@ _LIMITS: dict[str, dict[str, Any]] = {
 }
 # Fields of a manifest that name the prompts of the training.
 _PROMPTS = ("data", "live")
+_MIGRATION_LOCK = 5077
 # A replica that has been away for this long is forgotten, s.
 FORGET_SECONDS = 86400.0
 
@@ -75,9 +80,10 @@ class Ledger:
             ) from error
         self._kind = kind
         # Compiled once: an insert then takes a fifth of the time of SQLAlchemy's expression.
-        insert = (postgresql.insert if kind == "postgresql" else sqlite.insert)(REQUESTS)
-        compiled = insert.on_conflict_do_nothing().compile(dialect=self._engine.dialect)
-        self._insert = str(compiled)
+        self._inserts = {
+            rows: str(self.insert(table).on_conflict_do_nothing().compile(self._engine))
+            for rows, (table, _) in _TABLES.items()
+        }
         self.shown = parsed.render_as_string(hide_password=True)
 
     @contextmanager
@@ -92,40 +98,58 @@ class Ledger:
                 f"the ledger {self.shown} cannot be used: {type(cause).__name__}: {first_line}"
             ) from None
 
+    @contextmanager
+    def transaction(self, lock: int | None = None) -> Iterator[sa.Connection]:
+        """Yield a connection whose changes are made together at the end, or not at all.
+
+        Args:
+            lock: number of a lock that one transaction of all replicas holds at a time; None for
+                none. SQLite has a single one.
+        """
+        with self._errors(), self._engine.begin() as connection:
+            if lock is not None:
+                locking = f"SELECT pg_advisory_xact_lock({lock:d})"
+                locking = locking if self._kind == "postgresql" else "BEGIN IMMEDIATE"
+                connection.execute(sa.text(locking))
+            yield connection
+
+    def insert(self, table: sa.Table) -> "postgresql.Insert | sqlite.Insert":
+        """Return an insert into a table that can be told what to do about a conflict."""
+        return (postgresql.insert if self._kind == "postgresql" else sqlite.insert)(table)
+
     def migrate(self) -> None:
         """Upgrade the schema to the current version; safe if several replicas do so at once.
 
         Raises:
             LedgerError: as all methods.
         """
-        with self._errors():
-            self._migrate()
-
-    def _migrate(self) -> None:
         config = alembic.config.Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-        with self._engine.begin() as connection:
-            # The lock admits one replica at a time; the transaction makes the upgrade atomic.
-            lock = "SELECT pg_advisory_xact_lock(5077)"
-            connection.execute(sa.text(lock if self._kind == "postgresql" else "BEGIN IMMEDIATE"))
+        # The lock admits one replica at a time; the transaction makes the upgrade atomic.
+        with self.transaction(_MIGRATION_LOCK) as connection:
             config.attributes["connection"] = connection
             alembic.command.upgrade(config, "head")
         if self._kind == "sqlite":
             # In WAL mode readers do not block the writer. If the database is locked, another
             # replica is switching the mode.
-            with suppress(sa.exc.OperationalError), self._engine.connect() as connection:
+            with (
+                self._errors(),
+                suppress(sa.exc.OperationalError),
+                self._engine.connect() as connection,
+            ):
                 if connection.execute(sa.text("PRAGMA journal_mode")).scalar() != "wal":
                     connection.execute(sa.text("PRAGMA journal_mode=WAL"))
 
-    def add(self, records: Sequence[Record]) -> None:
-        """Insert records; a record that is already in the database stays unchanged."""
-        with self._errors(), self._engine.begin() as connection:
-            connection.exec_driver_sql(self._insert, [_VALUES(record) for record in records])
+    def add(self, rows: Sequence[Record] | Sequence[Verdict]) -> None:
+        """Insert rows of one kind; a row that is already in the database stays unchanged."""
+        insert, values = self._inserts[type(rows[0])], _TABLES[type(rows[0])][1]
+        with self.transaction() as connection:
+            connection.exec_driver_sql(insert, [values(row) for row in rows])
 
     def amend(self, amendments: Iterable[Amendment]) -> list[Amendment]:
         """Update records; return the amendments whose record is not in the database yet."""
         missing = []
-        with self._errors(), self._engine.begin() as connection:
+        with self.transaction() as connection:
             for amendment in amendments:
                 changes = {k: v for k, v in amendment.changes.items() if k in _AMENDABLE}
                 same_decision = REQUESTS.c.decision_id == amendment.decision_id
@@ -173,7 +197,10 @@ class Ledger:
         decision_id: str | None = None,
         tenant: str | None = None,
     ) -> int:
-        """Delete the records that meet all given conditions; return their number.
+        """Delete the records that meet all given conditions, and what is known of their answers.
+
+        Returns:
+            the number of records.
 
         Args:
             before: delete records that arrived before this time, Unix seconds.
@@ -192,7 +219,9 @@ class Ledger:
             conditions.append(REQUESTS.c.tenant == tenant)
         if not conditions:
             raise ValueError("nothing named to delete; give before, decision_id or tenant")
-        with self._errors(), self._engine.begin() as connection:
+        deleted = sa.select(REQUESTS.c.decision_id).where(*conditions)
+        with self.transaction() as connection:
+            connection.execute(sa.delete(VERDICTS).where(VERDICTS.c.decision_id.in_(deleted)))
             return int(connection.execute(sa.delete(REQUESTS).where(*conditions)).rowcount)
 
     def control(self, initial: Control | None = None, *, renew: bool = False) -> Control:
@@ -207,9 +236,9 @@ class Ledger:
             ConfigError: the database has no settings and `initial` is None.
         """
         if initial is not None:
-            insert = (postgresql.insert if self._kind == "postgresql" else sqlite.insert)(CONTROL)
+            insert = self.insert(CONTROL)
             row = {"id": 1, "revision": 0, "setting": initial.model_dump_json()}
-            with self._errors(), self._engine.begin() as connection:
+            with self.transaction() as connection:
                 connection.execute(insert.on_conflict_do_nothing(), row)
             # The kill switch stays as it is.
             if renew and not self.control().started:
@@ -239,7 +268,7 @@ class Ledger:
             )
             statement = sa.update(CONTROL).where(CONTROL.c.revision == current.revision)
             values = {"revision": new.revision, "setting": new.model_dump_json()}
-            with self._errors(), self._engine.begin() as connection:
+            with self.transaction() as connection:
                 # No row is updated if another replica changed the settings in the meantime.
                 if connection.execute(statement.values(**values)).rowcount:
                     return new
@@ -247,9 +276,9 @@ class Ledger:
     def keep_policy(self, version: str, manifest: Mapping[str, Any]) -> None:
         """Store the manifest of a policy that decides requests."""
         kept = {name: value for name, value in manifest.items() if name not in _PROMPTS}
-        insert = (postgresql.insert if self._kind == "postgresql" else sqlite.insert)(POLICIES)
+        insert = self.insert(POLICIES)
         row = {"version": version, "manifest": json.dumps(kept)}
-        with self._errors(), self._engine.begin() as connection:
+        with self.transaction() as connection:
             connection.execute(insert.on_conflict_do_nothing(), row)
 
     def policies(self) -> dict[str, dict[str, Any]]:
@@ -260,17 +289,17 @@ class Ledger:
 
     def announce(self, replica: Replica) -> None:
         """Store a replica's state, and forget those that have been away for a day."""
-        insert = (postgresql.insert if self._kind == "postgresql" else sqlite.insert)(REPLICAS)
+        insert = self.insert(REPLICAS)
         row = {"name": replica.name, "seen": replica.seen, "state": replica.model_dump_json()}
         upsert = insert.values(row).on_conflict_do_update(index_elements=["name"], set_=row)
-        with self._errors(), self._engine.begin() as connection:
+        with self.transaction() as connection:
             connection.execute(upsert)
             away = REPLICAS.c.seen < replica.seen - FORGET_SECONDS
             connection.execute(sa.delete(REPLICAS).where(away))
 
     def leave(self, name: str) -> None:
         """Remove a replica that ends."""
-        with self._errors(), self._engine.begin() as connection:
+        with self.transaction() as connection:
             connection.execute(sa.delete(REPLICAS).where(REPLICAS.c.name == name))
 
     def replicas(self) -> list[Replica]:

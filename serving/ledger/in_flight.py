@@ -1,12 +1,14 @@
-"""Publishes, across processes, when the oldest request in flight arrived.
+"""Publishes, across processes, how many requests are in flight and when the oldest one arrived.
 
 A window's joules can be split only once all its requests have ended: only then is the work of
-each known. Each worker writes the arrival of its oldest request to a file; the keeper reads it.
+each known. Each worker writes the arrival of its oldest request, and the number of its requests, to
+a file; the keeper reads it.
 """
 
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from envs.energy.attribution import LATE_SECONDS
@@ -56,7 +58,7 @@ class InFlight:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             draft = self._folder / f".{os.getpid()}"
-            draft.write_text(json.dumps(min(oldest, now)))
+            draft.write_text(json.dumps([min(oldest, now), len(self._arrivals)]))
             draft.replace(self._path)
         except OSError:
             # The disk is full: requests keep their estimates.
@@ -69,13 +71,24 @@ class InFlight:
 
 def oldest_in_flight(state: Path) -> float:
     """Return when the oldest request in flight in any process arrived, Unix seconds."""
-    now, arrivals = time.time(), []
+    unknown = time.time() - _UNKNOWN_SECONDS
+    return min((oldest for oldest, _ in _published(state)), default=unknown)
+
+
+def count_in_flight(state: Path) -> int:
+    """Return how many requests are in flight in all processes."""
+    return sum(count for _, count in _published(state))
+
+
+def _published(state: Path) -> Iterator[tuple[float, int]]:
+    """Yield what each process has published."""
+    now = time.time()
     for path in (state / FOLDER).glob("[0-9]*"):
         try:
             if now - path.stat().st_mtime > _GONE_SECONDS:
                 path.unlink()
                 continue
-            arrivals.append(float(json.loads(path.read_text())))
+            oldest, count = json.loads(path.read_text())
+            yield float(oldest), int(count)
         except (OSError, ValueError, TypeError):
             continue
-    return min(arrivals, default=now - _UNKNOWN_SECONDS)

@@ -8,12 +8,14 @@ database, and deletes a file when its writer has ended and all its lines are cop
 
 import fcntl
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import orjson
 
+from serving.ledger.quality.verdict import Verdict
 from serving.ledger.record import Amendment, Record
 
 FOLDER = "journal"
@@ -25,9 +27,9 @@ FULL_BYTES = 2 << 30
 _FULL_SECONDS = 1.0
 
 
-Entry = Record | Amendment
+Entry = Record | Amendment | Verdict
 # A line is a JSON object with a single member, named by the kind of the entry.
-KINDS: dict[str, type[Record] | type[Amendment]] = {"record": Record, "amendment": Amendment}
+KINDS: dict[str, type[Entry]] = {"record": Record, "amendment": Amendment, "verdict": Verdict}
 KIND_OF = {entry: kind for kind, entry in KINDS.items()}
 
 
@@ -36,7 +38,7 @@ class JournalFullError(OSError):
 
 
 class Journal:
-    """Writes entries; each process has one.
+    """Writes entries; each process has one, for all its threads.
 
     Args:
         folder: the replica's state folder.
@@ -50,6 +52,7 @@ class Journal:
         self._size = 0
         self._broken = False
         self._full_until = 0.0
+        self._lock = threading.Lock()
 
     def write(self, entry: Entry) -> None:
         """Append one entry.
@@ -58,6 +61,10 @@ class Journal:
             OSError: the disk or the journal is full. Earlier and later entries are unaffected.
         """
         line = orjson.dumps({KIND_OF[type(entry)]: entry}) + b"\n"
+        with self._lock:
+            self._append(line)
+
+    def _append(self, line: bytes) -> None:
         if self._handle is None or self._size > ROTATE_BYTES:
             self._open()
         assert self._handle is not None

@@ -22,6 +22,7 @@ from serving.ledger.intensity_feed import make_feed
 from serving.ledger.journal import FOLDER, Tail, journal_files
 from serving.ledger.manifests import Manifests
 from serving.ledger.model_watch import ModelWatch
+from serving.ledger.quality.verdict import Verdict
 from serving.ledger.record import REPLICA, Amendment, Record
 from serving.ledger.replica import read_problem, write_problem
 from serving.ledger.reported import ReportedEnergy
@@ -206,6 +207,8 @@ class Keeper:
                     self._rows.inc(len(records))
                     self._accounts.ended(records)
                     self._watch.saw(records)
+                if verdicts := [entry for entry in batch if isinstance(entry, Verdict)]:
+                    self.ledger.add(verdicts)
                 self._amend([entry for entry in batch if isinstance(entry, Amendment)])
             self._damaged.inc(tail.damaged - damaged_before)
             if unread:

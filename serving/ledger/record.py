@@ -12,8 +12,9 @@ REPLICA = socket.gethostname()
 
 # Seeded once by the operating system: a call to it for each id would take most of the time.
 _random = random.Random()
-# Reasons of requests whose directive was chosen, by a policy, the hold-out or a rule.
-CHOSEN = frozenset(("policy", "sticky", "hold_out", "rule"))
+# Reasons of requests whose directive was chosen, by a policy, the hold-out, a rule or the guard.
+CHOSEN = frozenset(("policy", "sticky", "hold_out", "rule", "guard"))
+EVALUATION = "evaluation"
 os.register_at_fork(after_in_child=_random.seed)
 
 
@@ -50,8 +51,9 @@ class Record:
             out; for one that was, the policy's probability of "none".
         reason: "policy", "sticky", "hold_out", "rule", "opt_out", "format", "own_length",
             "unknown_model", "no_bundle", "not_canary", "no_transform" (the client's Cache-Control),
-            "refuses_directives" (the model's server did so before), "off", or the failure that
-            left the request unchanged.
+            "refuses_directives" (the model's server did so before), "guard" (the quality of such
+            answers fell below its floor), "off", "evaluation" (an answer that was made only to
+            judge another one), or the failure that left the request unchanged.
         policy_version: version of the policy bundle; None if no policy applied.
         floor: least quality that the price is for; None if the request's task has none.
         floor_from: who asks for it (`agents.policy.pricing.Floor`).

@@ -1,10 +1,12 @@
 """The tables of the ledger's database; `serving/ledger/migrations` creates them."""
 
+from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
 
 import sqlalchemy as sa
 
+from serving.ledger.quality.verdict import Verdict
 from serving.ledger.record import Record
 
 METADATA = sa.MetaData()
@@ -16,20 +18,39 @@ _COLUMN_TYPES: dict[str, sa.types.TypeEngine[Any]] = {
 }
 
 
-def _column(name: str, annotation: str) -> "sa.Column[Any]":
-    kind, *alternatives = annotation.split(" | ")
-    return sa.Column(
-        name,
-        _COLUMN_TYPES[kind],
-        primary_key=name == "decision_id",
-        nullable=alternatives == ["None"],
-    )
+def _columns(rows: type, key: str) -> "Iterator[sa.Column[Any]]":
+    """Yield a column for each field of a dataclass.
+
+    Args:
+        key: field that is the primary key.
+    """
+    for field in fields(rows):
+        annotation = getattr(field.type, "__name__", str(field.type))
+        kind, *alternatives = annotation.split(" | ")
+        yield sa.Column(
+            field.name,
+            _COLUMN_TYPES[kind],
+            primary_key=field.name == key,
+            nullable=alternatives == ["None"],
+        )
 
 
-REQUESTS = sa.Table(
-    "requests",
+REQUESTS = sa.Table("requests", METADATA, *_columns(Record, "decision_id"))
+VERDICTS = sa.Table("verdicts", METADATA, *_columns(Verdict, "verdict_id"))
+# The guard's state of each cell, and its history.
+GUARD_CELLS = sa.Table(
+    "guard_cells",
     METADATA,
-    *(_column(f.name, getattr(f.type, "__name__", str(f.type))) for f in fields(Record)),
+    sa.Column("cell", sa.Text, primary_key=True),
+    sa.Column("state", sa.Text, nullable=False),
+)
+GUARD_LOG = sa.Table(
+    "guard_log",
+    METADATA,
+    sa.Column("event_id", sa.Text, primary_key=True),
+    sa.Column("time", sa.Double, nullable=False),
+    sa.Column("event", sa.Text, nullable=False),
+    sa.Column("told", sa.Boolean, nullable=False),
 )
 CONTROL = sa.Table(
     "control",

@@ -8,17 +8,20 @@ from pathlib import Path
 
 import uvicorn
 
-from envs.errors import LedgerError
-from serving.hook.assembly import Upkeep
+from envs.errors import LedgerError, SproutError
+from serving.hook.assembly import Upkeep, open_grid
+from serving.hook.policies import Policies
 from serving.http.admin import TOKEN_VARIABLE, Admin
 from serving.ledger.keeper import Keeper
 from serving.ledger.known_names import known_names
 from serving.processes.protocol import GuardedProtocol
 from serving.processes.worker import ANNOUNCED_FILE, FIRST, READY_FILE
+from serving.quality.sampler import SocketReceiver
 from serving.settings.control import Control, LocalControl
 from serving.settings.gateway import GatewayConfig
 from serving.settings.rules import check_names
 from serving.telemetry.log import log
+from serving.watching import make_watch
 
 # The flag of each run-time setting.
 FLAGS = {
@@ -69,6 +72,7 @@ class ParentServices:
         for line in overridden(config.initial_control(), control.stored):
             log.warning("%s", line)
         self._announced = runtime / ANNOUNCED_FILE
+        self._watching = Watching(config, runtime, self._keeper) if config.judges else None
         self._upkeep = Upkeep([self._keeper.step, self._note_start])
         self._listener = listener
         self._admin = uvicorn.Server(
@@ -105,7 +109,44 @@ class ParentServices:
         self._admin.should_exit = True
         self._upkeep.close()
         self._kill_upkeep.close()
+        if self._watching is not None:
+            # The keeper's last round takes its verdicts along.
+            self._watching.close()
         self._keeper.close()
+
+
+class Watching:
+    """The watch over the quality of answers, with the samples of the workers.
+
+    Raises:
+        ConfigError, DataError: a flag or a file of the judges is missing or wrong.
+    """
+
+    def __init__(self, config: GatewayConfig, runtime: Path, keeper: Keeper) -> None:
+        default, by_model = config.upstreams
+        self._policies = Policies(config.folders)
+        self._grid = open_grid(config, first=False)
+        self._watch = make_watch(
+            config,
+            keeper,
+            self._policies,
+            self._grid,
+            lambda model: by_model.get(model, default),
+        )
+        self._receiver = SocketReceiver(runtime, self._watch.take)
+        self._upkeep = Upkeep([self._refresh, self._watch.step])
+
+    def close(self) -> None:
+        """Stop."""
+        self._receiver.close()
+        self._upkeep.close()
+        self._watch.close()
+
+    def _refresh(self) -> None:
+        # The workers log what is wrong with either.
+        self._policies.refresh()
+        with suppress(SproutError, OSError):
+            self._grid.refresh()
 
 
 def overridden(given: Control, stored: Control) -> list[str]:

@@ -70,6 +70,7 @@ class Worker:
         from serving.http.relay import Relay
         from serving.http.routing import Upstreams
         from serving.processes.gateway import Gateway
+        from serving.quality.sampler import SocketSender
 
         configure_logging(self.config.log_format)
         # The grid reports such values itself.
@@ -94,7 +95,8 @@ class Worker:
                 "`sprout train --out` writes it, or an empty one that waits for its bundle"
             )
         try:
-            hook = make_hook(self.config, self.runtime, first=first)
+            sender = SocketSender(self.runtime)
+            hook = make_hook(self.config, self.runtime, first=first, send=sender)
         except SproutError as error:
             self._refuse(str(error))
         except Exception as error:

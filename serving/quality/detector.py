@@ -28,32 +28,30 @@ class Detector:
     requests in the mean.
 
     A request that is judged with probability p stands for 1 / p requests, and is bet on with
-    p_least / p of each share (inverse-probability weights: Waudby-Smith et al., 2022,
+    p_least / p of each share, where p_least is the least probability of the stream's requests at
+    that time (inverse-probability weights: Waudby-Smith et al., 2022,
     https://arxiv.org/abs/2210.10768).
 
     Args:
         falls: whether to detect that the expectation of d has fallen below 0; False detects that
             it has risen above 0.
         threshold: evidence from which on there is an alarm.
-        least_probability: p_least, the least probability of a request to be judged, above 0.
         streams: number of streams.
 
     Attributes:
         evidence: evidence for a change, shape (streams,).
+        by_bet: the same for each of `BETS`, shape (streams, bets).
     """
 
-    def __init__(
-        self, *, falls: bool, threshold: float, least_probability: float, streams: int = 1
-    ) -> None:
+    def __init__(self, *, falls: bool, threshold: float, streams: int = 1) -> None:
         self.threshold = threshold
         self._sign = -1.0 if falls else 1.0
-        self._least = least_probability
-        self._by_bet = np.zeros((streams, len(BETS)))
+        self.by_bet = np.zeros((streams, len(BETS)))
 
     @property
     def evidence(self) -> Float64Array:
         """The mean over the shares."""
-        mean: Float64Array = self._by_bet.mean(axis=1)
+        mean: Float64Array = self.by_bet.mean(axis=1)
         return mean
 
     @property
@@ -61,19 +59,26 @@ class Detector:
         """The streams whose evidence has reached the threshold, shape (streams,)."""
         return np.asarray(self.evidence >= self.threshold, dtype=np.bool_)
 
-    def add(self, differences: AnyArray | float, probability: float) -> None:
+    def add(
+        self,
+        differences: AnyArray | float,
+        probability: float,
+        least_probability: float | None = None,
+    ) -> None:
         """Count one judged request of each stream.
 
         Args:
             differences: d of each stream, shape (streams,).
-            probability: the request's probability to be judged.
+            probability: the request's probability to be judged, above 0.
+            least_probability: p_least, above 0; None if all requests have the same probability. It
+                may change in time, but not with the request.
         """
-        weight = self._sign * self._least / probability
+        weight = self._sign * (least_probability or probability) / probability
         gains = 1 + np.multiply.outer(np.atleast_1d(differences) * weight, BETS)
         # A change may begin after any request, so each adds a beginning without evidence yet. Added
         # before the bet, it would break the bound where requests with a low d have a low p.
-        self._by_bet = self._by_bet * gains + 1 / probability
+        self.by_bet = self.by_bet * gains + 1 / probability
 
     def restart(self, streams: BoolArray) -> None:
         """Forget the evidence of some streams; shape (streams,)."""
-        self._by_bet[streams] = 0.0
+        self.by_bet[streams] = 0.0

@@ -23,16 +23,14 @@ class RatioSequence:
     Requests are weighted as in `serving.quality.detector.Detector`.
 
     Args:
-        least_probability: the least probability of a request to be judged, above 0.
         alpha: probability that the interval ever misses the ratio.
 
     Attributes:
         low, high: the interval; `high` is infinite until there is evidence against high ratios.
     """
 
-    def __init__(self, least_probability: float, alpha: float = 0.05) -> None:
+    def __init__(self, alpha: float = 0.05) -> None:
         self.low, self.high = 0.0, float("inf")
-        self._least = least_probability
         self._bound = np.log(2 / alpha)
         self._for_higher = np.zeros((len(RATIOS), len(BETS)))
         self._for_lower = np.zeros_like(self._for_higher)
@@ -43,17 +41,24 @@ class RatioSequence:
         """The weighted ratio of the judged requests; None while L0 has no quality."""
         return self._quality / self._l0 if self._l0 > 0 else None
 
-    def add(self, quality: float, l0: float, probability: float) -> None:
+    def add(
+        self,
+        quality: float,
+        l0: float,
+        probability: float,
+        least_probability: float | None = None,
+    ) -> None:
         """Count a judged request.
 
         Args:
             quality: y, 0..1.
             l0: y0, 0..1.
-            probability: the request's probability to be judged.
+            probability, least_probability: as for the detector.
         """
         self._quality += quality / probability
         self._l0 += l0 / probability
-        differences = (self._least / probability * (quality - RATIOS * l0))[:, None]
+        weight = (least_probability or probability) / probability
+        differences = (weight * (quality - RATIOS * l0))[:, None]
         # A bet on a higher ratio may lose r times its share. The same shares for every candidate
         # order the evidence by candidate, so that what is refuted has no gaps.
         self._for_higher += np.log1p(BETS / RATIOS[-1] * differences)

@@ -17,6 +17,7 @@ from envs.plausible import check_intensity, check_mean_intensity
 from envs.requests.directive import Place
 from serving.settings.control import Control
 from serving.settings.kill_switch import KillSwitch
+from serving.settings.quality import QualityFlags
 from serving.settings.rules import Mode, read_rules
 
 # An older reading says little about the present, because carbon intensity varies within a day.
@@ -37,7 +38,7 @@ def _split(value: Any) -> Any:
 CommaSeparated = Annotated[list[str], NoDecode, BeforeValidator(_split)]
 
 
-class HookConfig(MeterFlags):
+class HookConfig(QualityFlags, MeterFlags):
     """Settings of the hook in the gateway, the ASGI middleware and the LiteLLM callback."""
 
     policy: CommaSeparated = Field(

@@ -12,7 +12,8 @@ from contextlib import closing, suppress
 
 import pytest
 
-from serving.hook.assembly import make_embedded_hook, make_hook
+from serving.embedded import make_embedded_hook
+from serving.hook.assembly import make_hook
 from serving.http.admin import Admin
 from serving.ledger.keeper import Keeper
 from tests.serving.hooks import config, keeper, waited

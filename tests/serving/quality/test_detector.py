@@ -12,8 +12,8 @@ from serving.quality.detector import BETS, Detector
 FLOOR = 0.95
 
 
-def detector(*, falls=True, threshold=2000.0, least=1.0, streams=200):
-    return Detector(falls=falls, threshold=threshold, least_probability=least, streams=streams)
+def detector(*, falls=True, threshold=2000.0, streams=200):
+    return Detector(falls=falls, threshold=threshold, streams=streams)
 
 
 def answers(quality, streams, rng, l0=0.7):
@@ -39,7 +39,7 @@ def test_at_the_floor_alarms_are_rarer_than_stated(falls):
 
 def test_requests_that_are_seldom_judged_count_as_many():
     # One in 50 is judged, so 2,000 judged ones are 100,000 requests.
-    watch = detector(threshold=1_000_000, least=0.02, streams=400)
+    watch = detector(threshold=1_000_000, streams=400)
     caught = steps_to_alarm(watch, FLOOR, 2000, np.random.default_rng(1), probability=0.02)
     assert (caught < 2000).mean() < 0.1 + 3 * np.sqrt(0.1 * 0.9 / 400)
 
@@ -48,12 +48,12 @@ def test_requests_that_are_seldom_judged_count_as_many():
 def test_the_bound_holds_where_requests_with_a_low_difference_are_judged_seldom(falls):
     """One more request adds 1 to the expected evidence, by enumeration: d is 0 in the mean."""
     kinds = [(0.05, -0.9), (1.0, 0.9)] if falls else [(0.05, 0.9), (1.0, -0.9)]
-    watch = detector(falls=falls, least=0.05, streams=1)
-    watch.add(0.1, 0.5)
+    watch = detector(falls=falls, streams=1)
+    watch.add(0.1, 0.5, 0.05)
     before, expected = watch.evidence[0], 0.0
     for probability, difference in kinds:
         judged = copy.deepcopy(watch)
-        judged.add(difference, probability)
+        judged.add(difference, probability, 0.05)
         expected += (probability * judged.evidence[0] + (1 - probability) * before) / 2
     assert expected == pytest.approx(before + 1)
 
@@ -99,7 +99,7 @@ def test_a_stream_that_starts_again_has_no_evidence_and_leaves_the_others_alone(
 )
 def test_the_evidence_is_the_sum_over_all_possible_beginnings(pairs, probability):
     """A direct computation of the definition."""
-    watch = Detector(falls=True, threshold=10.0, least_probability=probability, streams=1)
+    watch = Detector(falls=True, threshold=10.0, streams=1)
     for quality, l0 in pairs:
         watch.add(quality - FLOOR * l0, probability)
     gains = np.array([1 - BETS * (quality - FLOOR * l0) for quality, l0 in pairs])

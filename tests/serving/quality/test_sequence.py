@@ -17,7 +17,7 @@ def test_it_seldom_misses_the_ratio_at_any_of_a_thousand_looks(quality, l0):
     rng = np.random.default_rng(0)
     missed = 0
     for _ in range(20):
-        sequence, missed_once = RatioSequence(1.0), False
+        sequence, missed_once = RatioSequence(), False
         for y, y0 in zip(*judged(1000, quality, l0, rng), strict=True):
             sequence.add(y, y0, 1.0)
             missed_once |= not sequence.low <= quality / l0 <= sequence.high
@@ -27,7 +27,7 @@ def test_it_seldom_misses_the_ratio_at_any_of_a_thousand_looks(quality, l0):
 
 
 def test_it_narrows_around_the_ratio():
-    sequence = RatioSequence(1.0)
+    sequence = RatioSequence()
     for y, y0 in zip(*judged(4000, 0.63, 0.7, np.random.default_rng(1)), strict=True):
         sequence.add(y, y0, 1.0)
     assert sequence.ratio == pytest.approx(0.9, abs=0.05)
@@ -37,17 +37,17 @@ def test_it_narrows_around_the_ratio():
 def test_requests_count_by_what_they_stand_for():
     """Right answers are judged half as often as wrong ones, and the ratio is not moved by that."""
     rng = np.random.default_rng(2)
-    sequence = RatioSequence(0.4)
+    sequence = RatioSequence()
     for y, y0 in zip(*judged(20_000, 0.5, 0.8, rng), strict=True):
         probability = 0.4 if y else 0.8
         if rng.random() < probability:
-            sequence.add(y, y0, probability)
+            sequence.add(y, y0, probability, 0.4)
     assert sequence.ratio == pytest.approx(0.5 / 0.8, abs=0.03)
     assert sequence.low <= 0.5 / 0.8 <= sequence.high
 
 
 def test_without_evidence_it_excludes_nothing():
-    sequence = RatioSequence(1.0)
+    sequence = RatioSequence()
     assert (sequence.low, sequence.high, sequence.ratio) == (0.0, float("inf"), None)
     sequence.add(0.0, 0.0, 1.0)
     assert (sequence.low, sequence.high, sequence.ratio) == (0.0, float("inf"), None)
@@ -55,7 +55,7 @@ def test_without_evidence_it_excludes_nothing():
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=80))
 def test_what_is_refuted_has_no_gaps(pairs):
-    sequence = RatioSequence(1.0, alpha=0.9)
+    sequence = RatioSequence(alpha=0.9)
     for y, y0 in pairs:
         sequence.add(float(y), float(y0), 1.0)
     low = sequence._refuted(sequence._for_higher)

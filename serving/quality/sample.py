@@ -1,0 +1,75 @@
+"""Samples: requests whose answers are to be judged, on their way from a worker to its parent.
+
+A sample holds the texts of the request and the answer. It is kept in memory only, and never
+written to a disk.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+
+@dataclass(slots=True)
+class Draft:
+    """A request that was drawn for the sample, before its answer is known.
+
+    Attributes:
+        probability: probability of being drawn.
+        task: task of its cell; empty if it has none that the policy knows.
+        zone: zone of its cell.
+        floor: least quality relative to L0 that was asked for; None if there is no floor.
+        candidate: directive that the policy would have chosen at the asked floor, where the guard
+            or the mode kept it from doing so; None elsewhere.
+        body: the request as the caller sent it.
+    """
+
+    probability: float
+    task: str
+    zone: str
+    floor: float | None
+    candidate: str | None
+    body: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Sample:
+    """A request that was drawn for the sample, and its answer.
+
+    Attributes:
+        decision_id, decided, route, model, policy_version: as in the request's record.
+        served: directive that the answer was made under.
+        answer: text of the answer; None if it could not be read.
+        tokens: length of the answer, tokens; None if unknown.
+        joules: energy of the request, J; None if unknown.
+        probability, task, zone, floor, candidate, body: see `Draft`.
+    """
+
+    decision_id: str
+    decided: float
+    route: str
+    model: str
+    policy_version: str
+    served: str
+    answer: str | None
+    tokens: int | None
+    joules: float | None
+    probability: float
+    task: str
+    zone: str
+    floor: float | None
+    candidate: str | None
+    body: dict[str, Any]
+
+    def to_bytes(self) -> bytes:
+        """Return the sample as JSON."""
+        return orjson.dumps(self)
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> "Sample":
+        """Return the sample that `to_bytes` converted.
+
+        Raises:
+            ValueError, TypeError: it is damaged.
+        """
+        return cls(**orjson.loads(raw))

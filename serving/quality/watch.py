@@ -1,0 +1,243 @@
+"""Watches the quality of a replica's answers: samples in, verdicts and the guard's levels out.
+
+It runs beside the workers, in the gateway's parent process or in a thread of an embedded hook. If
+it fails or lags, requests are served all the same, at the last levels.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from envs.errors import LedgerError
+from serving.ledger.database import Ledger, days_ago
+from serving.ledger.in_flight import count_in_flight
+from serving.ledger.journal import Journal
+from serving.ledger.quality.store import QualityStore
+from serving.ledger.quality.verdict import Verdict
+from serving.quality.evaluator import Evaluator
+from serving.quality.guard import Cell, Guard, Reaches
+from serving.quality.sample import Sample
+from serving.quality.shares import Shares
+from serving.quality.trigger import Trigger
+from serving.settings.guard_levels import CellSetting, write_levels
+from serving.settings.hook import HookConfig
+
+# Samples that wait to be judged, in number and bytes; more are dropped.
+MOST_SAMPLES, MOST_BYTES = 4000, 64 << 20
+# Samples that are judged side by side.
+_AT_ONCE = 2
+_SHARES_SECONDS = 60.0
+_EXPIRE_SECONDS = 600.0
+log = logging.getLogger("sprout")
+
+
+class GridNow(NamedTuple):
+    """The grid's clock, Unix seconds, and its carbon intensity, gCO2e/kWh."""
+
+    time: float
+    g_per_kwh: float
+
+
+class QualityWatch:
+    """Judges samples in threads of its own, and moves the guard's cells.
+
+    Call `take` for each sample, `step` twice a second, and `close` at the end.
+
+    Args:
+        config: the hook's settings.
+        ledger: the database.
+        evaluator: judges samples.
+        reaches: see `serving.quality.guard.Reaches`.
+        grid: returns the grid now; None if its intensity is unknown.
+        journal: takes the verdicts; `close` closes it.
+        registry: takes the metrics.
+    """
+
+    def __init__(
+        self,
+        config: HookConfig,
+        ledger: Ledger,
+        evaluator: Evaluator,
+        reaches: Reaches,
+        grid: Callable[[], GridNow | None],
+        journal: Journal,
+        registry: CollectorRegistry,
+    ) -> None:
+        self._config = config
+        self._store = QualityStore(ledger)
+        self._evaluator = evaluator
+        self._grid = grid
+        self._guard = Guard(self._store, reaches, act=config.guard == "act")
+        self._trigger = Trigger(config.judge_hours, config.judge_delay, config.judge_busy)
+        self._shares = Shares(config.sample, config.judge_energy)
+        self._shares_time = self._expired = 0.0
+        self._by_cell: dict[Cell, float] = {}
+        self._written: list[CellSetting] | None = None
+        self._journal = journal
+        self._waiting: deque[tuple[Sample, int]] = deque()
+        self._bytes = 0
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._create_metrics(registry)
+        self._threads = [
+            threading.Thread(target=self._judge, name="sprout-judge", daemon=True)
+            for _ in range(_AT_ONCE)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _create_metrics(self, registry: CollectorRegistry) -> None:
+        self._samples = Counter(
+            "sprout_quality_samples", "Sampled requests", ("fate",), registry=registry
+        )
+        for fate in ("judged", "dropped"):
+            self._samples.labels(fate)
+        self._verdicts = Counter(
+            "sprout_judge_verdicts", "Verdicts by judge", ("judge", "result"), registry=registry
+        )
+        self._seconds = Counter(
+            "sprout_judge_seconds", "Time that judges took, s", ("judge",), registry=registry
+        )
+        self._tokens = Counter(
+            "sprout_judge_tokens", "Tokens of judges", ("judge",), registry=registry
+        )
+        self._joules = Counter(
+            "sprout_evaluation_energy_joules",
+            "Energy of answers and verdicts that were made only to judge, J",
+            registry=registry,
+        )
+        self._grams = Counter(
+            "sprout_evaluation_emissions_grams",
+            "Emissions of answers and verdicts that were made only to judge, gCO2e",
+            registry=registry,
+        )
+        self._state = Gauge(
+            "sprout_guard_state",
+            "0 where the policy runs as asked, 1 at a raised price, 2 at L0",
+            ("model", "task", "zone"),
+            registry=registry,
+        )
+        self._moves = Counter(
+            "sprout_guard_moves",
+            "Changes of a guarded cell's level",
+            ("task", "zone", "reason"),
+            registry=registry,
+        )
+
+    def take(self, sample: Sample) -> None:
+        """Keep a sample in memory until it is judged."""
+        size = len(sample.to_bytes())
+        with self._lock:
+            if len(self._waiting) < MOST_SAMPLES and self._bytes + size <= MOST_BYTES:
+                self._waiting.append((sample, size))
+                self._bytes += size
+                return
+        self._samples.labels("dropped").inc()
+
+    def step(self) -> None:
+        """Count new verdicts, and tell the workers the levels. Never raises."""
+        self._evaluator.publish()
+        if (grid := self._grid()) is not None:
+            self._trigger.saw(grid.time, grid.g_per_kwh)
+        try:
+            for event in self._guard.step():
+                self._moves.labels(event["task"], event["zone"], event["reason"]).inc()
+                log.warning("%s", describe(event))
+            if time.monotonic() - self._expired > _EXPIRE_SECONDS:
+                self._store.expire(days_ago(self._config.retention_days))
+                self._expired = time.monotonic()
+        except LedgerError:
+            # The keeper reports it. The levels stay, and verdicts wait in the journal.
+            return
+        self._set_shares()
+        self._write()
+
+    def close(self) -> None:
+        """Stop; samples that were not judged are lost."""
+        self._ended.set()
+        for thread in self._threads:
+            thread.join(5)
+        self._evaluator.close()
+        self._journal.close()
+
+    def _set_shares(self) -> None:
+        if time.monotonic() - self._shares_time < _SHARES_SECONDS and self._shares_time:
+            return
+        self._shares_time = time.monotonic()
+        with self._lock:
+            self._shares.age(time.time())
+            self._by_cell = self._shares.by_cell()
+
+    def _write(self) -> None:
+        settings = []
+        for cell in sorted(self._guard.states.keys() | self._by_cell.keys()):
+            state = self._guard.states.get(cell)
+            level, floor = ("asked", None) if state is None else (state.level, state.floor)
+            share = self._by_cell.get(cell)
+            settings.append(CellSetting(**cell._asdict(), level=level, floor=floor, share=share))
+            self._state.labels(*cell).set(("asked", "raised", "l0").index(level))
+        if settings == self._written:
+            return
+        try:
+            write_levels(self._config.state, settings)
+        except OSError as error:
+            log.error("the guard's levels cannot be written: %s", error.strerror)
+            return
+        self._written = settings
+
+    def _judge(self) -> None:
+        """Judge samples when it is time to, until `close` is called."""
+        while not self._ended.wait(0.0 if self._judge_next() else 0.2):
+            pass
+
+    def _judge_next(self) -> bool:
+        """Judge the oldest sample if it is time to; return whether one was judged."""
+        in_flight = count_in_flight(self._config.state)
+        with self._lock:
+            if not self._waiting:
+                return False
+            waited = time.time() - self._waiting[0][0].decided
+            if not self._trigger.due(waited, in_flight):
+                return False
+            sample, size = self._waiting.popleft()
+            self._bytes -= size
+        try:
+            verdicts = self._evaluator.evaluate(sample)
+            for verdict in verdicts:
+                self._journal.write(verdict)
+                self._count(verdict)
+            cost = verdicts[0].evaluation_joules if verdicts else None
+            with self._lock:
+                cell = Cell(sample.model, sample.task, sample.zone)
+                self._shares.saw(cell, sample.probability, sample.joules, cost)
+        except Exception as error:
+            log.error("a sample could not be judged: %s", type(error).__name__)
+            self._samples.labels("dropped").inc()
+            return True
+        self._samples.labels("judged").inc()
+        return True
+
+    def _count(self, verdict: Verdict) -> None:
+        self._verdicts.labels(verdict.judge, verdict.result).inc()
+        self._seconds.labels(verdict.judge).inc(verdict.judge_seconds)
+        self._tokens.labels(verdict.judge).inc(verdict.judge_tokens or 0)
+        self._joules.inc((verdict.evaluation_joules or 0.0) + (verdict.judge_joules or 0.0))
+        self._grams.inc(verdict.evaluation_grams or 0.0)
+
+
+def describe(event: dict[str, object]) -> str:
+    """Return an event of the guard in words."""
+    task = event["task"] or "untagged requests"
+    where = f"quality of {task} ({event['model']}, {event['zone']})"
+    kept = "" if event["acted"] else " (--guard warn: nothing is changed)"
+    if event["reason"] == "returned":
+        return f"{where}: candidates keep the floor {event['floor']} again; steered as asked{kept}"
+    action = "kept at L0" if event["to"] == "l0" else f"priced for {event['raised_floor']:.3f}"
+    return (
+        f"{where}: {event['ratio']:.3f} of L0's, below the floor {event['floor']}; {action}{kept}"
+    )

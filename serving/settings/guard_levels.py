@@ -1,0 +1,81 @@
+"""What the guard and the sampler ask of each cell, in a file of the state folder.
+
+A cell is the requests of one task to one model in one zone. The replica's parent process writes the
+file, and workers read it, so that no request waits for the database.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from serving.file_stamp import FileStamp, file_stamp
+
+FILE = "guard.json"
+
+
+class CellSetting(BaseModel):
+    """How the requests of one cell are served.
+
+    Attributes:
+        model, task, zone: the cell; `task` is empty for requests without a tag.
+        level: "asked" serves them as the floors ask; "raised" at the price of a higher floor;
+            "l0" without a directive.
+        floor: the higher floor.
+        share: share of the requests that are sampled; None for that of the hook's settings.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    model: str
+    task: str
+    zone: str
+    level: Literal["asked", "raised", "l0"] = "asked"
+    floor: float | None = None
+    share: float | None = None
+
+
+_LIST = TypeAdapter(list[CellSetting])
+
+
+class GuardLevels:
+    """The cells' settings, as one process knows them.
+
+    Args:
+        folder: the replica's state folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FILE
+        self._stamp: FileStamp | None = None
+        self._cells: dict[tuple[str, str, str], CellSetting] = {}
+        self.refresh()
+
+    def of(self, model: str, task: str, zone: str) -> CellSetting | None:
+        """Return a cell's settings; None if it has none of its own."""
+        return self._cells.get((model, task, zone))
+
+    def refresh(self) -> None:
+        """Read the file if it has changed; if it is damaged, the last settings stay."""
+        stamp = file_stamp(self._path)
+        if stamp in (None, self._stamp):
+            return
+        try:
+            cells = _LIST.validate_json(self._path.read_bytes())
+        except (OSError, ValidationError):
+            return
+        self._cells = {(cell.model, cell.task, cell.zone): cell for cell in cells}
+        self._stamp = stamp
+
+
+def write_levels(folder: Path, cells: Sequence[CellSetting]) -> None:
+    """Replace the file atomically.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    draft = folder / f"{FILE}.{os.getpid()}"
+    draft.write_bytes(_LIST.dump_json(list(cells)))
+    draft.replace(folder / FILE)
