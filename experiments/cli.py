@@ -59,6 +59,10 @@ COMMANDS = {
         "experiments.operate.mode:Reload",
         "load the bundles again; steer suspended models",
     ),
+    "quality": (
+        "experiments.operate.quality.table:Quality",
+        "the quality of live answers by task, and the guard's state",
+    ),
     "status": ("experiments.operate.status:Status", "state of a gateway and its replicas"),
     "rules": (
         "experiments.operate.settings_commands:RULES",

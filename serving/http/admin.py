@@ -27,6 +27,7 @@ from serving.http.asgi import (
 from serving.http.openapi import OPENAPI_PATH, document
 from serving.ledger.keeper import Keeper
 from serving.ledger.known_names import known_names
+from serving.quality.report import read_quality
 from serving.savings.estimate import read_savings
 from serving.savings.period import read_period
 from serving.settings.control import SETTABLE, Control
@@ -48,7 +49,8 @@ class Admin:
 
     Routes without a token: /metrics, /healthz, and /openapi.json, which describes all routes.
     Routes with the token as `Authorization: Bearer`: GET and PATCH /v1/control, POST
-    /v1/reload, GET /v1/savings?since=&until=&hours=, GET and DELETE /v1/requests/ID.
+    /v1/reload, GET /v1/savings and /v1/quality?since=&until=&hours=, GET and DELETE
+    /v1/requests/ID.
 
     Args:
         keeper: the keeper of this replica's ledger.
@@ -67,6 +69,7 @@ class Admin:
             ("PATCH", "/v1/control"): self._change_control,
             ("POST", "/v1/reload"): self._reload,
             ("GET", "/v1/savings"): self._savings,
+            ("GET", "/v1/quality"): self._quality,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -195,20 +198,12 @@ class Admin:
         )
 
     async def _savings(self, scope: Scope, body: bytes) -> Any:
-        query = parse_qs(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
-        given = {name: values[-1] for name, values in query.items()}
-        if unknown := set(given) - {"since", "until", "hours"}:
-            raise ValueError(f"query parameter {min(unknown)!r}: give since, until or hours")
-        hours = None
-        if "hours" in given:
-            try:
-                hours = float(given["hours"])
-            except ValueError:
-                hours = -1.0
-            if not 0 < hours <= 24 * 3660:
-                raise ValueError(f"hours: give a number above 0 and at most {24 * 3660}")
-        since, until = read_period(given.get("since"), given.get("until"), hours, time.time())
+        since, until = _period(scope)
         return await asyncio.to_thread(read_savings, self._keeper.ledger, since, until)
+
+    async def _quality(self, scope: Scope, body: bytes) -> Any:
+        since, until = _period(scope)
+        return await asyncio.to_thread(read_quality, self._keeper.ledger, since, until)
 
     async def _request(self, scope: Scope, body: bytes) -> Any:
         decision_id = scope["path"].rsplit("/", 1)[-1]
@@ -223,6 +218,27 @@ class Admin:
         if not count:
             raise KeyError("no such decision in the ledger (yet)")
         return {"deleted": count}
+
+
+def _period(scope: Scope) -> tuple[float, float]:
+    """Return the start and the end of the query's period, Unix seconds.
+
+    Raises:
+        ValueError: the query names no period.
+    """
+    query = parse_qs(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
+    given = {name: values[-1] for name, values in query.items()}
+    if unknown := set(given) - {"since", "until", "hours"}:
+        raise ValueError(f"query parameter {min(unknown)!r}: give since, until or hours")
+    hours = None
+    if "hours" in given:
+        try:
+            hours = float(given["hours"])
+        except ValueError:
+            hours = -1.0
+        if not 0 < hours <= 24 * 3660:
+            raise ValueError(f"hours: give a number above 0 and at most {24 * 3660}")
+    return read_period(given.get("since"), given.get("until"), hours, time.time())
 
 
 async def _refuse_method(send: Send, allowed: Sequence[str]) -> None:

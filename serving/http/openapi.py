@@ -87,6 +87,13 @@ def document() -> dict[str, Any]:
                     "Estimate savings", {"422": "the period is wrong"} | away, parameters=_PERIOD
                 )
             },
+            "/v1/quality": {
+                "get": _operation(
+                    "Get the quality of each task's answers, and the guard's state",
+                    {"422": "the period is wrong"} | away,
+                    parameters=_PERIOD,
+                )
+            },
             "/v1/requests/{decision_id}": {
                 "get": _operation("Get a record", unknown | away, parameters=[_ID]),
                 "delete": _operation("Delete a record", unknown | away, parameters=[_ID]),

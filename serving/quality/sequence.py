@@ -47,22 +47,24 @@ class RatioSequence:
         l0: float,
         probability: float,
         least_probability: float | None = None,
+        count: int = 1,
     ) -> None:
-        """Count a judged request.
+        """Count a judged request, or several that are alike.
 
         Args:
             quality: y, 0..1.
             l0: y0, 0..1.
             probability, least_probability: as for the detector.
+            count: number of requests.
         """
-        self._quality += quality / probability
-        self._l0 += l0 / probability
+        self._quality += count * quality / probability
+        self._l0 += count * l0 / probability
         weight = (least_probability or probability) / probability
         differences = (weight * (quality - RATIOS * l0))[:, None]
         # A bet on a higher ratio may lose r times its share. The same shares for every candidate
         # order the evidence by candidate, so that what is refuted has no gaps.
-        self._for_higher += np.log1p(BETS / RATIOS[-1] * differences)
-        self._for_lower += np.log1p(-BETS * differences)
+        self._for_higher += count * np.log1p(BETS / RATIOS[-1] * differences)
+        self._for_lower += count * np.log1p(-BETS * differences)
         too_low, too_high = self._refuted(self._for_higher), self._refuted(self._for_lower)
         if too_low.any():
             self.low = max(self.low, float(RATIOS[too_low].max()))

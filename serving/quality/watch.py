@@ -5,6 +5,8 @@ it fails or lags, requests are served all the same, at the last levels.
 """
 
 import logging
+import math
+import os
 import threading
 import time
 from collections import deque
@@ -21,9 +23,11 @@ from serving.ledger.quality.store import QualityStore
 from serving.ledger.quality.verdict import Verdict
 from serving.quality.evaluator import Evaluator
 from serving.quality.guard import Cell, Guard, Reaches
+from serving.quality.report import read_quality
 from serving.quality.sample import Sample
 from serving.quality.shares import Shares
 from serving.quality.trigger import Trigger
+from serving.quality.webhook import SECRET_VARIABLE, Webhook, read_secret
 from serving.settings.guard_levels import CellSetting, write_levels
 from serving.settings.hook import HookConfig
 
@@ -33,6 +37,8 @@ MOST_SAMPLES, MOST_BYTES = 4000, 64 << 20
 _AT_ONCE = 2
 _SHARES_SECONDS = 60.0
 _EXPIRE_SECONDS = 600.0
+# How often the metrics of quality are computed, s, and of how many days.
+_REPORT_SECONDS, _REPORT_DAYS = 30.0, 30.0
 log = logging.getLogger("sprout")
 
 
@@ -56,6 +62,9 @@ class QualityWatch:
         grid: returns the grid now; None if its intensity is unknown.
         journal: takes the verdicts; `close` closes it.
         registry: takes the metrics.
+
+    Raises:
+        ConfigError: the webhook's secret is missing or wrong.
     """
 
     def __init__(
@@ -69,13 +78,17 @@ class QualityWatch:
         registry: CollectorRegistry,
     ) -> None:
         self._config = config
-        self._store = QualityStore(ledger)
+        self._ledger, self._store = ledger, QualityStore(ledger)
+        self._webhook: Webhook | None = None
+        if config.alarm_webhook is not None:
+            secret = read_secret(os.environ.get(SECRET_VARIABLE))
+            self._webhook = Webhook(config.alarm_webhook, secret, self._store)
         self._evaluator = evaluator
         self._grid = grid
         self._guard = Guard(self._store, reaches, act=config.guard == "act")
         self._trigger = Trigger(config.judge_hours, config.judge_delay, config.judge_busy)
         self._shares = Shares(config.sample, config.judge_energy)
-        self._shares_time = self._expired = 0.0
+        self._shares_time = self._expired = self._reported = 0.0
         self._by_cell: dict[Cell, float] = {}
         self._written: list[CellSetting] | None = None
         self._journal = journal
@@ -122,6 +135,20 @@ class QualityWatch:
             ("model", "task", "zone"),
             registry=registry,
         )
+        self._ratios = {
+            name: Gauge(
+                f"sprout_quality_ratio{suffix}",
+                f"Quality of the served answers relative to L0{text}",
+                ("model", "task", "zone"),
+                registry=registry,
+            )
+            for name, suffix, text in (
+                ("ratio", "", ""),
+                ("low", "_low", ", lower bound that holds at every look"),
+                ("high", "_high", ", upper bound that holds at every look"),
+                ("floor", "_floor", ": the floor that is asked for"),
+            )
+        }
         self._moves = Counter(
             "sprout_guard_moves",
             "Changes of a guarded cell's level",
@@ -148,6 +175,9 @@ class QualityWatch:
             for event in self._guard.step():
                 self._moves.labels(event["task"], event["zone"], event["reason"]).inc()
                 log.warning("%s", describe(event))
+            if time.monotonic() - self._reported > _REPORT_SECONDS:
+                self._reported = time.monotonic()
+                self._report()
             if time.monotonic() - self._expired > _EXPIRE_SECONDS:
                 self._store.expire(days_ago(self._config.retention_days))
                 self._expired = time.monotonic()
@@ -162,8 +192,21 @@ class QualityWatch:
         self._ended.set()
         for thread in self._threads:
             thread.join(5)
+        if self._webhook is not None:
+            self._webhook.close()
         self._evaluator.close()
         self._journal.close()
+
+    def _report(self) -> None:
+        """Set the metrics of quality."""
+        quality = read_quality(self._ledger, days_ago(_REPORT_DAYS), time.time())
+        for cell in quality["cells"]:
+            labels = cell["model"], cell["task"], cell["zone"]
+            low, high = cell["served"]["interval"]
+            values = {"ratio": cell["served"]["ratio"], "low": low, "high": high}
+            for name, value in (values | {"floor": cell["floor"]}).items():
+                # Prometheus' word for what is not known.
+                self._ratios[name].labels(*labels).set(math.nan if value is None else value)
 
     def _set_shares(self) -> None:
         if time.monotonic() - self._shares_time < _SHARES_SECONDS and self._shares_time:

@@ -4,16 +4,33 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from serving.ledger.database import Ledger
 from serving.ledger.quality.verdict import Verdict
-from serving.ledger.tables import GUARD_CELLS, GUARD_LOG, VERDICTS
+from serving.ledger.record import EVALUATION
+from serving.ledger.tables import GUARD_CELLS, GUARD_LOG, REQUESTS, VERDICTS
 
 _GUARD_LOCK = 5078
 _COLUMNS = [VERDICTS.c[field.name] for field in fields(Verdict)]
+
+
+class Energy(NamedTuple):
+    """What requests took.
+
+    Attributes:
+        requests: number of requests.
+        joules: energy, J.
+        grams: emissions, gCO2e.
+        unknown: requests whose energy is unknown.
+    """
+
+    requests: int
+    joules: float
+    grams: float
+    unknown: int
 
 
 class GuardTransaction:
@@ -108,6 +125,21 @@ class QualityStore:
         return [
             json.loads(row.event) | {"event_id": row.event_id, "time": row.time} for row in rows
         ]
+
+    def energy(self, since: float, until: float) -> dict[bool, "Energy"]:
+        """Return the energy of the requests of a period: of users, and (True) made to judge."""
+        made = REQUESTS.c.reason == EVALUATION
+        unknown = sa.func.sum(sa.case((REQUESTS.c.energy_joules.is_(None), 1), else_=0))
+        joules, grams = (sa.func.sum(REQUESTS.c[name]) for name in ("energy_joules", "grams"))
+        query = (
+            sa.select(made, sa.func.count(), joules, grams, unknown)
+            .where(REQUESTS.c.time >= since, REQUESTS.c.time < until)
+            .group_by(made)
+        )
+        with self._ledger.transaction() as connection:
+            rows = connection.execute(query).all()
+        known = {bool(row[0]): Energy(row[1], row[2] or 0.0, row[3] or 0.0, row[4]) for row in rows}
+        return {key: known.get(key, Energy(0, 0.0, 0.0, 0)) for key in (False, True)}
 
     def told(self, event_ids: Sequence[str]) -> None:
         """Note that a webhook has taken some events."""
