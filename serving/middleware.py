@@ -24,6 +24,7 @@ from serving.http.asgi import (
     respond_error,
 )
 from serving.http.exchange import OWN_HEADER_PREFIX, Exchange
+from serving.http.feedback_route import FEEDBACK, FeedbackRoute
 
 # Fields that describe the bytes of a body, and are wrong for a steered one.
 _FRAMING = frozenset(
@@ -52,9 +53,13 @@ class SproutMiddleware:
     def __init__(self, app: App, hook: Hook | None = None) -> None:
         self._app = app
         self._hook = make_embedded_hook() if hook is None else hook
+        self._feedback = FeedbackRoute(self._hook)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
+        if scope["type"] == "http" and scope["path"] == FEEDBACK:
+            await self._feedback(scope, receive, send)
+            return
         if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in APIS:
             await self._app(scope, receive, send)
             return

@@ -10,8 +10,9 @@ from serving.ledger.journal import Journal
 from serving.ledger.keeper import Keeper
 from serving.quality.evaluator import Evaluator, Served
 from serving.quality.guard import Cell
-from serving.quality.judge import Judge, ReferenceJudge, read_references
-from serving.quality.llm_judge import LlmJudge
+from serving.quality.judges.llm_judge import LlmJudge
+from serving.quality.judges.protocol import Judge, ReferenceJudge, read_references
+from serving.quality.judges.reviews import Reviews
 from serving.quality.watch import GridNow, QualityWatch
 from serving.settings.hook import HookConfig
 
@@ -65,11 +66,9 @@ def make_watch(
     def reaches(cell: Cell, floor: float) -> bool:
         return policies.reaches(*cell, floor)
 
-    journal = Journal(config.state)
-    evaluator = Evaluator(config, url_of, served, intensity, make_judges(config), journal.write)
-    return QualityWatch(
-        config, keeper.ledger, evaluator, reaches, grid_now, journal, keeper.registry
-    )
+    journal, reviews, judges = Journal(config.state), Reviews(), make_judges(config)
+    evaluator = Evaluator(config, url_of, served, intensity, judges, reviews.add, journal.write)
+    return QualityWatch(config, keeper, evaluator, reaches, grid_now, journal, reviews)
 
 
 def make_judges(config: HookConfig) -> list[Judge]:

@@ -9,8 +9,8 @@ from pydantic import Field
 
 from envs.arrays import Float64Array
 from experiments.settings import Settings, write_json
+from serving.proportions import wilson
 from serving.quality.detector import Detector
-from serving.savings.hold_out import wilson
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from experiments.bench.simulated_ledger import (
     true_saving,
 )
 from experiments.settings import Settings, write_json
+from serving.proportions import wilson
 from serving.savings.estimate import MIN_DRAWS, estimate_savings
-from serving.savings.hold_out import wilson
 
 
 class SavingsBench(Settings):

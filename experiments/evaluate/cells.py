@@ -16,7 +16,7 @@ from agents.methods.scene import Scene
 from envs.arrays import Float64Array, StrArray
 from experiments.evaluate.repeat import Repeat
 from experiments.statistics import FEWEST_RUNS, Interval
-from serving.savings.hold_out import Z95
+from serving.proportions import Z95
 
 _Key = tuple[str, str, str]
 

@@ -18,7 +18,7 @@ from envs.outcomes.floors import untagged_name
 from envs.outcomes.stated_floors import ANY_TASK, read_floors
 from experiments.console import table_console
 from experiments.settings import Settings, write_json
-from serving.savings.hold_out import Z95
+from serving.proportions import Z95
 
 # Floors that the table shows beside the policy's own.
 SHOWN = (0.8, 0.9, 0.95, 0.97, 0.98, 0.99)

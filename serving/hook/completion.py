@@ -67,15 +67,17 @@ class Completer:
         self.write(amendment)
         self._metrics.reported(amendment)
 
-    def write(self, entry: Entry) -> None:
-        """Write to the journal; count and log the entry if that fails."""
+    def write(self, entry: Entry) -> bool:
+        """Write to the journal, and return True; count and log the entry if that fails."""
         try:
             self._journal.write(entry)
+            return True
         except JournalFullError:
             self._metrics.unrecorded.labels("journal_full").inc()
         except Exception as error:
             self._metrics.unrecorded.labels("write_failed").inc()
             log_internal_error("a record could not be written to the journal", error)
+        return False
 
     def usage_member(self, record: Record, model: str | None, usage: Usage) -> bytes:
         """Return the JSON member `sprout` for a stream's final usage: energy and emissions.

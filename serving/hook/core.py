@@ -23,6 +23,7 @@ from serving.hook.policies import Policies
 from serving.hook.refusals import Refusals
 from serving.hook.steering import Restraints, Steering
 from serving.ledger.in_flight import InFlight
+from serving.ledger.quality.feedback import Feedback
 from serving.ledger.record import Amendment, Record, new_id
 from serving.quality.sample import Draft
 from serving.quality.sampler import Sampler
@@ -180,9 +181,13 @@ class Hook:
         """Record the outcome of a request that the caller sent to the model itself."""
         self._completer.report(reported, usage)
 
+    def take_feedback(self, feedback: Feedback) -> bool:
+        """Write an opinion to the journal; return whether that succeeded."""
+        return self._completer.write(feedback)
+
     def headers(self, plan: Plan) -> list[tuple[bytes, bytes]]:
         """Return the headers to add to the answer, none if the mode is "off"."""
-        return answer_headers(plan.record)
+        return answer_headers(plan.record, self.control.now.salt)
 
     @property
     def in_flight(self) -> int:

@@ -2,14 +2,19 @@
 
 from functools import lru_cache
 
+from serving.apis.feedback import TOKEN_HEADER, feedback_token
 from serving.ledger.record import Record
 
 HEADER_PREFIX = "x-sprout-"
 SCHEMA_VERSION = b"1"
 
 
-def answer_headers(record: Record) -> list[tuple[bytes, bytes]]:
-    """Return the headers that tell a client the decision; none if the mode is "off"."""
+def answer_headers(record: Record, salt: str) -> list[tuple[bytes, bytes]]:
+    """Return the headers that tell a client the decision; none if the mode is "off".
+
+    Args:
+        salt: key of the feedback's token.
+    """
     if record.mode == "off":
         return []
     directive, probability = "none", b"1.000000"
@@ -22,6 +27,7 @@ def answer_headers(record: Record) -> list[tuple[bytes, bytes]]:
         (b"x-sprout-mode", record.mode.encode()),
         (b"x-sprout-decision-id", record.decision_id.encode()),
         (b"x-sprout-schema-version", SCHEMA_VERSION),
+        (TOKEN_HEADER.encode(), feedback_token(salt, record.decision_id).encode()),
     ]
     if (would_be := record.would_be) is not None:
         headers.append((b"x-sprout-would-be", would_be.encode()))

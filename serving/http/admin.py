@@ -2,11 +2,9 @@
 
 import asyncio
 import hmac
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from urllib.parse import parse_qs
 
 import orjson
 from prometheus_client import generate_latest
@@ -25,11 +23,12 @@ from serving.http.asgi import (
     respond_error,
 )
 from serving.http.openapi import OPENAPI_PATH, document
+from serving.http.quality_routes import QualityRoutes
+from serving.http.query import period_of
 from serving.ledger.keeper import Keeper
 from serving.ledger.known_names import known_names
-from serving.quality.report import read_quality
+from serving.quality.judges.reviews import Reviews
 from serving.savings.estimate import read_savings
-from serving.savings.period import read_period
 from serving.settings.control import SETTABLE, Control
 from serving.settings.kill_switch import KillState
 from serving.settings.rules import check_names, check_rules, check_tasks
@@ -49,16 +48,19 @@ class Admin:
 
     Routes without a token: /metrics, /healthz, and /openapi.json, which describes all routes.
     Routes with the token as `Authorization: Bearer`: GET and PATCH /v1/control, POST
-    /v1/reload, GET /v1/savings and /v1/quality?since=&until=&hours=, GET and DELETE
-    /v1/requests/ID.
+    /v1/reload, GET /v1/savings?since=&until=&hours=, GET and DELETE /v1/requests/ID, and those of
+    `serving.http.quality_routes`.
 
     Args:
         keeper: the keeper of this replica's ledger.
         metrics: folder of the workers' metrics.
         token: the admin token; None refuses all routes that need it.
+        reviews: pairs of answers that wait for people; None if no answers are judged here.
     """
 
-    def __init__(self, keeper: Keeper, metrics: str, token: str | None) -> None:
+    def __init__(
+        self, keeper: Keeper, metrics: str, token: str | None, reviews: Reviews | None = None
+    ) -> None:
         self._keeper = keeper
         self._metrics = metrics
         self._token = token.encode() if token else None
@@ -69,7 +71,7 @@ class Admin:
             ("PATCH", "/v1/control"): self._change_control,
             ("POST", "/v1/reload"): self._reload,
             ("GET", "/v1/savings"): self._savings,
-            ("GET", "/v1/quality"): self._quality,
+            **QualityRoutes(keeper.ledger, reviews).routes,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -198,12 +200,8 @@ class Admin:
         )
 
     async def _savings(self, scope: Scope, body: bytes) -> Any:
-        since, until = _period(scope)
+        since, until = period_of(scope)
         return await asyncio.to_thread(read_savings, self._keeper.ledger, since, until)
-
-    async def _quality(self, scope: Scope, body: bytes) -> Any:
-        since, until = _period(scope)
-        return await asyncio.to_thread(read_quality, self._keeper.ledger, since, until)
 
     async def _request(self, scope: Scope, body: bytes) -> Any:
         decision_id = scope["path"].rsplit("/", 1)[-1]
@@ -218,27 +216,6 @@ class Admin:
         if not count:
             raise KeyError("no such decision in the ledger (yet)")
         return {"deleted": count}
-
-
-def _period(scope: Scope) -> tuple[float, float]:
-    """Return the start and the end of the query's period, Unix seconds.
-
-    Raises:
-        ValueError: the query names no period.
-    """
-    query = parse_qs(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
-    given = {name: values[-1] for name, values in query.items()}
-    if unknown := set(given) - {"since", "until", "hours"}:
-        raise ValueError(f"query parameter {min(unknown)!r}: give since, until or hours")
-    hours = None
-    if "hours" in given:
-        try:
-            hours = float(given["hours"])
-        except ValueError:
-            hours = -1.0
-        if not 0 < hours <= 24 * 3660:
-            raise ValueError(f"hours: give a number above 0 and at most {24 * 3660}")
-    return read_period(given.get("since"), given.get("until"), hours, time.time())
 
 
 async def _refuse_method(send: Send, allowed: Sequence[str]) -> None:

@@ -9,14 +9,23 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from serving.apis.feedback import FeedbackBody
 from serving.hook.headers import SCHEMA_VERSION
 from serving.http.decide_routes import DECIDE, OUTCOME, DecideRequest, OutcomeReport
+from serving.http.feedback_route import FEEDBACK
+from serving.http.quality_routes import QUALITY, REVIEW, ReviewBody
 from serving.http.readiness import PATH as READY
 from serving.settings.control import SETTABLE, Control
 
 OPENAPI_PATH = "/openapi.json"
 _REFERENCE = "#/components/schemas/{model}"
-_MODELS: tuple[type[BaseModel], ...] = (DecideRequest, OutcomeReport, Control)
+_MODELS: tuple[type[BaseModel], ...] = (
+    DecideRequest,
+    OutcomeReport,
+    Control,
+    FeedbackBody,
+    ReviewBody,
+)
 _ERROR = {
     "type": "object",
     "required": ["error"],
@@ -39,7 +48,8 @@ _PERIOD = [
 def document() -> dict[str, Any]:
     """Return the document.
 
-    /readyz, /v1/decide and /v1/outcome are on the gateway's port, the others on the admin port.
+    /readyz, /v1/decide and /v1/outcome are on the gateway's port; /v1/feedback is on both, on the
+    admin port with the admin token; the others are on the admin port.
     """
     _, definitions = models_json_schema(
         [(model, "validation") for model in _MODELS], ref_template=_REFERENCE
@@ -87,7 +97,34 @@ def document() -> dict[str, Any]:
                     "Estimate savings", {"422": "the period is wrong"} | away, parameters=_PERIOD
                 )
             },
-            "/v1/quality": {
+            FEEDBACK: {
+                "post": _operation(
+                    "Say whether an answer was good",
+                    refused | unknown | away | {"403": "no token of this answer"},
+                    FeedbackBody.__name__,
+                    token=False,
+                )
+            },
+            REVIEW: {
+                "get": _operation(
+                    "Get a pair of answers to compare",
+                    {"404": "no answers are judged", "422": "no reviewer"},
+                    parameters=[
+                        {
+                            "name": "reviewer",
+                            "in": "query",
+                            "required": True,
+                            "schema": {"type": "string", "minLength": 1},
+                        }
+                    ],
+                ),
+                "post": _operation(
+                    "Compare two answers",
+                    refused | away | {"404": "no such pair"},
+                    ReviewBody.__name__,
+                ),
+            },
+            QUALITY: {
                 "get": _operation(
                     "Get the quality of each task's answers, and the guard's state",
                     {"422": "the period is wrong"} | away,

@@ -22,7 +22,7 @@ from envs.errors import ConfigError, LedgerError
 from serving.ledger.quality.verdict import Verdict
 from serving.ledger.record import Amendment, Record
 from serving.ledger.replica import Replica
-from serving.ledger.tables import CONTROL, POLICIES, REPLICAS, REQUESTS, VERDICTS
+from serving.ledger.tables import CONTROL, FEEDBACK, POLICIES, REPLICAS, REQUESTS, VERDICTS
 from serving.settings.control import SETTABLE, Control
 from serving.settings.kill_switch import KillState
 
@@ -221,7 +221,8 @@ class Ledger:
             raise ValueError("nothing named to delete; give before, decision_id or tenant")
         deleted = sa.select(REQUESTS.c.decision_id).where(*conditions)
         with self.transaction() as connection:
-            connection.execute(sa.delete(VERDICTS).where(VERDICTS.c.decision_id.in_(deleted)))
+            for table in (VERDICTS, FEEDBACK):
+                connection.execute(sa.delete(table).where(table.c.decision_id.in_(deleted)))
             return int(connection.execute(sa.delete(REQUESTS).where(*conditions)).rowcount)
 
     def control(self, initial: Control | None = None, *, renew: bool = False) -> Control:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import orjson
 
+from serving.ledger.quality.feedback import Feedback
 from serving.ledger.quality.verdict import Verdict
 from serving.ledger.record import Amendment, Record
 
@@ -27,9 +28,14 @@ FULL_BYTES = 2 << 30
 _FULL_SECONDS = 1.0
 
 
-Entry = Record | Amendment | Verdict
+Entry = Record | Amendment | Verdict | Feedback
 # A line is a JSON object with a single member, named by the kind of the entry.
-KINDS: dict[str, type[Entry]] = {"record": Record, "amendment": Amendment, "verdict": Verdict}
+KINDS: dict[str, type[Entry]] = {
+    "record": Record,
+    "amendment": Amendment,
+    "verdict": Verdict,
+    "feedback": Feedback,
+}
 KIND_OF = {entry: kind for kind, entry in KINDS.items()}
 
 

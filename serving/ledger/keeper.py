@@ -22,6 +22,8 @@ from serving.ledger.intensity_feed import make_feed
 from serving.ledger.journal import FOLDER, Tail, journal_files
 from serving.ledger.manifests import Manifests
 from serving.ledger.model_watch import ModelWatch
+from serving.ledger.quality.feedback import Feedback
+from serving.ledger.quality.store import QualityStore
 from serving.ledger.quality.verdict import Verdict
 from serving.ledger.record import REPLICA, Amendment, Record
 from serving.ledger.replica import read_problem, write_problem
@@ -76,6 +78,7 @@ class Keeper:
         self._config = config
         self.name = f"{REPLICA}:{config.state.absolute()}"
         self.ledger = Ledger(config.ledger_url)
+        self._quality = QualityStore(self.ledger)
         self.settings = SettingsExchange(self.name, config.state, control, self.ledger, admin_url)
         self._journal_folder = config.state / FOLDER
         self._lock: int | None = None
@@ -100,6 +103,11 @@ class Keeper:
         self._damaged = Counter(
             "sprout_journal_damaged_lines_total",
             "Journal lines that held no valid entry",
+            registry=self.registry,
+        )
+        self._unknown_feedback = Counter(
+            "sprout_feedback_unknown_total",
+            "Opinions on answers that are not in the ledger",
             registry=self.registry,
         )
         self._accounts = EnergyAccounts(config, urls, self.registry)
@@ -141,7 +149,9 @@ class Keeper:
                 self._amendments += self._accounts.settle(complete_before)
             self._amend_energy()
             if time.monotonic() - self._last_expiry > EXPIRE_EVERY_SECONDS:
-                self.ledger.delete(before=days_ago(self._config.retention_days))
+                before = days_ago(self._config.retention_days)
+                self.ledger.delete(before=before)
+                self._unknown_feedback.inc(self._quality.expire(before))
                 self._last_expiry = time.monotonic()
         except LedgerError as error:
             # Includes a schema made by a later version.
@@ -209,6 +219,8 @@ class Keeper:
                     self._watch.saw(records)
                 if verdicts := [entry for entry in batch if isinstance(entry, Verdict)]:
                     self.ledger.add(verdicts)
+                if opinions := [entry for entry in batch if isinstance(entry, Feedback)]:
+                    self._quality.add_feedback(opinions)
                 self._amend([entry for entry in batch if isinstance(entry, Amendment)])
             self._damaged.inc(tail.damaged - damaged_before)
             if unread:

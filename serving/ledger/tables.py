@@ -6,6 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from serving.ledger.quality.feedback import Feedback
 from serving.ledger.quality.verdict import Verdict
 from serving.ledger.record import Record
 
@@ -37,6 +38,7 @@ def _columns(rows: type, key: str) -> "Iterator[sa.Column[Any]]":
 
 REQUESTS = sa.Table("requests", METADATA, *_columns(Record, "decision_id"))
 VERDICTS = sa.Table("verdicts", METADATA, *_columns(Verdict, "verdict_id"))
+FEEDBACK = sa.Table("feedback", METADATA, *_columns(Feedback, "feedback_id"))
 # The guard's state of each cell, and its history.
 GUARD_CELLS = sa.Table(
     "guard_cells",

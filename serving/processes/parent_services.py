@@ -77,7 +77,12 @@ class ParentServices:
         self._listener = listener
         self._admin = uvicorn.Server(
             uvicorn.Config(
-                Admin(self._keeper, str(runtime), os.environ.get(TOKEN_VARIABLE)),
+                Admin(
+                    self._keeper,
+                    str(runtime),
+                    os.environ.get(TOKEN_VARIABLE),
+                    None if self._watching is None else self._watching.reviews,
+                ),
                 http=GuardedProtocol,
                 log_config=None,
                 lifespan="off",
@@ -118,6 +123,9 @@ class ParentServices:
 class Watching:
     """The watch over the quality of answers, with the samples of the workers.
 
+    Attributes:
+        reviews: pairs of answers that wait for people.
+
     Raises:
         ConfigError, DataError: a flag or a file of the judges is missing or wrong.
     """
@@ -133,6 +141,7 @@ class Watching:
             self._grid,
             lambda model: by_model.get(model, default),
         )
+        self.reviews = self._watch.reviews
         self._receiver = SocketReceiver(runtime, self._watch.take)
         self._upkeep = Upkeep([self._refresh, self._watch.step])
 

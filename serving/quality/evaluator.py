@@ -24,7 +24,8 @@ from serving.ledger.estimate import Rates, footprint_model, operator_rates, work
 from serving.ledger.in_flight import InFlight
 from serving.ledger.quality.verdict import CANDIDATE, FAILED, SAME, SERVED, TIE, Verdict
 from serving.ledger.record import EVALUATION, Record, new_id
-from serving.quality.judge import Judge, Opinion, compared
+from serving.quality.judges.protocol import Judge, Opinion, compared
+from serving.quality.judges.reviews import Pair
 from serving.quality.sample import Sample
 from serving.quality.sampler import plain_body
 from serving.settings.hook import HookConfig
@@ -70,6 +71,7 @@ class Evaluator:
         intensity: returns the carbon intensity now, gCO2e/kWh; None if unknown.
         judges: the judges; the first one that has an opinion on a request is the one that the
             guard heeds, and the others' opinions tell how far they agree.
+        show: takes each pair of answers that was judged, for people to judge too.
         write: writes the record of each answer that was made only for this, so that it has its
             share of the server's joules, and users' requests do not bear it.
 
@@ -84,12 +86,14 @@ class Evaluator:
         served: Callable[[str], Served | None],
         intensity: Callable[[], float | None],
         judges: Sequence[Judge],
+        show: Callable[[Pair], None],
         write: Callable[[Record], None],
     ) -> None:
         self._url_of = url_of
         self._served = served
         self._intensity = intensity
         self._judges = tuple(judges)
+        self._show = show
         self._write = write
         self._in_flight = InFlight(config.state)
         self._own = operator_rates(config)
@@ -170,6 +174,8 @@ class Evaluator:
             if opinion.tokens is not None and self._judge_joules is not None:
                 verdict.judge_joules = opinion.tokens * self._judge_joules
             verdicts.append(verdict)
+        if verdicts:
+            self._show(Pair(verdicts[0], messages, answer.text, l0.text))
         return verdicts
 
     def _answer(self, sample: Sample, directive: str, served: Served) -> _Answer:

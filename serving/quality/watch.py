@@ -16,13 +16,15 @@ from typing import NamedTuple
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from envs.errors import LedgerError
-from serving.ledger.database import Ledger, days_ago
+from serving.ledger.database import days_ago
 from serving.ledger.in_flight import count_in_flight
 from serving.ledger.journal import Journal
+from serving.ledger.keeper import Keeper
 from serving.ledger.quality.store import QualityStore
 from serving.ledger.quality.verdict import Verdict
 from serving.quality.evaluator import Evaluator
 from serving.quality.guard import Cell, Guard, Reaches
+from serving.quality.judges.reviews import Reviews
 from serving.quality.report import read_quality
 from serving.quality.sample import Sample
 from serving.quality.shares import Shares
@@ -36,7 +38,6 @@ MOST_SAMPLES, MOST_BYTES = 4000, 64 << 20
 # Samples that are judged side by side.
 _AT_ONCE = 2
 _SHARES_SECONDS = 60.0
-_EXPIRE_SECONDS = 600.0
 # How often the metrics of quality are computed, s, and of how many days.
 _REPORT_SECONDS, _REPORT_DAYS = 30.0, 30.0
 log = logging.getLogger("sprout")
@@ -56,12 +57,12 @@ class QualityWatch:
 
     Args:
         config: the hook's settings.
-        ledger: the database.
+        keeper: the keeper of the same state folder; its registry takes the metrics.
         evaluator: judges samples.
         reaches: see `serving.quality.guard.Reaches`.
         grid: returns the grid now; None if its intensity is unknown.
         journal: takes the verdicts; `close` closes it.
-        registry: takes the metrics.
+        reviews: pairs of answers that wait for people.
 
     Raises:
         ConfigError: the webhook's secret is missing or wrong.
@@ -70,15 +71,15 @@ class QualityWatch:
     def __init__(
         self,
         config: HookConfig,
-        ledger: Ledger,
+        keeper: Keeper,
         evaluator: Evaluator,
         reaches: Reaches,
         grid: Callable[[], GridNow | None],
         journal: Journal,
-        registry: CollectorRegistry,
+        reviews: Reviews,
     ) -> None:
         self._config = config
-        self._ledger, self._store = ledger, QualityStore(ledger)
+        self._ledger, self._store = keeper.ledger, QualityStore(keeper.ledger)
         self._webhook: Webhook | None = None
         if config.alarm_webhook is not None:
             secret = read_secret(os.environ.get(SECRET_VARIABLE))
@@ -88,15 +89,16 @@ class QualityWatch:
         self._guard = Guard(self._store, reaches, act=config.guard == "act")
         self._trigger = Trigger(config.judge_hours, config.judge_delay, config.judge_busy)
         self._shares = Shares(config.sample, config.judge_energy)
-        self._shares_time = self._expired = self._reported = 0.0
+        self._shares_time = self._reported = 0.0
         self._by_cell: dict[Cell, float] = {}
         self._written: list[CellSetting] | None = None
         self._journal = journal
+        self.reviews = reviews
         self._waiting: deque[tuple[Sample, int]] = deque()
         self._bytes = 0
         self._lock = threading.Lock()
         self._ended = threading.Event()
-        self._create_metrics(registry)
+        self._create_metrics(keeper.registry)
         self._threads = [
             threading.Thread(target=self._judge, name="sprout-judge", daemon=True)
             for _ in range(_AT_ONCE)
@@ -178,9 +180,6 @@ class QualityWatch:
             if time.monotonic() - self._reported > _REPORT_SECONDS:
                 self._reported = time.monotonic()
                 self._report()
-            if time.monotonic() - self._expired > _EXPIRE_SECONDS:
-                self._store.expire(days_ago(self._config.retention_days))
-                self._expired = time.monotonic()
         except LedgerError:
             # The keeper reports it. The levels stay, and verdicts wait in the journal.
             return

@@ -14,7 +14,8 @@ import numpy as np
 from envs.arrays import Float64Array
 from envs.carbon.footprint import per_functional_unit
 from serving.ledger.database import Ledger
-from serving.savings.hold_out import HoldOut, Term, wilson
+from serving.proportions import wilson
+from serving.savings.hold_out import HoldOut, Term
 from serving.savings.openings import COLUMNS, MEASURES, Openings, group_openings
 from serving.savings.per_conversation import estimate_saving
 

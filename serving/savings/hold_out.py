@@ -8,14 +8,13 @@ are independent: errors are summed by draw before they are squared.
 
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 
 from envs.arrays import BoolArray, Float64Array, Int64Array
+from serving.proportions import Z95
 
-Z95 = NormalDist().inv_cdf(0.975)
 # Fewest draws of one opening in each arm whose residuals tell how the arms' spreads compare.
 _FEWEST_SINGLE = 10
 
@@ -148,16 +147,6 @@ class HoldOut:
     def _influence(self, draws: _Draws) -> Float64Array:
         """Return each draw's part in the error of an estimate, shape (draws,)."""
         return draws.centred + draws.residual0 / self._chance + draws.residual1 / (1 - self._chance)
-
-
-def wilson(successes: int, count: int) -> tuple[float, float] | None:
-    """Return the 95% interval of a proportion (Wilson, 1927); None for no observations."""
-    if not count:
-        return None
-    p, spread = successes / count, Z95 * Z95 / count
-    centre, scale = p + spread / 2, 1 + spread
-    width = Z95 * np.sqrt(p * (1 - p) / count + spread / (4 * count))
-    return max(0.0, float((centre - width) / scale)), min(1.0, float((centre + width) / scale))
 
 
 def _spread_ratio(

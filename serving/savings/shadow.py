@@ -15,8 +15,8 @@ import numpy as np
 from envs.arrays import Float64Array
 from serving.ledger.database import Ledger
 from serving.ledger.record import CHOSEN
+from serving.proportions import Z95
 from serving.savings.estimate import MIN_DRAWS, MOST_TASKS
-from serving.savings.hold_out import Z95
 
 COLUMNS = (
     *("time", "conversation", "opening", "mode", "reason", "outcome", "hold_out", "task"),

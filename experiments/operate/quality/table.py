@@ -4,9 +4,9 @@ from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from experiments.console import table_console
 from experiments.operate.on_ledger import OverPeriod
 from experiments.settings import write_json
 from serving.ledger.quality.store import QualityStore
@@ -33,7 +33,7 @@ class Quality(OverPeriod):
             quality = read_quality(ledger, since, until)
             quality["events"] = QualityStore(ledger).events(since=since)
         if quality["cells"]:
-            Console().print(_table(quality["cells"]))
+            table_console(markup=False).print(_table(quality["cells"]))
         for line in _lines(quality):
             print(line)
         write_json(self.json_path, quality)

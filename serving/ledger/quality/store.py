@@ -1,19 +1,23 @@
 """The verdicts and the guard's state in the ledger's database."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from serving.ledger.database import Ledger
+from serving.ledger.quality.feedback import Feedback
 from serving.ledger.quality.verdict import Verdict
 from serving.ledger.record import EVALUATION
-from serving.ledger.tables import GUARD_CELLS, GUARD_LOG, REQUESTS, VERDICTS
+from serving.ledger.tables import FEEDBACK, GUARD_CELLS, GUARD_LOG, REQUESTS, VERDICTS
 
 _GUARD_LOCK = 5078
+# How long an opinion waits for the record of its decision, s.
+_PATIENCE_SECONDS = 3600.0
 _COLUMNS = [VERDICTS.c[field.name] for field in fields(Verdict)]
 
 
@@ -72,9 +76,9 @@ class GuardTransaction:
             upsert.on_conflict_do_update(index_elements=["cell"], set_={"state": state})
         )
 
-    def note(self, event_id: str, time: float, event: Mapping[str, Any]) -> None:
-        """Add an event to the guard's history."""
-        row = {"event_id": event_id, "time": time, "event": json.dumps(event), "told": False}
+    def note(self, event_id: str, at: float, event: Mapping[str, Any]) -> None:
+        """Add an event to the guard's history; `at` in Unix seconds."""
+        row = {"event_id": event_id, "time": at, "event": json.dumps(event), "told": False}
         self._connection.execute(sa.insert(GUARD_LOG).values(row))
 
 
@@ -109,6 +113,31 @@ class QualityStore:
         with self._ledger.transaction() as connection:
             for row in connection.execution_options(yield_per=1000).execute(query):
                 yield Verdict(*row)
+
+    def add_verdict(self, verdict: Verdict) -> None:
+        """Insert a verdict, or put it in the place of the same judge's earlier one."""
+        self._upsert(VERDICTS, "verdict_id", verdict)
+
+    def add_feedback(self, rows: Iterable[Feedback]) -> None:
+        """Insert opinions, or put each in the place of its source's earlier one."""
+        for row in rows:
+            self._upsert(FEEDBACK, "feedback_id", row)
+
+    def feedback(self, since: float = 0.0) -> list[Feedback]:
+        """Return the opinions since a time, Unix seconds."""
+        query = sa.select(FEEDBACK).where(FEEDBACK.c.time >= since).order_by(FEEDBACK.c.time)
+        with self._ledger.transaction() as connection:
+            return [Feedback(*row) for row in connection.execute(query)]
+
+    def _upsert(self, table: sa.Table, key: str, row: Verdict | Feedback) -> None:
+        values = asdict(row)
+        newer = {name: value for name, value in values.items() if name not in (key, "counted")}
+        upsert = self._ledger.insert(table).values(values)
+        upsert = upsert.on_conflict_do_update(
+            index_elements=[key], set_=newer, where=table.c.time <= row.time
+        )
+        with self._ledger.transaction() as connection:
+            connection.execute(upsert)
 
     def events(self, *, untold: bool = False, since: float = 0.0) -> list[dict[str, Any]]:
         """Return the guard's history, oldest first, each event with its `event_id` and `time`.
@@ -147,7 +176,15 @@ class QualityStore:
             condition = GUARD_LOG.c.event_id.in_(event_ids)
             connection.execute(sa.update(GUARD_LOG).where(condition).values(told=True))
 
-    def expire(self, before: float) -> None:
-        """Delete the verdicts on requests that were decided before a time, Unix seconds."""
+    def expire(self, before: float) -> int:
+        """Delete what is known of requests that were decided before a time, Unix seconds.
+
+        Returns:
+            the number of opinions that were deleted because the ledger does not know their
+            decision, an hour after they came.
+        """
+        late = FEEDBACK.c.time < time.time() - _PATIENCE_SECONDS
+        unknown = FEEDBACK.c.decision_id.not_in(sa.select(REQUESTS.c.decision_id))
         with self._ledger.transaction() as connection:
             connection.execute(sa.delete(VERDICTS).where(VERDICTS.c.decided < before))
+            return int(connection.execute(sa.delete(FEEDBACK).where(late, unknown)).rowcount)

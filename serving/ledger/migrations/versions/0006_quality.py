@@ -1,4 +1,4 @@
-"""Adds the verdicts on answers, and the guard's states and history."""
+"""Adds the verdicts on answers, people's feedback, and the guard's states and history."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,7 +10,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add three tables."""
+    """Add four tables."""
     needed = (
         *("verdict_id", "decision_id", "model", "task", "zone", "policy_version", "arm"),
         *("directive", "judge", "result"),
@@ -32,6 +32,16 @@ def upgrade() -> None:
     op.create_index("verdicts_decision", "verdicts", ["decision_id"])
     op.create_index("verdicts_time", "verdicts", ["time"])
     op.create_index("verdicts_counted", "verdicts", ["counted"])
+    op.create_table(
+        "feedback",
+        sa.Column("feedback_id", sa.Text(), primary_key=True),
+        sa.Column("decision_id", sa.Text(), nullable=False),
+        sa.Column("time", sa.Double(), nullable=False),
+        sa.Column("source", sa.Text(), nullable=False),
+        sa.Column("value", sa.Double()),
+        *(sa.Column(name, sa.Text()) for name in ("correction", "comment")),
+    )
+    op.create_index("feedback_decision", "feedback", ["decision_id"])
     op.create_table(
         "guard_cells",
         sa.Column("cell", sa.Text(), primary_key=True),

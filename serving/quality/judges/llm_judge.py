@@ -19,7 +19,7 @@ from envs.errors import SproutError
 from envs.http_client import Fetcher, FetchError
 from envs.requests.directive import Message
 from serving.ledger.quality.verdict import BETTER, NO_VERDICT, TIE, WORSE
-from serving.quality.judge import Opinion, compared, text_of
+from serving.quality.judges.protocol import Opinion, compared, text_of
 
 RUBRIC = """\
 You compare two answers to the same request. Judge by these points, the most important first:
