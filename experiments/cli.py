@@ -63,6 +63,10 @@ COMMANDS = {
         "experiments.operate.quality.table:Quality",
         "the quality of live answers by task, and the guard's state",
     ),
+    "review": (
+        "experiments.operate.quality.review:Review",
+        "compare pairs of live answers, blind",
+    ),
     "status": ("experiments.operate.status:Status", "state of a gateway and its replicas"),
     "rules": (
         "experiments.operate.settings_commands:RULES",

@@ -8,8 +8,9 @@ from serving.hook.grid import Grid, UnknownGrid
 from serving.hook.policies import Policies
 from serving.ledger.journal import Journal
 from serving.ledger.keeper import Keeper
-from serving.quality.evaluator import Evaluator, Served
-from serving.quality.guard import Cell
+from serving.quality.answers import AnswerMaker, Served
+from serving.quality.cell import Cell
+from serving.quality.evaluator import Evaluator
 from serving.quality.judges.llm_judge import LlmJudge
 from serving.quality.judges.protocol import Judge, ReferenceJudge, read_references
 from serving.quality.judges.reviews import Reviews
@@ -67,7 +68,10 @@ def make_watch(
         return policies.reaches(*cell, floor)
 
     journal, reviews, judges = Journal(config.state), Reviews(), make_judges(config)
-    evaluator = Evaluator(config, url_of, served, intensity, judges, reviews.add, journal.write)
+    answers = AnswerMaker(config, url_of, intensity, journal.write)
+    evaluator = Evaluator(
+        answers, served, intensity, judges, reviews.add, config.judge_joules_per_token
+    )
     return QualityWatch(config, keeper, evaluator, reaches, grid_now, journal, reviews)
 
 

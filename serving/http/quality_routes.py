@@ -13,7 +13,7 @@ from serving.http.query import period_of, query_of
 from serving.ledger.database import Ledger
 from serving.ledger.quality.store import QualityStore
 from serving.quality.judges.reviews import Choice, Reviews
-from serving.quality.report import read_quality
+from serving.quality.report import read_length_control, read_quality
 
 QUALITY, REVIEW = "/v1/quality", "/v1/review"
 _ADMIN = "admin"
@@ -54,7 +54,12 @@ class QualityRoutes:
 
     async def _quality(self, scope: Scope, body: bytes) -> Any:
         since, until = period_of(scope)
-        return await asyncio.to_thread(read_quality, self._ledger, since, until)
+        return await asyncio.to_thread(
+            lambda: {
+                **read_quality(self._ledger, since, until),
+                "length_control": read_length_control(self._ledger, since, until),
+            }
+        )
 
     async def _next_review(self, scope: Scope, body: bytes) -> Any:
         reviewer = query_of(scope, frozenset(("reviewer",))).get("reviewer")

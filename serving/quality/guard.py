@@ -4,10 +4,9 @@ It works cell by cell; a cell is the requests of one task to one model in one zo
 at more than verdicts, and it keeps its state in the ledger, so that every replica acts alike.
 """
 
-import json
 import time
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -15,7 +14,9 @@ from pydantic import BaseModel, ConfigDict
 from serving.ledger.quality.store import QualityStore
 from serving.ledger.quality.verdict import CANDIDATE, SERVED, Verdict
 from serving.ledger.record import new_id
+from serving.quality.cell import Cell
 from serving.quality.detector import BETS, Detector
+from serving.quality.judges.agreement import TrustTable
 
 # "asked": the policy runs at the price of the floor that was asked for; "raised": at the price of a
 # higher floor; "l0": every request keeps L0.
@@ -29,19 +30,6 @@ SPREAD_SECONDS = 5.0
 _RECENT = 500
 # Verdicts that are counted in one transaction.
 _AT_ONCE = 1000
-
-
-class Cell(NamedTuple):
-    """The requests of one task to one model in one zone; an empty task stands for untagged ones."""
-
-    model: str
-    task: str
-    zone: str
-
-    @property
-    def key(self) -> str:
-        """The cell as text."""
-        return json.dumps(self)
 
 
 class CellState(BaseModel):
@@ -94,6 +82,7 @@ class Guard:
         act: False only notes what would be done.
 
     Attributes:
+        trust: what the judges may do.
         states: each cell's state after the last step.
     """
 
@@ -101,6 +90,7 @@ class Guard:
         self._store = store
         self._reaches = reaches
         self._act = act
+        self.trust = TrustTable((), (), 0.0)
         self.states: dict[Cell, CellState] = {}
 
     def step(self) -> list[dict[str, Any]]:
@@ -115,7 +105,7 @@ class Guard:
             with self._store.guard() as transaction:
                 verdicts = transaction.take(_AT_ONCE)
                 states = {
-                    Cell(*json.loads(key)): CellState.model_validate_json(state)
+                    Cell.from_key(key): CellState.model_validate_json(state)
                     for key, state in transaction.cells().items()
                 }
                 changed = set()
@@ -150,14 +140,15 @@ class Guard:
             return None
         if verdict.decided <= state.since:
             return None
+        trust = self.trust.of(verdict)
         weight = 1 / verdict.probability
         difference = verdict.quality - verdict.floor * verdict.l0_quality
-        if verdict.arm == SERVED and state.level != "l0":
+        if verdict.arm == SERVED and state.level != "l0" and trust.tighten:
             state.judged += 1
             state.recent = [*state.recent, (verdict.quality, verdict.l0_quality, weight)][-_RECENT:]
             state.falls, alarm = _watched(state.falls, difference, verdict.probability, falls=True)
             return self._breached(cell, state, verdict, alarm, now) if alarm else None
-        if verdict.arm == CANDIDATE and state.level != "asked":
+        if verdict.arm == CANDIDATE and state.level != "asked" and trust.restore:
             state.judged += 1
             state.rises, alarm = _watched(state.rises, difference, verdict.probability, falls=False)
             if not alarm:

@@ -1,18 +1,20 @@
 """What is known of the quality of each task's answers: intervals, the guard's state, the cost."""
 
-import json
+import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from typing import Any
 
 from serving.ledger.database import Ledger
-from serving.ledger.quality.store import QualityStore
-from serving.ledger.quality.verdict import CONTROL, SERVED, Verdict
-from serving.quality.guard import Cell, CellState
+from serving.ledger.quality.store import JudgeTally, QualityStore, Tally
+from serving.ledger.quality.verdict import CANDIDATE, FAILED, NO_VERDICT, SERVED
+from serving.quality.cell import Cell
+from serving.quality.guard import CellState
+from serving.quality.judges.agreement import CREDIT, agreements, recognitions
+from serving.quality.judges.length_control import JudgedPair, preference_rates
+from serving.quality.judges.protocol import ReferenceJudge
+from serving.quality.judges.reviews import PEOPLE
 from serving.quality.sequence import RatioSequence
 
-# The interval is looked at after so many verdicts.
-_CHUNK = 50
 CONFIDENCE = 0.95
 
 
@@ -30,13 +32,11 @@ def read_quality(ledger: Ledger, since: float, until: float) -> dict[str, Any]:
     """
     store = QualityStore(ledger)
     states = {
-        Cell(*json.loads(key)): CellState.model_validate_json(state)
+        Cell.from_key(key): CellState.model_validate_json(state)
         for key, state in store.cells().items()
     }
-    verdicts: dict[Cell, list[Verdict]] = defaultdict(list)
-    for verdict in store.verdicts(since, until):
-        verdicts[Cell(verdict.model, verdict.task, verdict.zone)].append(verdict)
-    every = [verdict for of_cell in verdicts.values() for verdict in of_cell]
+    cells = states.keys() | {Cell(*cell) for cell in store.cells_judged(since, until)}
+    judged = store.judges(since, until)
     return {
         "since": since,
         "until": until,
@@ -44,91 +44,119 @@ def read_quality(ledger: Ledger, since: float, until: float) -> dict[str, Any]:
         "per": "request, weighted by the inverse of its probability to be sampled",
         "baseline": "L0's answer to the same request",
         "cells": [
-            {**cell._asdict(), **_cell(verdicts[cell], states.get(cell, CellState()))}
-            for cell in sorted(states.keys() | verdicts.keys())
+            {**cell._asdict(), **_cell(store, cell, states.get(cell, CellState()), since, until)}
+            for cell in sorted(cells)
         ],
-        "judges": _judges(every),
-        "evaluation": _evaluation(store, every, since, until),
+        "judges": _judges(judged),
+        "agreement": [each.to_json() for each in agreements(store.also_judged_by(PEOPLE, since))],
+        "controls": [each._asdict() for each in recognitions(store.controls(since))],
+        "evaluation": _evaluation(store, judged, since, until),
     }
 
 
-def _cell(verdicts: list[Verdict], state: CellState) -> dict[str, Any]:
-    current = [
-        v
+def read_length_control(ledger: Ledger, since: float, until: float) -> list[dict[str, Any]]:
+    """Return how often each judge prefers the judged answers, raw and with length taken out.
+
+    Pairs whose reference says that both answers are right anchor the control; see
+    `serving.quality.judges.length_control`.
+
+    Args:
+        since, until: the decisions' period, Unix seconds.
+    """
+    verdicts = QualityStore(ledger).with_lengths(since, until)
+    right = {
+        (v.decision_id, v.arm)
         for v in verdicts
-        if v.heeded and v.decided > state.since and v.policy_version == state.version
-    ]
-    floors = Counter(v.floor for v in current if v.floor is not None)
+        if v.judge == ReferenceJudge.name and v.quality == v.l0_quality == 1
+    }
+    pairs: dict[tuple[str, str | None], list[JudgedPair]] = defaultdict(list)
+    for v in verdicts:
+        if v.rubric is not None and v.result in CREDIT and v.tokens and v.l0_tokens:
+            length = math.log(v.tokens / v.l0_tokens)
+            pair = JudgedPair(CREDIT[v.result], length, (v.decision_id, v.arm) in right)
+            pairs[v.judge, v.rubric].append(pair)
+    rows = []
+    for (judge, rubric), of_judge in sorted(pairs.items(), key=str):
+        rates = preference_rates(of_judge)
+        if rates is not None:
+            anchors = sum(pair.equal for pair in of_judge)
+            rows.append({"judge": judge, "rubric": rubric, "anchors": anchors, **rates._asdict()})
+    return rows
+
+
+def _cell(
+    store: QualityStore, cell: Cell, state: CellState, since: float, until: float
+) -> dict[str, Any]:
+    tallies = store.tallies(cell, state.version, max(since, state.since), until)
+    floors = Counter[float]()
+    for tally in tallies:
+        if tally.floor is not None:
+            floors[tally.floor] += tally.verdicts
     return {
         "level": state.level,
         "raised_floor": state.floor,
         "floor": floors.most_common(1)[0][0] if floors else None,
         "changed": state.since or None,
         "policy_version": state.version or None,
-        **{arm: _quality(v for v in current if v.arm == arm) for arm in (SERVED, "candidate")},
+        **{arm: _quality([t for t in tallies if t.arm == arm]) for arm in (SERVED, CANDIDATE)},
     }
 
 
-def _quality(verdicts: Iterable[Verdict]) -> dict[str, Any]:
+def _quality(tallies: list[Tally]) -> dict[str, Any]:
     """Return the ratio of some verdicts, its interval, and the number of each result."""
-    sequence, results, chunk = RatioSequence(1 - CONFIDENCE), Counter[str](), Counter[Any]()
-    requests = 0.0
-    for verdict in verdicts:
-        results[verdict.result] += 1
-        if verdict.quality is None or verdict.l0_quality is None:
-            continue
-        requests += 1 / verdict.probability
-        chunk[verdict.quality, verdict.l0_quality, verdict.probability] += 1
-        if chunk.total() >= _CHUNK:
-            _add(sequence, chunk)
-    _add(sequence, chunk)
+    sequence, results, requests = RatioSequence(1 - CONFIDENCE), Counter[str](), 0.0
+    for tally in tallies:
+        results[tally.result] += tally.verdicts
+        if tally.quality is not None and tally.l0_quality is not None:
+            requests += tally.verdicts / tally.probability
+            sequence.add(tally.quality, tally.l0_quality, tally.probability, count=tally.verdicts)
     return {
         "ratio": sequence.ratio,
         "interval": [sequence.low, None if sequence.high == float("inf") else sequence.high],
-        "verdicts": results.total() - results["failed"] - results["no_verdict"],
+        "verdicts": results.total() - results[FAILED] - results[NO_VERDICT],
         "requests": requests,
         "results": dict(results),
     }
 
 
-def _add(sequence: RatioSequence, chunk: Counter[Any]) -> None:
-    """Count the verdicts of a chunk, equal ones at once, and empty it."""
-    for (quality, l0, probability), count in chunk.items():
-        sequence.add(quality, l0, probability, count=count)
-    chunk.clear()
-
-
-def _judges(verdicts: list[Verdict]) -> list[dict[str, Any]]:
+def _judges(tallies: list[JudgeTally]) -> list[dict[str, Any]]:
     """Return by judge and rubric how many verdicts there are, what they took, and how they fell."""
-    by_judge: dict[tuple[str, str | None], list[Verdict]] = defaultdict(list)
-    for verdict in verdicts:
-        if verdict.arm != CONTROL:
-            by_judge[verdict.judge, verdict.rubric].append(verdict)
+    by_judge: dict[tuple[str, str | None], list[JudgeTally]] = defaultdict(list)
+    for tally in tallies:
+        by_judge[tally.judge, tally.rubric].append(tally)
     rows = []
     for (judge, rubric), of_judge in sorted(by_judge.items(), key=str):
-        both = [v.consistent for v in of_judge if v.consistent is not None]
+        seen_twice = sum(tally.seen_twice for tally in of_judge)
+        consistent = sum(tally.consistent for tally in of_judge)
         rows.append(
             {
                 "judge": judge,
                 "rubric": rubric,
-                "results": dict(Counter(v.result for v in of_judge)),
-                "consistent_ratio": sum(both) / len(both) if both else None,
-                "tokens": _total(v.judge_tokens for v in of_judge),
-                "seconds": sum(v.judge_seconds for v in of_judge),
-                "joules": _total(v.judge_joules for v in of_judge),
+                "results": {tally.result: tally.verdicts for tally in of_judge},
+                "consistent_ratio": consistent / seen_twice if seen_twice else None,
+                "tokens": sum(tally.tokens or 0 for tally in of_judge),
+                "seconds": sum(tally.seconds for tally in of_judge),
+                "joules": _joules(of_judge),
             }
         )
     return rows
 
 
+def _joules(tallies: list[JudgeTally]) -> float | None:
+    """Return the judges' energy, J; None if that of a verdict is unknown."""
+    if any(tally.unknown_joules for tally in tallies):
+        return None
+    return sum(tally.joules or 0.0 for tally in tallies)
+
+
 def _evaluation(
-    store: QualityStore, verdicts: list[Verdict], since: float, until: float
+    store: QualityStore, judged: list[JudgeTally], since: float, until: float
 ) -> dict[str, Any]:
     """Return the energy and emissions of judging, and of the traffic, in a period."""
     energy = store.energy(since, until)
     traffic, made = energy[False], energy[True]
     # Unknown as long as the operator does not state the judge's energy per token.
-    judge_joules = _total(v.judge_joules for v in verdicts)
+    judge_joules = _joules(judged)
     return {
         "answers": made.requests,
         "answers_joules": made.joules,
@@ -141,13 +169,3 @@ def _evaluation(
         if traffic.joules
         else None,
     }
-
-
-def _total(values: Iterable[float | None]) -> float | None:
-    """Return the sum; None if a value is unknown."""
-    total = 0.0
-    for value in values:
-        if value is None:
-            return None
-        total += value
-    return total

@@ -4,6 +4,7 @@ A sample holds the texts of the request and the answer. It is kept in memory onl
 written to a disk.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,3 +74,9 @@ class Sample:
             ValueError, TypeError: it is damaged.
         """
         return cls(**orjson.loads(raw))
+
+
+def plain_body(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a request's body for an answer in one piece: not streamed, and one choice."""
+    dropped = ("stream", "stream_options", "n", "best_of", "user", "store", "metadata")
+    return {name: value for name, value in body.items() if name not in dropped}

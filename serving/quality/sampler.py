@@ -5,9 +5,8 @@ import socket
 import struct
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from serving.ledger.record import Record
 from serving.quality.sample import Draft, Sample
@@ -153,9 +152,3 @@ class SocketReceiver:
                     self._take(Sample.from_bytes(raw))
                 except (ValueError, TypeError):
                     return
-
-
-def plain_body(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a request's body for an answer in one piece: not streamed, and one choice."""
-    dropped = ("stream", "stream_options", "n", "best_of", "user", "store", "metadata")
-    return {name: value for name, value in body.items() if name not in dropped}

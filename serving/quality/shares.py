@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from serving.quality.guard import Cell
+from serving.quality.cell import Cell
 
 # Evidence of the traffic halves in weight within this time, s.
 _HALF_LIFE_SECONDS = 86400.0

@@ -22,9 +22,11 @@ from serving.ledger.journal import Journal
 from serving.ledger.keeper import Keeper
 from serving.ledger.quality.store import QualityStore
 from serving.ledger.quality.verdict import Verdict
+from serving.quality.cell import Cell
 from serving.quality.evaluator import Evaluator
-from serving.quality.guard import Cell, Guard, Reaches
-from serving.quality.judges.reviews import Reviews
+from serving.quality.guard import Guard, Reaches
+from serving.quality.judges.agreement import TrustTable, agreements, recognitions
+from serving.quality.judges.reviews import PEOPLE, Reviews
 from serving.quality.report import read_quality
 from serving.quality.sample import Sample
 from serving.quality.shares import Shares
@@ -40,6 +42,8 @@ _AT_ONCE = 2
 _SHARES_SECONDS = 60.0
 # How often the metrics of quality are computed, s, and of how many days.
 _REPORT_SECONDS, _REPORT_DAYS = 30.0, 30.0
+# People's verdicts and controls count for so many days.
+_AGREEMENT_DAYS = 90.0
 log = logging.getLogger("sprout")
 
 
@@ -170,7 +174,7 @@ class QualityWatch:
 
     def step(self) -> None:
         """Count new verdicts, and tell the workers the levels. Never raises."""
-        self._evaluator.publish()
+        self._evaluator.answers.publish()
         if (grid := self._grid()) is not None:
             self._trigger.saw(grid.time, grid.g_per_kwh)
         try:
@@ -193,11 +197,15 @@ class QualityWatch:
             thread.join(5)
         if self._webhook is not None:
             self._webhook.close()
-        self._evaluator.close()
+        self._evaluator.answers.close()
         self._journal.close()
 
     def _report(self) -> None:
-        """Set the metrics of quality."""
+        """Set the metrics of quality, and what the judges may do."""
+        since = days_ago(_AGREEMENT_DAYS)
+        known = agreements(self._store.also_judged_by(PEOPLE, since))
+        seen = recognitions(self._store.controls(since))
+        self._guard.trust = TrustTable(known, seen, self._config.judge_agreement)
         quality = read_quality(self._ledger, days_ago(_REPORT_DAYS), time.time())
         for cell in quality["cells"]:
             labels = cell["model"], cell["task"], cell["zone"]

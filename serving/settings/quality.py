@@ -33,6 +33,13 @@ class QualityFlags(BaseModel):
         description="file of regular expressions, one a line: what they match is taken out of all "
         "texts that are sent to the judge",
     )
+    judge_agreement: float = Field(
+        0.4,
+        ge=-1,
+        le=1,
+        description="least agreement with people (Cohen's kappa): a judge that was shown to be "
+        "below may not move the guard, and only one shown to be above may ease a floor's price",
+    )
     judge_timeout: float = Field(60.0, gt=0, description="time limit for a verdict, seconds")
     judge_delay: float = Field(
         3600.0,

@@ -10,7 +10,7 @@ from experiments.console import table_console
 from experiments.operate.on_ledger import OverPeriod
 from experiments.settings import write_json
 from serving.ledger.quality.store import QualityStore
-from serving.quality.report import read_quality
+from serving.quality.report import read_length_control, read_quality
 from serving.quality.watch import describe
 
 # Evidence counts from the last change of policy or level on, so a day would cut it short.
@@ -31,6 +31,7 @@ class Quality(OverPeriod):
         since, until = self.period()
         with closing(self.open()) as ledger:
             quality = read_quality(ledger, since, until)
+            quality["length_control"] = read_length_control(ledger, since, until)
             quality["events"] = QualityStore(ledger).events(since=since)
         if quality["cells"]:
             table_console(markup=False).print(_table(quality["cells"]))
@@ -75,6 +76,13 @@ def _lines(quality: dict[str, Any]) -> list[str]:
         if judge["consistent_ratio"] is not None:
             line += f"; same verdict in both orders: {100 * judge['consistent_ratio']:.0f} %"
         lines.append(line)
+    lines += [_agreement(each) for each in quality["agreement"] if each["task"] is None]
+    lines += [
+        f"judge {each['judge']}: finds {each['recognised']} of {each['pairs']} answers to other "
+        "requests worse than the right ones"
+        for each in quality["controls"]
+    ]
+    lines += [_length_control(each) for each in quality["length_control"]]
     cost = quality["evaluation"]
     share = "unknown" if cost["energy_ratio"] is None else f"{100 * cost['energy_ratio']:.2f} %"
     judge_joules = cost["judge_joules"]
@@ -88,3 +96,26 @@ def _lines(quality: dict[str, Any]) -> list[str]:
         when = datetime.fromtimestamp(event["time"], UTC).strftime("%Y-%m-%d %H:%M")
         lines.append(f"{when} {describe(event)}")
     return lines
+
+
+def _agreement(row: dict[str, Any]) -> str:
+    """Return a judge's agreement with people in words."""
+    line = f"judge {row['judge']} and people: {row['pairs']} pairs"
+    if row["kappa"] is None:
+        return f"{line}, too few or too much alike for a kappa"
+    line += f", kappa {row['kappa']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+    line += f", favours the judged answers by {100 * row['bias']:.1f} points"
+    return line + (" (biased)" if row["favours"] or row["disfavours"] else "")
+
+
+def _length_control(row: dict[str, Any]) -> str:
+    """Return a judge's preference in words."""
+    shown = [
+        "unknown without pairs that a reference knows to be right"
+        if rate is None
+        else f"{100 * rate[0]:.1f} % [{100 * rate[1]:.1f}, {100 * rate[2]:.1f}]"
+        for rate in (row["raw"], row["controlled"])
+    ]
+    return (
+        f"judge {row['judge']} prefers the judged answers: {shown[0]}; at equal length {shown[1]}"
+    )

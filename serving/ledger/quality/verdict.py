@@ -8,8 +8,8 @@ BETTER, WORSE, TIE = "better", "worse", "tie"
 # did not answer.
 NO_VERDICT, FAILED = "no_verdict", "failed"
 # Which answer was judged: the one that the user got; the one that the asked floor's price would
-# have given, while the guard or the mode kept the policy from giving it; or one of a pair whose
-# right verdict is known.
+# have given, while the guard or the mode kept the policy from giving it; or a control, an answer to
+# another request, which a judge must find to be worse.
 SERVED, CANDIDATE, CONTROL = "served", "candidate", "control"
 # Judge of answers that are L0's own: no judge is asked.
 SAME = "same"

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from envs.requests.directive import Message
 from serving.ledger.quality.verdict import BETTER, TIE, WORSE, Verdict
-from serving.quality.guard import Cell
+from serving.quality.cell import Cell
 from serving.quality.judges.protocol import compared, text_of
 
 # Pairs that wait in each cell: a random selection of those that a judge has seen.
