@@ -41,7 +41,8 @@ def hook(folder: Path, logits: tuple[float, ...] = (0.0, 0.0, 50.0), **settings:
         k: settings.pop(k) for k in ("catalogue", "model", "tasks", "extra") if k in settings
     }
     made.bundle(folder / "bundle", logits, **bundle_options)
-    return make_hook(config(folder, **settings))
+    send = settings.pop("send", None)
+    return make_hook(config(folder, **settings), send=send)
 
 
 def records(hook: Hook) -> list[dict[str, Any]]:
