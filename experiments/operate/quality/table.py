@@ -43,7 +43,7 @@ class Quality(OverPeriod):
 def _table(cells: list[dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False)
     for name in ("task", "model", "zone", "floor", "guard"):
-        table.add_column(name, no_wrap=name == "guard")
+        table.add_column(name, overflow="fold")
     for name in ("served", "95 %", "judged", "candidate", "95 %", "judged"):
         table.add_column(name, justify="right", no_wrap=True)
     for cell in cells:

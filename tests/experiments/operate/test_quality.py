@@ -35,7 +35,10 @@ def judging(tmp_path, upstream):
         yield gateway
 
 
-def test_what_is_judged_can_be_read_from_the_ledger_and_the_admin_port(judging, capsys, tmp_path):
+def test_what_is_judged_can_be_read_from_the_ledger_and_the_admin_port(
+    judging, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "200")
     post(judging.url, CHAT, TAG)
     assert waited(lambda: judging.metric("sprout_judge_verdicts_total") > 0)
     assert waited(lambda: json.loads(judging.ask("/v1/quality")[1])["judges"])
