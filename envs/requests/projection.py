@@ -1,7 +1,7 @@
 """Learned features of a chat: linear predictions from its words and structure. NumPy only."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -75,6 +75,24 @@ class WordProjection:
                 sums *= 1 / math.sqrt(squared)
                 values += sums[:-1]
         return values
+
+    def likeness(self, a: Collection[str], b: Collection[str]) -> float:
+        """Return the cosine of two sets of words by their inverse document frequencies, 0..1.
+
+        Unknown words count like the rarest known one.
+        """
+        weight, rarest = self._squared_idf, self._squared_rarest
+        own, other = (sum(weight.get(word, rarest) for word in words) for words in (a, b))
+        shared = sum(weight.get(word, rarest) for word in set(a) & set(b))
+        return shared / math.sqrt(own * other) if own and other else 0.0
+
+    @cached_property
+    def _squared_idf(self) -> dict[str, float]:
+        return dict(zip(self.vocabulary, (self.idf.astype(float) ** 2).tolist(), strict=True))
+
+    @cached_property
+    def _squared_rarest(self) -> float:
+        return max(self._squared_idf.values(), default=1.0)
 
     def arrays(self) -> dict[str, Float32Array]:
         """Return the named tensors that the policy bundle stores."""

@@ -55,6 +55,7 @@ class Chat:
         facts.read_usage(answer.get("usage"), ("prompt_tokens",), "completion_tokens")
         for choice in items_of(answer.get("choices"))[:1]:
             facts.add_text(self._text(choice))
+            facts.read_reason(choice.get("finish_reason"))
 
     def _read_choice(self, choice: Mapping[str, Any], facts: AnswerFacts) -> None:
         delta = choice.get("delta")
@@ -62,6 +63,7 @@ class Chat:
             facts.deltas += any(delta.get(name) for name in _DELTAS)
             if choice.get("index", 0) == 0:
                 facts.add_text(delta.get("content"))
+                facts.read_reason(choice.get("finish_reason"))
         if choice.get("finish_reason") == "error":
             facts.failure = FAILED
 

@@ -58,6 +58,7 @@ class Completions(Chat):
         facts.deltas += bool(choice.get("text"))
         if choice.get("index", 0) == 0:
             facts.add_text(choice.get("text"))
+            facts.read_reason(choice.get("finish_reason"))
         if choice.get("finish_reason") == "error":
             facts.failure = FAILED
 

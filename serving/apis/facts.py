@@ -9,6 +9,8 @@ MOST_TEXTS = 1 << 16
 LONGEST_TEXT = 1 << 20
 # Longest name that a record keeps (model, fingerprint, task, tenant), characters.
 LONGEST_NAME = 200
+# Reasons of the APIs for an answer that reached a cap.
+_CAPPED = ("length", "max_tokens", "max_output_tokens", "model_length")
 FAILED, INCOMPLETE = "failed", "incomplete"
 
 
@@ -24,6 +26,7 @@ class AnswerFacts:
             cut off; else empty.
         texts: parts of the first choice's text; None if it is not kept.
         model: as the answer names it; None if it does not.
+        cut_off: whether the answer says that it reached a cap on its tokens.
         fingerprint: its `system_fingerprint`, of the server's build; None if it has none.
     """
 
@@ -35,6 +38,12 @@ class AnswerFacts:
     texts: list[str] | None = None
     model: str | None = None
     fingerprint: str | None = None
+    cut_off: bool = False
+
+    def read_reason(self, reason: Any) -> None:
+        """Take the reason why the answer ended."""
+        if isinstance(reason, str) and reason in _CAPPED:
+            self.cut_off = True
 
     def add_text(self, text: Any) -> None:
         """Append a part of the first choice's text, if the text is kept."""

@@ -79,6 +79,8 @@ class Messages:
         elif kind == "message_delta":
             # The counts are cumulative.
             facts.read_usage(data.get("usage"), _PROMPT, "output_tokens")
+            delta = data.get("delta")
+            facts.read_reason(delta.get("stop_reason") if isinstance(delta, dict) else None)
         elif kind == "message_stop":
             facts.ended = True
         else:
@@ -90,5 +92,6 @@ class Messages:
         if answer.get("type") == "error":
             facts.failure = FAILED
         facts.read_usage(answer.get("usage"), _PROMPT, "output_tokens")
+        facts.read_reason(answer.get("stop_reason"))
         for part in items_of(answer.get("content")):
             facts.add_text(part.get("text"))

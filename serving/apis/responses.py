@@ -76,6 +76,7 @@ class Responses:
             facts.failure = _LAST_EVENTS[kind] or facts.failure
             response = data.get("response")
             usage = response.get("usage") if isinstance(response, dict) else None
+            self._read_reason(response, facts)
             facts.read_usage(usage, ("input_tokens",), "output_tokens")
         elif kind == "error":
             facts.failure = FAILED
@@ -90,9 +91,15 @@ class Responses:
         read_error(b"", answer, facts)
         facts.failure = _STATES.get(text_of(answer.get("status")), facts.failure)
         facts.read_usage(answer.get("usage"), ("input_tokens",), "output_tokens")
+        self._read_reason(answer, facts)
         for item in items_of(answer.get("output")):
             for part in items_of(item.get("content")):
                 facts.add_text(part.get("text"))
+
+    def _read_reason(self, response: Any, facts: AnswerFacts) -> None:
+        details = response.get("incomplete_details") if isinstance(response, dict) else None
+        if isinstance(details, dict):
+            facts.read_reason(details.get("reason"))
 
 
 def _are_messages(items: Sequence[Mapping[str, Any]]) -> bool:

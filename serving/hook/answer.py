@@ -159,6 +159,11 @@ class Answer:
         return self.facts.fingerprint
 
     @property
+    def cut_off(self) -> bool:
+        """Whether the answer says that it reached a cap on its tokens."""
+        return self.facts.cut_off
+
+    @property
     def text(self) -> str | None:
         """Text of the answer's first choice; None if it was not kept or there is none."""
         return "".join(self.facts.texts or ()) or None

@@ -125,7 +125,7 @@ class Hook:
             reason: reason code of the failure.
         """
         plan.steered, plan.decided, plan.directed, plan.usage_added = None, False, False, False
-        plan.sample = None
+        plan.sample = plan.cap = None
         self._fail_open(plan.record, reason)
 
     def answer(self, plan: Plan) -> Answer:
@@ -161,6 +161,10 @@ class Hook:
         plan.record.seconds = time.perf_counter() - plan.started
         if isinstance(answer, Answer) and answer.misread:
             self.metrics.fail_open.labels("answer_misread").inc()
+        if answer.cut_off:
+            tokens = answer.usage.completion_tokens
+            ours = plan.cap is not None and tokens is not None and tokens >= plan.cap
+            plan.record.cut_off = "directive" if ours else "caller"
         self._completer.complete(plan.record, answer, outcome)
         if plan.sample is not None:
             self._sample(plan.sample, plan.record, answer, outcome)

@@ -46,6 +46,10 @@ class AnswerOutcome(Protocol):
         """The answer's `system_fingerprint`; None if it has none."""
 
     @property
+    def cut_off(self) -> bool:
+        """Whether the answer says that it reached a cap on its tokens."""
+
+    @property
     def text(self) -> str | None:
         """The answer's text; None if it was not kept."""
 
@@ -65,6 +69,7 @@ class ReportedAnswer:
     model: str | None = None
     fingerprint: str | None = None
     text: str | None = None
+    cut_off: bool = False
 
     def piece(self) -> None:
         """Note the arrival of a piece, to time the first one."""

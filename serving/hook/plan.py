@@ -28,6 +28,7 @@ class Plan:
         trace_parent: the caller's span (https://www.w3.org/TR/trace-context/); None if unknown.
         directed: whether the steered body has a directive's text or token cap.
         sample: the request as a part of the sample whose answers are judged; None if it is not.
+        cap: the directive's cap on the answer's tokens; None if it has none.
         finished: whether the outcome is recorded.
     """
 
@@ -39,6 +40,7 @@ class Plan:
     trace_parent: str | None = None
     directed: bool = False
     sample: Draft | None = None
+    cap: int | None = None
     finished: bool = field(default=False, repr=False)
 
     @property

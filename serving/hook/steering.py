@@ -17,6 +17,7 @@ from serving.hook.plan import FailedOpenError, NotSteeredError, Plan
 from serving.hook.policies import Policies
 from serving.hook.refusals import Refusals
 from serving.ledger.record import Record
+from serving.quality.follow_up import follow_up
 from serving.quality.sample import Draft
 from serving.quality.sampler import Sampler
 from serving.settings.control import Control
@@ -146,6 +147,8 @@ class Steering:
         if rule is not None:
             record.rule, record.mode = rule.name, rule.mode or record.mode
         decider = self._decider(record, rule, headers)
+        if not record.opening:
+            record.follow_up = follow_up(messages, decider.bundle.featurizer.text)
         if not safe:
             raise NotSteeredError("format")
         if grid is None:
@@ -164,6 +167,7 @@ class Steering:
         plan.decided = record.mode in STEERING_MODES and not record.hold_out
         if action and record.applied:
             plan.steered, plan.directed = api.steer(body, directive), True
+            plan.cap = directive.max_tokens
         asks = self.config.ask_usage and record.streamed and record.mode in STEERING_MODES
         if asks and not self._refusals.refuses(record.model, "usage"):
             _ask_usage(plan, body)

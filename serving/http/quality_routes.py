@@ -14,6 +14,7 @@ from serving.ledger.database import Ledger
 from serving.ledger.quality.store import QualityStore
 from serving.quality.judges.reviews import Choice, Reviews
 from serving.quality.report import read_length_control, read_quality
+from serving.quality.signs import read_signs
 
 QUALITY, REVIEW = "/v1/quality", "/v1/review"
 _ADMIN = "admin"
@@ -58,6 +59,7 @@ class QualityRoutes:
             lambda: {
                 **read_quality(self._ledger, since, until),
                 "length_control": read_length_control(self._ledger, since, until),
+                "signs": read_signs(self._ledger, since, until),
             }
         )
 

@@ -84,6 +84,10 @@ class Record:
         outcome: "completed", "answer_failed" or "answer_incomplete" (as an answer of status 200
             says itself), "upstream_failed", "upstream_broke" (in mid-answer), "client_left",
             "decided" (the caller sends the request itself and may report its outcome later).
+        follow_up: what a later turn says about the answer before it: "repeat" (the same question),
+            "more" (a wish for a longer answer) or "other"; None for a first turn.
+        cut_off: the answer reached a cap on its tokens, that of the "directive" or that of the
+            "caller"; None if it did not, or if that is unknown.
         prompt, response: texts; None unless the operator turned on their storage.
     """
 
@@ -133,6 +137,8 @@ class Record:
     grams: float | None = None
     status: int = 0
     outcome: str = "upstream_failed"
+    follow_up: str | None = None
+    cut_off: str | None = None
     prompt: str | None = field(default=None, repr=False)
     response: str | None = field(default=None, repr=False)
 

@@ -30,6 +30,7 @@ from serving.quality.judges.reviews import PEOPLE, Reviews
 from serving.quality.report import read_quality
 from serving.quality.sample import Sample
 from serving.quality.shares import Shares
+from serving.quality.signs import read_signs
 from serving.quality.trigger import Trigger
 from serving.quality.webhook import SECRET_VARIABLE, Webhook, read_secret
 from serving.settings.guard_levels import CellSetting, write_levels
@@ -42,6 +43,8 @@ _AT_ONCE = 2
 _SHARES_SECONDS = 60.0
 # How often the metrics of quality are computed, s, and of how many days.
 _REPORT_SECONDS, _REPORT_DAYS = 30.0, 30.0
+# How often the arms are compared by what people do, s, and over how many days.
+_SIGNS_SECONDS, _SIGNS_DAYS = 600.0, 1.0
 # People's verdicts and controls count for so many days.
 _AGREEMENT_DAYS = 90.0
 log = logging.getLogger("sprout")
@@ -93,7 +96,7 @@ class QualityWatch:
         self._guard = Guard(self._store, reaches, act=config.guard == "act")
         self._trigger = Trigger(config.judge_hours, config.judge_delay, config.judge_busy)
         self._shares = Shares(config.sample, config.judge_energy)
-        self._shares_time = self._reported = 0.0
+        self._shares_time = self._reported = self._compared = 0.0
         self._by_cell: dict[Cell, float] = {}
         self._written: list[CellSetting] | None = None
         self._journal = journal
@@ -155,6 +158,19 @@ class QualityWatch:
                 ("floor", "_floor", ": the floor that is asked for"),
             )
         }
+        self._signs = {
+            name: Gauge(
+                f"sprout_sign_difference{suffix}",
+                "Share of conversations with a sign, policy less held out, of the last day" + text,
+                ("task", "sign"),
+                registry=registry,
+            )
+            for name, suffix, text in (
+                ("difference", "", ""),
+                ("low", "_low", ": lower bound that holds at every look"),
+                ("high", "_high", ": upper bound that holds at every look"),
+            )
+        }
         self._moves = Counter(
             "sprout_guard_moves",
             "Changes of a guarded cell's level",
@@ -184,6 +200,9 @@ class QualityWatch:
             if time.monotonic() - self._reported > _REPORT_SECONDS:
                 self._reported = time.monotonic()
                 self._report()
+            if time.monotonic() - self._compared > _SIGNS_SECONDS:
+                self._compared = time.monotonic()
+                self._compare_signs()
         except LedgerError:
             # The keeper reports it. The levels stay, and verdicts wait in the journal.
             return
@@ -214,6 +233,16 @@ class QualityWatch:
             for name, value in (values | {"floor": cell["floor"]}).items():
                 # Prometheus' word for what is not known.
                 self._ratios[name].labels(*labels).set(math.nan if value is None else value)
+
+    def _compare_signs(self) -> None:
+        """Set the metrics of what people do after an answer."""
+        signs = read_signs(self._ledger, days_ago(_SIGNS_DAYS), time.time())
+        for task, of_task in signs["tasks"].items():
+            for sign, figures in of_task["signs"].items():
+                difference, (low, high) = figures["difference"], figures["interval"]
+                values = {"difference": difference, "low": low, "high": high}
+                for name, value in values.items():
+                    self._signs[name].labels(task, sign).set(math.nan if value is None else value)
 
     def _set_shares(self) -> None:
         if time.monotonic() - self._shares_time < _SHARES_SECONDS and self._shares_time:

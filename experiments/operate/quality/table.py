@@ -11,6 +11,7 @@ from experiments.operate.on_ledger import OverPeriod
 from experiments.settings import write_json
 from serving.ledger.quality.store import QualityStore
 from serving.quality.report import read_length_control, read_quality
+from serving.quality.signs import read_signs
 from serving.quality.watch import describe
 
 # Evidence counts from the last change of policy or level on, so a day would cut it short.
@@ -32,10 +33,11 @@ class Quality(OverPeriod):
         with closing(self.open()) as ledger:
             quality = read_quality(ledger, since, until)
             quality["length_control"] = read_length_control(ledger, since, until)
+            quality["signs"] = read_signs(ledger, since, until)
             quality["events"] = QualityStore(ledger).events(since=since)
         if quality["cells"]:
             table_console(markup=False).print(_table(quality["cells"]))
-        for line in _lines(quality):
+        for line in [*_lines(quality), *_signs(quality["signs"])]:
             print(line)
         write_json(self.json_path, quality)
 
@@ -95,6 +97,34 @@ def _lines(quality: dict[str, Any]) -> list[str]:
     for event in quality["events"][-_MOST_EVENTS:]:
         when = datetime.fromtimestamp(event["time"], UTC).strftime("%Y-%m-%d %H:%M")
         lines.append(f"{when} {describe(event)}")
+    return lines
+
+
+def _signs(signs: dict[str, Any]) -> list[str]:
+    """Return in words how the arms' signs differ, and how satisfaction goes with scores."""
+    lines = []
+    for task, of_task in signs["tasks"].items():
+        name = task or "untagged"
+        if not of_task["held_out_draws"]:
+            lines.append(f"signs, {name}: no conversation is held out to compare with")
+            continue
+        parts = []
+        for sign, figures in of_task["signs"].items():
+            low, high = (100 * bound for bound in figures["interval"])
+            policy, l0 = (100 * (figures[arm] or 0.0) for arm in ("policy", "l0"))
+            shown = f"{sign} {policy:.1f} % against {l0:.1f} %"
+            parts.append(f"{shown} [{low:+.1f}, {high:+.1f}]" if low > 0 or high < 0 else shown)
+        lines.append(
+            f"signs, {name} ({of_task['draws']} conversations, {of_task['held_out_draws']} held "
+            f"out): {', '.join(parts)}"
+        )
+    for row in signs["satisfaction"]:
+        if row["correlation"] is not None:
+            low, high = row["interval"]
+            lines.append(
+                f"{row['judge']} and {row['sign']}, {row['task'] or 'untagged'}: correlation "
+                f"{row['correlation']:.2f} [{low:.2f}, {high:.2f}] over {row['answers']} answers"
+            )
     return lines
 
 

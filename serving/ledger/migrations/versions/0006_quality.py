@@ -10,7 +10,9 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add four tables."""
+    """Add four tables, and two columns that are unknown for the rows so far."""
+    for name in ("follow_up", "cut_off"):
+        op.add_column("requests", sa.Column(name, sa.Text()))
     needed = (
         *("verdict_id", "decision_id", "model", "task", "zone", "policy_version", "arm"),
         *("directive", "judge", "result"),
