@@ -6,8 +6,9 @@ from experiments.bench.directives import DirectivesBench
 from experiments.bench.env import EnvBench
 from experiments.bench.gateway import GatewayBench
 from experiments.bench.gpu.command import GpuBench
-from experiments.bench.guard import GuardBench
 from experiments.bench.loop import LoopBench
+from experiments.bench.quality.guard import GuardBench
+from experiments.bench.quality.overhead import WatchBench
 from experiments.bench.savings import SavingsBench
 from experiments.bench.soak import SoakBench
 from experiments.bench.start import StartBench
@@ -26,4 +27,5 @@ BENCHES = {
     "soak": SoakBench,
     "savings": SavingsBench,
     "guard": GuardBench,
+    "watch": WatchBench,
 }
