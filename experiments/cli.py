@@ -79,7 +79,7 @@ COMMANDS = {
     "bench": (
         "experiments.bench:BENCHES",
         "benchmarks: loop, directives, env, start, train, decide, gateway, soak, savings, "
-        "guard, watch, attribution, gpu",
+        "guard, watch, hours, attribution, gpu",
     ),
     "pretrain": ("experiments.llama.command:Pretrain", "train the embedded Llama from scratch"),
     "doctor": ("experiments.operate.doctor:Doctor", "report what can run on this machine"),

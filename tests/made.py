@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.policy.bundle import Bundle, save_bundle
+from agents.policy.bundle import Bundle, Measured, save_bundle
 from agents.policy.front import COSTS, Curve, Front
 from agents.policy.network import Policy
 from agents.training.config import PpoConfig
@@ -104,7 +104,8 @@ def bundle(
         ((weight, np.array(logits, dtype=np.float32)),),
     )
     manifest = {"energy": {"joules_per_completion_token": 2.0}} | dict(extra or {})
-    return save_bundle(folder, policy, catalogue, featurizer, model, manifest, front)
+    measured = Measured(front)
+    return save_bundle(folder, policy, catalogue, featurizer, model, manifest, measured)
 
 
 # Quality relative to L0 that a very brief answer keeps, by task of `priced_bundle`.

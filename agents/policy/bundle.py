@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError
@@ -17,6 +17,7 @@ from agents.policy.bundle_files import ENCODER, MANIFEST, TENSORS, sha256_of, ve
 from agents.policy.front import FILE as FRONT
 from agents.policy.front import Front, load_front
 from agents.policy.network import ACTIVATIONS, Policy
+from agents.policy.novelty import Novelty, load_novelty
 from agents.policy.pricing import Pricing, pricing_of
 from envs.carbon.intensity import Kind
 from envs.errors import BundleError, ConfigError, DataError
@@ -33,6 +34,18 @@ REQUIRED = (
 )
 
 
+class Measured(NamedTuple):
+    """What was measured of a policy after its training.
+
+    Attributes:
+        front: its quality and costs at every price; None if it observes no prices.
+        novelty: the limits of what is like its training; None if that is unknown.
+    """
+
+    front: Front | None = None
+    novelty: Novelty | None = None
+
+
 @dataclass(frozen=True)
 class Bundle:
     """A loaded policy bundle.
@@ -42,6 +55,7 @@ class Bundle:
         catalogue: the directives that the policy chooses from.
         featurizer: turns requests into the policy's observations.
         front: the policy's quality and costs at every price; None if it was trained elsewhere.
+        novelty: the limits of what is like the training; None if it was not measured.
         manifest: contents of manifest.json.
     """
 
@@ -50,6 +64,7 @@ class Bundle:
     catalogue: Catalogue
     featurizer: Featurizer
     front: Front | None
+    novelty: Novelty | None
     manifest: Mapping[str, Any]
 
     def pricing(self, zone: str | None) -> Pricing:
@@ -83,7 +98,7 @@ def save_bundle(
     featurizer: Featurizer,
     model: str,
     extra: Mapping[str, Any],
-    front: Front | None = None,
+    measured: Measured | None = None,
 ) -> Bundle:
     """Write a bundle into `folder` and return it as loaded from there.
 
@@ -92,11 +107,12 @@ def save_bundle(
         model: name of the served model.
         extra: further manifest fields: floors, multipliers, training configuration, data
             fingerprint, validation metrics, versions, Git commit.
-        front: the policy's front; None if it does not observe prices.
+        measured: what was measured of the policy; None for nothing.
 
     Raises:
         BundleError: the featurizer's text features cannot be stored.
     """
+    front, novelty = measured or Measured()
     folder.mkdir(parents=True, exist_ok=True)
     # Encoder files of an earlier bundle in this folder must not be taken for this bundle's.
     shutil.rmtree(folder / ENCODER, ignore_errors=True)
@@ -114,6 +130,9 @@ def save_bundle(
             projection = projection.words
         words = json.dumps(projection.vocabulary, ensure_ascii=False)
         (folder / VOCABULARY).write_text(words, encoding="utf-8")
+    if novelty is not None:
+        arrays |= novelty.arrays()
+        extra = {**extra, "novelty": novelty.to_json()}
     (folder / FRONT).unlink(missing_ok=True)
     if front is not None:
         front.save(folder / FRONT)
@@ -181,6 +200,7 @@ def load_bundle(folder: Path | str) -> Bundle:
         if any(len(shape) != 2 for shape in shapes):
             raise ValueError(f"network shapes {shapes}: each needs two numbers")
         front = load_front(folder / FRONT) if FRONT in manifest["files"] else None
+        novelty = load_novelty(manifest, tensors)
     except DataError as error:
         raise BundleError(f"{path}: {error}") from error
     except (AttributeError, KeyError, TypeError, ValueError, SafetensorError) as error:
@@ -190,7 +210,7 @@ def load_bundle(folder: Path | str) -> Bundle:
     policy = _policy(path, tensors, shapes, len(names), len(catalogue))
     policy = replace(policy, **_form(path, manifest["network"]))
     version = hashlib.sha256(raw).hexdigest()[:12]
-    return Bundle(version, policy, catalogue, featurizer, front, manifest)
+    return Bundle(version, policy, catalogue, featurizer, front, novelty, manifest)
 
 
 def _text(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from agents.policy.network import normalisation
+from agents.policy.novelty import Novelty, fit_novelty
 from agents.training.expected import expected_cost, expected_quality
 from agents.training.text import fit_text
 from envs.arrays import Float32Array, Float64Array
@@ -36,6 +37,7 @@ class Prepared:
             shape (2, n, features before context).
         reward: the reward, with the profile's references and floors.
         quality: "correct" or "preference".
+        novelty: the limits of what is like these prompts; None if they are too few.
     """
 
     known: Profile
@@ -44,6 +46,7 @@ class Prepared:
     parts: Float32Array
     reward: Reward
     quality: str
+    novelty: Novelty | None = None
 
     @property
     def text_sha256(self) -> str:
@@ -123,7 +126,10 @@ def prepare(
     if floor_on == "all":
         overall = dict.fromkeys(reward.quality_l0, float(np.nanmean(scores[:, 0])))
         reward = replace(reward, quality_l0=overall)
-    return Prepared(known, expected, featurizer, parts, reward, quality)
+    novelty = fit_novelty(
+        text.novelty_inputs(featurizer, known.requests, parts[0]), tasks.tolist(), folds
+    )
+    return Prepared(known, expected, featurizer, parts, reward, quality, novelty)
 
 
 def _predicted_energy(

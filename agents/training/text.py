@@ -8,6 +8,7 @@ from scipy.sparse import csr_array, hstack
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import Ridge
 
+from agents.policy.novelty import inputs_of
 from envs.arrays import BoolArray, Float32Array, Float64Array
 from envs.errors import ConfigError
 from envs.outcomes.profile import Profile
@@ -58,6 +59,27 @@ class FittedText:
         by_fold = [Featurizer(featurizer.tasks, text) for text in self.without]
         return np.stack(
             [by_fold[fold_of(r)].request(r.messages, r.task if tags else None) for r in requests]
+        )
+
+    def novelty_inputs(
+        self, featurizer: Featurizer, requests: Sequence[Request], parts: Float32Array
+    ) -> Float32Array:
+        """Return cross-fitted inputs of `agents.policy.novelty` for training prompts.
+
+        Args:
+            featurizer: supplies the tasks.
+            requests: the n training prompts.
+            parts: their cross-fitted features.
+
+        Returns:
+            Shape (n, inputs).
+        """
+        by_fold = [Featurizer(featurizer.tasks, text) for text in self.without]
+        return np.stack(
+            [
+                inputs_of(by_fold[fold_of(r)], part, read_chat(r.messages).words)
+                for r, part in zip(requests, parts, strict=True)
+            ]
         )
 
 

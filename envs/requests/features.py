@@ -12,7 +12,7 @@ from envs.arrays import AnyArray, BoolArray, Float32Array, Int64Array
 from envs.requests.directive import Message
 from envs.requests.moment import Moment
 from envs.requests.projection import TextFeatures
-from envs.requests.structure import OWN_LENGTH, STRUCTURE, Feature, read_chat
+from envs.requests.structure import OWN_LENGTH, STRUCTURE, Feature, Reading, read_chat
 
 CONTEXT = (
     Feature("in_flight", "requests", 0, 1024, "requests at the server when this one is sent"),
@@ -70,6 +70,8 @@ class Featurizer:
         self._learned = slice(len(STRUCTURE), len(STRUCTURE) + len(learned))
         self._tags = {task: [float(task == tag) for tag in tasks] for task in tasks}
         self._untagged = [0.0] * len(tasks)
+        # Index of the first task tag.
+        self.tags_start = self._learned.stop
         self.low = np.array([f.low for f in self.features], dtype=np.float32)
         self.high = np.array([f.high for f in self.features], dtype=np.float32)
         context_start = self._learned.stop + len(tags)
@@ -112,7 +114,10 @@ class Featurizer:
         Raises:
             ValueError: a message's content is neither text nor a list of parts.
         """
-        reading = read_chat(messages)
+        return self.part(read_chat(messages), task)
+
+    def part(self, reading: Reading, task: str | None) -> Float32Array:
+        """Return what `request` returns, of a chat that was read already."""
         learned = () if self.text is None else self.text.measure(reading).tolist()
         tagged = self._untagged if task is None else self._tags.get(task, self._untagged)
         part = np.array([*reading.structure, *learned, *tagged], dtype=np.float32)

@@ -86,6 +86,11 @@ class WordProjection:
         shared = sum(weight.get(word, rarest) for word in set(a) & set(b))
         return shared / math.sqrt(own * other) if own and other else 0.0
 
+    def unknown_share(self, words: Collection[str]) -> float:
+        """Return the share of words that are not in the vocabulary; 0 without words."""
+        known = self._row_of.keys() & words
+        return 1 - len(known) / len(words) if words else 0.0
+
     @cached_property
     def _squared_idf(self) -> dict[str, float]:
         return dict(zip(self.vocabulary, (self.idf.astype(float) ** 2).tolist(), strict=True))

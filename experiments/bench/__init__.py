@@ -8,6 +8,7 @@ from experiments.bench.gateway import GatewayBench
 from experiments.bench.gpu.command import GpuBench
 from experiments.bench.loop import LoopBench
 from experiments.bench.quality.guard import GuardBench
+from experiments.bench.quality.hours import HoursBench
 from experiments.bench.quality.overhead import WatchBench
 from experiments.bench.savings import SavingsBench
 from experiments.bench.soak import SoakBench
@@ -28,4 +29,5 @@ BENCHES = {
     "savings": SavingsBench,
     "guard": GuardBench,
     "watch": WatchBench,
+    "hours": HoursBench,
 }

@@ -9,7 +9,7 @@ import torch
 from rich.progress import Progress
 from threadpoolctl import threadpool_limits
 
-from agents.policy.bundle import Bundle, save_bundle
+from agents.policy.bundle import Bundle, Measured, save_bundle
 from agents.policy.bundle_files import MANIFEST
 from agents.training.config import TAG_SHARE, PpoConfig
 from agents.training.drift import measure_drift
@@ -144,7 +144,7 @@ class TrainingJob:
             trained.featurizer,
             self.profile.model,
             self._manifest(trainer, trained) | {"live": live},
-            trained.front,
+            Measured(trained.front, trainer.prepared.novelty),
         )
 
     def _live_backend(self, upstream: Upstream) -> LiveBackend:

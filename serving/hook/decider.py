@@ -7,11 +7,14 @@ from typing import NamedTuple
 import numpy as np
 
 from agents.policy.bundle import Bundle
+from agents.policy.novelty import inputs_of
 from agents.policy.pricing import Floor, Floors, Pricing
 from envs.arrays import Float32Array
 from envs.requests.directive import Message
 from envs.requests.features import CONTEXT
 from envs.requests.projection import EncodedProjection
+from envs.requests.structure import Reading, read_chat
+from serving.apis.api import opening
 from serving.hook.grid import GridState
 from serving.ledger.estimate import manifest_rates
 
@@ -46,6 +49,7 @@ class Decision(NamedTuple):
         price: price of quality that the policy observed, in mean L0 costs per unit of L0's
             quality; None if it observes no prices.
         floor: the floor that the price is for; None if the request's task has none.
+        unlike: whether the request's opening is unlike all that the policy was trained on.
     """
 
     observation: Float32Array
@@ -53,6 +57,7 @@ class Decision(NamedTuple):
     probabilities: list[float]
     price: float | None
     floor: Floor | None
+    unlike: bool = False
 
 
 class Decider:
@@ -94,7 +99,8 @@ class Decider:
                 probabilities.
         """
         featurizer, grid = self.bundle.featurizer, question.grid
-        part = featurizer.request(question.messages, question.task)
+        reading = read_chat(question.messages)
+        part = featurizer.part(reading, question.task)
         if grid is not self._grid:
             # Computed once for all requests with the same grid state.
             self._grid, self._context = grid, featurizer.context(grid.moment)[0]
@@ -113,7 +119,19 @@ class Decider:
             self._probabilities(observation, point.l0_share, explored=not question.demanded),
             math.exp(point.log_price) if pricing.front is not None or pricing.fixed else None,
             floor,
+            self._unlike(question, reading, part),
         )
+
+    def _unlike(self, question: DecisionInput, reading: Reading, part: Float32Array) -> bool:
+        """Return whether the conversation's opening is unlike the training."""
+        novelty = self.bundle.novelty
+        if novelty is None:
+            return False
+        first = opening(question.messages)
+        if len(first) < len(question.messages):
+            reading = read_chat(first)
+            part = self.bundle.featurizer.part(reading, question.task)
+        return novelty.unlike(inputs_of(self.bundle.featurizer, part, reading.words))
 
     def pricing(self, zone: str) -> Pricing:
         """Return the prices for requests in a zone."""

@@ -222,7 +222,8 @@ class Steering:
         hold-out, the guard, the conversation's earlier directive, the policy's draw.
 
         Raises:
-            NotSteeredError: the canary or the request's own length excludes it.
+            NotSteeredError: the canary, the request's own length, or that it is unlike all that the
+                policy knows excludes it.
             TooLateError: the policy missed the deadline.
         """
         record, rule, control = context.record, context.rule, context.control
@@ -245,6 +246,8 @@ class Steering:
         if not decision.steerable:
             raise NotSteeredError("own_length")
         _describe_decision(record, decision)
+        if decision.unlike and self.config.unlike == "l0":
+            raise NotSteeredError("unlike_profile")
         record.lottery, record.hold_out_ratio = True, control.hold_out_ratio
         version_mark = int(decider.bundle.version[:4], 16)
         if lottery.hold_out < control.hold_out_ratio:

@@ -51,9 +51,10 @@ class Record:
             out; for one that was, the policy's probability of "none".
         reason: "policy", "sticky", "hold_out", "rule", "opt_out", "format", "own_length",
             "unknown_model", "no_bundle", "not_canary", "no_transform" (the client's Cache-Control),
-            "refuses_directives" (the model's server did so before), "guard" (the quality of such
-            answers fell below its floor), "off", "evaluation" (an answer that was made only to
-            judge another one), or the failure that left the request unchanged.
+            "refuses_directives" (the model's server did so before), "unlike_profile" (the policy's
+            training had nothing like it), "guard" (the quality of such answers fell below its
+            floor), "off", "evaluation" (an answer that was made only to judge another one), or the
+            failure that left the request unchanged.
         policy_version: version of the policy bundle; None if no policy applied.
         floor: least quality that the price is for; None if the request's task has none.
         floor_from: who asks for it (`agents.policy.pricing.Floor`).

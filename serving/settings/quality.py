@@ -71,6 +71,11 @@ class QualityFlags(BaseModel):
     sample: float = Field(
         0.02, ge=0, le=1, description="share of the steered requests that are judged"
     )
+    unlike: Literal["l0", "steer"] = Field(
+        "l0",
+        description="what to do with requests that are unlike all that the policy was trained on: "
+        "l0 (no directive) or steer",
+    )
     guard: Literal["act", "warn"] = Field(
         "act",
         description="what to do about a task whose quality fell below its floor: act (raise its "

@@ -7,10 +7,19 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 
-from envs.arrays import Float64Array
+from envs.arrays import BoolArray, Float64Array
 from experiments.settings import Settings, write_json
+from serving.ledger.quality.verdict import BETTER, TIE, WORSE
 from serving.proportions import wilson
 from serving.quality.detector import Detector
+from serving.quality.judges.agreement import (
+    CREDIT,
+    RESULTS,
+    Agreement,
+    cohen_kappa,
+    is_biased,
+    trust,
+)
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,13 @@ class Answers:
 
 
 # An easy task, a middling one, and a hard one whose answers depend much on chance.
+# People's verdicts on answers, and a judge that agrees with them in so many cases beyond chance.
+PEOPLE, AGREEING = (0.1, 0.6, 0.3), 0.8
+_RAISED = {WORSE: TIE, TIE: BETTER, BETTER: BETTER}
 TASKS = {"easy": Answers(1.0, 0.0), "middling": Answers(0.7, 0.035), "hard": Answers(0.4, 0.04)}
+LEAST_KAPPA = 0.4
+# Reviewed pairs before a judge changes, at most after it, and between two looks.
+_REVIEWS_BEFORE, _MOST_REVIEWS, _LOOK_EVERY = 300, 1500, 10
 FALLS = (0.94, 0.9, 0.8, 0.5)
 GOOD_REQUESTS = (0, 10_000, 100_000)
 
@@ -64,6 +79,10 @@ class GuardBench(Settings):
         0.05, gt=0, lt=1, description="largest probability of a false alarm within --per requests"
     )
     per: int = Field(100_000, ge=1, description="requests of --false-alarms")
+    cells: int = Field(20, ge=1, description="cells of a family, for its rate of false alarms")
+    bias: float = Field(
+        0.1, gt=0, lt=0.5, description="credit by which a judge comes to favour answers, 0..1"
+    )
     horizon: int = Field(1_000_000, ge=1, description="most requests after a fall")
     seed: int = Field(0, description="seed of the traffic")
     json_path: Path | None = Field(
@@ -80,7 +99,8 @@ class GuardBench(Settings):
                 low, high = row["ci95"]
                 print(
                     f"{share:.2%} judged, {task}: false alarms at the floor in {row['share']:.1%} "
-                    f"[{low:.1%}, {high:.1%}] of {self.runs} cells in {self.per:,} requests"
+                    f"[{low:.1%}, {high:.1%}] of {self.runs} cells in {self.per:,} requests; in "
+                    f"{row['families']:.1%} of families of {self.cells} cells, {self.per:,} each"
                 )
                 for good in GOOD_REQUESTS:
                     for ratio in FALLS:
@@ -89,13 +109,36 @@ class GuardBench(Settings):
                         print(
                             f"  to {ratio} after {good:,} good requests: caught after "
                             f"{_requests(row['median'])} in the median, {_requests(row['p90'])} in "
-                            f"nine of ten; {row['missed']:.1%} not within {self.horizon:,}"
+                            f"nine of ten, {_requests(row['p99'])} in 99 of 100; "
+                            f"{row['missed']:.1%} not within {self.horizon:,}"
                         )
+        bias = self._bias()
+        print(
+            f"a judge that agreed with people comes to favour answers by {100 * self.bias:g} "
+            f"points: it may not loosen any more after {bias['median']:.0f} reviewed pairs in the "
+            f"median, {bias['p90']:.0f} in nine of ten of {bias['runs']} runs; one that stays as "
+            f"it was lost that right in {bias['false']:.1%} of them within {bias['pairs']} pairs"
+        )
         settings = self.model_dump(mode="json", exclude={"json_path", "config"})
         tasks = {name: asdict(answers) for name, answers in TASKS.items()}
         write_json(
-            self.json_path, {"schema": 1, "settings": settings, "tasks": tasks, "rows": rows}
+            self.json_path,
+            {"schema": 1, "settings": settings, "tasks": tasks, "rows": rows, "bias": bias},
         )
+
+    def _bias(self) -> dict[str, Any]:
+        """Return the reviewed pairs after which a judge that turned biased may not loosen."""
+        rng, runs = np.random.default_rng(self.seed), max(5, self.runs // 10)
+        noticed = np.array([_reviews_until(rng, self.bias) for _ in range(runs)])
+        kept = np.array([_reviews_until(rng, 0.0) for _ in range(runs)])
+        median, p90 = np.quantile(noticed, [0.5, 0.9], method="higher").tolist()
+        return {
+            "runs": runs,
+            "pairs": _MOST_REVIEWS,
+            "median": median,
+            "p90": p90,
+            "false": float((kept < _MOST_REVIEWS).mean()),
+        }
 
     def _detector(self) -> Detector:
         return Detector(
@@ -113,6 +156,7 @@ class GuardBench(Settings):
         return {
             "ratio": self.floor,
             "share": float(alarmed.mean()),
+            "families": float(_families(alarmed, self.cells).mean()),
             "ci95": wilson(int(alarmed.sum()), self.runs),
         }
 
@@ -132,14 +176,48 @@ class GuardBench(Settings):
             caught[detector.alarms & np.isinf(caught)] = judged / share
             if not np.isinf(caught).any():
                 break
-        median, p90 = np.quantile(caught, [0.5, 0.9], method="higher").tolist()
+        shown = np.quantile(caught, [0.5, 0.9, 0.99], method="higher").tolist()
+        known = [None if np.isinf(value) else value for value in shown]
         return {
             "ratio": ratio,
             "good_requests": good,
-            "median": None if np.isinf(median) else median,
-            "p90": None if np.isinf(p90) else p90,
+            **dict(zip(("median", "p90", "p99"), known, strict=True)),
             "missed": float(np.isinf(caught).mean()),
         }
+
+
+def _families(alarmed: BoolArray, cells: int) -> BoolArray:
+    """Return whether each family of cells has an alarm."""
+    cells = min(cells, len(alarmed))
+    whole = len(alarmed) // cells * cells
+    return np.asarray(alarmed[:whole].reshape(-1, cells).any(axis=1), dtype=np.bool_)
+
+
+def _reviews_until(rng: np.random.Generator, bias: float) -> int:
+    """Return the reviews until a judge may not loosen; `_MOST_REVIEWS` if it still may then.
+
+    It has agreed with people on `_REVIEWS_BEFORE` pairs before.
+
+    Args:
+        bias: credit that it adds to the answers from then on, in the mean.
+    """
+    count = _REVIEWS_BEFORE + _MOST_REVIEWS
+    people = rng.choice(RESULTS, count, p=PEOPLE)
+    judge = np.where(rng.random(count) < AGREEING, people, rng.choice(RESULTS, count, p=PEOPLE))
+    raisable = float((judge != BETTER).mean())
+    raised = rng.random(count) < 2 * bias / raisable
+    raised[:_REVIEWS_BEFORE] = False
+    judge = np.where(raised, [_RAISED[result] for result in judge.tolist()], judge)
+    pairs = list(zip(judge.tolist(), people.tolist(), strict=True))
+    excess = [CREDIT[a] - CREDIT[b] for a, b in pairs]
+    for reviews in range(0, _MOST_REVIEWS, _LOOK_EVERY):
+        seen = _REVIEWS_BEFORE + reviews
+        agreement = Agreement(
+            "", None, None, cohen_kappa(pairs[:seen]), None, is_biased(excess[:seen]), False
+        )
+        if not trust("llm", agreement, LEAST_KAPPA).loosen:
+            return reviews
+    return _MOST_REVIEWS
 
 
 def _requests(value: float | None) -> str:
