@@ -11,7 +11,7 @@ from tests.serving.hooks import hook, metric, records
 
 LIKE, UNLIKE = (
     "Three plus four?",
-    "A question of more than ten words, which nobody has asked before.",
+    "Which of the many rivers that cross this old town has no bridge at all?",
 )
 
 
