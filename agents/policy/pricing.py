@@ -25,7 +25,7 @@ class Floor(NamedTuple):
     Attributes:
         ratio: 0..1.
         origin: "policy" (its training), "start" (a flag or file of the hook), "operator",
-            "rule", "caller", "guard" or "evaluation".
+            "rule", "caller", "guard", "evidence" (of live quality) or "evaluation".
     """
 
     ratio: float
@@ -57,6 +57,10 @@ class Floors:
         if self.least is not None and (floor is None or self.least.ratio > floor.ratio):
             return self.least
         return floor
+
+    def eased(self, task: str, floor: Floor) -> "Floors":
+        """Return the floors with a lower one for a task, unless all tasks have a least floor."""
+        return self if self.least is not None else Floors({**self.by_task, task: floor})
 
     def raised(self, least: Floor) -> "Floors":
         """Return the floors with another one that no task may fall below."""

@@ -28,6 +28,8 @@ from serving.settings.rules import Rule
 from serving.settings.suspensions import Suspensions
 
 STEERING_MODES = ("canary", "on")
+# Levels of the guard at which the policy does not choose as the asked floor has it.
+MOVED = ("raised", "l0")
 _L0 = 0
 
 
@@ -209,7 +211,7 @@ class Steering:
         if probability is None:
             return None
         setting, candidate = self._levels.of(record.model or "", task, zone), None
-        moved = setting is not None and setting.level != "asked"
+        moved = setting is not None and setting.level in MOVED
         if moved or record.mode not in STEERING_MODES:
             candidate = decider.bundle.catalogue[choice.asked or _L0].name
         floor = None if choice.floor is None else choice.floor.ratio
@@ -238,6 +240,12 @@ class Steering:
         caller = context.headers.get("x-sprout-floor") if "floor" in self._caller else None
         floors = self._floors.in_force(control, rule, caller)
         demanded = caller is not None or (rule is not None and rule.floor is not None)
+        cell = record.model or "", _cell_task(record, decider), context.grid.reading.zone
+        guarded, asked = self._levels.of(*cell), None
+        if guarded is not None and guarded.level == "eased" and guarded.floor and not demanded:
+            known = floors.of(cell[1], decider.pricing(cell[2]).trained)
+            if known is not None and known.ratio == guarded.asked:
+                asked, floors = known, floors.eased(cell[1], Floor(guarded.floor, "evidence"))
         question = DecisionInput(
             context.messages, record.task, record.in_flight, floors, context.grid, demanded
         )
@@ -262,11 +270,9 @@ class Steering:
             record.probability = decision.probabilities[_L0] if chance is None else chance
             self._memory.put_held_out(lottery.key, record.probability, version_mark)
             return _Choice(_L0)
-        cell = record.model or "", _cell_task(record, decider), context.grid.reading.zone
-        guarded = self._levels.of(*cell)
-        if guarded is not None and guarded.level != "asked":
+        if guarded is not None and guarded.level in MOVED:
             return await self._choose_guarded(context, decider, question, decision, guarded)
-        asked = decision.floor
+        asked = asked or decision.floor
         if not record.opening and not demanded:
             remembered = self._memory.get(lottery.key, version_mark)
             if remembered and remembered.action < len(decider.bundle.catalogue):

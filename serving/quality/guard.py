@@ -5,7 +5,7 @@ at more than verdicts, and it keeps its state in the ledger, so that every repli
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Literal
 
 import numpy as np
@@ -18,14 +18,19 @@ from serving.quality.cell import Cell
 from serving.quality.detector import BETS, Detector
 from serving.quality.judges.agreement import TrustTable
 
-# "asked": the policy runs at the price of the floor that was asked for; "raised": at the price of a
-# higher floor; "l0": every request keeps L0.
-Level = Literal["asked", "raised", "l0"]
+# "eased": the policy runs at the price of a lower floor than was asked for, because it was shown to
+# keep the asked one with room to spare; "asked": at the price of the floor that was asked for;
+# "raised": at the price of a higher floor; "l0": every request keeps L0.
+Level = Literal["eased", "asked", "raised", "l0"]
+# A floor's price is eased in steps of this much quality, and by no more than that in all.
+EASE_STEP, MOST_EASED = 0.01, 0.05
 # Largest probability of a false alarm in a cell within a number of its requests.
 FALSE_ALARMS, PER_REQUESTS = 0.05, 100_000
 THRESHOLD = PER_REQUESTS / FALSE_ALARMS
 # Longest time until every worker serves at a new level, s.
 SPREAD_SECONDS = 5.0
+# Verdicts in a row about another floor that show that it was changed.
+_NEW_FLOOR = 20
 # Verdicts of a cell that are kept, to tell how low its quality has fallen.
 _RECENT = 500
 # Verdicts that are counted in one transaction.
@@ -37,12 +42,16 @@ class CellState(BaseModel):
 
     Attributes:
         level: see `Level`.
-        floor: the higher floor at level "raised"; None at the others.
+        floor: the floor whose price is paid at levels "raised" and "eased"; None at the others.
+        asked: the floor that is asked for, as far as `eases` is about it; None if unknown.
+        others: verdicts in a row about another floor than `asked`.
+        least: the lowest floor that may be eased to, because a lower one was tried in vain.
         since: time of the last change of level or policy, Unix seconds. Verdicts on earlier
             decisions are evidence of what no longer applies.
         version: version of the policy bundle that the evidence is of.
-        falls, rises: evidence of the two detectors, by bet. A fall is looked for in the answers
-            that are served, a rise in the candidates.
+        falls, rises, eases: evidence of the detectors, by bet. A fall below the floor is looked
+            for in the answers that are served, a rise above it in the candidates, and a rise above
+            the floor by a step, for easing, in the answers that are served.
         recent: quality, L0's quality and 1 / probability of the last served answers that were
             judged.
         judged: verdicts counted since `since`.
@@ -52,17 +61,21 @@ class CellState(BaseModel):
 
     level: Level = "asked"
     floor: float | None = None
+    asked: float | None = None
+    others: int = 0
+    least: float = 0.0
     since: float = 0.0
     version: str = ""
     falls: list[float] = [0.0] * len(BETS)
     rises: list[float] = [0.0] * len(BETS)
+    eases: list[float] = [0.0] * len(BETS)
     recent: list[tuple[float, float, float]] = []
     judged: int = 0
 
     def begin(self, since: float) -> None:
         """Forget the evidence, because another level or policy applies from a time on."""
         self.since, self.judged, self.recent = since, 0, []
-        self.falls, self.rises = [0.0] * len(BETS), [0.0] * len(BETS)
+        self.falls, self.rises, self.eases = ([0.0] * len(BETS) for _ in range(3))
 
 
 # Returns whether some price of a cell's policy alone keeps a floor.
@@ -80,16 +93,20 @@ class Guard:
         store: the verdicts and the states.
         reaches: see `Reaches`.
         act: False only notes what would be done.
+        ease: whether prices may fall below those of the asked floors.
 
     Attributes:
         trust: what the judges may do.
         states: each cell's state after the last step.
     """
 
-    def __init__(self, store: QualityStore, reaches: Reaches, *, act: bool = True) -> None:
+    def __init__(
+        self, store: QualityStore, reaches: Reaches, *, act: bool = True, ease: bool = False
+    ) -> None:
         self._store = store
         self._reaches = reaches
         self._act = act
+        self._ease = ease
         self.trust = TrustTable((), (), 0.0)
         self.states: dict[Cell, CellState] = {}
 
@@ -122,6 +139,30 @@ class Guard:
             if len(verdicts) < _AT_ONCE:
                 return events
 
+    def release(self, tasks: Collection[str]) -> list[Cell]:
+        """Serve some tasks as asked again and forget their evidence, as an operator wishes.
+
+        Args:
+            tasks: their names; empty for the requests without a tag.
+
+        Returns:
+            the cells that were at another level.
+        """
+        now = time.time()
+        released = []
+        with self._store.guard() as transaction:
+            for key, stored in transaction.cells().items():
+                cell, state = Cell.from_key(key), CellState.model_validate_json(stored)
+                if cell.task not in tasks or state.level == "asked":
+                    continue
+                event = {**cell._asdict(), "reason": "released", "from": state.level, "to": "asked"}
+                state.level, state.floor = "asked", None
+                state.begin(now + SPREAD_SECONDS)
+                transaction.put(key, state.model_dump_json())
+                transaction.note(new_id(), now, event | {"acted": True})
+                released.append(cell)
+        return released
+
     def count(
         self, cell: Cell, state: CellState, verdict: Verdict, now: float
     ) -> dict[str, Any] | None:
@@ -133,7 +174,11 @@ class Guard:
         if verdict.policy_version != state.version:
             if verdict.decided <= state.since:
                 return None
-            # The level stays: another policy has to show first that it is better.
+            # A lower price was the other policy's. A higher level stays: another policy has to show
+            # first that it is better.
+            if state.level == "eased":
+                state.level, state.floor = "asked", None
+            state.asked, state.least = None, 0.0
             state.begin(verdict.decided if state.version else 0.0)
             state.version = verdict.policy_version
         if verdict.quality is None or verdict.l0_quality is None or verdict.floor is None:
@@ -147,7 +192,9 @@ class Guard:
             state.judged += 1
             state.recent = [*state.recent, (verdict.quality, verdict.l0_quality, weight)][-_RECENT:]
             state.falls, alarm = _watched(state.falls, difference, verdict.probability, falls=True)
-            return self._breached(cell, state, verdict, alarm, now) if alarm else None
+            if alarm:
+                return self._breached(cell, state, verdict, alarm, now)
+            return self._eased(cell, state, verdict, now) if trust.loosen else None
         if verdict.arm == CANDIDATE and state.level != "asked" and trust.restore:
             state.judged += 1
             state.rises, alarm = _watched(state.rises, difference, verdict.probability, falls=False)
@@ -164,6 +211,12 @@ class Guard:
         """Raise the price so far that the lost quality is foretold back, or withdraw the policy."""
         floor = verdict.floor or 0.0
         ratio, requests = since_change(state.recent, floor)
+        if state.level == "eased":
+            # The margin was not to spare: back to the asked price, and not so far down again.
+            event = _event(cell, state, verdict, "breached", "asked", evidence)
+            state.least = (state.floor or 0.0) + EASE_STEP
+            self._move(state, now, "asked")
+            return event | {"acted": self._act, "ratio": ratio, "requests_since_change": requests}
         raised = floor + max(floor - ratio, 0.0)
         suffices = state.level == "asked" and raised < 1 and self._reaches(cell, raised)
         level: Level = "raised" if suffices else "l0"
@@ -175,6 +228,36 @@ class Guard:
             "ratio": ratio,
             "requests_since_change": requests,
         }
+
+    def _eased(
+        self, cell: Cell, state: CellState, verdict: Verdict, now: float
+    ) -> dict[str, Any] | None:
+        """Lower a price by a step if quality exceeds its floor by one; return the event.
+
+        Requests without a tag may belong to any task, so their prices are not eased.
+        """
+        floor, possible = verdict.floor, state.level in ("asked", "eased") and self._act
+        if not self._ease or not possible or not cell.task or floor is None:
+            return None
+        if floor != state.asked:
+            # Floors of rules and callers are no evidence for this one; many in a row are a new one.
+            state.others += 1
+            if state.asked is None or state.others >= _NEW_FLOOR:
+                state.asked, state.others, state.least = floor, 0, 0.0
+                state.level, state.floor = "asked", None
+                state.begin(now)
+            return None
+        state.others = 0
+        lower = round((state.floor or floor) - EASE_STEP, 6)
+        if lower < max(state.least, floor - MOST_EASED) - 1e-9:
+            return None
+        above = (verdict.quality or 0.0) - min(1.0, floor + EASE_STEP) * (verdict.l0_quality or 0.0)
+        state.eases, alarm = _watched(state.eases, above, verdict.probability, falls=False)
+        if not alarm:
+            return None
+        event = _event(cell, state, verdict, "eased", "eased", alarm)
+        self._move(state, now, "eased", lower)
+        return event | {"acted": True, "eased_floor": lower}
 
     def _move(self, state: CellState, now: float, level: Level, floor: float | None = None) -> None:
         if self._act:

@@ -94,7 +94,7 @@ def _cell(
             floors[tally.floor] += tally.verdicts
     return {
         "level": state.level,
-        "raised_floor": state.floor,
+        "priced_floor": state.floor,
         "floor": floors.most_common(1)[0][0] if floors else None,
         "changed": state.since or None,
         "policy_version": state.version or None,

@@ -24,7 +24,7 @@ from serving.ledger.quality.store import QualityStore
 from serving.ledger.quality.verdict import Verdict
 from serving.quality.cell import Cell
 from serving.quality.evaluator import Evaluator
-from serving.quality.guard import Guard, Reaches
+from serving.quality.guard import CellState, Guard, Reaches
 from serving.quality.judges.agreement import TrustTable, agreements, recognitions
 from serving.quality.judges.reviews import PEOPLE, Reviews
 from serving.quality.report import read_quality
@@ -38,6 +38,7 @@ from serving.settings.hook import HookConfig
 
 # Samples that wait to be judged, in number and bytes; more are dropped.
 MOST_SAMPLES, MOST_BYTES = 4000, 64 << 20
+_SHOWN_LEVELS = {"eased": -1, "asked": 0, "raised": 1, "l0": 2}
 # Samples that are judged side by side.
 _AT_ONCE = 2
 _SHARES_SECONDS = 60.0
@@ -93,7 +94,9 @@ class QualityWatch:
             self._webhook = Webhook(config.alarm_webhook, secret, self._store)
         self._evaluator = evaluator
         self._grid = grid
-        self._guard = Guard(self._store, reaches, act=config.guard == "act")
+        self._guard = Guard(
+            self._store, reaches, act=config.guard == "act", ease=config.ease_floors
+        )
         self._trigger = Trigger(config.judge_hours, config.judge_delay, config.judge_busy)
         self._shares = Shares(config.sample, config.judge_energy)
         self._shares_time = self._reported = self._compared = 0.0
@@ -140,7 +143,7 @@ class QualityWatch:
         )
         self._state = Gauge(
             "sprout_guard_state",
-            "0 where the policy runs as asked, 1 at a raised price, 2 at L0",
+            "0 where the policy runs as asked, 1 at a raised price, 2 at L0, -1 at an eased price",
             ("model", "task", "zone"),
             registry=registry,
         )
@@ -256,10 +259,17 @@ class QualityWatch:
         settings = []
         for cell in sorted(self._guard.states.keys() | self._by_cell.keys()):
             state = self._guard.states.get(cell)
-            level, floor = ("asked", None) if state is None else (state.level, state.floor)
-            share = self._by_cell.get(cell)
-            settings.append(CellSetting(**cell._asdict(), level=level, floor=floor, share=share))
-            self._state.labels(*cell).set(("asked", "raised", "l0").index(level))
+            state = state or CellState()
+            settings.append(
+                CellSetting(
+                    **cell._asdict(),
+                    level=state.level,
+                    floor=state.floor,
+                    asked=state.asked,
+                    share=self._by_cell.get(cell),
+                )
+            )
+            self._state.labels(*cell).set(_SHOWN_LEVELS[state.level])
         if settings == self._written:
             return
         try:
@@ -316,6 +326,12 @@ def describe(event: dict[str, object]) -> str:
     kept = "" if event["acted"] else " (--guard warn: nothing is changed)"
     if event["reason"] == "returned":
         return f"{where}: candidates keep the floor {event['floor']} again; steered as asked{kept}"
+    if event["reason"] == "eased":
+        return f"{where}: above the floor {event['floor']}; priced for {event['eased_floor']:.3f}"
+    if event["reason"] == "released":
+        return f"{where}: steered as asked again, by an operator"
+    if event["to"] == "asked":
+        return f"{where}: {event['ratio']:.3f} of L0's at the eased price; priced as asked again"
     action = "kept at L0" if event["to"] == "l0" else f"priced for {event['raised_floor']:.3f}"
     return (
         f"{where}: {event['ratio']:.3f} of L0's, below the floor {event['floor']}; {action}{kept}"

@@ -22,8 +22,9 @@ class CellSetting(BaseModel):
     Attributes:
         model, task, zone: the cell; `task` is empty for requests without a tag.
         level: "asked" serves them as the floors ask; "raised" at the price of a higher floor;
-            "l0" without a directive.
-        floor: the higher floor.
+            "eased" at that of a lower one; "l0" without a directive.
+        floor: the higher or lower floor.
+        asked: the floor that a lower one takes the place of; any other floor stays.
         share: share of the requests that are sampled; None for that of the hook's settings.
     """
 
@@ -32,8 +33,9 @@ class CellSetting(BaseModel):
     model: str
     task: str
     zone: str
-    level: Literal["asked", "raised", "l0"] = "asked"
+    level: Literal["eased", "asked", "raised", "l0"] = "asked"
     floor: float | None = None
+    asked: float | None = None
     share: float | None = None
 
 

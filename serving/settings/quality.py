@@ -81,6 +81,11 @@ class QualityFlags(BaseModel):
         description="what to do about a task whose quality fell below its floor: act (raise its "
         "price, or keep it at L0) or warn",
     )
+    ease_floors: bool = Field(
+        False,
+        description="lower a task's price step by step while its measured quality exceeds its "
+        "floor with confidence",
+    )
     alarm_webhook: str | None = Field(
         None,
         pattern="^https?://",

@@ -4,15 +4,20 @@ from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic import Field
 from rich.table import Table
 
+from envs.errors import ConfigError
 from experiments.console import table_console
 from experiments.operate.on_ledger import OverPeriod
 from experiments.settings import write_json
+from serving.ledger.database import Ledger
 from serving.ledger.quality.store import QualityStore
+from serving.quality.guard import Guard
 from serving.quality.report import read_length_control, read_quality
 from serving.quality.signs import read_signs
 from serving.quality.watch import describe
+from serving.settings.hook import CommaSeparated
 
 # Evidence counts from the last change of policy or level on, so a day would cut it short.
 _HOURS = 30 * 24.0
@@ -25,12 +30,19 @@ class Quality(OverPeriod):
     The period is 30 days unless it is given. Intervals hold at every look.
     """
 
+    release: CommaSeparated = Field(
+        [],
+        description="tasks to be served as asked again, whatever the guard found; untagged for the "
+        "requests without a tag",
+    )
+
     def cli_cmd(self) -> None:
         """Read the ledger, print the table, and write the result as JSON if asked to."""
         if self.since is None and self.hours is None:
             self.hours = _HOURS
         since, until = self.period()
         with closing(self.open()) as ledger:
+            self._release(ledger)
             quality = read_quality(ledger, since, until)
             quality["length_control"] = read_length_control(ledger, since, until)
             quality["signs"] = read_signs(ledger, since, until)
@@ -41,6 +53,18 @@ class Quality(OverPeriod):
             print(line)
         write_json(self.json_path, quality)
 
+    def _release(self, ledger: Ledger) -> None:
+        if not self.release:
+            return
+        tasks = ["" if task == "untagged" else task for task in self.release]
+        released = Guard(QualityStore(ledger), lambda cell, floor: False).release(tasks)
+        if not released:
+            raise ConfigError(
+                f"--release {', '.join(self.release)}: the guard has moved no such task"
+            )
+        for cell in released:
+            print(f"{cell.task or 'untagged'} ({cell.model}, {cell.zone}): steered as asked again")
+
 
 def _table(cells: list[dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False)
@@ -50,8 +74,8 @@ def _table(cells: list[dict[str, Any]]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for cell in cells:
         level = cell["level"]
-        if level == "raised":
-            level = f"raised to {cell['raised_floor']:.2f}"
+        if level in ("raised", "eased"):
+            level = f"{level} to {cell['priced_floor']:.2f}"
         floor = "none" if cell["floor"] is None else f"{cell['floor']:g}"
         figures = [f for arm in ("served", "candidate") for f in _figures(cell[arm])]
         task = cell["task"] or "(untagged)"

@@ -7,8 +7,8 @@ from envs.errors import LedgerError
 from serving.ledger.database import Ledger
 from serving.ledger.quality.store import QualityStore
 from serving.quality.cell import Cell
-from serving.quality.guard import SPREAD_SECONDS, CellState, Guard, since_change
-from serving.quality.judges.agreement import TrustTable
+from serving.quality.guard import EASE_STEP, SPREAD_SECONDS, CellState, Guard, since_change
+from serving.quality.judges.agreement import FULL, TrustTable
 from tests.serving.quality.verdicts import verdict
 
 CELL = Cell("made", "arithmetic", "SYNTHETIC")
@@ -33,8 +33,8 @@ def judged(count, *, good, arm="served", start=0.0, **changed):
 class Simulated:
     """A guard without a database, over one cell."""
 
-    def __init__(self, reaches=lambda cell, floor: False, act=True):
-        self.guard = Guard(None, reaches, act=act)
+    def __init__(self, reaches=lambda cell, floor: False, act=True, ease=False):
+        self.guard = Guard(None, reaches, act=act, ease=ease)
         self.state = CellState()
         self.events = []
         self.now = 0.0
@@ -211,3 +211,69 @@ def test_a_guard_without_its_database_counts_nothing(tmp_path):
     with pytest.raises(LedgerError):
         guard.step()
     assert guard.states == {}
+
+
+def easing(quality, count, start=0.0, simulated=None, **changed):
+    """Return a guard that may ease, after answers that keep a share of L0's quality."""
+    rng = np.random.default_rng(2)
+    simulated = simulated or Simulated(ease=True)
+    table = TrustTable((), (), 0.4)
+    table.of = lambda each: FULL
+    simulated.guard.trust = table
+    for n in range(count):
+        good = rng.random() < quality
+        simulated.count(judged(1, good=good, start=start + 10 * n, **changed))
+    return simulated
+
+
+def test_a_price_is_eased_step_by_step_while_quality_exceeds_its_floor():
+    simulated = easing(1.0, 6000)
+    floors = [event["eased_floor"] for event in simulated.events]
+    assert floors == pytest.approx([0.89, 0.88, 0.87, 0.86, 0.85])
+    assert {event["to"] for event in simulated.events} == {"eased"}
+    assert simulated.state.level == "eased"
+
+
+def test_a_price_that_was_eased_too_far_goes_back_and_not_so_far_again():
+    simulated = easing(1.0, 2000)
+    eased = simulated.state.floor
+    easing(0.7, 300, start=30_000, simulated=simulated)
+    assert simulated.events[-1]["reason"] in ("breached", "returned")
+    back = next(e for e in simulated.events if e["reason"] == "breached")
+    assert (back["from"], back["to"]) == ("eased", "asked")
+    assert simulated.state.least == pytest.approx(eased + EASE_STEP)
+
+
+def test_nothing_is_eased_without_room_trust_or_leave():
+    assert easing(0.9, 3000).events == []
+    assert easing(1.0, 2000, simulated=Simulated()).events == []
+    untrusted = Simulated(ease=True)
+    untrusted.count(judged(2000, good=True))
+    assert untrusted.events == []
+
+
+def test_a_new_floor_is_eased_from_the_beginning_and_a_callers_is_not_counted():
+    simulated = easing(1.0, 250)
+    assert simulated.state.level == "eased"
+    easing(1.0, 10, start=3000, simulated=simulated, floor=0.95)
+    assert (simulated.state.asked, simulated.state.level) == (0.9, "eased")
+    easing(1.0, 20, start=4000, simulated=simulated, floor=0.95)
+    assert (simulated.state.asked, simulated.state.level) == (0.95, "asked")
+
+
+def test_another_policys_price_is_not_eased():
+    simulated = easing(1.0, 250)
+    simulated.count(judged(1, good=True, start=9000, policy_version="v2"))
+    assert (simulated.state.level, simulated.state.floor) == ("asked", None)
+
+
+def test_an_operator_takes_a_level_back(ledger):
+    store = QualityStore(ledger)
+    guard = Guard(store, lambda cell, floor: False)
+    ledger.add(judged(60, good=False))
+    guard.step()
+    assert guard.release(["poetry"]) == []
+    assert guard.release(["arithmetic"]) == [CELL]
+    guard.step()
+    assert guard.states[CELL].level == "asked"
+    assert [event["reason"] for event in store.events()] == ["breached", "released"]

@@ -136,6 +136,30 @@ def test_a_raised_price_serves_more_requests_without_a_directive(tmp_path):
     own.close()
 
 
+def test_an_eased_price_is_that_of_a_lower_floor_and_only_of_the_floor_that_was_judged(tmp_path):
+    made.priced_bundle(tmp_path / "bundle", floor=0.98)
+    own = hooks.make_hook(hooks.config(tmp_path, **JUDGED), send=Taken())
+    tag = {"x-sprout-task": "faq"}
+
+    def decided(headers=tag):
+        plan = asyncio.run(own.plan("/v1/chat/completions", CHAT, headers))
+        own.refresh()
+        return plan.record.floor, plan.record.floor_from, plan.record.price, plan.sample.floor
+
+    before = decided()
+    levels(tmp_path, task="faq", level="eased", floor=0.94, asked=0.98)
+    own.refresh()
+    after = decided()
+    assert (before[:2], after[:2]) == ((0.98, "policy"), (0.94, "evidence"))
+    assert after[2] < before[2]
+    # The verdict is still about the floor that was asked for.
+    assert after[3] == 0.98
+    levels(tmp_path, task="faq", level="eased", floor=0.94, asked=0.97)
+    own.refresh()
+    assert decided()[:2] == (0.98, "policy")
+    own.close()
+
+
 def test_a_damaged_file_of_levels_keeps_the_last_ones(tmp_path):
     levels(tmp_path, level="l0")
     own = hook(tmp_path, **FLOORED)
