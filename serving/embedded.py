@@ -9,7 +9,7 @@ from envs.errors import ConfigError, LedgerError
 from serving.hook.assembly import Upkeep, make_hook
 from serving.hook.core import Hook
 from serving.ledger.keeper import Keeper
-from serving.quality.sample import Sample
+from serving.quality.sampling.sample import Sample
 from serving.quality.watch import QualityWatch
 from serving.settings.control import LocalControl
 from serving.settings.hook import HookConfig

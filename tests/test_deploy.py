@@ -16,6 +16,7 @@ from experiments.operate.serve import Serve
 from serving.http.relay import Relay
 from serving.ledger.keeper import Keeper
 from serving.processes.gateway import Gateway
+from serving.quality.metrics import QualityMetrics
 from serving.settings.gateway import GatewayConfig
 from tests.serving.hooks import CHAT, hook, post
 from tests.serving.upstream import Upstream, served
@@ -82,6 +83,7 @@ def test_the_dashboard_shows_exactly_the_metrics_that_exist(tmp_path):
     made_hook.publish_metrics()
     keeper = Keeper(made_hook.config, made_hook.control)
     keeper.step()
+    QualityMetrics(keeper.registry)
     text = (made_hook.metrics.render() + generate_latest(keeper.registry)).decode()
     keeper.close()
     metric_names = set(re.findall(r"^# TYPE (\w+) ", text, re.MULTILINE))
@@ -109,6 +111,34 @@ def test_the_dashboard_shows_exactly_the_metrics_that_exist(tmp_path):
             known_labels = label_names[name] | label_names[name.removesuffix("_bucket")]
             # A counter that was never incremented has no sample, so its labels are not known.
             assert not known_labels or grouped_by in known_labels, (expression, grouped_by)
+
+
+def test_the_alerts_use_metrics_that_exist(tmp_path):
+    names = known_metrics(tmp_path)
+    groups = yaml.safe_load((DEPLOY / "alerts.yaml").read_text())["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    assert len(rules) >= 7
+    for rule in rules:
+        used = set(re.findall(r"sprout_\w+", rule["expr"]))
+        assert used
+        assert used <= names, used - names
+        assert set(rule["labels"]) == {"severity"}
+        assert rule["annotations"]["summary"]
+    # The compose file gives Prometheus the rules.
+    assert any("alerts.yaml" in volume for volume in COMPOSE["services"]["prometheus"]["volumes"])
+    settings = yaml.safe_load((DEPLOY / "prometheus.yaml").read_text())
+    assert settings["rule_files"] == ["/etc/prometheus/alerts.yaml"]
+
+
+def known_metrics(tmp_path):
+    made_hook = hook(tmp_path)
+    keeper = Keeper(made_hook.config, made_hook.control)
+    QualityMetrics(keeper.registry)
+    made_hook.publish_metrics()
+    text = (made_hook.metrics.render() + generate_latest(keeper.registry)).decode()
+    keeper.close()
+    made_hook.close()
+    return set(re.findall(r"^# TYPE (\w+) ", text, re.MULTILINE))
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed here")

@@ -38,6 +38,7 @@ def _lines(savings: dict[str, Any], settle_minutes: float) -> list[str]:
     lines = _shares("carbon saved", savings)
     if savings["grams"] is not None:
         lines += _totals(savings)
+        lines += _evaluation(savings)
     if savings["completion_tokens"] is not None:
         lines += _follow_ups(savings) + _evidence(savings)
     lines += _arms(savings)
@@ -92,6 +93,19 @@ def _totals(savings: dict[str, Any]) -> list[str]:
         low, high = (bound / divisor for bound in savings[measure]["total_ci95"])
         parts.append(f"{savings[measure]['total'] / divisor:,.4g} {unit} [{low:,.4g}, {high:,.4g}]")
     return [f"saved in total: {', '.join(parts)}"]
+
+
+def _evaluation(savings: dict[str, Any]) -> list[str]:
+    """Return what judging the answers cost, and what is left of the saving."""
+    cost = savings["evaluation"]
+    if not cost["answers"]:
+        return []
+    unknown = f"; {cost['unknown']} of unknown energy are not in it" if cost["unknown"] else ""
+    return [
+        f"judging answers took {cost['grams']:,.4g} gCO2e and "
+        f"{cost['joules'] / JOULES_PER_KWH:,.4g} kWh{unknown}; saved net of that: "
+        f"{cost['net_grams']:,.4g} gCO2e"
+    ]
 
 
 def _follow_ups(savings: dict[str, Any]) -> list[str]:

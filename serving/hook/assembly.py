@@ -18,7 +18,7 @@ from serving.hook.conversation import ConversationMemory
 from serving.hook.core import Hook
 from serving.hook.grid import Grid, UnknownGrid
 from serving.hook.policies import Policies
-from serving.quality.sampler import Send
+from serving.quality.sampling.sampler import Send
 from serving.settings.control import LocalControl
 from serving.settings.hook import HookConfig
 from serving.settings.rules import check_tasks

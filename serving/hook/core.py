@@ -25,8 +25,8 @@ from serving.hook.steering import Restraints, Steering
 from serving.ledger.in_flight import InFlight
 from serving.ledger.quality.feedback import Feedback
 from serving.ledger.record import Amendment, Record, new_id
-from serving.quality.sample import Draft
-from serving.quality.sampler import Sampler
+from serving.quality.sampling.sample import Draft
+from serving.quality.sampling.sampler import Sampler
 from serving.settings.control import LocalControl
 from serving.settings.floors import HookFloors
 from serving.settings.guard_levels import GuardLevels
@@ -219,7 +219,7 @@ class Hook:
             log_internal_error(f"floors not read; the last ones stay in force: {error}")
         self.suspensions.refresh()
         self.levels.refresh()
-        self.sampler.flush()
+        self.metrics.samples_dropped.inc(self.sampler.flush())
         self._log_not_steered()
         self._log_step()
         self._in_flight.publish()

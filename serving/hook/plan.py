@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from serving.ledger.record import Record
-from serving.quality.sample import Draft
+from serving.quality.sampling.sample import Draft
 
 
 class NotSteeredError(Exception):

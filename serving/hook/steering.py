@@ -18,18 +18,16 @@ from serving.hook.policies import Policies
 from serving.hook.refusals import Refusals
 from serving.ledger.record import Record
 from serving.quality.follow_up import follow_up
-from serving.quality.sample import Draft
-from serving.quality.sampler import Sampler
+from serving.quality.sampling.sample import Draft
+from serving.quality.sampling.sampler import Sampler
 from serving.settings.control import Control
 from serving.settings.floors import HookFloors
-from serving.settings.guard_levels import CellSetting, GuardLevels
+from serving.settings.guard_levels import MOVED, CellSetting, GuardLevels
 from serving.settings.hook import HookConfig
 from serving.settings.rules import Rule
 from serving.settings.suspensions import Suspensions
 
 STEERING_MODES = ("canary", "on")
-# Levels of the guard at which the policy does not choose as the asked floor has it.
-MOVED = ("raised", "l0")
 _L0 = 0
 
 

@@ -96,6 +96,7 @@ class Readiness:
                 self._bundle(decider.bundle, upstreams) for decider in hook.policies.loaded
             ],
             "bundles_refused": len(hook.policies.problems),
+            "guard": [cell.model_dump(exclude_none=True) for cell in hook.levels.moved],
             "carbon_intensity": self._intensity(),
         }
         return state | {"problems": _problems(state)}
@@ -187,6 +188,13 @@ def _problems(state: dict[str, Any]) -> list[str]:
                 f"bundle {bundle['version']} missed in training: {shown}{more}; its answers there "
                 "may be worse than agreed"
             )
+    for cell in state["guard"]:
+        task = cell["task"] or "untagged requests"
+        action = "kept at L0" if cell["level"] == "l0" else f"priced for {cell['floor']:.2f}"
+        problems.append(
+            f"quality of {task} ({cell['model']}, {cell['zone']}) fell below its floor: {action} "
+            "until it is back (`sprout quality`)"
+        )
     if not state["bundles"]:
         problems.append("no bundle is loaded: requests pass unchanged")
     if state["bundles_refused"]:

@@ -16,7 +16,7 @@ from serving.ledger.keeper import Keeper
 from serving.ledger.known_names import known_names
 from serving.processes.protocol import GuardedProtocol
 from serving.processes.worker import ANNOUNCED_FILE, FIRST, READY_FILE
-from serving.quality.sampler import SocketReceiver
+from serving.quality.sampling.sampler import SocketReceiver
 from serving.settings.control import Control, LocalControl
 from serving.settings.gateway import GatewayConfig
 from serving.settings.rules import check_names

@@ -70,7 +70,7 @@ class Worker:
         from serving.http.relay import Relay
         from serving.http.routing import Upstreams
         from serving.processes.gateway import Gateway
-        from serving.quality.sampler import SocketSender
+        from serving.quality.sampling.sampler import SocketSender
 
         configure_logging(self.config.log_format)
         # The grid reports such values itself.

@@ -18,7 +18,7 @@ from serving.apis.routes import APIS
 from serving.ledger.estimate import Rates, footprint_model, operator_rates, work_of
 from serving.ledger.in_flight import InFlight
 from serving.ledger.record import EVALUATION, Record, new_id
-from serving.quality.sample import Sample, plain_body
+from serving.quality.sampling.sample import Sample, plain_body
 from serving.settings.hook import HookConfig
 
 # Variable with the key that is sent to the upstream servers.

@@ -16,7 +16,7 @@ from serving.ledger.quality.verdict import CANDIDATE, CONTROL, FAILED, SAME, SER
 from serving.quality.answers import NONE, Answer, AnswerMaker, MissingAnswerError, Served
 from serving.quality.judges.protocol import Judge, Opinion, compared
 from serving.quality.judges.reviews import Pair
-from serving.quality.sample import Sample
+from serving.quality.sampling.sample import Sample
 
 log = logging.getLogger("sprout")
 # Share of judged pairs that are followed by a control.

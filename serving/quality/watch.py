@@ -5,7 +5,6 @@ it fails or lags, requests are served all the same, at the last levels.
 """
 
 import logging
-import math
 import os
 import threading
 import time
@@ -13,32 +12,29 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
-
 from envs.errors import LedgerError
 from serving.ledger.database import days_ago
 from serving.ledger.in_flight import count_in_flight
 from serving.ledger.journal import Journal
 from serving.ledger.keeper import Keeper
 from serving.ledger.quality.store import QualityStore
-from serving.ledger.quality.verdict import Verdict
 from serving.quality.cell import Cell
 from serving.quality.evaluator import Evaluator
 from serving.quality.guard import CellState, Guard, Reaches
 from serving.quality.judges.agreement import TrustTable, agreements, recognitions
 from serving.quality.judges.reviews import PEOPLE, Reviews
+from serving.quality.metrics import QualityMetrics
 from serving.quality.report import read_quality
-from serving.quality.sample import Sample
-from serving.quality.shares import Shares
+from serving.quality.sampling.sample import Sample
+from serving.quality.sampling.shares import Shares
+from serving.quality.sampling.trigger import Trigger
 from serving.quality.signs import read_signs
-from serving.quality.trigger import Trigger
 from serving.quality.webhook import SECRET_VARIABLE, Webhook, read_secret
 from serving.settings.guard_levels import CellSetting, write_levels
 from serving.settings.hook import HookConfig
 
 # Samples that wait to be judged, in number and bytes; more are dropped.
 MOST_SAMPLES, MOST_BYTES = 4000, 64 << 20
-_SHOWN_LEVELS = {"eased": -1, "asked": 0, "raised": 1, "l0": 2}
 # Samples that are judged side by side.
 _AT_ONCE = 2
 _SHARES_SECONDS = 60.0
@@ -108,78 +104,13 @@ class QualityWatch:
         self._bytes = 0
         self._lock = threading.Lock()
         self._ended = threading.Event()
-        self._create_metrics(keeper.registry)
+        self._metrics = QualityMetrics(keeper.registry)
         self._threads = [
             threading.Thread(target=self._judge, name="sprout-judge", daemon=True)
             for _ in range(_AT_ONCE)
         ]
         for thread in self._threads:
             thread.start()
-
-    def _create_metrics(self, registry: CollectorRegistry) -> None:
-        self._samples = Counter(
-            "sprout_quality_samples", "Sampled requests", ("fate",), registry=registry
-        )
-        for fate in ("judged", "dropped"):
-            self._samples.labels(fate)
-        self._verdicts = Counter(
-            "sprout_judge_verdicts", "Verdicts by judge", ("judge", "result"), registry=registry
-        )
-        self._seconds = Counter(
-            "sprout_judge_seconds", "Time that judges took, s", ("judge",), registry=registry
-        )
-        self._tokens = Counter(
-            "sprout_judge_tokens", "Tokens of judges", ("judge",), registry=registry
-        )
-        self._joules = Counter(
-            "sprout_evaluation_energy_joules",
-            "Energy of answers and verdicts that were made only to judge, J",
-            registry=registry,
-        )
-        self._grams = Counter(
-            "sprout_evaluation_emissions_grams",
-            "Emissions of answers and verdicts that were made only to judge, gCO2e",
-            registry=registry,
-        )
-        self._state = Gauge(
-            "sprout_guard_state",
-            "0 where the policy runs as asked, 1 at a raised price, 2 at L0, -1 at an eased price",
-            ("model", "task", "zone"),
-            registry=registry,
-        )
-        self._ratios = {
-            name: Gauge(
-                f"sprout_quality_ratio{suffix}",
-                f"Quality of the served answers relative to L0{text}",
-                ("model", "task", "zone"),
-                registry=registry,
-            )
-            for name, suffix, text in (
-                ("ratio", "", ""),
-                ("low", "_low", ", lower bound that holds at every look"),
-                ("high", "_high", ", upper bound that holds at every look"),
-                ("floor", "_floor", ": the floor that is asked for"),
-            )
-        }
-        self._signs = {
-            name: Gauge(
-                f"sprout_sign_difference{suffix}",
-                "Share of conversations with a sign, policy less held out, of the last day" + text,
-                ("task", "sign"),
-                registry=registry,
-            )
-            for name, suffix, text in (
-                ("difference", "", ""),
-                ("low", "_low", ": lower bound that holds at every look"),
-                ("high", "_high", ": upper bound that holds at every look"),
-            )
-        }
-        self._moves = Counter(
-            "sprout_guard_moves",
-            "Changes of a guarded cell's level",
-            ("task", "zone", "reason"),
-            registry=registry,
-        )
 
     def take(self, sample: Sample) -> None:
         """Keep a sample in memory until it is judged."""
@@ -189,7 +120,7 @@ class QualityWatch:
                 self._waiting.append((sample, size))
                 self._bytes += size
                 return
-        self._samples.labels("dropped").inc()
+        self._metrics.samples.labels("dropped").inc()
 
     def step(self) -> None:
         """Count new verdicts, and tell the workers the levels. Never raises."""
@@ -198,7 +129,7 @@ class QualityWatch:
             self._trigger.saw(grid.time, grid.g_per_kwh)
         try:
             for event in self._guard.step():
-                self._moves.labels(event["task"], event["zone"], event["reason"]).inc()
+                self._metrics.moved(event)
                 log.warning("%s", describe(event))
             if time.monotonic() - self._reported > _REPORT_SECONDS:
                 self._reported = time.monotonic()
@@ -229,23 +160,11 @@ class QualityWatch:
         seen = recognitions(self._store.controls(since))
         self._guard.trust = TrustTable(known, seen, self._config.judge_agreement)
         quality = read_quality(self._ledger, days_ago(_REPORT_DAYS), time.time())
-        for cell in quality["cells"]:
-            labels = cell["model"], cell["task"], cell["zone"]
-            low, high = cell["served"]["interval"]
-            values = {"ratio": cell["served"]["ratio"], "low": low, "high": high}
-            for name, value in (values | {"floor": cell["floor"]}).items():
-                # Prometheus' word for what is not known.
-                self._ratios[name].labels(*labels).set(math.nan if value is None else value)
+        self._metrics.report(quality)
 
     def _compare_signs(self) -> None:
         """Set the metrics of what people do after an answer."""
-        signs = read_signs(self._ledger, days_ago(_SIGNS_DAYS), time.time())
-        for task, of_task in signs["tasks"].items():
-            for sign, figures in of_task["signs"].items():
-                difference, (low, high) = figures["difference"], figures["interval"]
-                values = {"difference": difference, "low": low, "high": high}
-                for name, value in values.items():
-                    self._signs[name].labels(task, sign).set(math.nan if value is None else value)
+        self._metrics.signs(read_signs(self._ledger, days_ago(_SIGNS_DAYS), time.time()))
 
     def _set_shares(self) -> None:
         if time.monotonic() - self._shares_time < _SHARES_SECONDS and self._shares_time:
@@ -269,7 +188,7 @@ class QualityWatch:
                     share=self._by_cell.get(cell),
                 )
             )
-            self._state.labels(*cell).set(_SHOWN_LEVELS[state.level])
+            self._metrics.level(cell, state.level)
         if settings == self._written:
             return
         try:
@@ -299,24 +218,17 @@ class QualityWatch:
             verdicts = self._evaluator.evaluate(sample)
             for verdict in verdicts:
                 self._journal.write(verdict)
-                self._count(verdict)
+                self._metrics.judged(verdict)
             cost = verdicts[0].evaluation_joules if verdicts else None
             with self._lock:
                 cell = Cell(sample.model, sample.task, sample.zone)
                 self._shares.saw(cell, sample.probability, sample.joules, cost)
         except Exception as error:
             log.error("a sample could not be judged: %s", type(error).__name__)
-            self._samples.labels("dropped").inc()
+            self._metrics.samples.labels("dropped").inc()
             return True
-        self._samples.labels("judged").inc()
+        self._metrics.samples.labels("judged").inc()
         return True
-
-    def _count(self, verdict: Verdict) -> None:
-        self._verdicts.labels(verdict.judge, verdict.result).inc()
-        self._seconds.labels(verdict.judge).inc(verdict.judge_seconds)
-        self._tokens.labels(verdict.judge).inc(verdict.judge_tokens or 0)
-        self._joules.inc((verdict.evaluation_joules or 0.0) + (verdict.judge_joules or 0.0))
-        self._grams.inc(verdict.evaluation_grams or 0.0)
 
 
 def describe(event: dict[str, object]) -> str:

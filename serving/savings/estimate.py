@@ -14,6 +14,7 @@ import numpy as np
 from envs.arrays import Float64Array
 from envs.carbon.footprint import per_functional_unit
 from serving.ledger.database import Ledger
+from serving.ledger.quality.store import Judging, QualityStore
 from serving.proportions import wilson
 from serving.savings.hold_out import HoldOut, Term
 from serving.savings.openings import COLUMNS, MEASURES, Openings, group_openings
@@ -40,7 +41,21 @@ def read_savings(
     """
     rows = ledger.rows(COLUMNS, since - LONGEST_SECONDS, until + LONGEST_SECONDS)
     settled_before = min(until, time.time() - settle_seconds)
-    return {"since": since, "until": until, **estimate_savings(rows, since, until, settled_before)}
+    savings = estimate_savings(rows, since, until, settled_before)
+    judging = QualityStore(ledger).judging(since, until)
+    return {"since": since, "until": until, **savings, "evaluation": _netted(savings, judging)}
+
+
+def _netted(savings: dict[str, Any], judging: Judging) -> dict[str, Any]:
+    """Return what judging answers cost in the period, and the total savings less that.
+
+    The total is that of the conversations that count, and the cost that of the whole period.
+    """
+    result: dict[str, Any] = judging._asdict()
+    for measure, cost in (("grams", judging.grams), ("energy_joules", judging.joules)):
+        saved = savings.get(measure)
+        result[f"net_{measure}"] = None if saved is None else saved["total"] - cost
+    return result
 
 
 def estimate_savings(

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from serving.file_stamp import FileStamp, file_stamp
 
 FILE = "guard.json"
+# Levels at which the policy does not choose as the asked floor has it.
+MOVED = ("raised", "l0")
 
 
 class CellSetting(BaseModel):
@@ -58,6 +60,11 @@ class GuardLevels:
     def of(self, model: str, task: str, zone: str) -> CellSetting | None:
         """Return a cell's settings; None if it has none of its own."""
         return self._cells.get((model, task, zone))
+
+    @property
+    def moved(self) -> list[CellSetting]:
+        """The cells whose quality fell below its floor."""
+        return [cell for cell in self._cells.values() if cell.level in MOVED]
 
     def refresh(self) -> None:
         """Read the file if it has changed; if it is damaged, the last settings stay."""

@@ -66,6 +66,9 @@ class Metrics:
         self.unrecorded = self._counter(
             "unrecorded_total", "Records that could not be written to the journal", "reason"
         )
+        self.samples_dropped = self._counter(
+            "samples_dropped_total", "Sampled requests that did not reach the judges' queue"
+        )
         self._tokens = self._counter(
             "tokens_total", "Tokens of prompts and answers", "directive", "kind"
         )

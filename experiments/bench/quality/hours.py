@@ -13,7 +13,7 @@ from envs.arrays import Float64Array
 from envs.carbon.clean_hours import LIMIT_HOURS, is_cleanest_hour
 from envs.carbon.csv_traces import read_traces
 from experiments.settings import Settings, write_json
-from serving.quality.trigger import HOUR_SECONDS, Hours, Trigger
+from serving.quality.sampling.trigger import HOUR_SECONDS, Hours, Trigger
 
 # First hours of SPROUT's windows, from the start of 2023, and their length.
 STARTS, WINDOW_HOURS = (800, 3900, 7000), 720

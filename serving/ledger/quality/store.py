@@ -38,6 +38,22 @@ class Energy(NamedTuple):
     unknown: int
 
 
+class Judging(NamedTuple):
+    """What judging took, in all.
+
+    Attributes:
+        answers: answers that were made only to compare with.
+        joules: energy of these answers, and of the judges as far as it is known, J.
+        grams: their emissions, gCO2e.
+        unknown: answers and verdicts whose energy is unknown.
+    """
+
+    answers: int
+    joules: float
+    grams: float
+    unknown: int
+
+
 class Tally(NamedTuple):
     """A verdict, and how often (`verdicts`) it was given within one hour; see `Verdict`."""
 
@@ -276,6 +292,28 @@ class QualityStore:
             rows = connection.execute(query).all()
         known = {bool(row[0]): Energy(row[1], row[2] or 0.0, row[3] or 0.0, row[4]) for row in rows}
         return {key: known.get(key, Energy(0, 0.0, 0.0, 0)) for key in (False, True)}
+
+    def judging(self, since: float, until: float) -> Judging:
+        """Return what judging took in a period, by the records of its answers; Unix seconds."""
+        made, v = self.energy(since, until)[True], VERDICTS.c
+        query = sa.select(
+            sa.func.sum(v.judge_joules),
+            sa.func.sum(v.evaluation_grams),
+            sa.func.sum(v.evaluation_joules),
+            sa.func.sum(sa.case((v.judge_joules.is_(None), 1), else_=0)),
+        ).where(v.decided >= since, v.decided < until)
+        with self._ledger.transaction() as connection:
+            own, grams, answers, unknown = connection.execute(query).one()
+        # A verdict's emissions are those of its answers and its judge, so the judge's part follows
+        # from its share of the joules. The answers' own come from their records, as measured.
+        estimated = (own or 0.0) + (answers or 0.0)
+        judges = (grams or 0.0) * (own or 0.0) / estimated if estimated else 0.0
+        return Judging(
+            made.requests,
+            made.joules + (own or 0.0),
+            made.grams + judges,
+            made.unknown + (unknown or 0),
+        )
 
     def told(self, event_ids: Sequence[str]) -> None:
         """Note that a webhook has taken some events."""

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from envs.carbon.clean_hours import is_cleanest_hour, is_sprout_hour, seasonal_naive
 from serving.quality.cell import Cell
-from serving.quality.shares import Shares
-from serving.quality.trigger import HOUR_SECONDS, Trigger
+from serving.quality.sampling.shares import Shares
+from serving.quality.sampling.trigger import HOUR_SECONDS, Trigger
 
 DAY = [200.0 + 100.0 * np.cos(2 * np.pi * (hour - 20) / 24) for hour in range(24)]
 CLEANEST = int(np.argmin(DAY))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from serving.ledger.record import Record
-from serving.quality.sample import Draft, Sample
+from serving.quality.sampling.sample import Draft, Sample
 from serving.settings.guard_levels import GuardLevels
 
 # Samples that wait to be sent; more are dropped.
@@ -34,7 +34,7 @@ class Sampler:
     Attributes:
         send: takes the samples of a round; called by `flush`, outside the event loop. With None,
             nothing is drawn.
-        dropped: samples that nobody took.
+        dropped: samples that nobody took since the last `flush`.
     """
 
     def __init__(self, share: float, levels: GuardLevels) -> None:
@@ -77,11 +77,13 @@ class Sampler:
             )
         )
 
-    def flush(self) -> None:
-        """Send what waits; what cannot be sent is dropped and counted."""
+    def flush(self) -> int:
+        """Send what waits; return how many samples were dropped since the last time."""
         samples = [self._waiting.popleft() for _ in range(len(self._waiting))]
         if samples and self.send is not None:
             self.dropped += len(samples) - self.send(samples)
+        dropped, self.dropped = self.dropped, 0
+        return dropped
 
 
 class SocketSender:

@@ -1,0 +1,1 @@
+"""Which answers are judged, how many of them, and when."""
