@@ -16,6 +16,10 @@ COMMANDS = {
         "experiments.record.profile:ProfileCommand",
         "record the outcomes of all directives",
     ),
+    "judge": (
+        "experiments.record.judge:JudgeCommand",
+        "let a language model judge a profile's answers",
+    ),
     "import": (
         "experiments.importing:IMPORTS",
         "import outcomes from elsewhere: emnlp24-sprout, csv",

@@ -20,8 +20,10 @@ from experiments.record.profile import ProfileCommand
 from experiments.settings import run_command
 from serving.hook.outcome import ReportedAnswer, Usage
 from serving.ledger.database import Ledger
+from serving.ledger.record import Record, new_id
 from serving.ledger.replica import Replica
 from tests.serving.hooks import CHAT, hook, keeper
+from tests.serving.quality.verdicts import verdict
 
 
 @pytest.fixture
@@ -116,6 +118,32 @@ def test_savings_are_estimated_from_the_hold_out(ledger, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "carbon saved: " in shown
     assert "tokens times a constant" in shown
+
+
+def test_what_judging_took_is_netted_from_the_savings(ledger, tmp_path, capsys):
+    now = time.time()
+    made = Record(
+        new_id(), now - 60, "/v1/chat/completions", reason="evaluation", energy_joules=36.0,
+        grams=0.5, status=200, outcome="completed",
+    )  # fmt: skip
+    judged = verdict(
+        decided=now - 60, judge_joules=12.0, evaluation_joules=36.0, evaluation_grams=0.8
+    )
+    with closing(Ledger(ledger)) as opened:
+        opened.add([made])
+        opened.add([judged])
+    out = tmp_path / "savings.json"
+    flags = ("--ledger", ledger, "--json", str(out), "--settle-minutes", "0", "--hours", "1")
+    run(LEDGER["savings"], *flags)
+    savings = json.loads(out.read_text())
+    cost = savings["evaluation"]
+    # The judge took a quarter of the joules, so a quarter of the verdict's grams are its own.
+    assert (cost["answers"], cost["joules"], cost["unknown"]) == (1, 48.0, 0)
+    assert cost["grams"] == pytest.approx(0.7)
+    assert cost["net_grams"] == pytest.approx(savings["grams"]["total"] - 0.7)
+    assert "saved net of that" in capsys.readouterr().out
+    # The answers that were made to judge are in neither arm.
+    assert savings["arms"]["l0"]["requests"] + savings["arms"]["policy"]["requests"] == 120
 
 
 def test_conversations_of_the_last_hour_are_named_as_left_out(ledger, capsys):
