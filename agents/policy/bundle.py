@@ -35,7 +35,7 @@ REQUIRED = (
 
 
 class Measured(NamedTuple):
-    """What was measured of a policy after its training.
+    """Measurements of a policy after its training.
 
     Attributes:
         front: its quality and costs at every price; None if it observes no prices.

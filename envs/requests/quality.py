@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
@@ -15,6 +16,8 @@ _LETTERS = (
     (re.compile(r"\b([A-H])\b(?! [a-z])"), 0),
 )
 _WORD = re.compile(r"[^\W_]+")
+_ARTICLES = ("a", "an", "the")
+_FENCED = re.compile(r"```(?:json)?\s*\n(?P<body>.*?)\n?```", re.DOTALL)
 
 
 def last_number(answer: str, references: list[str]) -> bool:
@@ -55,18 +58,55 @@ def contains(answer: str, references: list[str]) -> bool:
     )
 
 
-RULES: dict[str, Callable[[str, list[str]], bool]] = {
+def exact(answer: str, references: list[str]) -> bool:
+    """Return whether the answer is a reference, but for case, punctuation and articles (SQuAD)."""
+    return _plain_words(answer) in [_plain_words(reference) for reference in references]
+
+
+def token_f1(answer: str, references: list[str]) -> float:
+    """Return the greatest F1 score of the answer's words against a reference's, 0..1.
+
+    SQuAD's measure (Rajpurkar et al., 2016, section 6.1, https://arxiv.org/abs/1606.05250).
+    """
+    return max((_f1(_plain_words(answer), _plain_words(r)) for r in references), default=0.0)
+
+
+def valid_json(answer: str, references: list[str]) -> bool:
+    """Return whether the answer is JSON, alone or in one fenced block; references do not matter."""
+    fenced = _FENCED.fullmatch(answer.strip())
+    try:
+        json.loads(answer if fenced is None else fenced["body"])
+    except ValueError:
+        return False
+    return True
+
+
+def _plain_words(text: str) -> list[str]:
+    return [word for word in _WORD.findall(text.lower()) if word not in _ARTICLES]
+
+
+def _f1(words: list[str], expected: list[str]) -> float:
+    shared = (Counter(words) & Counter(expected)).total()
+    return 2 * shared / (len(words) + len(expected)) if shared else 0.0
+
+
+RULES: dict[str, Callable[[str, list[str]], float]] = {
     "arithmetic": last_number,
     "gsm8k": last_number,
     "choice": option_letter,
     "mmlu": option_letter,
     "scienceqa": option_letter,
     "sequence": last_word,
+    "exact": exact,
+    "token_f1": token_f1,
+    "json": valid_json,
 }
 
 
 def correctness(task: str, answer: str, reference: str | None) -> float:
-    """Return 1.0 if the answer is correct by the task's rule, 0.0 if not, NaN without reference.
+    """Return the answer's score by the task's rule, 0..1; NaN without reference.
+
+    Most rules give 1 to a correct answer and 0 to any other one.
 
     Tasks that are not in RULES use `contains`. A reference that is a JSON list holds
     alternatives; the answer has to agree with one of them.

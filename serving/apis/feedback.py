@@ -20,7 +20,7 @@ Text = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)]
 
 
 class FeedbackBody(BaseModel):
-    """What a person says of an answer: a thumb or a score, a correction, a comment."""
+    """An opinion of an answer: a thumb or a score, a correction, a comment."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -160,7 +160,7 @@ class Answer:
 
     @property
     def cut_off(self) -> bool:
-        """Whether the answer says that it reached a cap on its tokens."""
+        """True if the answer says that it reached a cap on its tokens."""
         return self.facts.cut_off
 
     @property

@@ -47,7 +47,7 @@ class AnswerOutcome(Protocol):
 
     @property
     def cut_off(self) -> bool:
-        """Whether the answer says that it reached a cap on its tokens."""
+        """True if the answer says that it reached a cap on its tokens."""
 
     @property
     def text(self) -> str | None:

@@ -32,7 +32,7 @@ _L0 = 0
 
 
 class Restraints(NamedTuple):
-    """What keeps a policy back.
+    """The state that keeps a policy back.
 
     Attributes:
         refusals: models whose servers refuse directives.

@@ -29,7 +29,7 @@ _ANSWER_SECONDS = 300.0
 
 
 class Served(NamedTuple):
-    """What is in use for a model.
+    """The directives and rates in use for a model.
 
     Attributes:
         catalogue: its directives.

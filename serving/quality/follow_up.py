@@ -1,4 +1,4 @@
-"""What a later turn of a conversation says about the answer before it, without asking anybody.
+"""Tells by a conversation's later turn whether the answer before it was enough.
 
 A request carries its conversation's earlier turns, so that one look at it suffices.
 """

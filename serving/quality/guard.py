@@ -38,7 +38,7 @@ _AT_ONCE = 1000
 
 
 class CellState(BaseModel):
-    """What the guard knows of a cell.
+    """The guard's knowledge of a cell.
 
     Attributes:
         level: see `Level`.

@@ -1,4 +1,4 @@
-"""What is known of the quality of each task's answers: intervals, the guard's state, the cost."""
+"""A report on the quality of each task's answers: intervals, the guard's state, the cost."""
 
 import math
 from collections import Counter, defaultdict

@@ -1,4 +1,4 @@
-"""What the guard and the sampler ask of each cell, in a file of the state folder.
+"""The guard's level and the sampled share of each cell, in a file of the state folder.
 
 A cell is the requests of one task to one model in one zone. The replica's parent process writes the
 file, and workers read it, so that no request waits for the database.
@@ -19,7 +19,7 @@ MOVED = ("raised", "l0")
 
 
 class CellSetting(BaseModel):
-    """How the requests of one cell are served.
+    """The way in which the requests of one cell are served.
 
     Attributes:
         model, task, zone: the cell; `task` is empty for requests without a tag.

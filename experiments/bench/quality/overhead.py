@@ -27,8 +27,8 @@ class WatchBench(Settings):
     """
 
     policy: Path = Field(description="policy bundle")
-    rounds: int = Field(20, ge=5, description="rounds; each measures both gateways")
-    seconds: float = Field(3.0, gt=0, description="length of each measurement")
+    rounds: int = Field(60, ge=5, description="rounds; each measures both gateways")
+    seconds: float = Field(1.0, gt=0, description="length of each measurement")
     rate: float = Field(200.0, gt=0, description="requests/s")
     sample: float = Field(0.02, ge=0, le=1, description="share of the requests that is judged")
     json_path: Path | None = Field(

@@ -1,1 +1,1 @@
-"""What is known of the quality of answers, as rows of the ledger."""
+"""Rows of the ledger about the quality of answers."""

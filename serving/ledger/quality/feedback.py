@@ -1,4 +1,4 @@
-"""What a person says of an answer."""
+"""A person's opinion of an answer."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What people do after an answer, read from the ledger's requests and feedback."""
+"""Signs of satisfaction after an answer, read from the ledger's requests and feedback."""
 
 from dataclasses import dataclass, field
 from typing import Any

@@ -23,7 +23,7 @@ _COLUMNS = [VERDICTS.c[field.name] for field in fields(Verdict)]
 
 
 class Energy(NamedTuple):
-    """What requests took.
+    """Energy and emissions of some requests.
 
     Attributes:
         requests: number of requests.
@@ -39,7 +39,7 @@ class Energy(NamedTuple):
 
 
 class Judging(NamedTuple):
-    """What judging took, in all.
+    """Energy and emissions of judging.
 
     Attributes:
         answers: answers that were made only to compare with.

@@ -1,4 +1,4 @@
-"""How far a judge agrees with people, and what it may do by that.
+"""The agreement of a judge with people, and what it may do by that.
 
 Both have judged the same pairs. Cohen's kappa tells how much more often they agree than by chance;
 the bias, whether the judge favours the answers under test more than people do.
@@ -120,7 +120,7 @@ class Agreement:
 
 
 class Recognition(NamedTuple):
-    """How often a judge finds out that an answer belongs to another request.
+    """The share of controls in which a judge finds the answer to another request worse.
 
     Attributes:
         judge, rubric: the judge.
@@ -155,7 +155,7 @@ def recognitions(counts: Iterable[tuple[str, str | None, str, int]]) -> list[Rec
 
 
 class Trust(NamedTuple):
-    """What a judge's verdicts may do.
+    """The rights of a judge's verdicts.
 
     Attributes:
         tighten: raise a price or withdraw a policy. Withheld from a judge that was shown to agree
@@ -198,7 +198,7 @@ def trust(judge: str, agreement: Agreement | None, least: float, *, blind: bool 
 
 
 class TrustTable:
-    """What each judge may do on each task, by its agreement with people.
+    """The rights of each judge on each task, by its agreement with people.
 
     A task with too few pairs of its own takes the agreement over all tasks.
 

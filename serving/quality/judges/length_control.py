@@ -46,7 +46,7 @@ class JudgedPair(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """How often the answers under test are preferred, ties half; each with its 95 % interval.
+    """Shares of pairs in which the answer under test is preferred, ties half, with 95 % intervals.
 
     Attributes:
         raw: as the judge says.

@@ -18,7 +18,7 @@ _FIELDS = ("prompt", "task", "reference")
 
 @dataclass(frozen=True, slots=True)
 class Opinion:
-    """What a judge says about an answer, in comparison with L0's.
+    """A judge's opinion of an answer, in comparison with L0's.
 
     Attributes:
         result: "better", "worse", "tie" or "no_verdict".

@@ -47,7 +47,7 @@ class Pair:
 
     @property
     def l0_first(self) -> bool:
-        """Whether L0's answer is shown as A: by a coin that the key tosses."""
+        """True if L0's answer is shown as A: by a coin that the key tosses."""
         return hashlib.sha256(self.key.encode()).digest()[0] % 2 == 0
 
     def shown(self) -> dict[str, Any]:

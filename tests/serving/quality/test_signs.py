@@ -1,4 +1,4 @@
-"""What people do after an answer is read from their turns, and compared between the arms."""
+"""Signs of satisfaction are read from people's turns, and compared between the arms."""
 
 import asyncio
 import itertools

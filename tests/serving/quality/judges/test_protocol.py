@@ -33,6 +33,8 @@ def chat(text):
         ("mmlu", "B", "The answer is (B).", "A) of course"),
         ("nq_open", '["Paris", "city of light"]', "It is the City of Light.", "Rome"),
         ("sequence", "seven", "five, six, seven", "five, seven, six"),
+        ("exact", "the Eiffel Tower", "Eiffel tower.", "The Eiffel Tower in Paris"),
+        ("json", "any", '```json\n{"a": 1}\n```', "{a: 1}"),
     ],
 )
 def test_an_answer_is_scored_by_the_rule_of_its_task(task, reference, right, wrong):
@@ -44,6 +46,14 @@ def test_an_answer_is_scored_by_the_rule_of_its_task(task, reference, right, wro
     # Two wrong answers are a tie that says nothing good about either.
     both = scorer.compare(chat("Question?"), wrong, wrong)
     assert (both.result, both.quality, both.l0_quality) == ("tie", 0.0, 0.0)
+
+
+def test_an_answer_may_be_right_in_part():
+    scorer = judge(("Question?", "token_f1", '["a red house", "blue"]'))
+    opinion = scorer.compare(chat("Question?"), "The house is red", "The sea")
+    # Two of the answer's three words are the reference's two.
+    assert (opinion.quality, opinion.l0_quality) == (pytest.approx(0.8), 0.0)
+    assert opinion.result == "better"
 
 
 def test_a_prompt_without_a_reference_is_not_judged():
