@@ -75,7 +75,7 @@ class Hook:
         self._not_steered: dict[str, str] = {}
         self._step: str | None = None
         self.floors = HookFloors(config.floor)
-        self.levels = GuardLevels(config.state)
+        self.levels = GuardLevels(config.state, watched=config.judges)
         self.sampler = Sampler(config.sample, self.levels)
         restraints = Restraints(self.refusals, self.suspensions, self.floors, self.levels)
         self._steering = Steering(config, policies, grid, memory, restraints, self.sampler)

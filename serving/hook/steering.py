@@ -18,7 +18,7 @@ from serving.hook.policies import Policies
 from serving.hook.refusals import Refusals
 from serving.ledger.record import Record
 from serving.quality.follow_up import follow_up
-from serving.quality.sampling.sample import Draft
+from serving.quality.sampling.sample import Draft, is_text
 from serving.quality.sampling.sampler import Sampler
 from serving.settings.control import Control
 from serving.settings.floors import HookFloors
@@ -171,7 +171,7 @@ class Steering:
         asks = self.config.ask_usage and record.streamed and record.mode in STEERING_MODES
         if asks and not self._refusals.refuses(record.model, "usage"):
             _ask_usage(plan, body)
-        if choice.asked is not None:
+        if choice.asked is not None and is_text(messages):
             plan.sample = self._sampled(record, body, choice, decider, grid)
 
     def _decider(self, record: Record, rule: Rule | None, headers: Mapping[str, str]) -> Decider:

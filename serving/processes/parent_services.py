@@ -19,6 +19,7 @@ from serving.processes.worker import ANNOUNCED_FILE, FIRST, READY_FILE
 from serving.quality.sampling.sampler import SocketReceiver
 from serving.settings.control import Control, LocalControl
 from serving.settings.gateway import GatewayConfig
+from serving.settings.guard_levels import GuardLevels
 from serving.settings.rules import check_names
 from serving.telemetry.log import log
 from serving.watching import make_watch
@@ -73,6 +74,9 @@ class ParentServices:
             log.warning("%s", line)
         self._announced = runtime / ANNOUNCED_FILE
         self._watching = Watching(config, runtime, self._keeper) if config.judges else None
+        if self._watching is None and (moved := GuardLevels(config.state).moved):
+            tasks = ", ".join(cell.task or "untagged" for cell in moved)
+            log.warning("without --judge the guard is off: steered as asked again: %s", tasks)
         self._upkeep = Upkeep([self._keeper.step, self._note_start])
         self._listener = listener
         self._admin = uvicorn.Server(

@@ -21,6 +21,8 @@ from serving.quality.sampling.sample import Sample
 log = logging.getLogger("sprout")
 # Share of judged pairs that are followed by a control.
 CONTROL_SHARE = 0.05
+# Weight of one verdict in the share that did not fail.
+_SUCCESS_WEIGHT = 0.02
 # In the place of a judge, where an answer to compare with could not be made.
 NOBODY = "nobody"
 log = logging.getLogger("sprout")
@@ -54,14 +56,19 @@ class Evaluator:
         self._judges = tuple(judges)
         self._show = show
         self._judge_joules = judge_joules
+        # Share of the last verdicts that did not fail.
+        self._success = 1.0
         # L0's last answer, for the next control.
         self._other: str | None = None
 
     def evaluate(self, sample: Sample) -> list[Verdict]:
-        """Return the verdicts on a sample; never raises.
+        """Return the verdicts on a sample; none if no judge knows such requests.
 
         A verdict that fails is one too, with the result "failed": it is counted and not guessed.
         """
+        messages = APIS[sample.route].messages(sample.body)
+        if not any(judge.knows(messages) for judge in self._judges):
+            return []
         served = self._served(sample.model)
         tests = [] if sample.served == NONE and sample.candidate else [(SERVED, sample.served)]
         if sample.candidate is not None:
@@ -72,9 +79,7 @@ class Evaluator:
         verdicts: list[Verdict] = []
         for arm, directive in tests:
             if directive == NONE:
-                same = _fill(_verdict(sample, arm, directive, SAME), compared(TIE))
-                same.judge_joules = 0.0
-                verdicts.append(same)
+                verdicts.append(self._same(sample, arm, directive))
                 continue
             try:
                 if served is None or directive not in served.catalogue.names:
@@ -85,9 +90,20 @@ class Evaluator:
                 verdicts += self._judge(sample, arm, directive, answers)
             except SproutError as error:
                 log.warning("a sampled answer is not judged: %s", error)
+                self._success -= _SUCCESS_WEIGHT * self._success
                 verdicts.append(_verdict(sample, arm, directive, NOBODY))
         self._book(verdicts, [each for name, each in answers.items() if name != sample.served])
         return verdicts
+
+    def _same(self, sample: Sample, arm: str, directive: str) -> Verdict:
+        """Return the verdict on an answer that is L0's own.
+
+        It fails as often as judges do: if only the others failed, the ties that need no judge
+        would make quality look better than it is.
+        """
+        verdict = _verdict(sample, arm, directive, SAME)
+        verdict.judge_joules = 0.0
+        return _fill(verdict, compared(TIE)) if random.random() < self._success else verdict
 
     def _book(self, verdicts: Sequence[Verdict], made: Sequence[Answer]) -> None:
         """Note in the verdicts what it took to make them; answers count once, at the first one."""
@@ -143,6 +159,9 @@ class Evaluator:
             opinion = Opinion(FAILED, None, None)
         if opinion is None:
             return False
+        if verdict.arm != CONTROL:
+            succeeded = float(opinion.quality is not None)
+            self._success += _SUCCESS_WEIGHT * (succeeded - self._success)
         verdict.rubric, verdict.judge_seconds = judge.rubric, time.monotonic() - started
         _fill(verdict, opinion)
         if opinion.tokens is not None and self._judge_joules is not None:

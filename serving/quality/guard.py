@@ -4,8 +4,9 @@ It works cell by cell; a cell is the requests of one task to one model in one zo
 at more than verdicts, and it keeps its state in the ledger, so that every replica acts alike.
 """
 
+import math
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -33,6 +34,8 @@ SPREAD_SECONDS = 5.0
 _NEW_FLOOR = 20
 # Verdicts of a cell that are kept, to tell how low its quality has fallen.
 _RECENT = 500
+# How often the states are read while there are no verdicts, s.
+_READ_SECONDS = 2.0
 # Verdicts that are counted in one transaction.
 _AT_ONCE = 1000
 
@@ -109,6 +112,7 @@ class Guard:
         self._ease = ease
         self.trust = TrustTable((), (), 0.0)
         self.states: dict[Cell, CellState] = {}
+        self._read = -math.inf
 
     def step(self) -> list[dict[str, Any]]:
         """Count the new verdicts of all replicas; return the events.
@@ -117,14 +121,17 @@ class Guard:
             LedgerError: the database cannot be used; nothing is counted.
         """
         events: list[dict[str, Any]] = []
+        if not self._store.pending():
+            # Another replica may have moved a cell, or an operator.
+            if time.monotonic() - self._read > _READ_SECONDS:
+                self.states = _states(self._store.cells())
+                self._read = time.monotonic()
+            return events
         while True:
             now = time.time()
             with self._store.guard() as transaction:
                 verdicts = transaction.take(_AT_ONCE)
-                states = {
-                    Cell.from_key(key): CellState.model_validate_json(state)
-                    for key, state in transaction.cells().items()
-                }
+                states = _states(transaction.cells())
                 changed = set()
                 for verdict in verdicts:
                     cell = Cell(verdict.model, verdict.task, verdict.zone)
@@ -263,6 +270,12 @@ class Guard:
         if self._act:
             state.level, state.floor = level, floor
         state.begin(now + SPREAD_SECONDS)
+
+
+def _states(stored: Mapping[str, str]) -> dict[Cell, CellState]:
+    return {
+        Cell.from_key(key): CellState.model_validate_json(state) for key, state in stored.items()
+    }
 
 
 def _event(

@@ -18,6 +18,7 @@ from serving.ledger.in_flight import count_in_flight
 from serving.ledger.journal import Journal
 from serving.ledger.keeper import Keeper
 from serving.ledger.quality.store import QualityStore
+from serving.ledger.quality.verdict import Verdict
 from serving.quality.cell import Cell
 from serving.quality.evaluator import Evaluator
 from serving.quality.guard import CellState, Guard, Reaches
@@ -126,7 +127,8 @@ class QualityWatch:
         """Count new verdicts, and tell the workers the levels. Never raises."""
         self._evaluator.answers.publish()
         if (grid := self._grid()) is not None:
-            self._trigger.saw(grid.time, grid.g_per_kwh)
+            with self._lock:
+                self._trigger.saw(grid.time, grid.g_per_kwh)
         try:
             for event in self._guard.step():
                 self._metrics.moved(event)
@@ -219,16 +221,26 @@ class QualityWatch:
             for verdict in verdicts:
                 self._journal.write(verdict)
                 self._metrics.judged(verdict)
-            cost = verdicts[0].evaluation_joules if verdicts else None
             with self._lock:
                 cell = Cell(sample.model, sample.task, sample.zone)
-                self._shares.saw(cell, sample.probability, sample.joules, cost)
+                self._shares.saw(cell, sample.probability, sample.joules, _cost(verdicts))
         except Exception as error:
             log.error("a sample could not be judged: %s", type(error).__name__)
             self._metrics.samples.labels("dropped").inc()
             return True
         self._metrics.samples.labels("judged").inc()
         return True
+
+
+def _cost(verdicts: list[Verdict]) -> float | None:
+    """Return the energy that verdicts took, J, with that of judges as far as it is known.
+
+    None if that of an answer is unknown.
+    """
+    made = [verdict.evaluation_joules for verdict in verdicts]
+    known = [joules for joules in made if joules is not None]
+    judges = sum(verdict.judge_joules or 0.0 for verdict in verdicts)
+    return sum(known) + judges if len(known) == len(made) else None
 
 
 def describe(event: dict[str, object]) -> str:

@@ -49,9 +49,12 @@ class GuardLevels:
 
     Args:
         folder: the replica's state folder.
+        watched: whether quality is watched now. If not, nothing could give a task back that was
+            withdrawn earlier, so all are served as asked.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, watched: bool = True) -> None:
+        self._watched = watched
         self._path = folder / FILE
         self._stamp: FileStamp | None = None
         self._cells: dict[tuple[str, str, str], CellSetting] = {}
@@ -69,7 +72,7 @@ class GuardLevels:
     def refresh(self) -> None:
         """Read the file if it has changed; if it is damaged, the last settings stay."""
         stamp = file_stamp(self._path)
-        if stamp in (None, self._stamp):
+        if not self._watched or stamp in (None, self._stamp):
             return
         try:
             cells = _LIST.validate_json(self._path.read_bytes())

@@ -149,6 +149,13 @@ class QualityStore:
         with self._ledger.transaction(_GUARD_LOCK) as connection:
             yield GuardTransaction(connection, self._ledger)
 
+    def pending(self) -> bool:
+        """Return whether there are verdicts that the guard has not counted."""
+        v = VERDICTS.c
+        query = sa.select(v.verdict_id).where(v.heeded, ~v.counted).limit(1)
+        with self._ledger.transaction() as connection:
+            return connection.execute(query).first() is not None
+
     def cells(self) -> dict[str, str]:
         """Return the guard's state of each cell."""
         with self._ledger.transaction() as connection:

@@ -95,6 +95,10 @@ class LlmJudge:
             reraise=True,
         )
 
+    def knows(self, messages: Sequence[Message]) -> bool:
+        """Return True: it compares any two texts."""
+        return True
+
     def compare(self, messages: Sequence[Message], answer: str, l0: str) -> Opinion:
         """Return the opinion on an answer and L0's; "no_verdict" if an order has no verdict.
 

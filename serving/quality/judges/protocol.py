@@ -58,6 +58,9 @@ class Judge(Protocol):
     name: str
     rubric: str | None
 
+    def knows(self, messages: Sequence[Message]) -> bool:
+        """Return whether the judge has an opinion on such requests."""
+
     def compare(self, messages: Sequence[Message], answer: str, l0: str) -> Opinion | None:
         """Return the judge's opinion, or None if it has none on such requests.
 
@@ -95,6 +98,10 @@ class ReferenceJudge:
 
     def __init__(self, references: Mapping[str, Reference]) -> None:
         self._references = references
+
+    def knows(self, messages: Sequence[Message]) -> bool:
+        """Return whether the right answer is known."""
+        return prompt_key(last_question(messages)) in self._references
 
     def compare(self, messages: Sequence[Message], answer: str, l0: str) -> Opinion | None:
         """Return the scores of both answers; None if no reference is known."""

@@ -4,11 +4,16 @@ A sample holds the texts of the request and the answer. It is kept in memory onl
 written to a disk.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
+
+from envs.requests.directive import Message
+
+# Types of a message's parts that are text, by API.
+_TEXT_PARTS = ("text", "input_text", "output_text")
 
 
 @dataclass(slots=True)
@@ -74,6 +79,16 @@ class Sample:
             ValueError, TypeError: it is damaged.
         """
         return cls(**orjson.loads(raw))
+
+
+def is_text(messages: Sequence[Message]) -> bool:
+    """Return whether a judge that reads text sees all of some messages."""
+    return all(
+        isinstance(part, Mapping) and part.get("type") in _TEXT_PARTS
+        for message in messages
+        if isinstance(content := message.get("content"), list)
+        for part in content
+    )
 
 
 def plain_body(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ class _Volume:
 
     Attributes:
         requests: number of requests.
-        joules: their energy, J.
+        joules: energy of those of which it is known, with that of judging them, J.
         samples: number of samples.
         cost: energy of judging these, J.
     """
@@ -48,7 +48,6 @@ class Shares:
         self._energy_share = energy_share
         self._cells: dict[Cell, _Volume] = {}
         self._aged = 0.0
-        self.energy_known = True
 
     def saw(self, cell: Cell, probability: float, joules: float | None, cost: float | None) -> None:
         """Count a judged sample.
@@ -60,9 +59,9 @@ class Shares:
         volume = self._cells.setdefault(cell, _Volume())
         volume.requests += 1 / probability
         volume.samples += 1
-        self.energy_known = joules is not None and cost is not None
-        volume.joules += (joules or 0.0) / probability
-        volume.cost += cost or 0.0
+        if joules is not None and cost is not None:
+            volume.joules += joules / probability
+            volume.cost += cost
 
     def age(self, now: float) -> None:
         """Let the evidence fade; `now` in Unix seconds."""
@@ -87,7 +86,7 @@ class Shares:
             left -= samples[cell]
         cost = sum(n * cells[cell].cost / cells[cell].samples for cell, n in samples.items())
         limit = self._energy_share * sum(volume.joules for volume in cells.values())
-        factor = min(1.0, limit / cost) if cost > 0 and self.energy_known else 1.0
+        factor = min(1.0, limit / cost) if cost > 0 else 1.0
         return {
             cell: _rounded(max(_LEAST_SHARE, min(1.0, factor * n / cells[cell].requests)))
             for cell, n in samples.items()

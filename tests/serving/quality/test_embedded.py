@@ -47,7 +47,7 @@ def test_an_embedded_hook_must_know_the_server(tmp_path):
 
 
 def test_a_moved_task_is_a_problem_on_readyz(tmp_path):
-    own = hooks.hook(tmp_path)
+    own = hooks.hook(tmp_path, judge="http://127.0.0.1:9", judge_model="j")
     cell = {"model": "made", "task": "faq", "zone": "Z"}
     write_levels(
         tmp_path / "state",

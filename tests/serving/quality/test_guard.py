@@ -180,7 +180,8 @@ def test_the_fall_is_placed_where_it_began():
     assert requests == pytest.approx(200, abs=3)
 
 
-def test_replicas_share_one_state_and_count_each_verdict_once(ledger, ledger_url):
+def test_replicas_share_one_state_and_count_each_verdict_once(ledger, ledger_url, monkeypatch):
+    monkeypatch.setattr("serving.quality.guard._READ_SECONDS", -1.0)
     store = QualityStore(ledger)
     other_ledger = Ledger(ledger_url)
     guards = [

@@ -9,6 +9,7 @@ from serving.http.asgi import read_body, respond
 from serving.ledger.database import Ledger
 from serving.quality.answers import AnswerMaker, Served
 from serving.quality.evaluator import CONTROL_SHARE, Evaluator
+from serving.quality.judges.llm_judge import JudgeError
 from serving.quality.judges.protocol import compared
 from serving.quality.sampling.sample import Sample
 from serving.quality.sampling.sampler import MOST_WAITING, SocketReceiver, SocketSender
@@ -162,7 +163,7 @@ def test_an_eased_price_is_that_of_a_lower_floor_and_only_of_the_floor_that_was_
 
 def test_a_damaged_file_of_levels_keeps_the_last_ones(tmp_path):
     levels(tmp_path, level="l0")
-    own = hook(tmp_path, **FLOORED)
+    own = hook(tmp_path, **JUDGED, **FLOORED)
     (tmp_path / "state" / "guard.json").write_text("{")
     own.refresh()
     assert own.levels.of("made", "arithmetic", "SYNTHETIC").level == "l0"
@@ -218,9 +219,15 @@ class ShortIsWorse:
 
     def __init__(self):
         self.seen = []
+        self.error = None
+
+    def knows(self, messages):
+        return "unknown" not in str(messages)
 
     def compare(self, messages, answer, l0):
         self.seen.append((answer, l0))
+        if self.error is not None:
+            raise self.error
         return compared("worse")
 
 
@@ -283,6 +290,46 @@ def test_l0s_own_answer_is_a_tie_that_costs_nothing(tmp_path, evaluator):
     (verdict,) = evaluator.evaluate(a_sample(tmp_path, served="none"))
     assert (verdict.judge, verdict.result, verdict.quality) == ("same", "tie", 1.0)
     assert (verdict.evaluation_joules, evaluator.records) == (0.0, [])
+
+
+def test_ties_that_need_no_judge_fail_as_often_as_judges_do(tmp_path, evaluator):
+    """Else a judge that fails would make quality look better than it is."""
+    evaluator.judge.error = JudgeError("away")
+    steered, own = a_sample(tmp_path), a_sample(tmp_path, served="none")
+    results = []
+    for _ in range(100):
+        (failed,) = evaluator.evaluate(steered)
+        assert (failed.result, failed.judge, failed.quality) == ("failed", "llm:short", None)
+        results += [verdict.result for verdict in evaluator.evaluate(own)]
+    assert results[0] == "tie"
+    assert results[-20:].count("failed") > 12
+    evaluator.judge.error = None
+    for _ in range(200):
+        evaluator.evaluate(steered)
+    assert [evaluator.evaluate(own)[0].result for _ in range(20)].count("tie") > 15
+
+
+def test_a_request_that_no_judge_knows_costs_nothing(tmp_path, evaluator):
+    body = {**CHAT, "messages": [{"role": "user", "content": "unknown"}]}
+    assert evaluator.evaluate(a_sample(tmp_path, body=body)) == []
+    assert evaluator.evaluate(a_sample(tmp_path, body=body, served="none")) == []
+    assert evaluator.records == []
+
+
+def test_a_request_with_an_image_is_not_drawn_for_a_judge_of_texts(tmp_path):
+    own = hook(tmp_path, send=Taken(), **JUDGED, **FLOORED)
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}
+    for parts, drawn in (([{"type": "text", "text": "Hi"}], True), ([image], False)):
+        body = {**CHAT, "messages": [{"role": "user", "content": parts}]}
+        plan = asyncio.run(own.plan("/v1/chat/completions", body, TAG))
+        assert (plan.sample is not None) == drawn
+    own.close()
+
+
+def test_without_a_judge_levels_of_an_earlier_time_do_not_hold(tmp_path):
+    levels(tmp_path, level="l0")
+    plan, _ = sampled(tmp_path, judge=None, judge_model=None)
+    assert plan.record.directive == "very_brief"
 
 
 def test_a_stream_is_asked_for_in_one_piece(tmp_path, evaluator):
