@@ -91,6 +91,7 @@ class AnswerMaker:
         self.site: FootprintModel = footprint_model(config)
         self._fetcher = Fetcher(_ANSWER_SECONDS)
         key = os.environ.get(KEY_VARIABLE)
+        self._priority = config.judge_priority
         self._headers = {} if not key else {"authorization": f"Bearer {key}"}
 
     def close(self) -> None:
@@ -111,6 +112,8 @@ class AnswerMaker:
         api, body = APIS[sample.route], plain_body(sample.body)
         if directive != NONE:
             body = api.steer(body, served.catalogue[served.catalogue.names.index(directive)])
+        if self._priority is not None:
+            body = {**body, "priority": self._priority}
         url = self._url_of(sample.model) + sample.route
         record = Record(
             new_id(),

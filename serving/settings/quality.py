@@ -25,6 +25,11 @@ class QualityFlags(BaseModel):
         description="URL of the LLM server that makes the answers to compare with, with the key of "
         "SPROUT_EVALUATOR_KEY; default: the gateway's upstreams",
     )
+    judge_priority: int | None = Field(
+        None,
+        description="value of the field `priority` in requests for answers to compare with, for "
+        "servers that know one (vLLM: higher is later; SGLang: lower is later)",
+    )
     judge_rubric: Path | None = Field(
         None, description="text file with the rubric of the judge; default: as in docs"
     )

@@ -239,7 +239,7 @@ def evaluator(tmp_path, monkeypatch):
     model = Echo()
     with served(model, lifespan="off") as url:
         records, judge = [], ShortIsWorse()
-        config = hooks.config(tmp_path, joules_per_token=2.0)
+        config = hooks.config(tmp_path, joules_per_token=2.0, judge_priority=7)
         maker = AnswerMaker(config, lambda name: url, lambda: 360.0, records.append)
         known = Served(bundle.catalogue, None)
         shown = []
@@ -263,7 +263,7 @@ def test_l0s_answer_is_made_and_compared_and_booked(tmp_path, evaluator):
     (verdict,) = evaluator.evaluate(sample)
     assert evaluator.judge.seen == [("Hello", "plain")]
     headers, body = evaluator.model.bodies[0]
-    assert body == CHAT
+    assert body == {**CHAT, "priority": 7}
     assert headers[b"authorization"] == b"Bearer upstream-key"
     assert (verdict.arm, verdict.directive, verdict.result) == ("served", "very_brief", "worse")
     assert (verdict.quality, verdict.l0_quality) == (0.0, 1.0)
@@ -335,7 +335,7 @@ def test_without_a_judge_levels_of_an_earlier_time_do_not_hold(tmp_path):
 def test_a_stream_is_asked_for_in_one_piece(tmp_path, evaluator):
     body = {**CHAT, "stream": True, "stream_options": {"include_usage": True}, "n": 3}
     evaluator.evaluate(a_sample(tmp_path, body=body))
-    assert evaluator.model.bodies[0][1] == CHAT
+    assert evaluator.model.bodies[0][1] == {**CHAT, "priority": 7}
 
 
 @pytest.mark.parametrize("fault", ["status", "directive", "bundle"])
