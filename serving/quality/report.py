@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter, defaultdict
+from itertools import groupby
 from typing import Any
 
 from serving.ledger.database import Ledger
@@ -105,11 +106,14 @@ def _cell(
 def _quality(tallies: list[Tally]) -> dict[str, Any]:
     """Return the ratio of some verdicts, its interval, and the number of each result."""
     sequence, results, requests = RatioSequence(1 - CONFIDENCE), Counter[str](), 0.0
-    for tally in tallies:
-        results[tally.result] += tally.verdicts
-        if tally.quality is not None and tally.l0_quality is not None:
+    for _, of_hour in groupby(tallies, key=lambda tally: tally.hour):
+        for tally in of_hour:
+            results[tally.result] += tally.verdicts
+            if tally.quality is None or tally.l0_quality is None:
+                continue
             requests += tally.verdicts / tally.probability
             sequence.add(tally.quality, tally.l0_quality, tally.probability, count=tally.verdicts)
+        sequence.look()
     return {
         "ratio": sequence.ratio,
         "interval": [sequence.low, None if sequence.high == float("inf") else sequence.high],

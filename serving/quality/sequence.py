@@ -49,7 +49,7 @@ class RatioSequence:
         least_probability: float | None = None,
         count: int = 1,
     ) -> None:
-        """Count a judged request, or several that are alike.
+        """Count a judged request, or several that are alike; `look` then takes it into account.
 
         Args:
             quality: y, 0..1.
@@ -65,6 +65,12 @@ class RatioSequence:
         # order the evidence by candidate, so that what is refuted has no gaps.
         self._for_higher += count * np.log1p(BETS / RATIOS[-1] * differences)
         self._for_lower += count * np.log1p(-BETS * differences)
+
+    def look(self) -> None:
+        """Narrow the interval by the requests that were counted.
+
+        Looks must not depend on what the requests of one look were, such as only after good ones.
+        """
         too_low, too_high = self._refuted(self._for_higher), self._refuted(self._for_lower)
         if too_low.any():
             self.low = max(self.low, float(RATIOS[too_low].max()))

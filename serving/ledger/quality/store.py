@@ -55,8 +55,9 @@ class Judging(NamedTuple):
 
 
 class Tally(NamedTuple):
-    """A verdict, and how often (`verdicts`) it was given within one hour; see `Verdict`."""
+    """A verdict, and how often (`verdicts`) it was given within one `hour`; see `Verdict`."""
 
+    hour: int
     arm: str
     result: str
     quality: float | None
@@ -172,10 +173,11 @@ class QualityStore:
             after, until: the decisions' period, Unix seconds, without its start.
         """
         v = VERDICTS.c
-        hour = sa.cast(v.decided / 3600.0, sa.BigInteger)
+        # Written out, because PostgreSQL takes two parameters for two expressions.
+        hour = sa.cast(sa.literal_column("decided / 3600.0"), sa.BigInteger)
         names = (v.arm, v.result, v.quality, v.l0_quality, v.probability, v.floor)
         query = (
-            sa.select(*names, sa.func.count())
+            sa.select(hour, *names, sa.func.count())
             .where(v.model == cell[0], v.task == cell[1], v.zone == cell[2])
             .where(v.policy_version == version, v.heeded, v.decided > after, v.decided < until)
             .group_by(hour, *names)
@@ -209,7 +211,10 @@ class QualityStore:
             .order_by(*names)
         )
         with self._ledger.transaction() as connection:
-            return [JudgeTally(*row) for row in connection.execute(query)]
+            rows = connection.execute(query).all()
+        # PostgreSQL's sum of big integers is a decimal number.
+        tallies = [JudgeTally(*row) for row in rows]
+        return [each._replace(tokens=each.tokens and int(each.tokens)) for each in tallies]
 
     def with_lengths(self, since: float, until: float) -> list[Verdict]:
         """Return the last verdicts whose answers' lengths are known, of a period's decisions."""
@@ -287,18 +292,17 @@ class QualityStore:
 
     def energy(self, since: float, until: float) -> dict[bool, "Energy"]:
         """Return the energy of the requests of a period: of users, and (True) made to judge."""
-        made = REQUESTS.c.reason == EVALUATION
-        unknown = sa.func.sum(sa.case((REQUESTS.c.energy_joules.is_(None), 1), else_=0))
-        joules, grams = (sa.func.sum(REQUESTS.c[name]) for name in ("energy_joules", "grams"))
-        query = (
-            sa.select(made, sa.func.count(), joules, grams, unknown)
-            .where(REQUESTS.c.time >= since, REQUESTS.c.time < until)
-            .group_by(made)
-        )
+        r = REQUESTS.c
+        unknown = sa.func.sum(sa.case((r.energy_joules.is_(None), 1), else_=0))
+        sums = sa.func.sum(r.energy_joules), sa.func.sum(r.grams), unknown
+        of_period = sa.select(sa.func.count(), *sums).where(r.time >= since, r.time < until)
+        energies = {}
         with self._ledger.transaction() as connection:
-            rows = connection.execute(query).all()
-        known = {bool(row[0]): Energy(row[1], row[2] or 0.0, row[3] or 0.0, row[4]) for row in rows}
-        return {key: known.get(key, Energy(0, 0.0, 0.0, 0)) for key in (False, True)}
+            for made in (False, True):
+                query = of_period.where(r.reason == EVALUATION if made else r.reason != EVALUATION)
+                count, joules, grams, missing = connection.execute(query).one()
+                energies[made] = Energy(count, joules or 0.0, grams or 0.0, missing or 0)
+        return energies
 
     def judging(self, since: float, until: float) -> Judging:
         """Return what judging took in a period, by the records of its answers; Unix seconds."""

@@ -20,6 +20,7 @@ def test_it_seldom_misses_the_ratio_at_any_of_a_thousand_looks(quality, l0):
         sequence, missed_once = RatioSequence(), False
         for y, y0 in zip(*judged(1000, quality, l0, rng), strict=True):
             sequence.add(y, y0, 1.0)
+            sequence.look()
             missed_once |= not sequence.low <= quality / l0 <= sequence.high
         missed += missed_once
     # At 5 %, more than 4 of 20 have a probability of 0.3 %.
@@ -30,6 +31,7 @@ def test_it_narrows_around_the_ratio():
     sequence = RatioSequence()
     for y, y0 in zip(*judged(4000, 0.63, 0.7, np.random.default_rng(1)), strict=True):
         sequence.add(y, y0, 1.0)
+        sequence.look()
     assert sequence.ratio == pytest.approx(0.9, abs=0.05)
     assert 0.8 < sequence.low < 0.9 < sequence.high < 1.0
 
@@ -42,6 +44,7 @@ def test_requests_count_by_what_they_stand_for():
         probability = 0.4 if y else 0.8
         if rng.random() < probability:
             sequence.add(y, y0, probability, 0.4)
+            sequence.look()
     assert sequence.ratio == pytest.approx(0.5 / 0.8, abs=0.03)
     assert sequence.low <= 0.5 / 0.8 <= sequence.high
 
@@ -50,6 +53,7 @@ def test_without_evidence_it_excludes_nothing():
     sequence = RatioSequence()
     assert (sequence.low, sequence.high, sequence.ratio) == (0.0, float("inf"), None)
     sequence.add(0.0, 0.0, 1.0)
+    sequence.look()
     assert (sequence.low, sequence.high, sequence.ratio) == (0.0, float("inf"), None)
 
 
@@ -58,6 +62,7 @@ def test_what_is_refuted_has_no_gaps(pairs):
     sequence = RatioSequence(alpha=0.9)
     for y, y0 in pairs:
         sequence.add(float(y), float(y0), 1.0)
+        sequence.look()
     low = sequence._refuted(sequence._for_higher)
     high = sequence._refuted(sequence._for_lower)
     assert not np.any(np.diff(low.astype(int)) > 0)
