@@ -6,7 +6,8 @@ from itertools import groupby
 from typing import Any
 
 from serving.ledger.database import Ledger
-from serving.ledger.quality.store import JudgeTally, QualityStore, Tally
+from serving.ledger.quality.store import QualityStore
+from serving.ledger.quality.tallies import JudgeTally, QualityTallies, Tally
 from serving.ledger.quality.verdict import CANDIDATE, FAILED, NO_VERDICT, SERVED
 from serving.quality.cell import Cell
 from serving.quality.guard import CellState
@@ -31,13 +32,13 @@ def read_quality(ledger: Ledger, since: float, until: float) -> dict[str, Any]:
         (Waudby-Smith and Ramdas, 2024), by the verdicts that the guard heeds since its state or the
         policy changed last. `evaluation` is what it cost in the period.
     """
-    store = QualityStore(ledger)
+    stored = QualityTallies(ledger)
     states = {
         Cell.from_key(key): CellState.model_validate_json(state)
-        for key, state in store.cells().items()
+        for key, state in QualityStore(ledger).cells().items()
     }
-    cells = states.keys() | {Cell(*cell) for cell in store.cells_judged(since, until)}
-    judged = store.judges(since, until)
+    cells = states.keys() | {Cell(*cell) for cell in stored.cells_judged(since, until)}
+    judged = stored.judges(since, until)
     return {
         "since": since,
         "until": until,
@@ -45,13 +46,13 @@ def read_quality(ledger: Ledger, since: float, until: float) -> dict[str, Any]:
         "per": "request, weighted by the inverse of its probability to be sampled",
         "baseline": "L0's answer to the same request",
         "cells": [
-            {**cell._asdict(), **_cell(store, cell, states.get(cell, CellState()), since, until)}
+            {**cell._asdict(), **_cell(stored, cell, states.get(cell, CellState()), since, until)}
             for cell in sorted(cells)
         ],
         "judges": _judges(judged),
-        "agreement": [each.to_json() for each in agreements(store.also_judged_by(PEOPLE, since))],
-        "controls": [each._asdict() for each in recognitions(store.controls(since))],
-        "evaluation": _evaluation(store, judged, since, until),
+        "agreement": [each.to_json() for each in agreements(stored.also_judged_by(PEOPLE, since))],
+        "controls": [each._asdict() for each in recognitions(stored.controls(since))],
+        "evaluation": _evaluation(stored, judged, since, until),
     }
 
 
@@ -64,7 +65,7 @@ def read_length_control(ledger: Ledger, since: float, until: float) -> list[dict
     Args:
         since, until: the decisions' period, Unix seconds.
     """
-    verdicts = QualityStore(ledger).with_lengths(since, until)
+    verdicts = QualityTallies(ledger).with_lengths(since, until)
     right = {
         (v.decision_id, v.arm)
         for v in verdicts
@@ -86,9 +87,9 @@ def read_length_control(ledger: Ledger, since: float, until: float) -> list[dict
 
 
 def _cell(
-    store: QualityStore, cell: Cell, state: CellState, since: float, until: float
+    stored: QualityTallies, cell: Cell, state: CellState, since: float, until: float
 ) -> dict[str, Any]:
-    tallies = store.tallies(cell, state.version, max(since, state.since), until)
+    tallies = stored.tallies(cell, state.version, max(since, state.since), until)
     floors = Counter[float]()
     for tally in tallies:
         if tally.floor is not None:
@@ -154,10 +155,10 @@ def _joules(tallies: list[JudgeTally]) -> float | None:
 
 
 def _evaluation(
-    store: QualityStore, judged: list[JudgeTally], since: float, until: float
+    stored: QualityTallies, judged: list[JudgeTally], since: float, until: float
 ) -> dict[str, Any]:
     """Return the energy and emissions of judging, and of the traffic, in a period."""
-    energy = store.energy(since, until)
+    energy = stored.energy(since, until)
     traffic, made = energy[False], energy[True]
     # Unknown as long as the operator does not state the judge's energy per token.
     judge_joules = _joules(judged)

@@ -18,6 +18,7 @@ from serving.ledger.in_flight import count_in_flight
 from serving.ledger.journal import Journal
 from serving.ledger.keeper import Keeper
 from serving.ledger.quality.store import QualityStore
+from serving.ledger.quality.tallies import QualityTallies
 from serving.ledger.quality.verdict import Verdict
 from serving.quality.cell import Cell
 from serving.quality.evaluator import Evaluator
@@ -158,8 +159,9 @@ class QualityWatch:
     def _report(self) -> None:
         """Set the metrics of quality, and what the judges may do."""
         since = days_ago(_AGREEMENT_DAYS)
-        known = agreements(self._store.also_judged_by(PEOPLE, since))
-        seen = recognitions(self._store.controls(since))
+        tallies = QualityTallies(self._ledger)
+        known = agreements(tallies.also_judged_by(PEOPLE, since))
+        seen = recognitions(tallies.controls(since))
         self._guard.trust = TrustTable(known, seen, self._config.judge_agreement)
         quality = read_quality(self._ledger, days_ago(_REPORT_DAYS), time.time())
         self._metrics.report(quality)

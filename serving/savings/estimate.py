@@ -14,7 +14,7 @@ import numpy as np
 from envs.arrays import Float64Array
 from envs.carbon.footprint import per_functional_unit
 from serving.ledger.database import Ledger
-from serving.ledger.quality.store import Judging, QualityStore
+from serving.ledger.quality.tallies import Judging, QualityTallies
 from serving.proportions import wilson
 from serving.savings.hold_out import HoldOut, Term
 from serving.savings.openings import COLUMNS, MEASURES, Openings, group_openings
@@ -42,7 +42,7 @@ def read_savings(
     rows = ledger.rows(COLUMNS, since - LONGEST_SECONDS, until + LONGEST_SECONDS)
     settled_before = min(until, time.time() - settle_seconds)
     savings = estimate_savings(rows, since, until, settled_before)
-    judging = QualityStore(ledger).judging(since, until)
+    judging = QualityTallies(ledger).judging(since, until)
     return {"since": since, "until": until, **savings, "evaluation": _netted(savings, judging)}
 
 

@@ -11,7 +11,7 @@ from serving.embedded import make_embedded_hook
 from serving.http.readiness import Readiness
 from serving.http.relay import Relay
 from serving.ledger.database import Ledger
-from serving.ledger.quality.store import QualityStore
+from serving.ledger.quality.tallies import QualityTallies
 from serving.settings.guard_levels import CellSetting, write_levels
 from tests import made
 from tests.serving import hooks
@@ -33,7 +33,7 @@ def test_answers_of_an_embedded_hook_are_judged(tmp_path):
         answer.feed(b'{"choices":[{"message":{"content":"Hello"}}]}', False)
         own.finish(plan, answer, "completed")
         ledger = Ledger(own.config.ledger_url)
-        judges = lambda: QualityStore(ledger).judges(0.0, time.time() + 1)  # noqa: E731
+        judges = lambda: QualityTallies(ledger).judges(0.0, time.time() + 1)  # noqa: E731
         assert waited(judges)
         # The judge echoes, which is no verdict.
         assert [tally[:4] for tally in judges()] == [("llm:j", judges()[0].rubric, "no_verdict", 1)]

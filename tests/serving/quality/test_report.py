@@ -9,6 +9,7 @@ import pytest
 from serving.ledger.database import Ledger
 from serving.ledger.quality.feedback import Feedback
 from serving.ledger.quality.store import QualityStore
+from serving.ledger.quality.tallies import QualityTallies
 from serving.ledger.record import Record, new_id
 from serving.quality.guard import Guard
 from serving.quality.report import read_length_control, read_quality
@@ -143,7 +144,7 @@ def test_what_is_known_of_an_answer_is_deleted_with_its_request(ledger):
     store.add_feedback(rows)
     assert ledger.delete(tenant="a") == 1
     assert store.feedback() == []
-    assert sum(tally.verdicts for tally in store.judges(0.0, NOW)) == 1
+    assert sum(tally.verdicts for tally in QualityTallies(ledger).judges(0.0, NOW)) == 1
 
 
 def test_opinions_on_unknown_answers_and_old_verdicts_expire(ledger):
@@ -155,7 +156,7 @@ def test_opinions_on_unknown_answers_and_old_verdicts_expire(ledger):
     )
     assert store.expire(NOW - 500) == 1
     assert [row.feedback_id for row in store.feedback()] == ["new"]
-    assert sum(tally.verdicts for tally in store.judges(0.0, NOW)) == 1
+    assert sum(tally.verdicts for tally in QualityTallies(ledger).judges(0.0, NOW)) == 1
 
 
 def test_a_late_opinion_does_not_take_the_place_of_a_newer_one(ledger):
