@@ -23,6 +23,7 @@ from serving.embedded import make_embedded_hook
 from serving.hook.core import Hook
 from serving.hook.outcome import ReportedAnswer, Usage
 from serving.hook.plan import Plan
+from serving.settings.control import EVALUATION_HEADER
 from serving.telemetry.log import log_internal_error
 
 ROUTES = {
@@ -64,7 +65,10 @@ class SproutCallback(CustomLogger):
             if route is None:
                 return None
             request = data.get("proxy_server_request") or {}
-            plan = await self._hook.plan(route, data, _headers(request))
+            headers = _headers(request)
+            if self._hook.is_evaluation(headers.get(EVALUATION_HEADER)):
+                return None
+            plan = await self._hook.plan(route, data, headers)
             metadata_key = "litellm_metadata" if route == "/v1/responses" else "metadata"
             steered = plan.steered if plan.steered is not None else data
             steered.setdefault(metadata_key, {})[_STATE] = plan, ReportedAnswer(plan.started)

@@ -21,10 +21,12 @@ from serving.http.asgi import (
     Scope,
     Send,
     decoded_headers,
+    header,
     respond_error,
 )
 from serving.http.exchange import OWN_HEADER_PREFIX, Exchange
 from serving.http.feedback_route import FEEDBACK, FeedbackRoute
+from serving.settings.control import EVALUATION_HEADER
 
 # Fields that describe the bytes of a body, and are wrong for a steered one.
 _FRAMING = frozenset(
@@ -61,6 +63,10 @@ class SproutMiddleware:
             await self._feedback(scope, receive, send)
             return
         if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in APIS:
+            await self._app(scope, receive, send)
+            return
+        mark = header(scope["headers"], EVALUATION_HEADER.encode())
+        if mark is not None and self._hook.is_evaluation(mark.decode("latin-1")):
             await self._app(scope, receive, send)
             return
         try:

@@ -68,7 +68,7 @@ def make_watch(
         return policies.reaches(*cell, floor)
 
     journal, reviews, judges = Journal(config.state), Reviews(), make_judges(config)
-    answers = AnswerMaker(config, url_of, intensity, journal.write)
+    answers = AnswerMaker(config, url_of, intensity, keeper.settings.control, journal.write)
     evaluator = Evaluator(
         answers, served, intensity, judges, reviews.add, config.judge_joules_per_token
     )

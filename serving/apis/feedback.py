@@ -16,7 +16,7 @@ _DECISION_ID = "^[0-9a-f]{32}$"
 # Hexadecimal digits of a decision id that are its time in ms.
 _TIME_DIGITS = 12
 
-Text = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)]
+Text = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT, pattern=r"^[^\x00]*$")]
 
 
 class FeedbackBody(BaseModel):
@@ -31,7 +31,7 @@ class FeedbackBody(BaseModel):
     correction: Text | None = None
     comment: Text | None = None
     source: str | None = Field(
-        None, min_length=1, max_length=100, description="who says it; only with the admin token"
+        None, pattern=r"^[^\x00]{1,100}$", description="who says it; only with the admin token"
     )
 
     @model_validator(mode="after")

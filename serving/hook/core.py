@@ -5,6 +5,7 @@ complete or has failed. Neither raises: if the hook fails, the request passes on
 the failure is counted.
 """
 
+import hmac
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -117,6 +118,16 @@ class Hook:
             raise
         record.decision_seconds = time.perf_counter() - started
         return plan
+
+    def is_evaluation(self, mark: str | None) -> bool:
+        """Return whether a request was made only to judge others: it must not be planned.
+
+        Args:
+            mark: value of its `EVALUATION_HEADER`; None if it has none.
+        """
+        if mark is None:
+            return False
+        return hmac.compare_digest(mark.encode(), self.control.stored.evaluation_mark.encode())
 
     def withdraw(self, plan: Plan, reason: str) -> None:
         """Discard the changes of a plan, so that the original request is sent.

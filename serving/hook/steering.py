@@ -18,7 +18,7 @@ from serving.hook.policies import Policies
 from serving.hook.refusals import Refusals
 from serving.ledger.record import Record
 from serving.quality.follow_up import follow_up
-from serving.quality.sampling.sample import Draft, is_text
+from serving.quality.sampling.sample import Draft, is_text, plain_body
 from serving.quality.sampling.sampler import Sampler
 from serving.settings.control import Control
 from serving.settings.floors import HookFloors
@@ -212,8 +212,12 @@ class Steering:
         moved = setting is not None and setting.level in MOVED
         if moved or record.mode not in STEERING_MODES:
             candidate = decider.bundle.catalogue[choice.asked or _L0].name
-        floor = None if choice.floor is None else choice.floor.ratio
-        return Draft(probability, task, zone, floor, candidate, dict(body))
+        # Floors of rules and callers are of single requests, and say nothing about the task's.
+        own = choice.floor is None or choice.floor.origin in ("rule", "caller")
+        floor = None if own or choice.floor is None else choice.floor.ratio
+        steers = record.mode in STEERING_MODES
+        steered = steers and (setting is None or setting.level != "l0")
+        return Draft(probability, task, zone, floor, steered, candidate, plain_body(body))
 
     async def _choose(self, context: _Context, decider: Decider) -> _Choice:
         """Choose the request's directive and fill in the record.
@@ -256,6 +260,9 @@ class Steering:
             raise NotSteeredError("unlike_profile")
         record.lottery, record.hold_out_ratio = True, control.hold_out_ratio
         version_mark = int(decider.bundle.version[:4], 16)
+        if asked is not None and guarded is not None and guarded.floor:
+            # What was drawn at an eased price does not outlive it.
+            version_mark ^= round(1000 * guarded.floor)
         if lottery.hold_out < control.hold_out_ratio:
             record.hold_out, record.reason = True, "hold_out"
             chance = None

@@ -27,7 +27,7 @@ from serving.http.quality_routes import QualityRoutes
 from serving.http.query import period_of
 from serving.ledger.keeper import Keeper
 from serving.ledger.known_names import known_names
-from serving.quality.judges.reviews import Reviews
+from serving.quality.watch import QualityWatch
 from serving.savings.estimate import read_savings
 from serving.settings.control import SETTABLE, Control
 from serving.settings.kill_switch import KillState
@@ -55,13 +55,14 @@ class Admin:
         keeper: the keeper of this replica's ledger.
         metrics: folder of the workers' metrics.
         token: the admin token; None refuses all routes that need it.
-        reviews: pairs of answers that wait for people; None if no answers are judged here.
+        watch: judges answers; None if none are judged here.
     """
 
     def __init__(
-        self, keeper: Keeper, metrics: str, token: str | None, reviews: Reviews | None = None
+        self, keeper: Keeper, metrics: str, token: str | None, watch: QualityWatch | None = None
     ) -> None:
         self._keeper = keeper
+        self._watch = watch
         self._metrics = metrics
         self._token = token.encode() if token else None
         # Requests that wait for a database that hangs may fill the default one.
@@ -71,7 +72,7 @@ class Admin:
             ("PATCH", "/v1/control"): self._change_control,
             ("POST", "/v1/reload"): self._reload,
             ("GET", "/v1/savings"): self._savings,
-            **QualityRoutes(keeper.ledger, reviews).routes,
+            **QualityRoutes(keeper.ledger, None if watch is None else watch.reviews).routes,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -212,6 +213,8 @@ class Admin:
 
     async def _delete(self, scope: Scope, body: bytes) -> Any:
         decision_id = scope["path"].rsplit("/", 1)[-1]
+        if self._watch is not None:
+            self._watch.forget(decision_id)
         count = await asyncio.to_thread(lambda: self._keeper.ledger.delete(decision_id=decision_id))
         if not count:
             raise KeyError("no such decision in the ledger (yet)")

@@ -20,7 +20,8 @@ from serving.http.asgi import (
 from serving.ledger.quality.feedback import Feedback
 
 FEEDBACK = "/v1/feedback"
-LONGEST_BYTES = 64 << 10
+# Two texts of characters that take 6 bytes each in JSON.
+LONGEST_BYTES = 256 << 10
 USER = "user"
 
 

@@ -27,11 +27,12 @@ class InFlight:
 
     Args:
         state: the replica's state folder.
+        name: tells it from another one in the same process.
     """
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, name: str = "hook") -> None:
         self._folder = state / FOLDER
-        self._path = self._folder / str(os.getpid())
+        self._path = self._folder / f"{os.getpid()}-{name}"
         # Insertion order is the order of arrival.
         self._arrivals: dict[str, float] = {}
 
@@ -57,7 +58,7 @@ class InFlight:
         oldest = next((at for at in self._arrivals.copy().values() if now - at < LATE_SECONDS), now)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            draft = self._folder / f".{os.getpid()}"
+            draft = self._path.with_name(f".{self._path.name}")
             draft.write_text(json.dumps([min(oldest, now), len(self._arrivals)]))
             draft.replace(self._path)
         except OSError:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -24,6 +25,8 @@ ROTATE_BYTES = 8 << 20
 # When the journal exceeds this, the database has been unreachable for too long: requests are
 # still served, and counted as unrecorded.
 FULL_BYTES = 2 << 30
+# A NUL character, as JSON writes it.
+_NUL = b"\\u0000"
 # How long a full journal is not measured again.
 _FULL_SECONDS = 1.0
 
@@ -160,10 +163,19 @@ class Tail:
         return True
 
 
+def _without_nul(fields: Any) -> Any:
+    """Return parsed JSON without NUL characters, which PostgreSQL cannot store."""
+    if isinstance(fields, str):
+        return fields.replace("\x00", "")
+    if isinstance(fields, dict):
+        return {name: _without_nul(value) for name, value in fields.items()}
+    return fields
+
+
 def _entry(line: bytes) -> Entry | None:
     """Return the entry of a line, or None if the line is damaged."""
     try:
         ((kind, fields),) = orjson.loads(line).items()
-        return KINDS[kind](**fields)
+        return KINDS[kind](**(_without_nul(fields) if _NUL in line else fields))
     except (ValueError, TypeError, KeyError, AttributeError):
         return None

@@ -85,7 +85,7 @@ class ParentServices:
                     self._keeper,
                     str(runtime),
                     os.environ.get(TOKEN_VARIABLE),
-                    None if self._watching is None else self._watching.reviews,
+                    None if self._watching is None else self._watching.watch,
                 ),
                 http=GuardedProtocol,
                 log_config=None,
@@ -128,7 +128,7 @@ class Watching:
     """The watch over the quality of answers, with the samples of the workers.
 
     Attributes:
-        reviews: pairs of answers that wait for people.
+        watch: judges the samples.
 
     Raises:
         ConfigError, DataError: a flag or a file of the judges is missing or wrong.
@@ -136,27 +136,30 @@ class Watching:
 
     def __init__(self, config: GatewayConfig, runtime: Path, keeper: Keeper) -> None:
         default, by_model = config.upstreams
-        self._policies = Policies(config.folders)
         self._grid = open_grid(config, first=False)
-        self._watch = make_watch(
+        # As the workers have them, so that candidates are made as users would get them.
+        self._policies = Policies(
+            config.folders, self._grid.kind, config.directive_place, config.explore
+        )
+        self.watch = make_watch(
             config,
             keeper,
             self._policies,
             self._grid,
             lambda model: by_model.get(model, default),
         )
-        self.reviews = self._watch.reviews
-        self._receiver = SocketReceiver(runtime, self._watch.take)
-        self._upkeep = Upkeep([self._refresh, self._watch.step])
+        self._receiver = SocketReceiver(runtime, self.watch.take)
+        self._upkeep = Upkeep([self._refresh, self.watch.step])
 
     def close(self) -> None:
         """Stop."""
         self._receiver.close()
         self._upkeep.close()
-        self._watch.close()
+        self.watch.close()
 
     def _refresh(self) -> None:
         # The workers log what is wrong with either.
+        self._policies.use_kind(self._grid.kind)
         self._policies.refresh()
         with suppress(SproutError, OSError):
             self._grid.refresh()

@@ -19,6 +19,7 @@ from serving.ledger.estimate import Rates, footprint_model, operator_rates, work
 from serving.ledger.in_flight import InFlight
 from serving.ledger.record import EVALUATION, Record, new_id
 from serving.quality.sampling.sample import Sample, plain_body
+from serving.settings.control import EVALUATION_HEADER, LocalControl
 from serving.settings.hook import HookConfig
 
 # Variable with the key that is sent to the upstream servers.
@@ -66,6 +67,7 @@ class AnswerMaker:
         config: the hook's settings.
         url_of: returns the base URL of the server of a model.
         intensity: returns the carbon intensity now, gCO2e/kWh; None if unknown.
+        control: the operators' settings, whose mark keeps a hook on the way from steering.
         write: takes the record of each answer, so that it has its share of the server's joules,
             and users' requests do not bear it.
 
@@ -81,12 +83,14 @@ class AnswerMaker:
         config: HookConfig,
         url_of: Callable[[str], str],
         intensity: Callable[[], float | None],
+        control: LocalControl,
         write: Callable[[Record], None],
     ) -> None:
+        self._control = control
         self._url_of = url_of
         self._intensity = intensity
         self._write = write
-        self._in_flight = InFlight(config.state)
+        self._in_flight = InFlight(config.state, "judge")
         self._own = operator_rates(config)
         self.site: FootprintModel = footprint_model(config)
         self._fetcher = Fetcher(_ANSWER_SECONDS)
@@ -127,7 +131,8 @@ class AnswerMaker:
         )
         self._in_flight.begin(record.decision_id, record.time)
         try:
-            raw = self._fetcher.post(url, orjson.dumps(body), self._headers)
+            mark = {EVALUATION_HEADER: self._control.stored.evaluation_mark}
+            raw = self._fetcher.post(url, orjson.dumps(body), self._headers | mark)
             facts = AnswerFacts(texts=[])
             try:
                 api.read_answer(orjson.loads(raw), facts)

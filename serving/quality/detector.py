@@ -27,10 +27,9 @@ class Detector:
     mean. A stream that starts again after each alarm has at most T / threshold false alarms in T
     requests in the mean.
 
-    A request that is judged with probability p stands for 1 / p requests, and is bet on with
-    p_least / p of each share, where p_least is the least probability of the stream's requests at
-    that time (inverse-probability weights: Waudby-Smith et al., 2022,
-    https://arxiv.org/abs/2210.10768).
+    A request that is judged with probability p stands for 1 / p requests (inverse-probability
+    weights: Waudby-Smith et al., 2022, https://arxiv.org/abs/2210.10768). The probability may
+    change in time. It must not depend on the request, or the bet would have to shrink with it.
 
     Args:
         falls: whether to detect that the expectation of d has fallen below 0; False detects that
@@ -59,24 +58,15 @@ class Detector:
         """The streams whose evidence has reached the threshold, shape (streams,)."""
         return np.asarray(self.evidence >= self.threshold, dtype=np.bool_)
 
-    def add(
-        self,
-        differences: AnyArray | float,
-        probability: float,
-        least_probability: float | None = None,
-    ) -> None:
+    def add(self, differences: AnyArray | float, probability: float) -> None:
         """Count one judged request of each stream.
 
         Args:
             differences: d of each stream, shape (streams,).
             probability: the request's probability to be judged, above 0.
-            least_probability: p_least, above 0; None if all requests have the same probability. It
-                may change in time, but not with the request.
         """
-        weight = self._sign * (least_probability or probability) / probability
-        gains = 1 + np.multiply.outer(np.atleast_1d(differences) * weight, BETS)
-        # A change may begin after any request, so each adds a beginning without evidence yet. Added
-        # before the bet, it would break the bound where requests with a low d have a low p.
+        gains = 1 + np.multiply.outer(self._sign * np.atleast_1d(differences), BETS)
+        # A change may begin after any request, so each adds a beginning without evidence yet.
         self.by_bet = self.by_bet * gains + 1 / probability
 
     def restart(self, streams: BoolArray) -> None:

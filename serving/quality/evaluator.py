@@ -8,6 +8,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from envs.errors import SproutError
 from envs.requests.directive import Message
@@ -25,7 +26,6 @@ CONTROL_SHARE = 0.05
 _SUCCESS_WEIGHT = 0.02
 # In the place of a judge, where an answer to compare with could not be made.
 NOBODY = "nobody"
-log = logging.getLogger("sprout")
 
 
 class Evaluator:
@@ -70,7 +70,7 @@ class Evaluator:
         if not any(judge.knows(messages) for judge in self._judges):
             return []
         served = self._served(sample.model)
-        tests = [] if sample.served == NONE and sample.candidate else [(SERVED, sample.served)]
+        tests = [(SERVED, sample.served)] if sample.steered else []
         if sample.candidate is not None:
             tests.append((CANDIDATE, sample.candidate))
         answers: dict[str, Answer] = {}
@@ -80,6 +80,9 @@ class Evaluator:
         for arm, directive in tests:
             if directive == NONE:
                 verdicts.append(self._same(sample, arm, directive))
+                continue
+            if verdicts and directive == sample.served and sample.steered:
+                verdicts += [_as_candidate(v) for v in verdicts if v.arm == SERVED]
                 continue
             try:
                 if served is None or directive not in served.catalogue.names:
@@ -164,7 +167,9 @@ class Evaluator:
             self._success += _SUCCESS_WEIGHT * (succeeded - self._success)
         verdict.rubric, verdict.judge_seconds = judge.rubric, time.monotonic() - started
         _fill(verdict, opinion)
-        if opinion.tokens is not None and self._judge_joules is not None:
+        if opinion.tokens == 0:
+            verdict.judge_joules = 0.0
+        elif opinion.tokens is not None and self._judge_joules is not None:
             verdict.judge_joules = opinion.tokens * self._judge_joules
         return True
 
@@ -190,6 +195,17 @@ def _verdict(sample: Sample, arm: str, directive: str, judge: str) -> Verdict:
         quality=None,
         l0_quality=None,
         # Nothing was made, unless `_book` says so.
+        evaluation_joules=0.0,
+    )
+
+
+def _as_candidate(verdict: Verdict) -> Verdict:
+    """Return the verdict on a candidate that is the served answer itself; it took nothing more."""
+    return replace(
+        verdict,
+        verdict_id=f"{verdict.decision_id}-{CANDIDATE}-{verdict.judge}",
+        arm=CANDIDATE,
+        judge_joules=0.0,
         evaluation_joules=0.0,
     )
 

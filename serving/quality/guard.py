@@ -18,6 +18,7 @@ from serving.ledger.record import new_id
 from serving.quality.cell import Cell
 from serving.quality.detector import BETS, Detector
 from serving.quality.judges.agreement import TrustTable
+from serving.settings.guard_levels import MOVED
 
 # "eased": the policy runs at the price of a lower floor than was asked for, because it was shown to
 # keep the asked one with room to spare; "asked": at the price of the floor that was asked for;
@@ -30,8 +31,8 @@ FALSE_ALARMS, PER_REQUESTS = 0.05, 100_000
 THRESHOLD = PER_REQUESTS / FALSE_ALARMS
 # Longest time until every worker serves at a new level, s.
 SPREAD_SECONDS = 5.0
-# Verdicts in a row about another floor that show that it was changed.
-_NEW_FLOOR = 20
+# Verdicts in a row about another policy or floor that show that it was changed.
+_NEW_POLICY = _NEW_FLOOR = 20
 # Verdicts of a cell that are kept, to tell how low its quality has fallen.
 _RECENT = 500
 # How often the states are read while there are no verdicts, s.
@@ -47,6 +48,7 @@ class CellState(BaseModel):
         level: see `Level`.
         floor: the floor whose price is paid at levels "raised" and "eased"; None at the others.
         asked: the floor that is asked for, as far as `eases` is about it; None if unknown.
+        newer: verdicts in a row about another policy than `version`.
         others: verdicts in a row about another floor than `asked`.
         least: the lowest floor that may be eased to, because a lower one was tried in vain.
         since: time of the last change of level or policy, Unix seconds. Verdicts on earlier
@@ -65,6 +67,7 @@ class CellState(BaseModel):
     level: Level = "asked"
     floor: float | None = None
     asked: float | None = None
+    newer: int = 0
     others: int = 0
     least: float = 0.0
     since: float = 0.0
@@ -178,9 +181,15 @@ class Guard:
         Args:
             now: time from which a change applies, Unix seconds.
         """
-        if verdict.policy_version != state.version:
-            if verdict.decided <= state.since:
+        self._reconcile(state, now)
+        if verdict.policy_version == state.version:
+            state.newer = 0
+        else:
+            # Replicas may serve two bundles for a while: their evidence is not mixed.
+            state.newer += verdict.decided > state.since
+            if state.version and state.newer < _NEW_POLICY:
                 return None
+            state.newer = 0
             # A lower price was the other policy's. A higher level stays: another policy has to show
             # first that it is better.
             if state.level == "eased":
@@ -202,7 +211,7 @@ class Guard:
             if alarm:
                 return self._breached(cell, state, verdict, alarm, now)
             return self._eased(cell, state, verdict, now) if trust.loosen else None
-        if verdict.arm == CANDIDATE and state.level != "asked" and trust.restore:
+        if verdict.arm == CANDIDATE and state.level in MOVED and trust.restore:
             state.judged += 1
             state.rises, alarm = _watched(state.rises, difference, verdict.probability, falls=False)
             if not alarm:
@@ -211,6 +220,17 @@ class Guard:
             self._move(state, now, "asked")
             return event | {"acted": self._act}
         return None
+
+    def level(self, state: CellState) -> Level:
+        """Return the level at which a cell is to be served here."""
+        eased = state.level == "eased" and not self._ease
+        return "asked" if eased or not self._act else state.level
+
+    def _reconcile(self, state: CellState, now: float) -> None:
+        """Give up a level of a time when the guard acted, or eased, and now does not."""
+        if self.level(state) != state.level:
+            state.level, state.floor = "asked", None
+            state.begin(now)
 
     def _breached(
         self, cell: Cell, state: CellState, verdict: Verdict, evidence: float, now: float

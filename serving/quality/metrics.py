@@ -45,7 +45,7 @@ class QualityMetrics:
             self._gauge(f"quality_ratio{suffix}", text + more, *_CELL) for suffix, more in _BOUNDS
         ]
         self._floor = self._gauge("quality_ratio_floor", f"{text} that is asked for", *_CELL)
-        text = "Share of conversations with a sign, policy less held out, of the last day"
+        text = "Share of conversations with a sign, policy less held out, of this week (UTC)"
         self._signs = [
             self._gauge(f"sign_difference{suffix}", text + more, "task", "sign")
             for suffix, more in _BOUNDS

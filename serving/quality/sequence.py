@@ -46,7 +46,6 @@ class RatioSequence:
         quality: float,
         l0: float,
         probability: float,
-        least_probability: float | None = None,
         count: int = 1,
     ) -> None:
         """Count a judged request, or several that are alike; `look` then takes it into account.
@@ -54,13 +53,12 @@ class RatioSequence:
         Args:
             quality: y, 0..1.
             l0: y0, 0..1.
-            probability, least_probability: as for the detector.
+            probability: the request's probability to be judged, above 0.
             count: number of requests.
         """
         self._quality += count * quality / probability
         self._l0 += count * l0 / probability
-        weight = (least_probability or probability) / probability
-        differences = (weight * (quality - RATIOS * l0))[:, None]
+        differences = (quality - RATIOS * l0)[:, None]
         # A bet on a higher ratio may lose r times its share. The same shares for every candidate
         # order the evidence by candidate, so that what is refuted has no gaps.
         self._for_higher += count * np.log1p(BETS / RATIOS[-1] * differences)

@@ -64,7 +64,8 @@ def _compared(policy: SignCounts, l0: SignCounts, sign: str) -> dict[str, Any]:
         "policy": shares[0],
         "l0": shares[1],
         "difference": (shares[0] or 0.0) - (shares[1] or 0.0) if known else None,
-        "interval": anytime_difference(a, b, _ALPHA),
+        # All signs of a task together hold with the confidence.
+        "interval": anytime_difference(a, b, _ALPHA / len(SIGNS)),
     }
 
 

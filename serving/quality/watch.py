@@ -5,11 +5,13 @@ it fails or lags, requests are served all the same, at the last levels.
 """
 
 import logging
+import math
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from envs.errors import LedgerError
@@ -40,10 +42,10 @@ MOST_SAMPLES, MOST_BYTES = 4000, 64 << 20
 # Samples that are judged side by side.
 _AT_ONCE = 2
 _SHARES_SECONDS = 60.0
-# How often the metrics of quality are computed, s, and of how many days.
-_REPORT_SECONDS, _REPORT_DAYS = 30.0, 30.0
-# How often the arms are compared by what people do, s, and over how many days.
-_SIGNS_SECONDS, _SIGNS_DAYS = 600.0, 1.0
+# Longest wait for a judge at the end, s: what it says later is lost.
+_CLOSE_SECONDS = 3.0
+# How often the metrics of quality are computed, and the arms compared by what people do, s.
+_REPORT_SECONDS, _SIGNS_SECONDS = 60.0, 600.0
 # People's verdicts and controls count for so many days.
 _AGREEMENT_DAYS = 90.0
 log = logging.getLogger("sprout")
@@ -98,6 +100,7 @@ class QualityWatch:
         self._trigger = Trigger(config.judge_hours, config.judge_delay, config.judge_busy)
         self._shares = Shares(config.sample, config.judge_energy)
         self._shares_time = self._reported = self._compared = 0.0
+        self._trusted = -math.inf
         self._by_cell: dict[Cell, float] = {}
         self._written: list[CellSetting] | None = None
         self._journal = journal
@@ -116,13 +119,25 @@ class QualityWatch:
 
     def take(self, sample: Sample) -> None:
         """Keep a sample in memory until it is judged."""
-        size = len(sample.to_bytes())
+        try:
+            size = len(sample.to_bytes())
+        except TypeError:
+            size = MOST_BYTES + 1
         with self._lock:
             if len(self._waiting) < MOST_SAMPLES and self._bytes + size <= MOST_BYTES:
                 self._waiting.append((sample, size))
                 self._bytes += size
                 return
+            self._shares.dropped()
         self._metrics.samples.labels("dropped").inc()
+
+    def forget(self, decision_id: str) -> None:
+        """Drop the texts of a request that is deleted."""
+        with self._lock:
+            kept = [each for each in self._waiting if each[0].decision_id != decision_id]
+            self._waiting = deque(kept)
+            self._bytes = sum(size for _, size in kept)
+        self.reviews.forget(decision_id)
 
     def step(self) -> None:
         """Count new verdicts, and tell the workers the levels. Never raises."""
@@ -131,6 +146,9 @@ class QualityWatch:
             with self._lock:
                 self._trigger.saw(grid.time, grid.g_per_kwh)
         try:
+            if time.monotonic() - self._trusted > _REPORT_SECONDS:
+                self._read_trust()
+                self._trusted = time.monotonic()
             for event in self._guard.step():
                 self._metrics.moved(event)
                 log.warning("%s", describe(event))
@@ -149,26 +167,30 @@ class QualityWatch:
     def close(self) -> None:
         """Stop; samples that were not judged are lost."""
         self._ended.set()
+        deadline = time.monotonic() + _CLOSE_SECONDS
         for thread in self._threads:
-            thread.join(5)
+            thread.join(max(0.0, deadline - time.monotonic()))
         if self._webhook is not None:
             self._webhook.close()
         self._evaluator.answers.close()
         self._journal.close()
 
-    def _report(self) -> None:
-        """Set the metrics of quality, and what the judges may do."""
+    def _read_trust(self) -> None:
+        """Read what the judges may do: before anything that they said is counted."""
         since = days_ago(_AGREEMENT_DAYS)
         tallies = QualityTallies(self._ledger)
         known = agreements(tallies.also_judged_by(PEOPLE, since))
         seen = recognitions(tallies.controls(since))
         self._guard.trust = TrustTable(known, seen, self._config.judge_agreement)
-        quality = read_quality(self._ledger, days_ago(_REPORT_DAYS), time.time())
+
+    def _report(self) -> None:
+        """Set the metrics of quality."""
+        quality = read_quality(self._ledger, month_start(time.time()), time.time())
         self._metrics.report(quality)
 
     def _compare_signs(self) -> None:
         """Set the metrics of what people do after an answer."""
-        self._metrics.signs(read_signs(self._ledger, days_ago(_SIGNS_DAYS), time.time()))
+        self._metrics.signs(read_signs(self._ledger, week_start(time.time()), time.time()))
 
     def _set_shares(self) -> None:
         if time.monotonic() - self._shares_time < _SHARES_SECONDS and self._shares_time:
@@ -186,7 +208,7 @@ class QualityWatch:
             settings.append(
                 CellSetting(
                     **cell._asdict(),
-                    level=state.level,
+                    level=self._guard.level(state),
                     floor=state.floor,
                     asked=state.asked,
                     share=self._by_cell.get(cell),
@@ -232,6 +254,21 @@ class QualityWatch:
             return True
         self._metrics.samples.labels("judged").inc()
         return True
+
+
+def week_start(now: float) -> float:
+    """Return when the week of a time began, Monday in UTC; both Unix seconds."""
+    day = datetime.fromtimestamp(now, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    return (day - timedelta(days=day.weekday())).timestamp()
+
+
+def month_start(now: float) -> float:
+    """Return when the month before that of a time began, in UTC; both Unix seconds.
+
+    A fixed start, because an interval holds at every look only if its evidence is not dropped.
+    """
+    day = datetime.fromtimestamp(now, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    return (day.replace(day=1) - timedelta(days=1)).replace(day=1).timestamp()
 
 
 def _cost(verdicts: list[Verdict]) -> float | None:

@@ -25,6 +25,8 @@ SECRET_VARIABLE = "SPROUT_WEBHOOK_SECRET"  # noqa: S105
 _PREFIX = "whsec_"
 _LEAST_BYTES, _MOST_BYTES = 24, 64
 _TIMEOUT_SECONDS = 15.0
+# Longest wait for the receiver at the end, s.
+_CLOSE_SECONDS = 2.0
 # Times between rounds: at first, and the longest after failures, s.
 _ROUND_SECONDS, _LONGEST_SECONDS = 1.0, 300.0
 # Older events are no news, s.
@@ -92,7 +94,7 @@ class Webhook:
     def close(self) -> None:
         """Stop; what is not sent is sent after the next start."""
         self._ended.set()
-        self._thread.join(_TIMEOUT_SECONDS)
+        self._thread.join(_CLOSE_SECONDS)
 
     def _run(self) -> None:
         wait = _ROUND_SECONDS

@@ -5,6 +5,7 @@ local file. The hook reads only this file, so that no request waits for the data
 known settings apply while the database is unreachable.
 """
 
+import hashlib
 import os
 import secrets
 from pathlib import Path
@@ -16,6 +17,8 @@ from serving.settings.kill_switch import KillState, KillSwitch
 from serving.settings.rules import Mode, Ratio, Rule
 
 FILE = "control.json"
+# Header of requests that are made only to judge others: no hook with these settings steers them.
+EVALUATION_HEADER = "x-sprout-evaluation"
 # Fields of `Control` that an operator may change.
 SETTABLE = frozenset(("mode", "canary_ratio", "canary_tasks", "hold_out_ratio", "floors", "rules"))
 
@@ -54,6 +57,12 @@ class Control(BaseModel):
     revision: int = 0
     kill: KillState = KillState()
     started: bool = False
+
+    @property
+    def evaluation_mark(self) -> str:
+        """Value of `EVALUATION_HEADER`, which nobody can make without the salt."""
+        key = bytes.fromhex(self.salt)
+        return hashlib.blake2b(b"evaluation", digest_size=16, key=key).hexdigest()
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Control":

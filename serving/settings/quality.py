@@ -146,6 +146,11 @@ class QualityFlags(BaseModel):
             raise ConfigError("--judge: name the model that judges with --judge-model")
         if self.judge is None and self.judge_model is not None:
             raise ConfigError("--judge-model: give the judge's server with --judge URL")
+        if not self.judges:
+            given = {"--alarm-webhook": self.alarm_webhook, "--ease-floors": self.ease_floors}
+            for flag, value in given.items():
+                if value:
+                    raise ConfigError(f"{flag}: nobody judges answers; give --judge URL")
         self.redactions()
         self.rubric()
 

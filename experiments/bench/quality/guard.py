@@ -51,10 +51,10 @@ class Answers:
         return difference
 
 
-# An easy task, a middling one, and a hard one whose answers depend much on chance.
 # People's verdicts on answers, and a judge that agrees with them in so many cases beyond chance.
 PEOPLE, AGREEING = (0.1, 0.6, 0.3), 0.8
 _RAISED = {WORSE: TIE, TIE: BETTER, BETTER: BETTER}
+# An easy task, a middling one, and a hard one whose answers depend much on chance.
 TASKS = {"easy": Answers(1.0, 0.0), "middling": Answers(0.7, 0.035), "hard": Answers(0.4, 0.04)}
 LEAST_KAPPA = 0.4
 # Reviewed pairs before a judge changes, at most after it, and between two looks.

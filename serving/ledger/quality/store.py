@@ -25,7 +25,7 @@ class GuardTransaction:
 
     Args:
         connection: of an open transaction.
-        insert: see `Ledger.insert`.
+        ledger: the database.
     """
 
     def __init__(self, connection: sa.Connection, ledger: Ledger) -> None:
@@ -144,7 +144,7 @@ class QualityStore:
             decision, an hour after they came.
         """
         late = FEEDBACK.c.time < time.time() - _PATIENCE_SECONDS
-        unknown = FEEDBACK.c.decision_id.not_in(sa.select(REQUESTS.c.decision_id))
+        known = sa.exists().where(REQUESTS.c.decision_id == FEEDBACK.c.decision_id)
         with self._ledger.transaction() as connection:
             connection.execute(sa.delete(VERDICTS).where(VERDICTS.c.decided < before))
-            return int(connection.execute(sa.delete(FEEDBACK).where(late, unknown)).rowcount)
+            return int(connection.execute(sa.delete(FEEDBACK).where(late, ~known)).rowcount)

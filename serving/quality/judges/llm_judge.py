@@ -106,7 +106,7 @@ class LlmJudge:
             JudgeError: the judge does not answer.
         """
         if answer == l0:
-            return compared(TIE)
+            return compared(TIE, None, 0)
         forward, forward_tokens = self._ask(messages, (answer, l0), ("A", "B"), _PAIR_ENDING)
         backward, backward_tokens = self._ask(messages, (l0, answer), ("A", "B"), _PAIR_ENDING)
         known = [tokens for tokens in (forward_tokens, backward_tokens) if tokens is not None]

@@ -110,7 +110,7 @@ class ReferenceJudge:
             return None
         score, l0_score = (correctness(reference.task, a, reference.text) for a in (answer, l0))
         result = TIE if score == l0_score else BETTER if score > l0_score else WORSE
-        return Opinion(result, score, l0_score)
+        return Opinion(result, score, l0_score, tokens=0)
 
 
 def read_references(path: Path) -> dict[str, Reference]:

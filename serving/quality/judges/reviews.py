@@ -18,7 +18,9 @@ from serving.quality.judges.protocol import compared, text_of
 
 # Pairs that wait in each cell: a random selection of those that a judge has seen.
 MOST_PAIRS = 20
-_LONGEST_BYTES = 256 << 10
+_LONGEST_CHARACTERS = 100_000
+# They are dropped after this time, s.
+_LONGEST_SECONDS = 7 * 86400.0
 # Prefix of a person's name as judge.
 PEOPLE = "people:"
 Choice = Literal["A", "B", "tie"]
@@ -98,7 +100,8 @@ class Reviews:
 
     def add(self, pair: Pair) -> None:
         """Offer a pair; each one of a cell has the same chance to wait (Vitter, 1985)."""
-        if pair.answer == pair.l0 or len(pair.answer) + len(pair.l0) > _LONGEST_BYTES:
+        texts = (pair.answer, pair.l0, *map(text_of, pair.messages))
+        if pair.answer == pair.l0 or sum(map(len, texts)) > _LONGEST_CHARACTERS:
             return
         cell = Cell(pair.verdict.model, pair.verdict.task, pair.verdict.zone)
         with self._lock:
@@ -112,15 +115,29 @@ class Reviews:
     def next(self, reviewer: str) -> tuple[Pair | None, int]:
         """Return a pair that a reviewer has not judged, and how many there are.
 
-        The cell with the fewest judged pairs comes first.
+        The cell with the most waiting pairs comes first.
         """
         with self._lock:
+            self._expire()
             waiting = [
                 [pair for pair in pairs if (pair.key, reviewer) not in self._reviewed]
                 for pairs in self._pairs.values()
             ]
         longest = max(waiting, key=len, default=[])
         return (longest[0] if longest else None), sum(map(len, waiting))
+
+    def forget(self, decision_id: str) -> None:
+        """Drop the pairs of a request that is deleted."""
+        with self._lock:
+            for pairs in self._pairs.values():
+                pairs[:] = [pair for pair in pairs if pair.verdict.decision_id != decision_id]
+
+    def _expire(self) -> None:
+        oldest = time.time() - _LONGEST_SECONDS
+        for pairs in self._pairs.values():
+            pairs[:] = [pair for pair in pairs if pair.verdict.time > oldest]
+        kept = {pair.key for pairs in self._pairs.values() for pair in pairs}
+        self._reviewed = {each for each in self._reviewed if each[0] in kept}
 
     def judge(self, key: str, choice: Choice, reviewer: str) -> Verdict:
         """Return a person's verdict on a pair.

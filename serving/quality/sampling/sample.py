@@ -12,6 +12,18 @@ import orjson
 
 from envs.requests.directive import Message
 
+# Fields of a request that its answer depends on, of all routes.
+_ANSWER_FIELDS = frozenset(
+    (
+        *("model", "messages", "input", "instructions", "prompt", "system", "suffix", "template"),
+        *("max_tokens", "max_completion_tokens", "max_output_tokens", "min_tokens", "truncation"),
+        *("temperature", "top_p", "top_k", "min_p", "top_a", "typical_p", "seed", "logit_bias"),
+        *("presence_penalty", "frequency_penalty", "repetition_penalty", "stop", "stop_sequences"),
+        *("stop_token_ids", "ignore_eos", "use_beam_search", "length_penalty", "bad_words"),
+        *("reasoning", "reasoning_effort", "thinking", "verbosity", "text", "chat_template"),
+        *("chat_template_kwargs", "add_generation_prompt", "modalities", "echo"),
+    )
+)
 # Types of a message's parts that are text, by API.
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
@@ -25,15 +37,18 @@ class Draft:
         task: task of its cell; empty if it has none that the policy knows.
         zone: zone of its cell.
         floor: least quality relative to L0 that was asked for; None if there is no floor.
+        steered: whether the policy decided how the request was served; False where the guard or the
+            mode kept it at L0.
         candidate: directive that the policy would have chosen at the asked floor, where the guard
             or the mode kept it from doing so; None elsewhere.
-        body: the request as the caller sent it.
+        body: the request as the caller sent it, without what its answer does not depend on.
     """
 
     probability: float
     task: str
     zone: str
     floor: float | None
+    steered: bool
     candidate: str | None
     body: dict[str, Any]
 
@@ -48,7 +63,7 @@ class Sample:
         answer: text of the answer; None if it could not be read.
         tokens: length of the answer, tokens; None if unknown.
         joules: energy of the request, J; None if unknown.
-        probability, task, zone, floor, candidate, body: see `Draft`.
+        probability, task, zone, floor, steered, candidate, body: see `Draft`.
     """
 
     decision_id: str
@@ -64,6 +79,7 @@ class Sample:
     task: str
     zone: str
     floor: float | None
+    steered: bool
     candidate: str | None
     body: dict[str, Any]
 
@@ -92,6 +108,8 @@ def is_text(messages: Sequence[Message]) -> bool:
 
 
 def plain_body(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a request's body for an answer in one piece: not streamed, and one choice."""
-    dropped = ("stream", "stream_options", "n", "best_of", "user", "store", "metadata")
-    return {name: value for name, value in body.items() if name not in dropped}
+    """Return the part of a request that its answer depends on, for one answer in one piece.
+
+    Names of users, metadata, and what a proxy in front has put in, such as keys, stay behind.
+    """
+    return {name: value for name, value in body.items() if name in _ANSWER_FIELDS}

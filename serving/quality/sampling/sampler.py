@@ -72,6 +72,7 @@ class Sampler:
                 draft.task,
                 draft.zone,
                 draft.floor,
+                draft.steered,
                 draft.candidate,
                 draft.body,
             )
@@ -106,7 +107,11 @@ class SocketSender:
                 self._socket.settimeout(_SEND_SECONDS)
                 self._socket.connect(self._path)
             for sample in samples:
-                raw = sample.to_bytes()
+                try:
+                    raw = sample.to_bytes()
+                except TypeError:
+                    # Another server's body may hold what is no JSON.
+                    continue
                 self._socket.sendall(_LENGTH.pack(len(raw)) + raw)
                 sent += 1
         except OSError:

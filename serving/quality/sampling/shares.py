@@ -9,6 +9,9 @@ from serving.quality.cell import Cell
 _HALF_LIFE_SECONDS = 86400.0
 # Samples from which on the traffic is known well enough to change the shares.
 _FEWEST = 50
+# Least factor by which the shares follow judges that are too slow, at a time; and the factor by
+# which they rise again.
+_LEAST_PACE, _FASTER = 0.1, 1.1
 # No cell is left without evidence for ever.
 _LEAST_SHARE = 1e-4
 
@@ -35,8 +38,8 @@ class Shares:
 
     In sum they sample `share` of all requests, as many of each cell, so that a rare task is known
     as well as a frequent one. Where judging them would take more than `energy_share` of the
-    traffic's energy, all shares shrink by the same factor. A cell's share changes in time only, and
-    not with the request, so that each request's probability is known.
+    traffic's energy, or judges are too slow, all shares shrink by the same factor. A cell's share
+    changes in time only, and not with the request, so that each request's probability is known.
 
     Args:
         share: share of all requests.
@@ -48,6 +51,9 @@ class Shares:
         self._energy_share = energy_share
         self._cells: dict[Cell, _Volume] = {}
         self._aged = 0.0
+        # Share of the samples that the judges keep up with, and counts since it was set.
+        self._pace = 1.0
+        self._judged = self._dropped = 0
 
     def saw(self, cell: Cell, probability: float, joules: float | None, cost: float | None) -> None:
         """Count a judged sample.
@@ -56,6 +62,7 @@ class Shares:
             joules: energy of the served answer, J; None if unknown.
             cost: energy of judging it, J; None if unknown.
         """
+        self._judged += 1
         volume = self._cells.setdefault(cell, _Volume())
         volume.requests += 1 / probability
         volume.samples += 1
@@ -63,8 +70,17 @@ class Shares:
             volume.joules += joules / probability
             volume.cost += cost
 
+    def dropped(self) -> None:
+        """Count a sample for which there was no room."""
+        self._dropped += 1
+
     def age(self, now: float) -> None:
-        """Let the evidence fade; `now` in Unix seconds."""
+        """Let the evidence fade, and follow the judges' pace; `now` in Unix seconds."""
+        if self._dropped:
+            self._pace *= max(_LEAST_PACE, self._judged / (self._judged + self._dropped))
+        else:
+            self._pace = min(1.0, self._pace * _FASTER)
+        self._judged = self._dropped = 0
         factor = 0.5 ** ((now - self._aged) / _HALF_LIFE_SECONDS) if self._aged else 1.0
         self._aged = now
         for volume in self._cells.values():
@@ -86,7 +102,7 @@ class Shares:
             left -= samples[cell]
         cost = sum(n * cells[cell].cost / cells[cell].samples for cell, n in samples.items())
         limit = self._energy_share * sum(volume.joules for volume in cells.values())
-        factor = min(1.0, limit / cost) if cost > 0 else 1.0
+        factor = self._pace * (min(1.0, limit / cost) if cost > 0 else 1.0)
         return {
             cell: _rounded(max(_LEAST_SHARE, min(1.0, factor * n / cells[cell].requests)))
             for cell, n in samples.items()

@@ -136,6 +136,23 @@ def test_the_journal_reaches_the_database_after_a_cut_line_and_a_crash(tmp_path,
     later_keeper.close()
 
 
+def test_a_nul_in_a_text_does_not_stop_the_keeper(tmp_path, ledger_url):
+    own = hook(tmp_path, ledger=ledger_url)
+    journal = Journal(own.config.state)
+    texts = ["a\x00b", "a\\u0000b", "plain"]
+    rows = [row(model=text) for text in texts]
+    for each in rows:
+        journal.write(each)
+    journal.write(Amendment(rows[2].decision_id, {"task": "\x00"}))
+    own_keeper = keeper(own)
+    own_keeper.step()
+    stored = [own_keeper.ledger.find(each.decision_id) for each in rows]
+    assert [each["model"] for each in stored] == ["ab", "a\\u0000b", "plain"]
+    assert stored[2]["task"] == ""
+    own_keeper.close()
+    own.close()
+
+
 def test_an_outcome_that_arrives_before_its_record_is_merged(tmp_path):
     made_hook = hook(tmp_path)
     late, early = Journal(made_hook.config.state), Journal(made_hook.config.state)

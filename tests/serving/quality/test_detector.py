@@ -1,7 +1,5 @@
 """False alarms stay within their bound, and falls are caught, however late they come."""
 
-import copy
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -42,20 +40,6 @@ def test_requests_that_are_seldom_judged_count_as_many():
     watch = detector(threshold=1_000_000, streams=400)
     caught = steps_to_alarm(watch, FLOOR, 2000, np.random.default_rng(1), probability=0.02)
     assert (caught < 2000).mean() < 0.1 + 3 * np.sqrt(0.1 * 0.9 / 400)
-
-
-@pytest.mark.parametrize("falls", [True, False])
-def test_the_bound_holds_where_requests_with_a_low_difference_are_judged_seldom(falls):
-    """One more request adds 1 to the expected evidence, by enumeration: d is 0 in the mean."""
-    kinds = [(0.05, -0.9), (1.0, 0.9)] if falls else [(0.05, 0.9), (1.0, -0.9)]
-    watch = detector(falls=falls, streams=1)
-    watch.add(0.1, 0.5, 0.05)
-    before, expected = watch.evidence[0], 0.0
-    for probability, difference in kinds:
-        judged = copy.deepcopy(watch)
-        judged.add(difference, probability, 0.05)
-        expected += (probability * judged.evidence[0] + (1 - probability) * before) / 2
-    assert expected == pytest.approx(before + 1)
 
 
 def test_a_late_fall_is_caught_as_soon_as_an_early_one():

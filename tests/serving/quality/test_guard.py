@@ -144,12 +144,28 @@ def test_another_policy_starts_without_evidence_at_the_same_level():
     simulated = Simulated()
     simulated.count(judged(60, good=False))
     simulated.count(judged(100, good=True, arm="candidate", start=100))
-    simulated.count(judged(1, good=True, arm="candidate", start=300, policy_version="v2"))
+    simulated.count(judged(25, good=True, arm="candidate", start=300, policy_version="v2"))
     assert (simulated.state.level, simulated.state.version) == ("l0", "v2")
-    assert simulated.state.judged == 0
+    assert simulated.state.judged == 5
     # A late verdict on the old policy is no evidence of the new one.
     simulated.count(judged(1, good=True, arm="candidate", start=200))
     assert simulated.state.version == "v2"
+
+
+def test_two_policies_side_by_side_do_not_blind_it():
+    """As while replicas are updated one by one."""
+    simulated = Simulated()
+    for n in range(200):
+        version = "v2" if n % 2 else "v1"
+        simulated.count(judged(1, good=False, start=n, policy_version=version))
+    assert simulated.events[0]["reason"] == "breached"
+    assert simulated.events[0]["policy_version"] == "v1"
+
+
+def test_candidates_do_not_end_an_easing():
+    simulated = easing(1.0, 250)
+    simulated.count(judged(1000, good=True, arm="candidate", start=9000))
+    assert simulated.state.level == "eased"
 
 
 def test_failed_verdicts_and_tasks_without_a_floor_move_nothing():
@@ -264,7 +280,7 @@ def test_a_new_floor_is_eased_from_the_beginning_and_a_callers_is_not_counted():
 
 def test_another_policys_price_is_not_eased():
     simulated = easing(1.0, 250)
-    simulated.count(judged(1, good=True, start=9000, policy_version="v2"))
+    simulated.count(judged(20, good=True, start=9000, policy_version="v2"))
     assert (simulated.state.level, simulated.state.floor) == ("asked", None)
 
 

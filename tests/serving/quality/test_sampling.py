@@ -7,12 +7,14 @@ import pytest
 
 from serving.http.asgi import read_body, respond
 from serving.ledger.database import Ledger
+from serving.middleware import SproutMiddleware
 from serving.quality.answers import AnswerMaker, Served
 from serving.quality.evaluator import CONTROL_SHARE, Evaluator
 from serving.quality.judges.llm_judge import JudgeError
 from serving.quality.judges.protocol import compared
 from serving.quality.sampling.sample import Sample
 from serving.quality.sampling.sampler import MOST_WAITING, SocketReceiver, SocketSender
+from serving.settings.control import LocalControl
 from serving.settings.guard_levels import CellSetting, write_levels
 from tests import made
 from tests.serving import hooks
@@ -240,7 +242,8 @@ def evaluator(tmp_path, monkeypatch):
     with served(model, lifespan="off") as url:
         records, judge = [], ShortIsWorse()
         config = hooks.config(tmp_path, joules_per_token=2.0, judge_priority=7)
-        maker = AnswerMaker(config, lambda name: url, lambda: 360.0, records.append)
+        control = LocalControl(config.state, config.initial_control(), config.kill_switch())
+        maker = AnswerMaker(config, lambda name: url, lambda: 360.0, control, records.append)
         known = Served(bundle.catalogue, None)
         shown = []
         made_evaluator = Evaluator(
@@ -284,6 +287,61 @@ def test_a_candidate_and_l0_are_both_made_if_neither_was_served(tmp_path, evalua
     assert [v.arm for v in verdicts if v.arm != "control"] == ["served", "candidate"]
     assert evaluator.judge.seen[:2] == [("Hello", "plain"), ("Always answer briefly.", "plain")]
     assert sorted(r.directive for r in evaluator.records) == ["brief", "none"]
+
+
+def test_a_candidate_that_was_served_is_judged_once(tmp_path, evaluator):
+    sample = a_sample(tmp_path, candidate="very_brief")
+    verdicts = [v for v in evaluator.evaluate(sample) if v.arm != "control"]
+    assert [(v.arm, v.result) for v in verdicts] == [("served", "worse"), ("candidate", "worse")]
+    assert len(evaluator.judge.seen) == 1
+    assert [v.evaluation_joules for v in verdicts] == [pytest.approx(60.0), 0.0]
+    assert len({v.verdict_id for v in verdicts}) == 2
+
+
+def test_at_a_raised_price_answers_without_a_directive_count_as_served(tmp_path, evaluator):
+    sample = a_sample(tmp_path, served="none", candidate="brief", steered=True)
+    verdicts = [v for v in evaluator.evaluate(sample) if v.arm != "control"]
+    assert [(v.arm, v.judge, v.result) for v in verdicts] == [
+        ("served", "same", "tie"),
+        ("candidate", "llm:short", "worse"),
+    ]
+    sample.steered = False
+    assert {v.arm for v in evaluator.evaluate(sample)} <= {"candidate", "control"}
+
+
+def test_a_hook_on_the_way_leaves_the_evaluators_requests_alone(tmp_path, evaluator):
+    """As inside vLLM, where the server of L0's answers is behind the same hook."""
+    own = hook(tmp_path / "sampled")
+    evaluator.answers._control = own.control
+    model = evaluator.model
+    with served(SproutMiddleware(model, own), lifespan="off") as url:
+        evaluator.answers._url_of = lambda name: url
+        (verdict,) = evaluator.evaluate(a_sample(tmp_path))
+        assert verdict.result == "worse"
+        assert [b["messages"][0]["role"] for _, b in model.bodies] == ["user"]
+        assert len(hooks.records(own)) == 1
+        # A mark that somebody makes up has no effect.
+        post(url, CHAT, {"x-sprout-evaluation": "0" * 32})
+        assert model.bodies[-1][1]["messages"][0]["role"] == "system"
+    own.close()
+
+
+def test_what_a_proxy_puts_into_a_body_stays_behind(tmp_path):
+    own = hook(tmp_path, send=Taken(), **JUDGED, **FLOORED)
+    loop = {}
+    loop["self"] = loop
+    body = {**CHAT, "secret_fields": {"authorization": "Bearer x"}, "metadata": loop, "user": "ann"}
+    plan = asyncio.run(own.plan("/v1/chat/completions", body, TAG))
+    assert plan.sample.body == CHAT
+    own.close()
+
+
+def test_a_callers_floor_says_nothing_about_the_tasks(tmp_path):
+    own = hook(tmp_path, send=Taken(), caller_headers=["task", "floor"], **JUDGED, **FLOORED)
+    plan = asyncio.run(own.plan("/v1/chat/completions", CHAT, TAG | {"x-sprout-floor": "0.97"}))
+    assert plan.record.floor == 0.97
+    assert plan.sample.floor is None
+    own.close()
 
 
 def test_l0s_own_answer_is_a_tie_that_costs_nothing(tmp_path, evaluator):

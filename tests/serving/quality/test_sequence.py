@@ -37,13 +37,13 @@ def test_it_narrows_around_the_ratio():
 
 
 def test_requests_count_by_what_they_stand_for():
-    """Right answers are judged half as often as wrong ones, and the ratio is not moved by that."""
+    """A share of the sample that changes in time does not move the ratio."""
     rng = np.random.default_rng(2)
     sequence = RatioSequence()
-    for y, y0 in zip(*judged(20_000, 0.5, 0.8, rng), strict=True):
-        probability = 0.4 if y else 0.8
+    for number, (y, y0) in enumerate(zip(*judged(20_000, 0.5, 0.8, rng), strict=True)):
+        probability = 0.4 if number < 10_000 else 0.8
         if rng.random() < probability:
-            sequence.add(y, y0, probability, 0.4)
+            sequence.add(y, y0, probability)
             sequence.look()
     assert sequence.ratio == pytest.approx(0.5 / 0.8, abs=0.03)
     assert sequence.low <= 0.5 / 0.8 <= sequence.high

@@ -2,14 +2,25 @@
 
 import threading
 import time
+from datetime import UTC, datetime
 
 import pytest
 
 from envs.errors import DataError, SproutError
 from serving.ledger.journal import Journal, journal_files
+from serving.quality.cell import Cell
+from serving.quality.guard import CellState
 from serving.quality.judges.reviews import Reviews
 from serving.quality.sampling.sample import Sample
-from serving.quality.watch import MOST_SAMPLES, GridNow, QualityWatch, describe
+from serving.quality.sampling.shares import Shares
+from serving.quality.watch import (
+    MOST_SAMPLES,
+    GridNow,
+    QualityWatch,
+    describe,
+    month_start,
+    week_start,
+)
 from serving.settings.guard_levels import GuardLevels
 from tests.serving.hooks import config, hook, keeper, waited
 from tests.serving.quality.verdicts import verdict
@@ -30,6 +41,7 @@ def sample(number=0, **changed):
         "task": "arithmetic",
         "zone": "SYNTHETIC",
         "floor": 0.9,
+        "steered": True,
         "candidate": None,
         "body": {"messages": []},
     }
@@ -188,6 +200,60 @@ def test_shares_follow_the_traffic_and_the_energy(watched):
     assert setting.share == pytest.approx(0.02)
 
 
+def test_judges_that_are_too_slow_get_fewer_samples():
+    shares = Shares(0.02, 1.0)
+    cell = Cell("m", "t", "Z")
+
+    def round_of(judged, dropped):
+        for _ in range(judged):
+            shares.saw(cell, 0.02, 10.0, 1.0)
+        for _ in range(dropped):
+            shares.dropped()
+        shares.age(time.time())
+        return shares.by_cell()[cell]
+
+    assert round_of(100, 0) == pytest.approx(0.02)
+    assert round_of(100, 100) == pytest.approx(0.01)
+    slow = round_of(0, 100)
+    assert slow == pytest.approx(0.001)
+    assert slow < round_of(100, 0) < 0.0015
+
+
+def test_a_request_that_is_deleted_is_not_judged_any_more(watched):
+    watched.judging.go_on.clear()
+    for number in range(5):
+        watched.watch.take(sample(number))
+    assert waited(lambda: len(watched.watch._waiting) == 3)
+    gone = watched.watch._waiting[0][0].decision_id
+    watched.watch.forget(gone)
+    assert gone not in [each.decision_id for each, _ in watched.watch._waiting]
+    assert watched.watch._bytes == sum(size for _, size in watched.watch._waiting)
+
+
+@pytest.mark.parametrize("settings", [{"guard": "warn"}, {}])
+def test_a_level_of_other_settings_does_not_outlive_them(tmp_path, settings):
+    watched = Watched(tmp_path, **settings)
+    watched.step()
+    cell = Cell("made", "arithmetic", "SYNTHETIC")
+    level = "l0" if settings else "eased"
+    stored = CellState(level=level, floor=None if settings else 0.8, version="v1")
+    with watched.watch._store.guard() as transaction:
+        transaction.put(cell.key, stored.model_dump_json())
+    watched.watch._guard._read = -1e9
+    watched.step()
+    setting = GuardLevels(watched.hook.config.state).of(*cell)
+    assert setting is None or setting.level == "asked"
+    watched.close()
+
+
+def test_periods_of_the_metrics_have_fixed_starts():
+    wednesday = datetime(2026, 3, 4, 15, 30, tzinfo=UTC).timestamp()
+    assert week_start(wednesday) == datetime(2026, 3, 2, tzinfo=UTC).timestamp()
+    assert month_start(wednesday) == datetime(2026, 2, 1, tzinfo=UTC).timestamp()
+    january = datetime(2026, 1, 31, tzinfo=UTC).timestamp()
+    assert month_start(january) == datetime(2025, 12, 1, tzinfo=UTC).timestamp()
+
+
 def test_an_unknown_grid_does_not_matter(watched):
     watched.grid = None
     watched.watch.take(sample(0))
@@ -211,6 +277,8 @@ def test_every_event_is_described():
     [
         ({"judge": "http://127.0.0.1:9"}, "--judge-model"),
         ({"judge_model": "j"}, "--judge URL"),
+        ({"alarm_webhook": "http://127.0.0.1:9"}, "nobody judges"),
+        ({"ease_floors": True}, "nobody judges"),
         ({"judge_redact": "absent"}, "cannot be read"),
         ({"judge_rubric": "absent"}, "cannot be read"),
     ],

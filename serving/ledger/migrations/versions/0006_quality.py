@@ -32,7 +32,8 @@ def upgrade() -> None:
         *(sa.Column(name, sa.Boolean(), nullable=False) for name in ("heeded", "counted")),
     )
     op.create_index("verdicts_decision", "verdicts", ["decision_id"])
-    op.create_index("verdicts_time", "verdicts", ["time"])
+    op.create_index("verdicts_decided", "verdicts", ["decided"])
+    op.create_index("verdicts_cell", "verdicts", ["model", "task", "zone", "decided"])
     op.create_index("verdicts_counted", "verdicts", ["counted"])
     op.create_table(
         "feedback",

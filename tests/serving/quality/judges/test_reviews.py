@@ -1,6 +1,7 @@
 """People judge blind, a fair selection of pairs, and each pair once."""
 
 import itertools
+import time
 
 import pytest
 
@@ -11,7 +12,7 @@ CHAT = [{"role": "user", "content": [{"type": "text", "text": "What is 2 + 2?"}]
 
 
 def pair(**changed):
-    return Pair(verdict(**changed), CHAT, "short", "long")
+    return Pair(verdict(**({"time": time.time()} | changed)), CHAT, "short", "long")
 
 
 def test_a_reviewer_cannot_tell_which_answer_is_l0s():
@@ -79,6 +80,19 @@ def test_equal_answers_and_very_long_ones_are_not_shown():
     reviews.add(Pair(verdict(), CHAT, "same", "same"))
     reviews.add(Pair(verdict(), CHAT, "short", "x" * 1_000_000))
     assert reviews.next("ann") == (None, 0)
+
+
+def test_old_pairs_and_those_of_deleted_requests_are_dropped():
+    reviews = Reviews()
+    old, deleted, kept = pair(time=time.time() - 8 * 86400), pair(), pair()
+    for each in (old, deleted, kept):
+        reviews.add(each)
+    reviews.forget(deleted.verdict.decision_id)
+    assert reviews.next("ann") == (kept, 1)
+    reviews.done(kept.key, "ann")
+    reviews.forget(kept.verdict.decision_id)
+    assert reviews.next("ann") == (None, 0)
+    assert reviews._reviewed == set()
 
 
 def test_an_unknown_pair_is_an_error():
