@@ -12,7 +12,7 @@ from experiments.operate.quality.review import Review, _plain
 from tests import made
 from tests.serving.hooks import CHAT, post, waited
 from tests.serving.launch import TOKEN, serving
-from tests.serving.quality.test_sampling import Echo
+from tests.serving.quality.samples import Echo
 from tests.serving.upstream import Upstream, served
 
 TAG = {"x-sprout-task": "arithmetic"}

@@ -16,7 +16,7 @@ from serving.settings.guard_levels import CellSetting, write_levels
 from tests import made
 from tests.serving import hooks
 from tests.serving.hooks import CHAT, waited
-from tests.serving.quality.test_sampling import Echo
+from tests.serving.quality.samples import Echo
 from tests.serving.upstream import served
 
 
