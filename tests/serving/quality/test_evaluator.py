@@ -1,8 +1,12 @@
 """The evaluator makes the answers that a comparison lacks, asks the judges, and books both."""
 
+import json
+
 import pytest
 
+from serving.http.relay import Relay
 from serving.middleware import SproutMiddleware
+from serving.processes.gateway import Gateway
 from serving.quality.answers import AnswerMaker, Served
 from serving.quality.evaluator import CONTROL_SHARE, Evaluator
 from serving.quality.judges.llm_judge import JudgeError
@@ -11,7 +15,7 @@ from serving.settings.control import LocalControl
 from tests import made
 from tests.serving import hooks
 from tests.serving.hooks import CHAT, hook, post
-from tests.serving.quality.samples import Echo, sampled
+from tests.serving.quality.samples import FLOORED, JUDGED, TAG, Echo, Taken, sampled
 from tests.serving.upstream import served
 
 
@@ -186,3 +190,43 @@ def test_now_and_then_a_judge_is_shown_an_answer_to_another_request(
         ("control", False, "worse"),
     ]
     assert evaluator.judge.seen[-1] == ("about something else", "plain")
+
+
+ROUTES = {
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hi"}]},
+    "/v1/completions": {"prompt": "[INST] Hi [/INST]"},
+    "/v1/responses": {"input": "Hi"},
+    "/v1/messages": {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9},
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("route", list(ROUTES))
+def test_answers_of_every_route_are_judged(tmp_path, upstream, route, stream):
+    """Through the gateway's own relay, streamed or not, to a model that always says "Hello"."""
+    taken = Taken()
+    own = hook(tmp_path, send=taken, **JUDGED, **FLOORED)
+    body = {"model": "made", **ROUTES[route], "stream": stream}
+    with served(Gateway(own, Relay(upstream.url))) as url:
+        status, *_ = post(url + route, body, TAG)
+        assert status == 200
+    own.sampler.flush()
+    (sample,) = taken
+    assert (sample.route, sample.answer, sample.served) == (route, "Hello", "very_brief")
+    upstream.received.clear()
+    records = []
+    url_of, intensity = (lambda name: upstream.url), (lambda: 1.0)
+    maker = AnswerMaker(own.config, url_of, intensity, own.control, records.append)
+    (decider,) = own.policies.loaded
+    known = Served(decider.bundle.catalogue, decider.rates)
+    judge = ShortIsWorse()
+    evaluator = Evaluator(maker, lambda name: known, lambda: 1.0, [judge], lambda pair: None)
+    verdicts = [v for v in evaluator.evaluate(sample) if v.arm != "control"]
+    assert [v.result for v in verdicts] == ["worse"]
+    assert judge.seen[0] == ("Hello", "Hello")
+    ((_, path, _, sent),) = upstream.received
+    assert path == route
+    assert json.loads(sent) == {"model": "made", **ROUTES[route]}
+    # The answers have 4 tokens at 2 J each.
+    assert [r.energy_joules for r in records] == [pytest.approx(8.0)]
+    own.close()
