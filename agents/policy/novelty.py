@@ -11,6 +11,7 @@ request beyond the limits of all tasks is unlike the training.
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,16 @@ class Novelty:
         Args:
             inputs: of `inputs_of`.
         """
-        return bool((self.distances(inputs[None])[0] > self.limits).all())
+        # As `distances`, in fewer steps: every decision takes this one.
+        differences = inputs[self.columns].dot(self.root) - self._places
+        squares = np.einsum("ij,ij->i", differences, differences)
+        return bool((squares > self.limits).all())
+
+    @cached_property
+    def _places(self) -> Float64Array:
+        """The tasks' means, turned as differences are, shape (T, d)."""
+        places: Float64Array = self.means @ self.root
+        return places
 
     def distances(self, inputs: AnyArray) -> Float64Array:
         """Return the squared distance of each of n requests from each task, shape (n, T).
@@ -90,8 +100,10 @@ def inputs_of(featurizer: Featurizer, part: Float32Array, words: Collection[str]
     Returns:
         structure, learned features and the share of unknown words, shape (inputs,).
     """
-    inputs = np.append(part[: featurizer.tags_start], np.float32(unknown_share(featurizer, words)))
-    return inputs.astype(np.float32)
+    count = featurizer.tags_start
+    inputs = np.empty(count + 1, dtype=np.float32)
+    inputs[:count], inputs[count] = part[:count], unknown_share(featurizer, words)
+    return inputs
 
 
 def unknown_share(featurizer: Featurizer, words: Collection[str]) -> float:

@@ -36,6 +36,16 @@ def test_new_prompts_like_the_training_are_seldom_taken_for_unlike():
     assert np.mean(rates) <= FALSE_ALARM + 3 * np.std(rates) / np.sqrt(20)
 
 
+def test_one_request_is_judged_as_many_are():
+    rng = np.random.default_rng(4)
+    novelty = fit_novelty(*prompts(rng))
+    noise = rng.normal(size=(300, WIDTH)) * rng.uniform(0, 2, (300, 1))
+    rows = (prompts(rng, 300)[0] + noise).astype(np.float32)
+    expected = (novelty.distances(rows) > novelty.limits).all(axis=1)
+    assert far(novelty, rows).tolist() == expected.tolist()
+    assert 0 < expected.sum() < 300
+
+
 def test_what_lies_between_the_tasks_is_unlike_both():
     rng = np.random.default_rng(1)
     novelty = fit_novelty(*prompts(rng))
