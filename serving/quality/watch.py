@@ -42,6 +42,8 @@ MOST_SAMPLES, MOST_BYTES = 4000, 64 << 20
 # Samples that are judged side by side.
 _AT_ONCE = 2
 _SHARES_SECONDS = 60.0
+# Time until the queue is looked at again, if nothing is due, and after a failure, s.
+_IDLE_SECONDS, _FAILED_SECONDS = 0.2, 5.0
 # Longest wait for a judge at the end, s: what it says later is lost.
 _CLOSE_SECONDS = 3.0
 # How often the metrics of quality are computed, and the arms compared by what people do, s.
@@ -203,18 +205,18 @@ class QualityWatch:
     def _write(self) -> None:
         settings = []
         for cell in sorted(self._guard.states.keys() | self._by_cell.keys()):
-            state = self._guard.states.get(cell)
-            state = state or CellState()
+            state = self._guard.states.get(cell) or CellState()
+            level = self._guard.level(state)
             settings.append(
                 CellSetting(
                     **cell._asdict(),
-                    level=self._guard.level(state),
+                    level=level,
                     floor=state.floor,
                     asked=state.asked,
                     share=self._by_cell.get(cell),
                 )
             )
-            self._metrics.level(cell, state.level)
+            self._metrics.level(cell, level)
         if settings == self._written:
             return
         try:
@@ -226,8 +228,13 @@ class QualityWatch:
 
     def _judge(self) -> None:
         """Judge samples when it is time to, until `close` is called."""
-        while not self._ended.wait(0.0 if self._judge_next() else 0.2):
-            pass
+        wait = 0.0
+        while not self._ended.wait(wait):
+            try:
+                wait = 0.0 if self._judge_next() else _IDLE_SECONDS
+            except Exception as error:
+                log.error("judging failed and goes on: %s", type(error).__name__)
+                wait = _FAILED_SECONDS
 
     def _judge_next(self) -> bool:
         """Judge the oldest sample if it is time to; return whether one was judged."""

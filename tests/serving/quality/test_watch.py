@@ -137,6 +137,21 @@ def test_a_sample_that_breaks_the_evaluator_does_not_stop_it(watched):
     assert watched.judged(1)
 
 
+def test_a_state_folder_that_cannot_be_read_does_not_stop_it(watched, monkeypatch):
+    monkeypatch.setattr("serving.quality.watch._FAILED_SECONDS", 0.01)
+    with monkeypatch.context() as broken:
+        failed = threading.Event()
+
+        def fail(state):
+            failed.set()
+            raise PermissionError
+
+        broken.setattr("serving.quality.watch.count_in_flight", fail)
+        watched.watch.take(sample(0))
+        assert failed.wait(10)
+    assert watched.judged(1)
+
+
 def test_with_a_full_disk_a_sample_is_dropped_and_counted(watched):
     watched.watch.take(sample(0))
     assert watched.judged(1)
