@@ -88,8 +88,8 @@ class WordProjection:
 
     def unknown_share(self, words: Collection[str]) -> float:
         """Return the share of words that are not in the vocabulary; 0 without words."""
-        known = self._row_of.keys() & words
-        return 1 - len(known) / len(words) if words else 0.0
+        known = sum(map(self._row_of.__contains__, words))
+        return 1 - known / len(words) if words else 0.0
 
     @cached_property
     def _squared_idf(self) -> dict[str, float]:
