@@ -38,7 +38,7 @@ def _lines(savings: dict[str, Any], settle_minutes: float) -> list[str]:
     lines = _shares("carbon saved", savings)
     if savings["grams"] is not None:
         lines += _totals(savings)
-        lines += _evaluation(savings)
+    lines += _evaluation(savings)
     if savings["completion_tokens"] is not None:
         lines += _follow_ups(savings) + _evidence(savings)
     lines += _arms(savings)
@@ -101,10 +101,11 @@ def _evaluation(savings: dict[str, Any]) -> list[str]:
     if not cost["answers"]:
         return []
     unknown = f"; {cost['unknown']} of unknown energy are not in it" if cost["unknown"] else ""
+    net = cost["net_grams"]
+    saved = "" if net is None else f"; saved net of that: {net:,.4g} gCO2e"
     return [
         f"judging answers took {cost['grams']:,.4g} gCO2e and "
-        f"{cost['joules'] / JOULES_PER_KWH:,.4g} kWh{unknown}; saved net of that: "
-        f"{cost['net_grams']:,.4g} gCO2e"
+        f"{cost['joules'] / JOULES_PER_KWH:,.4g} kWh{unknown}{saved}"
     ]
 
 

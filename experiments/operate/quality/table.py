@@ -136,11 +136,13 @@ def _signs(signs: dict[str, Any]) -> list[str]:
         for sign, figures in of_task["signs"].items():
             low, high = (100 * bound for bound in figures["interval"])
             policy, l0 = (100 * (figures[arm] or 0.0) for arm in ("policy", "l0"))
+            if not policy and not l0:
+                continue
             shown = f"{sign} {policy:.1f} % against {l0:.1f} %"
             parts.append(f"{shown} [{low:+.1f}, {high:+.1f}]" if low > 0 or high < 0 else shown)
         lines.append(
             f"signs, {name} ({of_task['draws']} conversations, {of_task['held_out_draws']} held "
-            f"out): {', '.join(parts)}"
+            f"out): {', '.join(parts) or 'none seen'}"
         )
     for row in signs["satisfaction"]:
         if row["correlation"] is not None:
