@@ -60,6 +60,7 @@ def make_embedded_hook(config: HookConfig | None = None) -> Hook:
     kill_upkeep = Upkeep([keeper.settings.watch_kill_switch, hook.control.refresh])
 
     def close() -> None:
+        """Stop the threads and close the files."""
         upkeep.close()
         kill_upkeep.close()
         hook.close()

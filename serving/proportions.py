@@ -62,9 +62,11 @@ def anytime_difference(a: Shares, b: Shares, alpha: float = 0.05) -> tuple[float
     bound = math.log(1 / alpha)
 
     def excluded(difference: float) -> bool:
+        """Return whether no pair of probabilities with this difference is possible."""
         low, high = max(0.0, -difference), min(1.0, 1.0 - difference)
 
         def evidence(p: float) -> float:
+            """Return the evidence against p and p + difference together."""
             return a.evidence(p + difference) + b.evidence(p)
 
         return _least(evidence, low, high) >= bound

@@ -16,6 +16,7 @@ from serving.quality.judges.protocol import Judge, ReferenceJudge, read_referenc
 from serving.quality.judges.reviews import Reviews
 from serving.quality.watch import GridNow, QualityWatch
 from serving.settings.hook import HookConfig
+from serving.settings.quality import QualityFlags
 
 # Variable with the judge's key.
 JUDGE_KEY_VARIABLE = "SPROUT_JUDGE_KEY"
@@ -85,14 +86,21 @@ def make_judges(config: HookConfig) -> list[Judge]:
     if config.references is not None:
         judges.append(ReferenceJudge(read_references(config.references)))
     if config.judge is not None and config.judge_model is not None:
-        judges.append(
-            LlmJudge(
-                config.judge,
-                config.judge_model,
-                os.environ.get(JUDGE_KEY_VARIABLE) or None,
-                rubric=config.rubric(),
-                redactions=config.redactions(),
-                timeout_seconds=config.judge_timeout,
-            )
-        )
+        judges.append(make_llm_judge(config, config.judge, config.judge_model))
     return judges
+
+
+def make_llm_judge(flags: QualityFlags, url: str, model: str) -> LlmJudge:
+    """Return a language model as judge, with its key from the environment.
+
+    Raises:
+        DataError: a file of the judge is wrong.
+    """
+    return LlmJudge(
+        url,
+        model,
+        os.environ.get(JUDGE_KEY_VARIABLE) or None,
+        rubric=flags.rubric(),
+        redactions=flags.redactions(),
+        timeout_seconds=flags.judge_timeout,
+    )

@@ -123,13 +123,7 @@ def save_bundle(
             raise BundleError(f"a bundle cannot store text features of {type(projection).__name__}")
         arrays |= projection.arrays()
         text = [asdict(feature) for feature in projection.features]
-        files.append(VOCABULARY)
-        if isinstance(projection, EncodedProjection):
-            saved = projection.vectors.save(folder / ENCODER)
-            files += [f"{ENCODER}/{name}" for name in saved]
-            projection = projection.words
-        words = json.dumps(projection.vocabulary, ensure_ascii=False)
-        (folder / VOCABULARY).write_text(words, encoding="utf-8")
+        files += _save_text(folder, projection)
     if novelty is not None:
         arrays |= novelty.arrays()
         extra = {**extra, "novelty": novelty.to_json()}
@@ -165,6 +159,18 @@ def save_bundle(
     draft.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     shutil.move(draft, folder / MANIFEST)
     return load_bundle(folder)
+
+
+def _save_text(folder: Path, projection: WordProjection | EncodedProjection) -> list[str]:
+    """Write the vocabulary, and the encoder if there is one; return the files' names."""
+    files = [VOCABULARY]
+    if isinstance(projection, EncodedProjection):
+        saved = projection.vectors.save(folder / ENCODER)
+        files += [f"{ENCODER}/{name}" for name in saved]
+        projection = projection.words
+    words = json.dumps(projection.vocabulary, ensure_ascii=False)
+    (folder / VOCABULARY).write_text(words, encoding="utf-8")
+    return files
 
 
 def load_bundle(folder: Path | str) -> Bundle:

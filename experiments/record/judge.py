@@ -5,7 +5,6 @@ under all directives at once, in an order drawn at random. It fills the profile'
 quality of `sprout train --quality preference`.
 """
 
-import os
 import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,7 +20,7 @@ from envs.outcomes.profile import write_profile
 from experiments.settings import Settings
 from serving.quality.judges.llm_judge import JudgeError, LlmJudge
 from serving.settings.quality import QualityFlags
-from serving.watching import JUDGE_KEY_VARIABLE
+from serving.watching import make_llm_judge
 
 _Rows = list[dict[str, Any]]
 
@@ -61,17 +60,9 @@ class JudgeCommand(Settings):
             raise DataError(
                 self.outcomes, "holds no answers' texts", "record it with `sprout profile`"
             )
-        flags = QualityFlags.model_validate(
-            {"judge_rubric": self.judge_rubric, "judge_redact": self.judge_redact}
-        )
-        judge = LlmJudge(
-            self.judge,
-            self.judge_model,
-            os.environ.get(JUDGE_KEY_VARIABLE) or None,
-            rubric=flags.rubric(),
-            redactions=flags.redactions(),
-            timeout_seconds=self.judge_timeout,
-        )
+        names = ("judge_rubric", "judge_redact", "judge_timeout")
+        flags = QualityFlags.model_validate({name: getattr(self, name) for name in names})
+        judge = make_llm_judge(flags, self.judge, self.judge_model)
         groups = list(requests.values())
         with ThreadPoolExecutor(self.in_flight) as pool:
             jobs = pool.map(lambda group: self._pick(judge, group), groups)

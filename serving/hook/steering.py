@@ -4,7 +4,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from agents.policy.pricing import Floor
+from agents.policy.pricing import Floor, Floors
 from envs.requests.directive import Message
 from serving.apis.api import INEXACT_INTEGER, count_characters, opening, parse_body
 from serving.apis.routes import APIS
@@ -217,7 +217,15 @@ class Steering:
         floor = None if own or choice.floor is None else choice.floor.ratio
         steers = record.mode in STEERING_MODES
         steered = steers and (setting is None or setting.level != "l0")
-        return Draft(probability, task, zone, floor, steered, candidate, plain_body(body))
+        return Draft(
+            probability=probability,
+            task=task,
+            zone=zone,
+            floor=floor,
+            steered=steered,
+            candidate=candidate,
+            body=plain_body(body),
+        )
 
     async def _choose(self, context: _Context, decider: Decider) -> _Choice:
         """Choose the request's directive and fill in the record.
@@ -244,10 +252,8 @@ class Steering:
         demanded = caller is not None or (rule is not None and rule.floor is not None)
         cell = record.model or "", _cell_task(record, decider), context.grid.reading.zone
         guarded, asked = self._levels.of(*cell), None
-        if guarded is not None and guarded.level == "eased" and guarded.floor and not demanded:
-            known = floors.of(cell[1], decider.pricing(cell[2]).trained)
-            if known is not None and known.ratio == guarded.asked:
-                asked, floors = known, floors.eased(cell[1], Floor(guarded.floor, "evidence"))
+        if guarded is not None and not demanded:
+            asked, floors = _eased(guarded, floors, decider)
         question = DecisionInput(
             context.messages, record.task, record.in_flight, floors, context.grid, demanded
         )
@@ -269,10 +275,10 @@ class Steering:
             if not record.opening:
                 # A conversation has one propensity: that of its opening.
                 chance = self._memory.held_out(lottery.key, version_mark)
-                if chance is None:
-                    question = question._replace(messages=opening(context.messages))
-                    decision = await self._runner.run(decider, question)
-            record.probability = decision.probabilities[_L0] if chance is None else chance
+            if chance is None:
+                decision = await self._of_opening(context, decider, question, decision)
+                chance = decision.probabilities[_L0]
+            record.probability = chance
             self._memory.put_held_out(lottery.key, record.probability, version_mark)
             return _Choice(_L0)
         if guarded is not None and guarded.level in MOVED:
@@ -292,6 +298,15 @@ class Steering:
         record.probability, record.reason = decision.probabilities[action], "policy"
         self._memory.put(lottery.key, StickyChoice(action, record.probability, version_mark))
         return _Choice(action, action, asked)
+
+    async def _of_opening(
+        self, context: _Context, decider: Decider, question: DecisionInput, decision: Decision
+    ) -> Decision:
+        """Return the decision on the conversation's opening, given that on the request."""
+        if context.record.opening:
+            return decision
+        question = question._replace(messages=opening(context.messages))
+        return await self._runner.run(decider, question)
 
     async def _choose_guarded(
         self,
@@ -323,6 +338,15 @@ class Steering:
         action = draw(decision.probabilities, uniform)
         record.probability, record.reason = decision.probabilities[action], "policy"
         return _Choice(action, asked, floor)
+
+
+def _eased(guarded: CellSetting, floors: Floors, decider: Decider) -> tuple[Floor | None, Floors]:
+    """Return the asked floor that a lower one takes the place of, if one does; and the floors."""
+    if guarded.level == "eased" and guarded.floor:
+        asked = floors.of(guarded.task, decider.pricing(guarded.zone).trained)
+        if asked is not None and asked.ratio == guarded.asked:
+            return asked, floors.eased(guarded.task, Floor(guarded.floor, "evidence"))
+    return None, floors
 
 
 def _cell_task(record: Record, decider: Decider) -> str:

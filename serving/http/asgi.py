@@ -76,6 +76,25 @@ async def read_body(receive: Receive, limit: int, first: bytes = b"") -> bytes:
     return b"".join(parts)
 
 
+async def read_post(scope: Scope, receive: Receive, send: Send, limit: int) -> bytes | None:
+    """Return the body of a POST; None if the client left, or was sent a refusal.
+
+    Args:
+        limit: greatest size, bytes.
+    """
+    if scope["method"] != "POST":
+        headers = [(b"allow", b"POST")]
+        await respond(send, 405, b'{"error":{"message":"use POST"}}', headers=headers)
+        return None
+    try:
+        return await read_body(receive, limit)
+    except BodyTooLongError:
+        await respond_error(send, 413, f"the body exceeds {limit} bytes", "too_large")
+    except ClientLeftError:
+        pass
+    return None
+
+
 def decoded_headers(scope: Scope) -> dict[str, str]:
     """Return the headers by name, in lower case; values of a repeated header are joined by commas.
 

@@ -11,13 +11,11 @@ from serving.apis.routes import APIS
 from serving.hook.core import Hook
 from serving.hook.outcome import ReportedAnswer, Usage
 from serving.http.asgi import (
-    BodyTooLongError,
-    ClientLeftError,
     Receive,
     Scope,
     Send,
     decoded_headers,
-    read_body,
+    read_post,
     respond,
     respond_error,
 )
@@ -61,16 +59,8 @@ class DecideRoutes:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if scope["method"] != "POST":
-            headers = [(b"allow", b"POST")]
-            await respond(send, 405, b'{"error":{"message":"use POST"}}', headers=headers)
-            return
-        try:
-            raw = await read_body(receive, _LONGEST_BYTES)
-        except BodyTooLongError:
-            await respond_error(send, 413, f"the body exceeds {_LONGEST_BYTES} bytes", "too_large")
-            return
-        except ClientLeftError:
+        raw = await read_post(scope, receive, send, _LONGEST_BYTES)
+        if raw is None:
             return
         try:
             # orjson, not pydantic's parser: only orjson refuses bodies that are nested too deeply.

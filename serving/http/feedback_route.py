@@ -8,12 +8,10 @@ from pydantic import ValidationError
 from serving.apis.feedback import FeedbackBody, token_problem
 from serving.hook.core import Hook
 from serving.http.asgi import (
-    BodyTooLongError,
-    ClientLeftError,
     Receive,
     Scope,
     Send,
-    read_body,
+    read_post,
     respond,
     respond_error,
 )
@@ -36,16 +34,8 @@ class FeedbackRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        if scope["method"] != "POST":
-            headers = [(b"allow", b"POST")]
-            await respond(send, 405, b'{"error":{"message":"use POST"}}', headers=headers)
-            return
-        try:
-            raw = await read_body(receive, LONGEST_BYTES)
-        except BodyTooLongError:
-            await respond_error(send, 413, f"the body exceeds {LONGEST_BYTES} bytes", "too_large")
-            return
-        except ClientLeftError:
+        raw = await read_post(scope, receive, send, LONGEST_BYTES)
+        if raw is None:
             return
         try:
             body = read_feedback(raw)

@@ -31,6 +31,9 @@ _ERROR = {
     "required": ["error"],
     "properties": {"error": {"type": "object", "required": ["message"]}},
 }
+_REFUSED = {"400": "not JSON", "413": "body too long", "422": "a field is wrong"}
+_AWAY = {"503": "the ledger's database is unavailable"}
+_UNKNOWN = {"404": "not in the ledger (yet)"}
 _TOKEN: list[dict[str, list[str]]] = [{"token": []}]
 _ID = {"name": "decision_id", "in": "path", "required": True, "schema": {"type": "string"}}
 _PERIOD = [
@@ -51,10 +54,51 @@ def document() -> dict[str, Any]:
     /readyz, /v1/decide and /v1/outcome are on the gateway's port; /v1/feedback is on both, on the
     admin port with the admin token; the others are on the admin port.
     """
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Sprout-RL hook", "version": str(SCHEMA_VERSION)},
+        "paths": {
+            DECIDE: {
+                "post": _operation(
+                    "Decide a request", _REFUSED, DecideRequest.__name__, token=False
+                )
+            },
+            OUTCOME: {
+                "post": _operation(
+                    "Report an outcome", _REFUSED, OutcomeReport.__name__, token=False
+                )
+            },
+            "/healthz": {"get": _operation("Check that the process lives", {}, token=False)},
+            READY: {"get": _operation("Report the state and its problems", {}, token=False)},
+            "/v1/control": {
+                "get": _operation("Get the operators' settings", _AWAY, answer="Control"),
+                "patch": _operation("Change settings", _REFUSED | _AWAY, "Changes", "Control"),
+            },
+            "/v1/reload": {"post": _operation("Reload the bundles", _AWAY, answer="Control")},
+            "/v1/savings": {
+                "get": _operation(
+                    "Estimate savings", {"422": "the period is wrong"} | _AWAY, parameters=_PERIOD
+                )
+            },
+            **_quality_paths(),
+            "/v1/requests/{decision_id}": {
+                "get": _operation("Get a record", _UNKNOWN | _AWAY, parameters=[_ID]),
+                "delete": _operation("Delete a record", _UNKNOWN | _AWAY, parameters=[_ID]),
+            },
+        },
+        "components": {
+            "schemas": _schemas(),
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _schemas() -> dict[str, Any]:
+    """Return the schemas of bodies and answers, by name."""
     _, definitions = models_json_schema(
         [(model, "validation") for model in _MODELS], ref_template=_REFERENCE
     )
-    schemas = definitions["$defs"] | {"Error": _ERROR}
+    schemas: dict[str, Any] = definitions["$defs"] | {"Error": _ERROR}
     control_properties = schemas["Control"]["properties"]
     schemas["Changes"] = {
         "type": "object",
@@ -70,75 +114,45 @@ def document() -> dict[str, Any]:
     control_properties["mode_after_release"] = control_properties["mode"]
     control_properties["replica"] = {"type": "string"}
     control_properties["off"] = {"type": "array", "items": {"type": "string"}}
-    refused = {"400": "not JSON", "413": "body too long", "422": "a field is wrong"}
-    away = {"503": "the ledger's database is unavailable"}
-    unknown = {"404": "not in the ledger (yet)"}
+    return schemas
+
+
+def _quality_paths() -> dict[str, Any]:
+    """Return the paths of the watched quality."""
     return {
-        "openapi": "3.1.0",
-        "info": {"title": "Sprout-RL hook", "version": str(SCHEMA_VERSION)},
-        "paths": {
-            DECIDE: {
-                "post": _operation("Decide a request", refused, DecideRequest.__name__, token=False)
-            },
-            OUTCOME: {
-                "post": _operation(
-                    "Report an outcome", refused, OutcomeReport.__name__, token=False
-                )
-            },
-            "/healthz": {"get": _operation("Check that the process lives", {}, token=False)},
-            READY: {"get": _operation("Report the state and its problems", {}, token=False)},
-            "/v1/control": {
-                "get": _operation("Get the operators' settings", away, answer="Control"),
-                "patch": _operation("Change settings", refused | away, "Changes", "Control"),
-            },
-            "/v1/reload": {"post": _operation("Reload the bundles", away, answer="Control")},
-            "/v1/savings": {
-                "get": _operation(
-                    "Estimate savings", {"422": "the period is wrong"} | away, parameters=_PERIOD
-                )
-            },
-            FEEDBACK: {
-                "post": _operation(
-                    "Say whether an answer was good",
-                    refused | unknown | away | {"403": "no token of this answer"},
-                    FeedbackBody.__name__,
-                    token=False,
-                )
-            },
-            REVIEW: {
-                "get": _operation(
-                    "Get a pair of answers to compare",
-                    {"404": "no answers are judged", "422": "no reviewer"},
-                    parameters=[
-                        {
-                            "name": "reviewer",
-                            "in": "query",
-                            "required": True,
-                            "schema": {"type": "string", "minLength": 1},
-                        }
-                    ],
-                ),
-                "post": _operation(
-                    "Compare two answers",
-                    refused | away | {"404": "no such pair"},
-                    ReviewBody.__name__,
-                ),
-            },
-            QUALITY: {
-                "get": _operation(
-                    "Get the quality of each task's answers, and the guard's state",
-                    {"422": "the period is wrong"} | away,
-                    parameters=_PERIOD,
-                )
-            },
-            "/v1/requests/{decision_id}": {
-                "get": _operation("Get a record", unknown | away, parameters=[_ID]),
-                "delete": _operation("Delete a record", unknown | away, parameters=[_ID]),
-            },
+        FEEDBACK: {
+            "post": _operation(
+                "Say whether an answer was good",
+                _REFUSED | _UNKNOWN | _AWAY | {"403": "no token of this answer"},
+                FeedbackBody.__name__,
+                token=False,
+            )
         },
-        "components": {
-            "schemas": schemas,
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        REVIEW: {
+            "get": _operation(
+                "Get a pair of answers to compare",
+                {"404": "no answers are judged", "422": "no reviewer"},
+                parameters=[
+                    {
+                        "name": "reviewer",
+                        "in": "query",
+                        "required": True,
+                        "schema": {"type": "string", "minLength": 1},
+                    }
+                ],
+            ),
+            "post": _operation(
+                "Compare two answers",
+                _REFUSED | _AWAY | {"404": "no such pair"},
+                ReviewBody.__name__,
+            ),
+        },
+        QUALITY: {
+            "get": _operation(
+                "Get the quality of each task's answers, and the guard's state",
+                {"422": "the period is wrong"} | _AWAY,
+                parameters=_PERIOD,
+            )
         },
     }
 

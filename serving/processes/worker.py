@@ -81,12 +81,7 @@ class Worker:
         # The parent's signal; one sent to the whole group must not end the workers.
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         (self.runtime / f"{os.getpid()}{LISTENING_SUFFIX}").touch()
-        # Wait before the first request: a kill switch that was set must apply from the start.
-        deadline = time.monotonic() + SETTINGS_SECONDS
-        while not (self.runtime / READY_FILE).exists() and time.monotonic() < deadline:
-            await asyncio.sleep(0.005)
-            if (self.runtime / REFUSED_FILE).exists():
-                os._exit(2)
+        await self._settings_read()
         first = self._is_first_start()
         missing = [str(folder) for folder in self.config.folders if not folder.is_dir()]
         if first and missing:
@@ -130,6 +125,14 @@ class Worker:
                 task.cancel()
             upkeep.close()
             hook.close()
+
+    async def _settings_read(self) -> None:
+        """Wait for the operators' settings: a kill switch must apply from the first request on."""
+        deadline = time.monotonic() + SETTINGS_SECONDS
+        while not (self.runtime / READY_FILE).exists() and time.monotonic() < deadline:
+            await asyncio.sleep(0.005)
+            if (self.runtime / REFUSED_FILE).exists():
+                os._exit(2)
 
     def _refuse(self, reason: str) -> NoReturn:
         """End this worker, and the gateway if no worker has served yet; else another one tries."""

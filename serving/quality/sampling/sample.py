@@ -28,7 +28,7 @@ _ANSWER_FIELDS = frozenset(
 _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Draft:
     """A request that was drawn for the sample, before its answer is known.
 
@@ -53,8 +53,8 @@ class Draft:
     body: dict[str, Any]
 
 
-@dataclass(slots=True)
-class Sample:
+@dataclass(slots=True, kw_only=True)
+class Sample(Draft):
     """A request that was drawn for the sample, and its answer.
 
     Attributes:
@@ -63,7 +63,6 @@ class Sample:
         answer: text of the answer; None if it could not be read.
         tokens: length of the answer, tokens; None if unknown.
         joules: energy of the request, J; None if unknown.
-        probability, task, zone, floor, steered, candidate, body: see `Draft`.
     """
 
     decision_id: str
@@ -75,13 +74,6 @@ class Sample:
     answer: str | None
     tokens: int | None
     joules: float | None
-    probability: float
-    task: str
-    zone: str
-    floor: float | None
-    steered: bool
-    candidate: str | None
-    body: dict[str, Any]
 
     def to_bytes(self) -> bytes:
         """Return the sample as JSON."""

@@ -6,6 +6,7 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 from serving.ledger.record import Record
@@ -59,22 +60,16 @@ class Sampler:
             return
         self._waiting.append(
             Sample(
-                record.decision_id,
-                record.time,
-                record.route,
-                record.model or "",
-                record.policy_version or "",
-                record.directive if record.applied else "none",
-                answer,
-                record.completion_tokens,
-                record.energy_joules,
-                draft.probability,
-                draft.task,
-                draft.zone,
-                draft.floor,
-                draft.steered,
-                draft.candidate,
-                draft.body,
+                decision_id=record.decision_id,
+                decided=record.time,
+                route=record.route,
+                model=record.model or "",
+                policy_version=record.policy_version or "",
+                served=record.directive if record.applied else "none",
+                answer=answer,
+                tokens=record.completion_tokens,
+                joules=record.energy_joules,
+                **{field.name: getattr(draft, field.name) for field in fields(draft)},
             )
         )
 

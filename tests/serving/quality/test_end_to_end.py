@@ -4,16 +4,11 @@ The embedded Llama, a relay in front of it, a gateway, a judge and a webhook's r
 """
 
 import asyncio
-import base64
 import json
 import sys
-import threading
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import openai
 import pytest
-import standardwebhooks
 
 from envs.requests.workload import generate_requests
 from experiments.processes import free_port, loopback, start_process
@@ -21,34 +16,13 @@ from serving.ledger.quality.store import QualityStore
 from tests import made
 from tests.serving.hooks import waited
 from tests.serving.launch import serving
+from tests.serving.quality.test_webhook import SECRET, receiver
 
 TASK, FLOOR = "recall", 0.9
 SEED, QUESTIONS = 5, 500
-SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 # Requests while all is well, and at most until the guard has acted on a change.
 GOOD, MOST_BROKEN, MOST_MENDED = 2000, 300, 1000
 AT_ONCE = 8
-
-
-@contextmanager
-def receiver():
-    """Yield the URL of a webhook's receiver and the list of the alarms whose signature is right."""
-    alarms = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["content-length"]))
-            alarms.append(standardwebhooks.Webhook(SECRET).verify(body, dict(self.headers)))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/", alarms
-    server.shutdown()
 
 
 def module(name, *arguments):
@@ -149,10 +123,10 @@ def test_a_task_whose_brief_answers_turn_wrong_goes_to_l0_until_they_are_right_a
                         assert waited(judged_all, 300)
                     assert broken < MOST_BROKEN
                     assert waited(lambda: alarms)
-                    assert alarms[0]["type"] == "quality.breached"
-                    assert alarms[0]["data"]["task"] == TASK
-                    assert alarms[0]["data"]["to"] == "l0"
-                    assert alarms[0]["data"]["ratio"] < 0.3
+                    assert alarms[0][1]["type"] == "quality.breached"
+                    assert alarms[0][1]["data"]["task"] == TASK
+                    assert alarms[0][1]["data"]["to"] == "l0"
+                    assert alarms[0][1]["data"]["ratio"] < 0.3
                     # As long as that server is there, its brief answers reach nobody.
                     assert set(client.send(200)) == {("none", "guard")}
                     assert waited(judged_all, 300)
@@ -164,7 +138,7 @@ def test_a_task_whose_brief_answers_turn_wrong_goes_to_l0_until_they_are_right_a
                     mended += 50
                     assert waited(judged_all, 300)
                 assert waited(lambda: len(alarms) == 2)
-                assert alarms[1]["type"] == "quality.returned"
+                assert alarms[1][1]["type"] == "quality.returned"
                 assert set(client.send(100)) == {("brief", "policy")}
                 events = QualityStore(served.ledger).events()
                 assert [event["reason"] for event in events] == ["breached", "returned"]
