@@ -291,8 +291,7 @@ class Steering:
                 return _Choice(remembered.action, remembered.action, asked)
             # Decide from the conversation's opening, as its first turn did. Turns and replicas
             # then agree unless the grid or the load has changed since.
-            question = question._replace(messages=opening(context.messages))
-            decision = await self._runner.run(decider, question)
+            decision = await self._of_opening(context, decider, question, decision)
             _describe_decision(record, decision)
         action = draw(decision.probabilities, lottery.directive)
         record.probability, record.reason = decision.probabilities[action], "policy"
